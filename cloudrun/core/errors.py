@@ -1,0 +1,131 @@
+"""Every error cloudrun raises, drawn as one tree. Library errors are translated into these at the adapter that met them.
+
+    CloudrunError                 1    something went wrong that is nobody's fault here
+    ├── UsageError                2    the caller's input; raised before anything is launched
+    │   └── ConfigError           2    a configuration file or value (knows file and line)
+    ├── CredentialsError          4    AWS credentials missing, expired or without a permission
+    ├── JobFailed                 5    the job itself exited non-zero, or was killed
+    ├── CapacityError             6    EC2 has none of that type there now: another type or zone may do
+    │   └── QuotaError            6    the account may not have more: another type will not help, a request will
+    ├── LaunchError               1    EC2 refused, or the machine never came up
+    │   └── UnresolvedLaunch      1    nobody knows yet whether a launch happened; resolve it before anything else
+    ├── ConnectionLost            1    SSH could not be opened, or went away
+    │   └── HostKeyMismatch       1    the machine that answered is not the one that was launched
+    ├── ProvisionError            1    the playbook failed (knows the task and the log)
+    ├── TransferError             1    bytes did not arrive whole
+    ├── LedgerError               1    the ledger could not be read or written
+    │   └── NotFound              2    no such run, unit or artifact
+    ├── PassportMismatch          1    a model made with other versions than those here
+    ├── SandboxError              1    the region on localhost could not be started or used
+    ├── CleanupIncomplete         8    something may still be billing (knows the ids)
+    ├── DeadlineReached         124    the unit's time was up
+    └── Cancelled               130    the user, or a signal, ended it
+
+Every error says what happened, why, and what to type next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class CloudrunError(Exception):
+    """What happened (`str(error)`), what to type next (`next_step`), and the exit code a shell sees (`exit_code`)."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, next_step: str = "") -> None:
+        super().__init__(message)
+        self.next_step = next_step
+
+
+class UsageError(CloudrunError):
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    def __init__(self, message: str, *, path: Path | None = None, line: int | None = None, next_step: str = "") -> None:
+        where = "" if path is None else f"{path}:{line}: " if line else f"{path}: "
+        super().__init__(where + message, next_step=next_step)
+        self.path = path
+        self.line = line
+
+
+class CredentialsError(CloudrunError):
+    exit_code = 4
+
+
+class JobFailed(CloudrunError):
+    exit_code = 5
+
+
+class CapacityError(CloudrunError):
+    exit_code = 6
+
+
+class QuotaError(CapacityError):
+    pass
+
+
+class LaunchError(CloudrunError):
+    pass
+
+
+class UnresolvedLaunch(LaunchError):
+    pass
+
+
+class ConnectionLost(CloudrunError):
+    pass
+
+
+class HostKeyMismatch(ConnectionLost):
+    pass
+
+
+class ProvisionError(CloudrunError):
+    """`task` is the failing Ansible task's name ("" where none ran); `log_path` holds Ansible's whole output."""
+
+    def __init__(self, message: str, *, task: str = "", log_path: Path | None = None, next_step: str = "") -> None:
+        super().__init__(message, next_step=next_step)
+        self.task = task
+        self.log_path = log_path
+
+
+class TransferError(CloudrunError):
+    pass
+
+
+class LedgerError(CloudrunError):
+    pass
+
+
+class NotFound(LedgerError):
+    exit_code = 2
+
+
+class PassportMismatch(CloudrunError):
+    pass
+
+
+class SandboxError(CloudrunError):
+    pass
+
+
+class CleanupIncomplete(CloudrunError):
+    """`ids` are the AWS ids that may still be billing."""
+
+    exit_code = 8
+
+    def __init__(self, message: str, *, ids: Sequence[str] = (), next_step: str = "") -> None:
+        super().__init__(message, next_step=next_step)
+        self.ids = tuple(ids)
+
+
+class DeadlineReached(CloudrunError):
+    exit_code = 124
+
+
+class Cancelled(CloudrunError):
+    exit_code = 130

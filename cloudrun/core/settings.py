@@ -1,0 +1,40 @@
+"""Every setting with its default. Where a value came from is `config`'s business; what it may be is said here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from cloudrun.core.records import OnExit
+
+MEGABYTE = 1_000_000
+GIGABYTE = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Durations in seconds, sizes in bytes unless the name says GiB. None means "find out"."""
+
+    provider: Literal["sandbox", "aws"] = "sandbox"  # nothing spends money until someone says `aws`
+    region: str | None = None  # as AWS resolves it, else us-east-1
+    profile: str | None = None  # a profile of ~/.aws
+    instance_type: str = "m7i.large"
+    image: str | None = None  # an AMI id; None is Canonical's current Ubuntu LTS
+    user: str | None = None  # the image's login user; None is the image's own
+    spot: bool = False
+    volume_gib: int = 20
+    deadline_s: float = 4 * 3600.0  # from the launch
+    grace_s: float = 30.0  # between SIGTERM and SIGKILL
+    on_exit: OnExit = "terminate"
+    metric: str | None = None
+    minimize: bool = False
+    ship_warn_bytes: int = 200 * MEGABYTE
+    ship_refuse_bytes: int = 2 * GIGABYTE
+    output_max_bytes: int = 10 * GIGABYTE
+    output_max_files: int = 100_000
+    boot_timeout_s: float = 600.0  # from `running` to a login
+    provision_timeout_s: float = 1800.0
+    terminate_timeout_s: float = 300.0
+
+
+NAMES = tuple(field.name for field in fields(Settings))
