@@ -1,4 +1,4 @@
-"""Every error cloudrun raises, drawn as one tree. Library errors are translated into these at the adapter that met them.
+"""Every error cloudrun raises, drawn as one tree. Adapters translate library errors into these where they meet them.
 
     CloudrunError                 1    something went wrong that is nobody's fault here
     ├── UsageError                2    the caller's input; raised before anything is launched

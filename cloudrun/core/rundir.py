@@ -114,6 +114,8 @@ def safe_relative(path: str) -> bool:
 
     Refused: empty, absolute, a `.` or `..` or empty component, NUL, backslash or another control character.
     """
-    if not path or path.startswith("/") or "\\" in path or any(ord(letter) < 32 or ord(letter) == 127 for letter in path):
+    if not path or path.startswith("/") or "\\" in path:
+        return False
+    if any(ord(letter) < 32 or ord(letter) == 127 for letter in path):
         return False
     return all(part not in ("", ".", "..") for part in path.split("/"))
