@@ -1,0 +1,243 @@
+"""One launch, from intent to resolution, and its exact reverse.
+
+The order is what keeps a machine from leaking: the ledger knows what is about to be asked before EC2 is asked; a lost
+answer is asked for again with the same token until it is known; and the end is what `DescribeInstances` says, not that
+`TerminateInstances` returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Protocol
+
+from cloudrun.core.clock import Clock, utc_text
+from cloudrun.core.errors import CleanupIncomplete, CloudrunError, LaunchError, UnresolvedLaunch
+from cloudrun.core.ids import new_id
+from cloudrun.core.records import Image, Instance, LaunchRecord, LaunchRequest, UnitRecord
+from cloudrun.core.settings import Settings
+from cloudrun.core.states import EndReason, LaunchState, UnitState
+from cloudrun.ledger import Ledger
+from cloudrun.plan.reaping import key_name
+from cloudrun.plan.userdata import user_data
+from cloudrun.wiring import Cloud
+
+RESOLVE_ATTEMPTS = 5
+POLL_S = (0.1, 2.0)  # the first pause between two describes, and the longest
+
+
+class MakeKey(Protocol):
+    def __call__(self, comment: str) -> KeyPair: ...
+
+
+class KeyPair(Protocol):
+    @property
+    def private(self) -> str: ...
+    @property
+    def public(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Cleanup:
+    """What a launch has made so far, for `tear_down`. Grows as the launch goes on, so an abort at any point is clean."""
+
+    launch_id: str
+    security_group_id: str | None = None
+
+
+def key_path(ledger: Ledger, launch_id: str) -> Path:
+    return ledger.home / "keys" / launch_id
+
+
+def prepare(
+    cloud: Cloud,
+    ledger: Ledger,
+    settings: Settings,
+    image: Image,
+    *,
+    launch_id: str,
+    client_id: str,
+    owner: str,
+    make_key: MakeKey,
+    clock: Clock,
+    count: int = 1,
+) -> LaunchRecord:
+    """Make the keys and the security group, and write the intent. Nothing bills yet when this returns."""
+    login, host = make_key(f"cloudrun {launch_id}"), make_key(f"cloudrun host {launch_id}")
+    _write_private(key_path(ledger, launch_id), login.private)
+    now = clock.now()
+    deadline = now + timedelta(seconds=settings.deadline_s)
+    tags = {
+        "Name": f"cloudrun {launch_id}",
+        "cloudrun:ledger": ledger.ledger_id,
+        "cloudrun:launch": launch_id,
+        "cloudrun:owner": owner,
+        "cloudrun:expires-at": utc_text(deadline),
+    }
+    name = key_name(launch_id)
+    cloud.network.import_key_pair(name, login.public, tags)
+    group = cloud.network.create_security_group(name, cloud.caller_cidr(), tags)
+    record = LaunchRecord(
+        launch_id=launch_id,
+        place=cloud.place,
+        state=LaunchState.INTENDED,
+        request=LaunchRequest(
+            client_token=launch_id,
+            count=count,
+            instance_type=settings.instance_type,
+            image_id=image.image_id,
+            root_device=image.root_device,
+            volume_gib=max(settings.volume_gib, image.root_gib),
+            key_name=name,
+            security_group_id=group,
+            user_data=user_data(deadline=deadline, host_private_key=host.private, host_public_key=host.public),
+            tags=tags,
+            spot=settings.spot,
+        ),
+        user=settings.user or image.user,
+        client_id=client_id,
+        deadline=deadline,
+        on_exit=settings.on_exit,
+        host_key=" ".join(host.public.split()[:2]),
+        created_at=now,
+    )
+    ledger.intend(record)
+    return record
+
+
+def _write_private(path: Path, text: str) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+    path.write_text(text)
+
+
+def request(cloud: Cloud, ledger: Ledger, launch: LaunchRecord, clock: Clock) -> list[UnitRecord]:
+    """Ask EC2 for the machines. Raises the refusal, or UnresolvedLaunch where even asking again gave no answer."""
+    ledger.move_launch(launch.launch_id, LaunchState.REQUESTED)
+    return _ask(cloud, ledger, launch, clock, attempts=RESOLVE_ATTEMPTS)
+
+
+def resolve(cloud: Cloud, ledger: Ledger, launch: LaunchRecord, clock: Clock) -> list[UnitRecord]:
+    """Find out what became of a launch whose answer was lost: the same call, same token, word for word."""
+    if launch.state is LaunchState.INTENDED:
+        ledger.move_launch(launch.launch_id, LaunchState.REFUSED, "never asked for: the client ended before")
+        return []
+    return _ask(cloud, ledger, launch, clock, attempts=1)
+
+
+def _ask(cloud: Cloud, ledger: Ledger, launch: LaunchRecord, clock: Clock, *, attempts: int) -> list[UnitRecord]:
+    for attempt in range(attempts):
+        try:
+            instances = cloud.instances.run(launch.request)
+        except UnresolvedLaunch as lost:
+            if attempt + 1 == attempts:
+                if ledger.launch(launch.launch_id).state is LaunchState.REQUESTED:
+                    ledger.move_launch(launch.launch_id, LaunchState.UNRESOLVED, str(lost))
+                raise
+            clock.sleep(min(2.0**attempt * 0.5, 8.0))
+        except CloudrunError as refusal:
+            ledger.move_launch(launch.launch_id, LaunchState.REFUSED, str(refusal))
+            raise
+        else:
+            units = [_unit(launch, instance) for instance in instances]
+            ledger.resolve_launch(launch.launch_id, units)
+            return units
+    raise AssertionError("a launch is asked for at least once")
+
+
+def _unit(launch: LaunchRecord, instance: Instance) -> UnitRecord:
+    return UnitRecord(
+        instance_id=instance.instance_id,
+        launch_id=launch.launch_id,
+        place=launch.place,
+        state=UnitState.LAUNCHING,
+        instance_type=instance.instance_type,
+        user=launch.user,
+        address=instance.address,
+        ssh_port=instance.ssh_port,
+        host_key=launch.host_key,
+        deadline=launch.deadline,
+        on_exit=launch.on_exit,
+        client_id=launch.client_id,
+        created_at=launch.created_at,
+    )
+
+
+def wait_running(
+    cloud: Cloud, ledger: Ledger, instance_id: str, *, timeout_s: float, clock: Clock, cancelled: Callable[[], None]
+) -> Instance:
+    """Poll until EC2 says `running` with an address. `cancelled` raises where the user has had enough."""
+    end = clock.monotonic() + timeout_s
+    pause = POLL_S[0]
+    while True:
+        cancelled()
+        # A new instance may be missing from a describe for a moment; only the deadline makes that an error.
+        found = cloud.instances.describe([instance_id]).get(instance_id)
+        if found is not None and found.state == "running" and found.address:
+            ledger.update_unit(instance_id, address=found.address, ssh_port=found.ssh_port)
+            ledger.move_unit(instance_id, UnitState.BOOTING)
+            return found
+        if found is not None and found.state in ("shutting-down", "terminated", "stopping", "stopped"):
+            why = found.state_reason or "EC2 gave no reason"
+            raise LaunchError(
+                f"{instance_id} went to {found.state} before it was up: {why}", next_step="submit again, or try another instance type"
+            )
+        if clock.monotonic() >= end:
+            raise LaunchError(
+                f"{instance_id} was not running after {timeout_s:.0f} s", next_step="submit again; raise boot_timeout_s if this recurs"
+            )
+        clock.sleep(pause)
+        pause = min(pause * 1.5, POLL_S[1])
+
+
+def terminate(cloud: Cloud, ledger: Ledger, ids: Sequence[str], *, reason: EndReason, timeout_s: float, clock: Clock) -> None:
+    """Terminate, and wait until describe says so. Raises CleanupIncomplete with the ids that have not gone."""
+    for instance_id in ids:
+        if ledger.unit(instance_id).state not in (UnitState.TERMINATING, UnitState.TERMINATED):
+            ledger.move_unit(instance_id, UnitState.TERMINATING, reason=reason)
+    left = [i for i in ids if ledger.unit(i).state is not UnitState.TERMINATED]
+    end = clock.monotonic() + timeout_s
+    pause = POLL_S[0]
+    failure: CloudrunError | None = None
+    asked = False
+    while left:
+        try:
+            if not asked:
+                cloud.instances.terminate(left)
+                asked = True
+            found = cloud.instances.describe(left)
+        except CloudrunError as error:  # a network that comes and goes: time is the judge, not one answer
+            failure, found = error, {}
+        for instance_id in list(left):
+            if instance_id in found and found[instance_id].state == "terminated":
+                ledger.move_unit(instance_id, UnitState.TERMINATED, reason=reason)
+                left.remove(instance_id)
+        if left and clock.monotonic() >= end:
+            raise CleanupIncomplete(
+                f"could not see {', '.join(left)} terminated after {timeout_s:.0f} s", ids=left, next_step="cloudrun reap"
+            ) from failure
+        if left:
+            clock.sleep(pause)
+            pause = min(pause * 1.5, POLL_S[1])
+
+
+def release_resources(cloud: Cloud, ledger: Ledger, cleanup: Cleanup, *, timeout_s: float, clock: Clock) -> None:
+    """Delete the launch's key pair and security group. Only after its instances are terminated: EC2 refuses before."""
+    name = key_name(cleanup.launch_id)
+    cloud.network.delete_key_pair(name)
+    if cleanup.security_group_id is not None:
+        end = clock.monotonic() + timeout_s
+        pause = POLL_S[0]
+        # The network interface can outlive its instance by seconds.
+        while not cloud.network.delete_security_group(cleanup.security_group_id):
+            if clock.monotonic() >= end:
+                raise CleanupIncomplete(
+                    f"security group {cleanup.security_group_id} is still in use",
+                    ids=[cleanup.security_group_id],
+                    next_step="cloudrun reap",
+                )
+            clock.sleep(pause)
+            pause = min(pause * 1.5, POLL_S[1])
+    key_path(ledger, cleanup.launch_id).unlink(missing_ok=True)

@@ -1,0 +1,119 @@
+"""The process-wide registry of open units: a signal, or the interpreter's end, closes every one of them.
+
+Signal handlers can be set by the main thread only, and Python runs them there. So: a unit opened in the main thread
+takes the handlers while it is open and gives them back; a unit opened by another thread relies on the ones that were
+taken when `cloudrun.units` was first imported by the main thread. With no unit open they do what was there before.
+
+First signal: every unit is asked to stop (its run is ended, what is done is pulled, the instance terminated), and the
+main thread gets the exception the signal stands for. Second: no more pulling, terminate. Later ones change nothing.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Protocol
+
+Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Closable(Protocol):
+    """What the registry needs of a unit. Each may be called from any thread, more than once."""
+
+    def interrupt(self) -> None:
+        """Make whatever waits on this unit raise `Cancelled` soon, and close it where its own thread is elsewhere."""
+
+    def hurry(self) -> None:
+        """Give up on everything but terminating."""
+
+    def close(self) -> None:
+        """End the unit as its settings say, now, in the calling thread."""
+
+
+class Lifeline:
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._open: list[Closable] = []
+        self._before: dict[int, Handler] = {}
+        self._signalled = 0
+        self._pid = os.getpid()
+
+    def add(self, unit: Closable) -> None:
+        with self._lock:
+            if self._pid != os.getpid():  # forked: the parent's units are the parent's to end
+                self._open, self._pid = [], os.getpid()
+            self._open.append(unit)
+        self.take_signals()
+
+    def remove(self, unit: Closable) -> None:
+        with self._lock:
+            self._open = [other for other in self._open if other is not unit]
+            if self._open:
+                return
+            self._signalled = 0
+        self._give_signals_back()
+
+    def take_signals(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in SIGNALS:
+            before = signal.getsignal(number)
+            # Ignored stays ignored (nohup); None is a handler that C code set: not ours to wrap.
+            if before not in (signal.SIG_IGN, None) and before != self._on_signal:
+                self._before[number] = before
+                signal.signal(number, self._on_signal)
+
+    def _give_signals_back(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number, before in list(self._before.items()):
+            if signal.getsignal(number) == self._on_signal:
+                signal.signal(number, before)
+            del self._before[number]
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        before = self._before.get(number, signal.SIG_DFL)
+        with self._lock:
+            units = list(self._open) if self._pid == os.getpid() else []
+            self._signalled += bool(units)
+            times = self._signalled
+        if units and times > 1:
+            self._in_thread([unit.hurry for unit in units])
+            if times == 2:
+                print("cloudrun: terminating now", file=sys.stderr)
+            return
+        if units:
+            # In a thread, since the handler may have interrupted code that holds the very locks this needs.
+            self._in_thread([unit.interrupt for unit in units])
+        if callable(before):
+            before(number, frame)
+        elif units:
+            raise SystemExit(128 + number)
+        else:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    @staticmethod
+    def _in_thread(calls: list[Callable[[], None]]) -> None:
+        def run() -> None:
+            for call in calls:
+                call()
+
+        threading.Thread(target=run, name="cloudrun-signal").start()
+
+    def close_all(self) -> None:
+        """End what is still open: the interpreter is going."""
+        with self._lock:
+            units = list(self._open) if self._pid == os.getpid() else []
+        for unit in reversed(units):
+            unit.close()
+
+
+LIFELINE = Lifeline()
+atexit.register(LIFELINE.close_all)

@@ -1,0 +1,95 @@
+"""The composition root: settings in, adapters out, one set for each (provider, region)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cloudrun.core.errors import UsageError
+from cloudrun.core.records import Place
+
+if TYPE_CHECKING:
+    from cloudrun.aws.images import Images
+    from cloudrun.aws.instances import Instances
+    from cloudrun.aws.network import Network
+    from cloudrun.aws.session import Aws
+    from cloudrun.sandbox import client
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """The adapters for one place. `caller_cidr` tells from where SSH is let in."""
+
+    place: Place
+    instances: Instances
+    images: Images
+    network: Network
+    caller_cidr: Callable[[], str]
+    notes: tuple[str, ...] = ()
+
+
+def connect(provider: str, region: str | None = None, profile: str | None = None) -> Cloud:
+    """The place that settings name; a sandbox is started where none runs.
+
+    Raises UsageError (unknown provider or region), CredentialsError, SandboxError.
+    """
+    if provider == "sandbox":
+        from cloudrun.sandbox import client
+
+        return _sandbox(client.ensure(), region)
+    if provider == "aws":
+        return _aws(region, profile)
+    raise UsageError(f"there is no provider {provider!r}", next_step="use sandbox or aws")
+
+
+def reconnect(place: Place, profile: str | None = None) -> Cloud | None:
+    """The place a unit was launched in; None where it has gone with all that was in it (a sandbox that ended)."""
+    if place.provider != "sandbox":
+        return connect(place.provider, place.region, profile)
+    from cloudrun.sandbox import client
+
+    region = client.current()
+    return _sandbox(region, place.region) if region and region.generation == place.generation else None
+
+
+def _sandbox(region: client.Region, wanted: str | None) -> Cloud:
+    from cloudrun.aws.session import connect as aws_connect
+
+    if wanted is not None and wanted != region.region:
+        raise UsageError(
+            f"the sandbox is one region, {region.region}, not {wanted}", next_step="leave out --region, or add --provider aws"
+        )
+    aws = aws_connect(
+        region=region.region,
+        endpoint_url=region.endpoint_url,
+        access_key=region.access_key,
+        secret_key=region.secret_key,
+    )
+    place = Place("sandbox", region.region, region.generation)
+    return _bundle(aws, place, lambda: "127.0.0.1/32")
+
+
+def _aws(region: str | None, profile: str | None) -> Cloud:
+    from cloudrun.aws.session import connect as aws_connect
+
+    aws = aws_connect(region=region, profile=profile)
+    aws.account_id()  # credentials that do not work are told now, before anything else is asked
+    notes = (f"no region is set anywhere: using {aws.region}",) if aws.region_guessed else ()
+    return _bundle(aws, Place("aws", aws.region), None, notes)
+
+
+def _bundle(aws: Aws, place: Place, caller_cidr: Callable[[], str] | None, notes: tuple[str, ...] = ()) -> Cloud:
+    from cloudrun.aws.images import Images
+    from cloudrun.aws.instances import Instances
+    from cloudrun.aws.network import Network
+
+    network = Network(aws)
+    return Cloud(
+        place,
+        Instances(aws),
+        Images(aws),
+        network,
+        caller_cidr or (lambda: f"{network.caller_address()}/32"),
+        notes,
+    )
