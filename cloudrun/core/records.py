@@ -15,6 +15,10 @@ OnExit = Literal["terminate", "stop", "keep"]
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
+def _empty() -> Mapping[str, Any]:
+    return EMPTY  # as a plain default it is refused on Python 3.11, where a mapping proxy has no hash
+
+
 # -- the cloud -------------------------------------------------------------------------------------------------------
 
 
@@ -65,7 +69,7 @@ class Instance:
     launched_at: datetime | None
     address: str | None  # public, else private; None until there is one
     ssh_port: int = 22
-    tags: Mapping[str, str] = EMPTY
+    tags: Mapping[str, str] = field(default_factory=_empty)
     state_reason: str = ""
     zone: str = ""
 
@@ -216,13 +220,13 @@ class RunRecord:
     state: RunState
     created_at: datetime
     arguments: tuple[str, ...] = ()
-    params: Mapping[str, Any] = EMPTY
+    params: Mapping[str, Any] = field(default_factory=_empty)
     end_reason: EndReason | None = None
     exit_code: int | None = None
     ended_at: datetime | None = None
     metric: str | None = None  # the primary score's name
     minimize: bool = False
-    scores: Mapping[str, float] = EMPTY
+    scores: Mapping[str, float] = field(default_factory=_empty)
     artifacts: tuple[Artifact, ...] = ()
     passport: Passport | None = None
     code_digest: str = ""
