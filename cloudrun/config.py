@@ -1,0 +1,253 @@
+"""Settings, from wherever they are said: flag > CLOUDRUN_* > cloudrun.toml or [tool.cloudrun] > user file > default."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from cloudrun.core.errors import ConfigError
+from cloudrun.core.settings import NAMES, Settings
+from cloudrun.plan.quantities import duration_s, size_bytes
+from cloudrun.plan.toml_lines import error_line, line_of, table_at
+
+# Read elsewhere, or set for jobs: variables of ours that are no settings.
+OTHER_VARIABLES = frozenset({"DEBUG", "SANDBOX_DIR", "SANDBOX_IDLE_S", "RUN_ID", "PARAMS"})
+
+
+# -- one value -------------------------------------------------------------------------------------------------------
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{value!r} is not a text between quotes")
+    return value.strip()
+
+
+def _one_of(*words: str) -> Callable[[object], str]:
+    def read(value: object) -> str:
+        if value not in words:
+            near = get_close_matches(str(value), words, n=1)
+            raise ValueError(
+                f"{value!r} is none of {', '.join(words)}" + (f"; did you mean {near[0]}?" if near else "")
+            )
+        return str(value)
+
+    return read
+
+
+_SWITCH_WORDS = {
+    "true": True,
+    "yes": True,
+    "on": True,
+    "1": True,
+    "false": False,
+    "no": False,
+    "off": False,
+    "0": False,
+}
+
+
+def _switch(value: object) -> bool:
+    word = str(value).strip().lower()  # an environment variable has no booleans
+    if isinstance(value, bool) or (
+        isinstance(value, str) and word in {"true", "false", "1", "0", "yes", "no", "on", "off"}
+    ):
+        return word in {"true", "1", "yes", "on"}
+    raise ValueError(f"{value!r} is neither true nor false")
+
+
+def _count(value: object) -> int:
+    if isinstance(value, str) and value.strip().isdecimal() and len(value) <= 18:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{value!r} is not a whole number from 1 up")
+    return value
+
+
+def _duration(value: object) -> float:
+    if not isinstance(value, (str, int, float)):
+        raise ValueError(f"{value!r} is not a duration, as in 4h, 30m or 90s")
+    return duration_s(value)
+
+
+def _size(value: object) -> int:
+    if not isinstance(value, (str, int, float)):
+        raise ValueError(f"{value!r} is not a size, as in 200MB or 2GB")
+    return size_bytes(value)
+
+
+_READERS: Mapping[str, Callable[[object], object]] = {
+    "provider": _one_of("sandbox", "aws"),
+    "region": _text,
+    "profile": _text,
+    "instance_type": _text,
+    "image": _text,
+    "user": _text,
+    "spot": _switch,
+    "volume_gib": _count,
+    "deadline_s": _duration,
+    "grace_s": _duration,
+    "on_exit": _one_of("terminate", "stop", "keep"),
+    "metric": _text,
+    "minimize": _switch,
+    "ship_warn_bytes": _size,
+    "ship_refuse_bytes": _size,
+    "output_max_bytes": _size,
+    "output_max_files": _count,
+    "boot_timeout_s": _duration,
+    "provision_timeout_s": _duration,
+    "terminate_timeout_s": _duration,
+}
+
+
+def key_of(field: str) -> str:
+    """A setting's name in files, flags and variables: `deadline_s` is `deadline`, for the value says its own unit."""
+    return field.removesuffix("_bytes").removesuffix("_s")
+
+
+# both spellings are understood, with hyphens as well
+_FIELDS = {key_of(field): field for field in NAMES} | {field: field for field in NAMES}
+
+
+# -- where values come from ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Given:
+    """One value as it was found. `origin` is for people: "--deadline", "CLOUDRUN_DEADLINE", "default", or a file."""
+
+    key: str
+    value: object
+    origin: str
+    path: Path | None = None
+    text: str = ""  # the whole file, to find the line when it is needed
+    table: tuple[str, ...] = ()
+
+    @property
+    def line(self) -> int | None:
+        return line_of(self.text, self.table, self.key) if self.path else None
+
+    def error(self, problem: str, next_step: str) -> ConfigError:
+        message = problem if self.path else f"{self.origin}: {problem}"
+        return ConfigError(message, path=self.path, line=self.line, next_step=next_step)
+
+
+def load(start: Path, flags: Mapping[str, object], environ: Mapping[str, str] | None = None) -> Settings:
+    """The settings for work begun in the folder `start`. A flag that is None was not given.
+
+    Raises ConfigError, naming file and line, for a file that cannot be read, an unknown key or an unusable value.
+    """
+    settings, _ = load_with_origins(start, flags, environ)
+    return settings
+
+
+def load_with_origins(
+    start: Path, flags: Mapping[str, object], environ: Mapping[str, str] | None = None
+) -> tuple[Settings, Mapping[str, Given]]:
+    """As `load`, and for each setting's name where its value was found; a setting at its default is not among them."""
+    variables = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    origins: dict[str, Given] = {}
+    for layer in (_user_file(variables), _project_file(start), _environment(variables), _flags(flags)):
+        in_layer: dict[str, Given] = {}
+        for given in layer:
+            field = _field(given)
+            if field in in_layer:
+                problem = f"{given.key} is {in_layer[field].key}, which is already set here"
+                raise given.error(problem, "keep one of the two")
+            try:
+                values[field] = _READERS[field](given.value)
+            except ValueError as problem:
+                raise given.error(f"{given.key}: {problem}", f"correct {given.key}, or leave it out") from problem
+            in_layer[field] = given
+        origins |= in_layer
+    return Settings(**values), origins
+
+
+def _field(given: Given) -> str:
+    name = given.key.replace("-", "_")
+    if name in _FIELDS:
+        return _FIELDS[name]
+    near = get_close_matches(name, [key_of(field) for field in NAMES], n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    next_step = f"write {near[0]}" if near else f"use one of {', '.join(key_of(field) for field in NAMES)}"
+    raise given.error(f"there is no setting {given.key!r}{hint}", next_step)
+
+
+def _flags(flags: Mapping[str, object]) -> Iterator[Given]:
+    for key, value in flags.items():
+        if value is not None:
+            yield Given(key, value, "--" + key_of(key).replace("_", "-"))
+
+
+def _environment(variables: Mapping[str, str]) -> Iterator[Given]:
+    for variable, value in sorted(variables.items()):
+        key = variable.removeprefix("CLOUDRUN_")
+        if key == variable or not value or key in OTHER_VARIABLES:
+            continue
+        # Google's Cloud Run tooling uses the prefix too: what is not even near a setting of ours is left alone.
+        if key.lower() in _FIELDS or get_close_matches(key.lower(), _FIELDS, n=1, cutoff=0.8):
+            yield Given(key.lower(), value, variable)
+
+
+def _user_file(variables: Mapping[str, str]) -> Sequence[Given]:
+    base = variables.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111 - no error without a home
+    return _from_file(Path(base) / "cloudrun" / "config.toml", ()) or ()
+
+
+def _project_file(start: Path) -> Sequence[Given]:
+    """What the nearest file at or above `start` says; in one folder cloudrun.toml wins over pyproject.toml."""
+    folder = start.absolute()
+    for place in (folder, *folder.parents):
+        own = _from_file(place / "cloudrun.toml", ())
+        if own is not None:
+            return own
+        shared = _from_file(place / "pyproject.toml", ("tool", "cloudrun"))
+        if shared is not None:
+            return shared
+    return ()
+
+
+def _from_file(path: Path, table: tuple[str, ...]) -> Sequence[Given] | None:
+    """The values in one table of a file; None where there is no such file or table."""
+    text = _read(path)
+    # A pyproject.toml that never says our name is none of our business, not even when it is malformed.
+    if text is None or (table and table[-1] not in text):
+        return None
+    found = table_at(_parse(path, text), table)
+    if found is None:
+        return None
+    if not isinstance(found, Mapping):
+        line = line_of(text, table[:-1], table[-1])
+        raise ConfigError(f"{table[-1]} is not a table", path=path, line=line, next_step=f"write [{'.'.join(table)}]")
+    return [Given(key, value, str(path), path, text, table) for key, value in found.items()]
+
+
+def _read(path: Path) -> str | None:
+    """The file's text; None where there is no file."""
+    try:
+        return path.read_bytes().decode()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ConfigError("this is not UTF-8 text", path=path, line=line, next_step=f"save {path} as UTF-8") from error
+    except OSError as error:
+        problem = f"it cannot be read: {error.strerror}"
+        raise ConfigError(problem, path=path, next_step=f"make {path} readable, or move it away") from error
+
+
+def _parse(path: Path, text: str) -> Mapping[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # tomllib lets int()'s own ValueError and deep nesting through
+        line = error_line(error, text) if isinstance(error, ValueError) else None
+        problem = str(error).partition(" (at ")[0] or "it is nested too deeply"
+        raise ConfigError(
+            f"this is not valid TOML: {problem}", path=path, line=line, next_step=f"correct {path}, then type it again"
+        ) from error
