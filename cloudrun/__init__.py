@@ -1,1 +1,45 @@
-"""Rent an EC2 machine for exactly as long as a training script needs it."""
+"""Rent an EC2 machine for exactly as long as a training script needs it.
+
+    from cloudrun import process_unit
+
+    with process_unit() as unit:
+        run = unit.send_run("train.py")
+
+What is imported from here is loaded when it is first used: `import cloudrun` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cloudrun.core.errors import CloudrunError, JobFailed
+    from cloudrun.ledger import Ledger, Run
+    from cloudrun.units import Unit, process_unit
+
+__all__ = ["CloudrunError", "JobFailed", "Ledger", "Run", "Unit", "__version__", "process_unit"]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "CloudrunError": "cloudrun.core.errors",
+    "JobFailed": "cloudrun.core.errors",
+    "Ledger": "cloudrun.ledger",
+    "Run": "cloudrun.ledger",
+    "Unit": "cloudrun.units",
+    "process_unit": "cloudrun.units",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cloudrun' has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -8,7 +8,6 @@ answer is asked for again with the same token until it is known; and the end is 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +23,7 @@ from cloudrun.plan.reaping import key_name
 from cloudrun.plan.userdata import user_data
 from cloudrun.wiring import Cloud
 
+SETTLED = (LaunchState.RESOLVED, LaunchState.REFUSED)
 RESOLVE_ATTEMPTS = 5
 POLL_S = (0.1, 2.0)  # the first pause between two describes, and the longest
 
@@ -37,14 +37,6 @@ class KeyPair(Protocol):
     def private(self) -> str: ...
     @property
     def public(self) -> str: ...
-
-
-@dataclass(frozen=True)
-class Cleanup:
-    """What a launch has made so far, for `tear_down`. Grows as the launch goes on, so an abort at any point is clean."""
-
-    launch_id: str
-    security_group_id: str | None = None
 
 
 def key_path(ledger: Ledger, launch_id: str) -> Path:
@@ -223,21 +215,23 @@ def terminate(cloud: Cloud, ledger: Ledger, ids: Sequence[str], *, reason: EndRe
             pause = min(pause * 1.5, POLL_S[1])
 
 
-def release_resources(cloud: Cloud, ledger: Ledger, cleanup: Cleanup, *, timeout_s: float, clock: Clock) -> None:
-    """Delete the launch's key pair and security group. Only after its instances are terminated: EC2 refuses before."""
-    name = key_name(cleanup.launch_id)
-    cloud.network.delete_key_pair(name)
-    if cleanup.security_group_id is not None:
-        end = clock.monotonic() + timeout_s
-        pause = POLL_S[0]
-        # The network interface can outlive its instance by seconds.
-        while not cloud.network.delete_security_group(cleanup.security_group_id):
-            if clock.monotonic() >= end:
-                raise CleanupIncomplete(
-                    f"security group {cleanup.security_group_id} is still in use",
-                    ids=[cleanup.security_group_id],
-                    next_step="cloudrun reap",
-                )
-            clock.sleep(pause)
-            pause = min(pause * 1.5, POLL_S[1])
-    key_path(ledger, cleanup.launch_id).unlink(missing_ok=True)
+def release_resources(cloud: Cloud, ledger: Ledger, launch_id: str, *, timeout_s: float, clock: Clock) -> None:
+    """Delete the launch's key pair and security group. Only after its instances are terminated: EC2 refuses before.
+
+    The group is found by its tag, since an abort in the middle of creating it leaves no id behind.
+    """
+    cloud.network.delete_key_pair(key_name(launch_id))
+    for group in cloud.network.security_groups(ledger.ledger_id, launch_id):
+        delete_group(cloud, group, timeout_s=timeout_s, clock=clock)
+    key_path(ledger, launch_id).unlink(missing_ok=True)
+
+
+def delete_group(cloud: Cloud, group: str, *, timeout_s: float, clock: Clock) -> None:
+    """Delete a security group, waiting for the network interfaces that outlive their instance by seconds."""
+    end = clock.monotonic() + timeout_s
+    pause = POLL_S[0]
+    while not cloud.network.delete_security_group(group):
+        if clock.monotonic() >= end:
+            raise CleanupIncomplete(f"security group {group} is still in use", ids=[group], next_step="cloudrun reap")
+        clock.sleep(pause)
+        pause = min(pause * 1.5, POLL_S[1])

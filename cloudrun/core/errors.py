@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 
 class CloudrunError(Exception):
@@ -57,7 +58,13 @@ class CredentialsError(CloudrunError):
 
 
 class JobFailed(CloudrunError):
+    """`run` is the run as the ledger has it: its logs and what it had written are home."""
+
     exit_code = 5
+
+    def __init__(self, message: str, *, run: Any = None, next_step: str = "") -> None:
+        super().__init__(message, next_step=next_step)
+        self.run = run
 
 
 class CapacityError(CloudrunError):

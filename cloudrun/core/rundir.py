@@ -14,6 +14,8 @@ It runs on both sides, so it uses the standard library only, in a subset that st
         status.json                 where the job is       written by the agent, always whole
         heartbeat                   touched by the agent while the job lives
         outputs.json                what the job made      written by the agent, before status says "exited"
+        cancel.json                 a wish to end it       written by the agent for a client
+        supervisor.lock             held by whoever supervises the job, free once nobody does
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ class RunDir:
         self.heartbeat = root / "heartbeat"
         self.outputs = root / "outputs.json"
         self.cancel = root / "cancel.json"
+        self.lock = root / "supervisor.lock"
 
 
 def run_dir(run_id: str, attempt: int) -> str:

@@ -1,0 +1,123 @@
+"""Bringing a run home: outputs and logs into the store, scores and passport read from them, one transaction to end it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from cloudrun.core.clock import Clock
+from cloudrun.core.events import Note, Observer, Progress
+from cloudrun.core.records import Artifact, FileEntry, JobStatus, Passport, RunRecord
+from cloudrun.core.states import EndReason, RunState
+from cloudrun.ledger import Ledger
+from cloudrun.phases import Phases
+from cloudrun.plan.endings import Ending, verdict
+from cloudrun.plan.ranking import better_is_smaller
+from cloudrun.plan.scores import scores_from
+
+if TYPE_CHECKING:
+    from cloudrun.ssh.agent import Agent, Outputs
+
+SCORES_TAIL_BYTES = 1_000_000  # of stdout, where scores are looked for
+MODEL_SUFFIXES = (".joblib", ".pkl", ".pickle")
+
+
+@dataclass(frozen=True)
+class Homecoming:
+    """Everything needed to end one attempt in the ledger; also used by a later client for an earlier one's run."""
+
+    ledger: Ledger
+    run: RunRecord
+    place: str  # the run directory, relative to the login user's home
+    phases: Phases
+    observe: Observer
+    clock: Clock
+
+    def bring(self, agent: Agent, status: JobStatus, forced: Ending | None = None, extra_log: Path | None = None) -> None:
+        """Fetch and record. `forced` overrides what the exit code says. Raises TransferError, LedgerError, ConnectionLost."""
+        store = self.ledger.artifacts
+        if self.ledger.run(self.run.run_id).state is not RunState.PULLING:
+            self.ledger.move_run(self.run.run_id, RunState.PULLING)
+        with self.phases.phase("pull"):
+            outputs = agent.outputs(self.place)
+            # By digest: what the ledger has, from this run or another, is not fetched again.
+            wanted = {entry.sha256: entry for entry in outputs.entries if not store.has(entry.sha256)}
+            agent.fetch(self.place, tuple(wanted.values()), store.writer, self._progress)
+            logs = agent.fetch_logs(self.place, store)
+        for path, why in outputs.left_out:
+            self.observe(Note(f"{path!r} was not brought home: {why}", "warning"))
+        self.end(forced or verdict(status), status.exit_code, outputs, logs, extra_log)
+
+    def end(
+        self,
+        ending: Ending,
+        exit_code: int | None = None,
+        outputs: Outputs | None = None,
+        logs: Sequence[FileEntry] = (),
+        extra_log: Path | None = None,
+    ) -> None:
+        """Write the run's end. Called alone where nothing can be fetched. Raises LedgerError."""
+        entries = outputs.entries if outputs else ()
+        kept = [*logs, *self._provision_log(extra_log)]
+        scores = self._scores(entries, logs)
+        metric = self.run.metric or next(iter(scores), None)
+        if self.run.metric and self.run.metric not in scores and ending.state is RunState.SUCCEEDED:
+            has = ", ".join(scores) or "none at all"
+            self.observe(Note(f"the job gave no score named {metric!r} (it gave {has})", "warning"))
+        self.ledger.finish_run(
+            self.run.run_id,
+            ending.state,
+            reason=ending.reason,
+            exit_code=exit_code,
+            detail=ending.detail,
+            scores=scores,
+            metric=metric,
+            minimize=self.run.minimize or (metric is not None and better_is_smaller(metric)),
+            artifacts=[
+                *(Artifact(entry.path, entry.size, entry.sha256) for entry in entries),
+                *(Artifact(entry.path, entry.size, entry.sha256, "log") for entry in kept),
+            ],
+            passport=self._passport(outputs),
+            timings=self.phases.timings(),
+            at=self.clock.now(),
+        )
+
+    def _provision_log(self, path: Path | None) -> list[FileEntry]:
+        if path is None or not path.exists():
+            return []
+        stored = self.ledger.artifacts.add(path)
+        return [FileEntry("provision.log", stored.size, stored.sha256)]
+
+    def _scores(self, entries: Sequence[FileEntry], logs: Sequence[FileEntry]) -> dict[str, float]:
+        store = self.ledger.artifacts
+        files = [entry for entry in entries if entry.path.rpartition("/")[2] == "scores.json"]
+        text = None
+        if files:
+            nearest = min(files, key=lambda entry: (entry.path.count("/"), entry.path))
+            text = _tail(store.path(nearest.sha256))
+        stdout = next((entry for entry in logs if entry.path == "stdout.log"), None)
+        return scores_from(_tail(store.path(stdout.sha256)) if stdout else "", text)
+
+    def _passport(self, outputs: Outputs | None) -> Passport | None:
+        if outputs is None or not any(entry.path.endswith(MODEL_SUFFIXES) for entry in outputs.entries):
+            return None
+        return Passport(
+            outputs.python,
+            dict(outputs.versions),
+            outputs.platform,
+            code_digest=self.run.code_digest,
+            environment_digest=self.run.environment_digest,
+        )
+
+    def _progress(self, done_bytes: int, total_bytes: int) -> None:
+        phase: Literal["pull"] = "pull"
+        self.observe(Progress(phase, done_bytes, total_bytes))
+
+
+def _tail(path: Path) -> str:
+    with path.open("rb") as stream:
+        stream.seek(0, 2)
+        stream.seek(max(0, stream.tell() - SCORES_TAIL_BYTES))
+        return stream.read().decode(errors="replace")

@@ -1,0 +1,37 @@
+"""Time by phase: measured once, told to the observer as it happens and kept for the ledger."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cloudrun.core.clock import Clock, SystemClock
+from cloudrun.core.events import Observer, Phase, PhaseEnded, PhaseStarted
+from cloudrun.core.records import Timings
+
+
+class Phases:
+    def __init__(self, observe: Observer, clock: Clock | None = None) -> None:
+        self._observe = observe
+        self._clock = clock or SystemClock()
+        self._began = self._clock.monotonic()
+        self._spent: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def phase(self, name: Phase, detail: str = "") -> Iterator[None]:
+        self._observe(PhaseStarted(name, detail))
+        began = self._clock.monotonic()
+        ok = False
+        try:
+            yield
+            ok = True
+        finally:
+            elapsed_s = self._clock.monotonic() - began
+            self._spent[name] += elapsed_s
+            self._observe(PhaseEnded(name, elapsed_s, ok))
+
+    def timings(self) -> Timings:
+        """Every phase so far, and the whole since this was made."""
+        took = {f"{name}_s": seconds for name, seconds in self._spent.items()}
+        return Timings(**took, total_s=self._clock.monotonic() - self._began)

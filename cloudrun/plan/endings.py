@@ -1,0 +1,47 @@
+"""How a run is recorded to have ended, decided from what the agent saw or from what interrupted it."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+
+from cloudrun.core.errors import Cancelled, ConnectionLost, DeadlineReached, ProvisionError
+from cloudrun.core.records import JobStatus
+from cloudrun.core.states import EndReason, RunState
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The state, the reason, and one sentence ("" where it succeeded)."""
+
+    state: RunState
+    reason: EndReason
+    detail: str = ""
+
+
+def verdict(status: JobStatus) -> Ending:
+    """For a job that ended by itself."""
+    if status.error:
+        return Ending(RunState.FAILED, EndReason.EXITED, status.error)
+    if status.signal is not None:
+        name = next((known.name for known in signal.Signals if known.value == status.signal), f"signal {status.signal}")
+        return Ending(RunState.FAILED, EndReason.SIGNALLED, f"it was killed by {name}")
+    if status.exit_code == 0:
+        return Ending(RunState.SUCCEEDED, EndReason.COMPLETED)
+    if status.exit_code is None:
+        return Ending(RunState.LOST, EndReason.UNIT_LOST, "it ended, and nobody saw how")
+    return Ending(RunState.FAILED, EndReason.EXITED, f"it exited with code {status.exit_code}")
+
+
+def interruption(error: BaseException, *, started: bool) -> Ending:
+    """For an attempt that `error` put an end to."""
+    detail = str(error) or type(error).__name__
+    if isinstance(error, DeadlineReached):
+        return Ending(RunState.FAILED, EndReason.DEADLINE, detail)
+    if isinstance(error, ProvisionError):
+        return Ending(RunState.FAILED, EndReason.PROVISION_FAILED, detail)
+    if isinstance(error, ConnectionLost):
+        return Ending(RunState.LOST, EndReason.UNIT_LOST, detail)
+    if isinstance(error, Cancelled) or not isinstance(error, Exception):
+        return Ending(RunState.CANCELLED, EndReason.CANCELLED, detail)
+    return Ending(RunState.FAILED, EndReason.PULL_FAILED if started else EndReason.SHIP_FAILED, detail)

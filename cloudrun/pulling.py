@@ -1,0 +1,86 @@
+"""Bringing home a run that an earlier client started: `cloudrun pull`, and what the reaper does before it ends a unit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from cloudrun import launching, wiring
+from cloudrun.core import rundir
+from cloudrun.core.clock import Clock, SystemClock
+from cloudrun.core.errors import ConnectionLost, NotFound, UsageError
+from cloudrun.core.events import Observer
+from cloudrun.core.records import RunRecord, SshTarget, UnitRecord
+from cloudrun.core.states import EndReason, RunState, is_terminal
+from cloudrun.homecoming import Homecoming
+from cloudrun.ledger import Ledger, Run
+from cloudrun.phases import Phases
+from cloudrun.plan.endings import Ending, verdict
+
+if TYPE_CHECKING:
+    from cloudrun.ssh.agent import Agent
+
+LOGIN_S = 30.0
+GRACE_S = 30.0
+TERMINATE_S = 300.0
+
+
+def pull(ledger: Ledger, run_id: str, *, observe: Observer, profile: str | None = None) -> Run:
+    """Bring home the outputs that wait on a unit; the unit is terminated then, unless it was launched to be kept.
+
+    Raises NotFound, UsageError (the run is home, or still going), ConnectionLost (its unit is gone).
+    """
+    clock = SystemClock()
+    run = ledger.run(run_id)
+    if is_terminal(run.state):
+        raise UsageError(f"{run.run_id} is home already ({run.state})", next_step=f"cloudrun show {run.run_id}")
+    if run.state is not RunState.PULL_PENDING:
+        raise UsageError(f"{run.run_id} is {run.state}: there is nothing to pull yet", next_step="cloudrun results")
+    attempt = ledger.attempts(run.run_id)[-1]
+    unit = ledger.unit(attempt.instance_id)
+    cloud = wiring.reconnect(unit.place, profile)
+    found = cloud and cloud.instances.describe([unit.instance_id]).get(unit.instance_id)
+    if cloud is None or found is None or found.state != "running":
+        raise ConnectionLost(f"{unit.instance_id} is gone, and the outputs with it", next_step="cloudrun reap, then submit again")
+    with log_in(ledger, unit, timeout_s=LOGIN_S) as agent:
+        pull_run(ledger, run, agent, observe, clock)
+    if ledger.launch(unit.launch_id).on_exit == "terminate":
+        launching.terminate(
+            cloud, ledger, [unit.instance_id], reason=EndReason.COMPLETED, timeout_s=TERMINATE_S, clock=clock
+        )
+        launching.release_resources(cloud, ledger, unit.launch_id, timeout_s=TERMINATE_S, clock=clock)
+    return ledger.get(run.run_id)
+
+
+@contextmanager
+def log_in(ledger: Ledger, unit: UnitRecord, *, timeout_s: float) -> Iterator[Agent]:
+    """The agent of a unit that this ledger knows. Raises ConnectionLost, HostKeyMismatch."""
+    from cloudrun.ssh.agent import Agent
+    from cloudrun.ssh.session import Session
+
+    key = launching.key_path(ledger, unit.launch_id)
+    target = SshTarget(unit.address or "", unit.ssh_port, unit.user, key, unit.host_key)
+    session = Session.open(target, timeout_s=timeout_s)
+    try:
+        agent = Agent(session)
+        agent.install()
+        yield agent
+    finally:
+        session.close()
+
+
+def pull_run(ledger: Ledger, run: RunRecord, agent: Agent, observe: Observer, clock: Clock) -> None:
+    """Fetch and record one run. One that still runs is ended first: nobody is there who wants it to go on."""
+    place = rundir.run_dir(run.run_id, ledger.attempts(run.run_id)[-1].number)
+    status = agent.status(place)
+    if status is None:
+        raise NotFound(f"{run.run_id} had not started on its unit yet")
+    forced = None
+    if status.state != "exited":
+        status = agent.cancel(place, GRACE_S)
+        forced = Ending(RunState.FAILED, EndReason.CLIENT_LOST, "the client that started it is gone, so it was ended")
+    if run.state is RunState.SHIPPING:
+        ledger.move_run(run.run_id, RunState.RUNNING)
+    home = Homecoming(ledger, run, place, Phases(observe, clock), observe, clock)
+    home.bring(agent, status, forced or verdict(status))

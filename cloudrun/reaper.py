@@ -1,0 +1,185 @@
+"""Finds what this ledger owns and nobody needs, in every place it launched in, saves what it can and ends the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cloudrun import launching, wiring
+from cloudrun.clients import is_alive
+from cloudrun.core.clock import Clock, SystemClock
+from cloudrun.core.errors import CleanupIncomplete, CloudrunError
+from cloudrun.core.events import Note, Observer, nobody
+from cloudrun.core.records import LaunchRecord, Place, RunRecord, UnitRecord
+from cloudrun.core.states import EndReason, LaunchState, RunState, UnitState
+from cloudrun.homecoming import Homecoming
+from cloudrun.ledger import Ledger
+from cloudrun.phases import Phases
+from cloudrun.plan import reaping
+from cloudrun.plan.endings import Ending
+from cloudrun.wiring import Cloud
+
+RESCUE_LOGIN_S = 20.0  # a unit that does not let us in within this is ended without its outputs
+TERMINATE_S = 300.0
+
+
+@dataclass(frozen=True)
+class ReapAction:
+    """One thing done, or with `dry_run` one that would be. `kind` as in `plan.reaping`."""
+
+    kind: str
+    target: str
+    place: Place
+    reason: str
+    done: bool
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class ReapReport:
+    actions: tuple[ReapAction, ...]
+
+
+def reap(ledger: Ledger, *, dry_run: bool = False, observe: Observer = nobody, profile: str | None = None) -> ReapReport:
+    """End this ledger's expired and unneeded units, each where it was launched, and delete what launches left.
+
+    Raises CleanupIncomplete, after everything was tried, where something could not be ended.
+    """
+    clock = SystemClock()
+    actions: list[ReapAction] = []
+    for place in _places(ledger):
+        try:
+            cloud = wiring.reconnect(place, profile)
+        except CloudrunError as error:
+            actions.append(ReapAction("connect", f"{place.provider} {place.region}", place, str(error), False, str(error)))
+            continue
+        if cloud is None:
+            actions += _forget_place(ledger, place, dry_run)
+        else:
+            actions += reap_place(cloud, ledger, clock, observe, dry_run=dry_run)
+    problems = [action for action in actions if action.problem]
+    if problems:
+        raise CleanupIncomplete(
+            "; ".join(f"{action.target}: {action.problem}" for action in problems),
+            ids=[action.target for action in problems],
+            next_step="cloudrun reap, when the cause is mended",
+        )
+    return ReapReport(tuple(actions))
+
+
+def _places(ledger: Ledger) -> list[Place]:
+    """Where something of ours may still be: every place with a live unit, an unsettled or a recent launch."""
+    return list(dict.fromkeys(launch.place for launch in ledger.launches()))
+
+
+def _forget_place(ledger: Ledger, place: Place, dry_run: bool) -> list[ReapAction]:
+    """A sandbox that ended took its units with it: only the ledger has to hear of it."""
+    actions = []
+    for launch in ledger.launches(unsettled=True):
+        if launch.place == place and not dry_run:
+            ledger.move_launch(launch.launch_id, LaunchState.REFUSED, "its sandbox ended")
+    for unit in ledger.units():
+        if unit.place == place:
+            if not dry_run:
+                forget(ledger, unit)
+            actions.append(ReapAction("forget", unit.instance_id, place, "its sandbox ended", not dry_run))
+    return actions
+
+
+def forget(ledger: Ledger, unit: UnitRecord) -> None:
+    """The machine is gone: so say its row and the runs that were on it."""
+    for run in ledger.unfinished_runs(unit.instance_id):
+        _end_lost(ledger, run, "its unit is gone", SystemClock())
+    ledger.move_unit(unit.instance_id, UnitState.TERMINATED, reason=EndReason.UNIT_LOST)
+    launching.key_path(ledger, unit.launch_id).unlink(missing_ok=True)
+
+
+def _living(ledger: Ledger, clock: Clock) -> frozenset[str]:
+    owners = {launch.client_id for launch in ledger.launches()} | {unit.client_id for unit in ledger.units()}
+    return frozenset(owner for owner in owners if owner and is_alive(ledger.client(owner), clock.now()))
+
+
+def settle(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer) -> None:
+    """Resolve the launches of dead clients in this place, before anything new is launched there."""
+    living = _living(ledger, clock)
+    for launch in ledger.launches(unsettled=True):
+        if launch.place != cloud.place or launch.client_id in living:
+            continue
+        observe(Note(f"an earlier launch ({launch.launch_id}) was left unresolved: asking EC2 what became of it", "verbose"))
+        try:
+            launching.resolve(cloud, ledger, launch, clock)
+        except launching.UnresolvedLaunch:
+            raise
+        except CloudrunError as refusal:
+            observe(Note(f"launch {launch.launch_id} never happened: {refusal}", "verbose"))
+
+
+def reap_place(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, *, dry_run: bool) -> list[ReapAction]:
+    """Decide and act for one place. A problem with one action is on that action; the others are still done."""
+    if not dry_run:
+        settle(cloud, ledger, clock, observe)
+    launches = {launch.launch_id: launch for launch in ledger.launches() if launch.place == cloud.place}
+    decided = reaping.plan(
+        units=[unit for unit in ledger.units() if unit.place == cloud.place],
+        launches=launches,
+        instances=cloud.instances.owned(ledger.ledger_id),
+        leftovers=cloud.network.leftovers(ledger.ledger_id),
+        living=_living(ledger, clock),
+        now=clock.now(),
+    )
+    done = []
+    for action in decided:
+        problem = "" if dry_run else _act(cloud, ledger, clock, observe, action)
+        done.append(
+            ReapAction(action.kind, action.target, cloud.place, action.reason, not dry_run and not problem, problem)
+        )
+    if any(action.kind == "terminate" and action.done for action in done):
+        # Keys and groups of what was just terminated are free now.
+        done += [a for a in reap_place(cloud, ledger, clock, observe, dry_run=False) if a.kind != "terminate"]
+    return done
+
+
+def _act(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, action: reaping.ReapAction) -> str:
+    """Do one action; the problem in words, or ""."""
+    rows = {unit.instance_id: unit for unit in ledger.units()}
+    try:
+        if action.kind == "terminate" and action.target in rows:
+            _save_runs(cloud, ledger, clock, observe, rows[action.target])
+            launching.terminate(
+                cloud, ledger, [action.target], reason=EndReason.CLIENT_LOST, timeout_s=TERMINATE_S, clock=clock
+            )
+        elif action.kind == "terminate":
+            cloud.instances.terminate([action.target])
+        elif action.kind == "forget":
+            forget(ledger, rows[action.target])
+        elif action.kind == "delete_key_pair":
+            cloud.network.delete_key_pair(action.target)
+            launching.key_path(ledger, action.target.removeprefix(reaping.KEY_PREFIX)).unlink(missing_ok=True)
+        elif action.kind == "delete_security_group":
+            launching.delete_group(cloud, action.target, timeout_s=TERMINATE_S, clock=clock)
+    except CloudrunError as error:
+        return str(error)
+    return ""
+
+
+def _save_runs(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, unit: UnitRecord) -> None:
+    """Before a unit goes: what its runs have written comes home, as long as the unit answers."""
+    runs = ledger.unfinished_runs(unit.instance_id)
+    if not runs:
+        return
+    from cloudrun.pulling import log_in, pull_run
+
+    found = cloud.instances.describe([unit.instance_id]).get(unit.instance_id)
+    for run in runs:
+        try:
+            if found is None or found.state != "running" or unit.address is None:
+                raise CloudrunError("its unit does not run any more")
+            with log_in(ledger, unit, timeout_s=RESCUE_LOGIN_S) as agent:
+                pull_run(ledger, run, agent, observe, clock)
+        except CloudrunError as error:
+            observe(Note(f"{run.run_id}: nothing could be brought home: {error}", "warning"))
+            _end_lost(ledger, run, str(error), clock)
+
+
+def _end_lost(ledger: Ledger, run: RunRecord, why: str, clock: Clock) -> None:
+    home = Homecoming(ledger, run, "", Phases(nobody, clock), nobody, clock)
+    home.end(Ending(RunState.LOST, EndReason.CLIENT_LOST, why))

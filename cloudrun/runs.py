@@ -1,0 +1,287 @@
+"""One run on an open unit: provision, ship, start, follow, bring home, record."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Timer
+from typing import TYPE_CHECKING, Any
+
+from cloudrun.core import rundir
+from cloudrun.core.errors import (
+    Cancelled,
+    CloudrunError,
+    ConnectionLost,
+    DeadlineReached,
+    JobFailed,
+    LedgerError,
+    ProvisionError,
+    TransferError,
+    UsageError,
+)
+from cloudrun.core.events import Note, Observer, Output, Progress
+from cloudrun.core.ids import new_id
+from cloudrun.core.records import Environment, JobStatus, RunRecord
+from cloudrun.core.settings import Settings
+from cloudrun.core.states import RunState
+from cloudrun.homecoming import Homecoming
+from cloudrun.ledger import Ledger, Run
+from cloudrun.phases import Phases
+from cloudrun.plan.endings import interruption
+from cloudrun.plan.fingerprint import code_digest
+from cloudrun.project import Shipment, shipment
+
+if TYPE_CHECKING:
+    from cloudrun.units import Unit
+
+# The client ends a job itself this long before the unit's deadline, so that what was written can still come home.
+HOMEWARD_S = 60.0
+# Less free space than this at home and nothing is launched: the ledger itself needs room to say how a run ended.
+ROOM_BYTES = 100_000_000
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the user wants run. `script` is a path on this computer."""
+
+    script: Path
+    arguments: tuple[str, ...] = ()
+    params: Mapping[str, Any] = field(default_factory=dict)
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job whose every input was checked, before anything was launched for it."""
+
+    job: Job
+    shipment: Shipment
+    environment: Environment
+    settings: Settings
+    code_digest: str
+
+
+def prepare(job: Job, settings: Settings, ledger: Ledger, architecture: str, observe: Observer) -> Prepared:
+    """Check the script, find its files and its environment. Raises UsageError for what cannot work on a unit."""
+    from cloudrun.provisioning.environment import environment_for
+
+    goods = inspect(job, settings, ledger, observe)
+    environment = environment_for(
+        goods.root / goods.script, goods.root, architecture=architecture, cache_dir=ledger.home / "cache"
+    )
+    return Prepared(job, goods, environment, settings, code_digest(goods.script, goods.entries))
+
+
+def inspect(job: Job, settings: Settings, ledger: Ledger, observe: Observer) -> Shipment:
+    """The part of `prepare` that needs nothing but the disk."""
+    _checked_params(job.params)
+    _checked_room(ledger)
+    goods = shipment(job.script, warn_bytes=settings.ship_warn_bytes, refuse_bytes=settings.ship_refuse_bytes)
+    for path, why in goods.left_out:
+        observe(Note(f"{path!r} is not shipped: {why}" if path else why, "warning"))
+    return goods
+
+
+def _checked_params(params: Mapping[str, Any]) -> None:
+    for name in params:
+        if not name or name.startswith("-") or "=" in name or any(letter.isspace() for letter in name):
+            raise UsageError(f"{name!r} cannot be a parameter's name", next_step="use letters, digits and _: alpha=0.1")
+    try:
+        json.dumps(dict(params))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"the parameters are not JSON: {error}", next_step="use numbers, strings, lists and dicts") from error
+
+
+def _checked_room(ledger: Ledger) -> None:
+    free = shutil.disk_usage(ledger.project).free
+    if free < ROOM_BYTES:
+        raise UsageError(
+            f"only {free / 1e6:,.0f} MB are free under {ledger.project}: results would not fit",
+            next_step="free some space, then submit again",
+        )
+
+
+def command_line(plan: Prepared) -> list[str]:
+    """What the unit runs: the environment's Python, the script, `--name value` for each parameter, the arguments."""
+    script = posixpath.relpath(plan.shipment.script, plan.shipment.cwd)
+    words = [rundir.env_python(plan.environment.fingerprint), script]
+    for name, value in plan.job.params.items():
+        words += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
+    return words + list(plan.job.arguments)
+
+
+def execute(unit: Unit, plan: Prepared, *, check: bool = True) -> Run:
+    """Run it. Returns when everything is home and recorded; raises JobFailed (with `.run`) where `check` is true.
+
+    Whatever interrupts this (Ctrl-C, SIGTERM, the deadline), the job is ended, what it wrote is brought home where the
+    unit still answers, and the run says how far it came, before the interruption goes on its way.
+    """
+    unit.check_cancelled()
+    run_id = new_id("r")
+    ledger = unit.ledger
+    ledger.add_run(
+        RunRecord(
+            run_id=run_id,
+            name=plan.job.name or Path(plan.shipment.script).stem,
+            script=plan.shipment.script,
+            state=RunState.QUEUED,
+            created_at=unit.clock.now(),
+            arguments=plan.job.arguments,
+            params=dict(plan.job.params),
+            metric=plan.settings.metric,
+            minimize=plan.settings.minimize,
+            code_digest=plan.code_digest,
+            environment_digest=plan.environment.fingerprint,
+        )
+    )
+    attempt = ledger.begin_attempt(run_id, unit.instance_id, unit.clock.now())
+    unit.run_ids.append(run_id)
+    execution = Execution(unit, plan, ledger.run(run_id), attempt.number)
+    unit.busy = True
+    try:
+        execution.go()
+    except BaseException as error:
+        execution.rescue(error)
+        raise
+    finally:
+        unit.busy = False
+    run = ledger.get(run_id)
+    if check and run.state is not RunState.SUCCEEDED:
+        raise job_failed(run)
+    return run
+
+
+def job_failed(run: Run) -> JobFailed:
+    """The error for a run whose job did not end well; `error.run` is the run."""
+    return JobFailed(
+        f"{run.record.script} failed: {run.record.detail}", run=run, next_step=f"cloudrun show {run.run_id} --log"
+    )
+
+
+class Execution:
+    """One attempt under way. Split from `execute` so that a rescue knows how far it came."""
+
+    def __init__(self, unit: Unit, plan: Prepared, run: RunRecord, number: int) -> None:
+        self.unit = unit
+        self.plan = plan
+        self.run = run
+        self.number = number
+        self.place = rundir.run_dir(run.run_id, number)
+        # Launch and boot count for the run they were done for, the first.
+        self.phases = unit.phases if unit.run_ids == [run.run_id] else Phases(unit.observe, unit.clock)
+        self.home = Homecoming(unit.ledger, run, self.place, self.phases, unit.observe, unit.clock)
+        self.provision_log: Path | None = None
+        self.started = False
+
+    def go(self) -> None:
+        self._provision()
+        self._ship()
+        status = self._follow()
+        self.home.bring(self.unit.agent, status, extra_log=self.provision_log)
+
+    def _provision(self) -> None:
+        unit, environment = self.unit, self.plan.environment
+        if unit.agent.has_environment(environment.fingerprint):
+            return
+        from cloudrun.provisioning.playbook import provision
+
+        with self.phases.phase("provision", f"Python {environment.python}, {environment.source}"):
+            try:
+                self.provision_log = provision(
+                    unit.target(),
+                    environment,
+                    private_dir=unit.ledger.home / "runs" / f"{self.run.run_id}.{self.number}",
+                    timeout_s=unit.settings.provision_timeout_s,
+                    on_line=lambda line: unit.observe(Note(line, "verbose")),
+                    cancelled=unit.stop,
+                )
+            except ProvisionError as error:
+                self.provision_log = error.log_path
+                raise
+
+    def _ship(self) -> None:
+        unit, goods = self.unit, self.plan.shipment
+        with self.phases.phase("ship", f"{len(goods.entries)} files, {goods.total_bytes:,} bytes"):
+            unit.agent.ship(
+                self.place,
+                goods.root,
+                goods.entries,
+                lambda done, total: unit.observe(Progress("ship", done, total)),
+            )
+
+    def _follow(self) -> JobStatus:
+        unit, settings = self.unit, self.unit.settings
+        spec = rundir.spec(
+            run_id=self.run.run_id,
+            attempt=self.number,
+            argv=command_line(self.plan),
+            cwd=self.plan.shipment.cwd,
+            env={"CLOUDRUN_PARAMS": json.dumps(dict(self.plan.job.params)), "CLOUDRUN_RUN_ID": self.run.run_id},
+            output_max_bytes=settings.output_max_bytes,
+            output_max_files=settings.output_max_files,
+            grace_s=settings.grace_s,
+        )
+        with self.phases.phase("run", " ".join(spec["argv"][1:])), self._in_time():
+            unit.check_cancelled()
+            self.started = True
+            unit.agent.start(self.place, spec)
+            unit.ledger.move_run(self.run.run_id, RunState.RUNNING)
+            return unit.agent.follow(
+                self.place, lambda stream, data: unit.observe(Output(stream, data)), cancelled=unit.stop
+            )
+
+    @contextmanager
+    def _in_time(self) -> Iterator[None]:
+        """Stop following a little before the unit's deadline, and say so rather than that the machine vanished."""
+        unit = self.unit
+        left_s = (unit.record.deadline - unit.clock.now()).total_seconds()
+        timer = Timer(max(0.0, left_s - min(HOMEWARD_S, left_s / 10)), unit.stop.set)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except (Cancelled, ConnectionLost) as error:
+            if timer.finished.is_set() and not unit.cancelled.is_set():
+                raise DeadlineReached(
+                    f"{unit.instance_id} reached its deadline of {unit.record.deadline:%H:%M:%S} UTC",
+                    next_step="submit again with a later --deadline",
+                ) from error
+            raise
+        finally:
+            timer.cancel()
+
+    def rescue(self, error: BaseException) -> None:
+        """Bring home what there is and record the end; a failure in here is a note on `error`, which goes on its way."""
+        unit, ending = self.unit, interruption(error, started=self.started)
+        if isinstance(error, LedgerError | TransferError) and self._can_be_pulled_later(error):
+            return
+        try:
+            if self.started and not unit.hurried.is_set() and unit.session.is_alive:
+                status = unit.agent.cancel(self.place, unit.settings.grace_s)
+                self.home.bring(unit.agent, status, ending, self.provision_log)
+                return
+        except CloudrunError as failure:
+            error.add_note(f"what the run had written could not be brought home: {failure}")
+        try:
+            self.home.end(ending, extra_log=self.provision_log)
+        except CloudrunError as failure:
+            error.add_note(f"the run's end could not be recorded: {failure}")
+
+    def _can_be_pulled_later(self, error: LedgerError | TransferError) -> bool:
+        """The work is done and does not fit, or did not arrive: the unit keeps it until its deadline."""
+        unit, run_id = self.unit, self.run.run_id
+        try:
+            if unit.ledger.run(run_id).state is not RunState.PULLING:
+                return False
+            unit.ledger.move_run(run_id, RunState.PULL_PENDING, detail=str(error))
+        except CloudrunError:
+            pass  # the ledger cannot even write that; the unit is kept all the same
+        unit.keep_until_deadline = True
+        error.next_step = f"{error.next_step + ', then: ' if error.next_step else ''}cloudrun pull {run_id}"
+        error.add_note(f"{unit.instance_id} keeps the outputs until {unit.record.deadline:%Y-%m-%d %H:%M} UTC")
+        return True

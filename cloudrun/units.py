@@ -1,0 +1,387 @@
+"""A unit: one rented machine, open for exactly as long as its `with` block."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+import threading
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from cloudrun import launching
+from cloudrun.clients import HEARTBEAT_S, this_client
+from cloudrun.core.clock import Clock, SystemClock
+from cloudrun.core.errors import Cancelled, CloudrunError, UsageError
+from cloudrun.core.events import Event, Note, Observer, Output
+from cloudrun.core.ids import new_id
+from cloudrun.core.records import ClientRecord, CommandResult, Image, OnExit, SshTarget, UnitRecord
+from cloudrun.core.settings import Settings
+from cloudrun.core.states import EndReason, UnitState
+from cloudrun.ledger import Ledger, Run
+from cloudrun.lifeline import LIFELINE
+from cloudrun.phases import Phases
+from cloudrun.wiring import Cloud
+
+if TYPE_CHECKING:
+    from cloudrun.ssh.agent import Agent
+    from cloudrun.ssh.session import Session
+
+LIFELINE.take_signals()
+
+
+class Unit:
+    """An open unit. Made by `process_unit`; not thread-safe beyond `interrupt`, `hurry` and `close`."""
+
+    def __init__(self, cloud: Cloud, ledger: Ledger, settings: Settings, observe: Observer, clock: Clock) -> None:
+        self.cloud = cloud
+        self.ledger = ledger
+        self.settings = settings
+        self.observe = observe
+        self.clock = clock
+        self.phases = Phases(observe, clock)
+        self.stop = threading.Event()  # the job should end: the user says so, or the deadline is near
+        self.cancelled = threading.Event()  # the user, or a signal, says so: no further run either
+        self.hurried = threading.Event()
+        self.ended = threading.Event()
+        self.busy = False  # a run is on it in the thread that owns it
+        self.image: Image
+        self.record: UnitRecord
+        self.session: Session
+        self.agent: Agent
+        self._ending = ExitStack()
+        self._lock = threading.Lock()
+        self.run_ids: list[str] = []
+        self.keep_until_deadline = False  # outputs wait on it
+
+    # -- what a user does with it -------------------------------------------------------------------------------
+
+    @property
+    def instance_id(self) -> str:
+        return self.record.instance_id
+
+    def send_run(
+        self,
+        script: str | Path,
+        *arguments: str,
+        params: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        metric: str | None = None,
+        minimize: bool | None = None,
+        check: bool = True,
+    ) -> Run:
+        """Ship a script's project, run it and bring everything home. Blocks until then.
+
+        `params` arrive as `--name value` arguments and as JSON in `CLOUDRUN_PARAMS`. Raises JobFailed (with the run as
+        `error.run`) where the script failed, unless `check` is false; UsageError for a script that cannot be run.
+        """
+        from cloudrun import runs
+
+        job = runs.Job(Path(script), tuple(arguments), dict(params or {}), name)
+        settings = replace(
+            self.settings,
+            metric=self.settings.metric if metric is None else metric,
+            minimize=self.settings.minimize if minimize is None else minimize,
+        )
+        plan = runs.prepare(job, settings, self.ledger, self.image.architecture, self.observe)
+        return runs.execute(self, plan, check=check)
+
+    def run(self, command: str, *, timeout_s: float = 3600.0) -> CommandResult:
+        """Run a shell command on the unit, in the login user's home."""
+        return self.session.run(command, timeout_s=timeout_s)
+
+    def put(self, local: str | Path, remote: str) -> None:
+        """Copy a file or folder to the unit; `remote` is relative to the login user's home."""
+        self.session.put(Path(local), remote)
+
+    def get(self, remote: str, local: str | Path) -> None:
+        """Copy a file or folder from the unit."""
+        self.session.get(remote, Path(local))
+
+    # -- opening ------------------------------------------------------------------------------------------------
+
+    def launch(self, image: Image, client: ClientRecord) -> None:
+        """Rent the machine and log in. Whatever was made so far is undone by `close`."""
+        from cloudrun.ssh.keys import make_key
+
+        self.image = image
+        launch_id = new_id("l")
+        with self.phases.phase("launch", f"{self.settings.instance_type} in {self.cloud.place.region}"):
+            # On the stack before anything exists: an abort at any point from here on is cleaned up.
+            self._ending.callback(self._release, launch_id)
+            launch = launching.prepare(
+                self.cloud,
+                self.ledger,
+                self.settings,
+                image,
+                launch_id=launch_id,
+                client_id=client.client_id,
+                owner=f"{getpass.getuser()}@{socket.gethostname()}",
+                make_key=make_key,
+                clock=self.clock,
+            )
+            self._ending.callback(self._end_instances, launch_id)
+            (self.record,) = launching.request(self.cloud, self.ledger, launch, self.clock)
+            self._await_running()
+        with self.phases.phase("boot", self.instance_id):
+            self._log_in()
+            self.ledger.move_unit(self.instance_id, UnitState.READY)
+            # The key in user-data can be read by whoever may describe the instance: from here on the unit has its own.
+            self.ledger.update_unit(self.instance_id, host_key=self.agent.new_host_key())
+            self.record = self.ledger.unit(self.instance_id)
+
+    def join(self, instance_id: str, client: ClientRecord) -> None:
+        """Take over a kept unit of this ledger, or start a stopped one."""
+        unit = self.ledger.unit(instance_id)
+        if unit.deadline <= self.clock.now():
+            raise UsageError(f"the deadline of {instance_id} has passed", next_step="cloudrun reap, then launch a new unit")
+        self.image = self.cloud.images.find(unit.instance_type)
+        self.ledger.update_unit(instance_id, client_id=client.client_id, on_exit=self.settings.on_exit)
+        self.record = self.ledger.unit(instance_id)
+        self._ending.callback(self._release, unit.launch_id)
+        self._ending.callback(self._end_instances, unit.launch_id)
+        with self.phases.phase("boot", instance_id):
+            found = self.cloud.instances.describe([instance_id]).get(instance_id)
+            if found is not None and found.state == "stopped":
+                self.cloud.instances.start([instance_id])
+                self._await_running()
+            self._log_in()
+            if self.record.state is not UnitState.READY:
+                self.ledger.move_unit(instance_id, UnitState.READY)
+            self.record = self.ledger.unit(instance_id)
+
+    def _await_running(self) -> None:
+        launching.wait_running(
+            self.cloud,
+            self.ledger,
+            self.instance_id,
+            timeout_s=self.settings.boot_timeout_s,
+            clock=self.clock,
+            cancelled=self.check_cancelled,
+        )
+        self.record = self.ledger.unit(self.instance_id)
+
+    def target(self) -> SshTarget:
+        unit = self.record
+        key = launching.key_path(self.ledger, unit.launch_id)
+        return SshTarget(unit.address or "", unit.ssh_port, unit.user, key, unit.host_key)
+
+    def _log_in(self) -> None:
+        from cloudrun.ssh.agent import Agent
+        from cloudrun.ssh.session import Session
+
+        self.session = Session.open(
+            self.target(), timeout_s=self.settings.boot_timeout_s, cancelled=self.stop
+        )
+        self._ending.callback(self.session.close)
+        self.agent = Agent(self.session)
+        self.agent.install()
+
+    def check_cancelled(self) -> None:
+        if self.cancelled.is_set():
+            raise Cancelled("the process was told to stop", next_step="cloudrun results")
+
+    # -- ending -------------------------------------------------------------------------------------------------
+
+    def interrupt(self) -> None:
+        self.cancelled.set()
+        self.stop.set()
+        if not self.busy:
+            self.close()
+
+    def hurry(self) -> None:
+        self.cancelled.set()
+        self.stop.set()
+        self.hurried.set()
+        session = getattr(self, "session", None)
+        if session is not None:
+            session.close()
+
+    def close(self) -> None:
+        """End the unit as `on_exit` says, once; a second caller waits for the first. Raises CleanupIncomplete."""
+        with self._lock:
+            try:
+                self._ending.pop_all().close()
+            finally:
+                self.ended.set()
+                LIFELINE.remove(self)
+
+    def _end_instances(self, launch_id: str) -> None:
+        """Terminate (or stop, or leave) every instance of the launch, also those that only EC2 knows of."""
+        launch = self.ledger.launch(launch_id)
+        if launch.state not in launching.SETTLED:
+            with suppress(CloudrunError):
+                launching.resolve(self.cloud, self.ledger, launch, self.clock)
+        ids = [unit.instance_id for unit in self.ledger.units() if unit.launch_id == launch_id]
+        if not ids:
+            return
+        how: OnExit = "keep" if self.keep_until_deadline else self.settings.on_exit
+        if self.cancelled.is_set():
+            how = "terminate"
+        if how == "terminate":
+            with self.phases.phase("terminate", ", ".join(ids)):
+                launching.terminate(
+                    self.cloud,
+                    self.ledger,
+                    ids,
+                    reason=EndReason.CANCELLED if self.cancelled.is_set() else EndReason.COMPLETED,
+                    timeout_s=self.settings.terminate_timeout_s,
+                    clock=self.clock,
+                )
+            return
+        if how == "stop":
+            self.cloud.instances.stop(ids)
+        for instance_id in ids:
+            if how == "stop":
+                self.ledger.move_unit(instance_id, UnitState.STOPPING)
+            self.ledger.update_unit(instance_id, client_id="", on_exit=how)
+            self.observe(Note(f"{instance_id} is left {'stopped' if how == 'stop' else 'running'}: cloudrun units shows it"))
+
+    def _release(self, launch_id: str) -> None:
+        if not any(unit.launch_id == launch_id for unit in self.ledger.units()):
+            launching.release_resources(
+                self.cloud, self.ledger, launch_id, timeout_s=self.settings.terminate_timeout_s, clock=self.clock
+            )
+        for run_id in self.run_ids:
+            timings, terminate_s = self.ledger.run(run_id).timings, self.phases.timings().terminate_s
+            total_s = timings.total_s + terminate_s
+            self.ledger.set_timings(run_id, replace(timings, terminate_s=terminate_s, total_s=total_s))
+
+
+class process_unit:  # noqa: N801 - used like a function: `with process_unit() as unit`
+    """Rent one machine for the length of a `with` block.
+
+    Keywords override what `cloudrun.toml` and `CLOUDRUN_*` say; the same names mean the same in all three. `deadline`
+    is seconds or text such as "4h". `instance_id` joins a unit that was kept or stopped instead of launching one.
+    `observe` is called with `cloudrun.core.events`; by default the job's output goes to `sys.stdout` and `sys.stderr`.
+
+    Whatever ends the block (its last line, an exception, Ctrl-C, SIGTERM) ends the machine, and surfaces unchanged.
+    Raises UsageError before anything is launched, CredentialsError, CapacityError, LaunchError, CleanupIncomplete.
+    """
+
+    def __init__(
+        self,
+        *,
+        provider: str | None = None,
+        region: str | None = None,
+        profile: str | None = None,
+        instance_type: str | None = None,
+        image: str | None = None,
+        spot: bool | None = None,
+        deadline: float | str | None = None,
+        on_exit: OnExit | None = None,
+        instance_id: str | None = None,
+        project: str | Path | None = None,
+        observe: Observer | None = None,
+        **settings: Any,
+    ) -> None:
+        given = {
+            "provider": provider,
+            "region": region,
+            "profile": profile,
+            "instance_type": instance_type,
+            "image": image,
+            "spot": spot,
+            "deadline_s": deadline,
+            "on_exit": on_exit,
+            **settings,
+        }
+        self._given = {name: value for name, value in given.items() if value is not None}
+        self._instance_id = instance_id
+        self._project = project
+        self._observe = observe
+        self._unit: Unit | None = None
+
+    def __enter__(self) -> Unit:
+        from cloudrun import config, wiring
+
+        ledger = Ledger(self._project)
+        settings = config.load(ledger.project, self._given)
+        observe = self._observe or write_output
+        if self._instance_id is not None:
+            place = ledger.unit(self._instance_id).place
+            cloud = wiring.reconnect(place, settings.profile)
+            if cloud is None:
+                raise UsageError(f"{self._instance_id} went away with its sandbox", next_step="cloudrun reap")
+        else:
+            cloud = wiring.connect(settings.provider, settings.region, settings.profile)
+        self._unit = open_unit(cloud, ledger, settings, observe, instance_id=self._instance_id)
+        return self._unit
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._unit is not None:
+            close_behind(self._unit, error)
+
+
+def open_unit(
+    cloud: Cloud,
+    ledger: Ledger,
+    settings: Settings,
+    observe: Observer,
+    *,
+    image: Image | None = None,
+    instance_id: str | None = None,
+    clock: Clock | None = None,
+) -> Unit:
+    """Launch (or join) a unit and log in. Where that fails, all that was made is gone before the error surfaces."""
+    from cloudrun import reaper
+
+    for note in cloud.notes:
+        observe(Note(note))
+    unit = Unit(cloud, ledger, settings, observe, clock or SystemClock())
+    client = this_client(unit.clock.now())
+    ledger.register_client(client)
+    unit.busy = True
+    LIFELINE.add(unit)
+    try:
+        reaper.settle(cloud, ledger, unit.clock, observe)
+        if instance_id is not None:
+            unit.join(instance_id, client)
+        else:
+            unit.launch(image or cloud.images.find(settings.instance_type, image_id=settings.image, user=settings.user), client)
+        unit.check_cancelled()
+    except BaseException as error:
+        close_behind(unit, error)
+        raise
+    unit.busy = False
+    _beat(unit, client.client_id)
+    return unit
+
+
+def close_behind(unit: Unit, error: BaseException | None) -> None:
+    """Close; where an error is already on its way up, a failure to close is a note on it and never hides it."""
+    try:
+        unit.close()
+    except CloudrunError as failure:
+        if error is None:
+            raise
+        error.add_note(f"cleaning up failed too: {failure} (next: {failure.next_step})")
+        unit.observe(Note(f"{failure}; next: {failure.next_step}", "warning"))
+
+
+def _beat(unit: Unit, client_id: str) -> None:
+    """Tell the ledger now and then that this client lives, for clients on other computers."""
+
+    def run() -> None:
+        while not unit.ended.wait(HEARTBEAT_S):
+            with suppress(CloudrunError):  # a full disk must not end a run; silence is what the reaper reads
+                unit.ledger.beat(client_id, unit.clock.now())
+
+    threading.Thread(target=run, name="cloudrun-heartbeat", daemon=True).start()
+
+
+def write_output(event: Event) -> None:
+    """The observer of a plain script: the job's output, as it comes, and warnings."""
+    import sys
+
+    if isinstance(event, Output):
+        stream = sys.stdout if event.stream == "stdout" else sys.stderr
+        stream.write(event.data.decode(errors="replace"))
+        stream.flush()
+    elif isinstance(event, Note) and event.level == "warning":
+        print(f"cloudrun: {event.text}", file=sys.stderr)
