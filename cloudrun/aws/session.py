@@ -1,0 +1,160 @@
+"""The way into AWS: which account, which region, with what patience. What a user can set of boto3 ends here."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import threading
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import boto3
+import botocore.session
+from botocore.config import Config
+from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES, ConstantProvider
+
+from cloudrun.aws.errors import translated
+from cloudrun.core.errors import CredentialsError, UsageError
+
+if TYPE_CHECKING:
+    from mypy_boto3_ec2 import EC2Client
+    from mypy_boto3_ssm import SSMClient
+    from mypy_boto3_sts import STSClient
+
+DEFAULT_REGION = "us-east-1"
+CONNECT_TIMEOUT_S = 5
+READ_TIMEOUT_S = 30  # RunInstances of many units takes ten seconds and more
+ATTEMPTS = 4  # the first one included
+FIRST_CALL_ATTEMPTS = 2  # without a network the very first call says so, and soon
+
+
+class Aws:
+    """One account in one region. Clients are made once and may be shared between threads.
+
+    `region_guessed` says that nobody named a region and `DEFAULT_REGION` was taken.
+    """
+
+    def __init__(
+        self, session: boto3.Session, region: str, *, region_guessed: bool = False, endpoint_url: str | None = None
+    ) -> None:
+        self.region = region
+        self.region_guessed = region_guessed
+        self.endpoint_url = endpoint_url
+        self._session = session
+        self._clients: dict[str, Any] = {}
+        self._lock = threading.Lock()  # making a client is not thread-safe in boto3, using one is
+
+    @overload
+    def client(self, service: Literal["ec2"]) -> EC2Client: ...
+    @overload
+    def client(self, service: Literal["ssm"]) -> SSMClient: ...
+    @overload
+    def client(self, service: Literal["sts"]) -> STSClient: ...
+    def client(self, service: Literal["ec2", "ssm", "sts"]) -> Any:
+        """A boto3 client. Only modules of this package call it: no boto3 object leaves them."""
+        with self._lock, translated(f"use {service} in {self.region}"):
+            if service not in self._clients:
+                attempts = FIRST_CALL_ATTEMPTS if service == "sts" else ATTEMPTS
+                self._clients[service] = self._session.client(
+                    service,
+                    region_name=self.region,
+                    endpoint_url=self.endpoint_url,
+                    config=_patience(attempts, direct=self.endpoint_url is not None),
+                )
+            return self._clients[service]
+
+    def account_id(self) -> str:
+        """The account the credentials belong to: the cheap check that they work and that AWS can be reached.
+
+        Raises CredentialsError, or CloudrunError where there is no connection.
+        """
+        with translated(f"reach AWS in {self.region}"):
+            return self.client("sts").get_caller_identity()["Account"]
+
+
+def connect(
+    *,
+    region: str | None,
+    profile: str | None = None,
+    endpoint_url: str | None = None,
+    access_key: str | None = None,
+    secret_key: str | None = None,
+) -> Aws:
+    """Resolve region and credentials; no request is made, except where an instance's own role has to be asked.
+
+    With an `endpoint_url` the region and both keys are the endpoint's, and nothing that the user set for AWS
+    (variables, profiles, proxies) has a say. Raises UsageError (region, profile) and CredentialsError.
+    """
+    if endpoint_url is not None:
+        session = _blind_session()
+        own = boto3.Session(
+            aws_access_key_id=access_key, aws_secret_access_key=secret_key, region_name=region, botocore_session=session
+        )
+        return Aws(own, region or DEFAULT_REGION, endpoint_url=endpoint_url)
+    with translated("read the AWS configuration"):
+        session = botocore.session.Session(profile=profile)
+        # one second and one try for the instance metadata address, which is a black hole outside EC2
+        session.set_config_variable("metadata_service_timeout", 1)
+        session.set_config_variable("metadata_service_num_attempts", 1)
+        # also for the clients that botocore makes itself, to assume a role or to ask a login service
+        session.set_default_client_config(_patience(FIRST_CALL_ATTEMPTS, direct=False))
+        found = _find_region(session, region)
+        _require_credentials(session)
+        aws = boto3.Session(botocore_session=session, region_name=found or DEFAULT_REGION)
+    return Aws(aws, found or DEFAULT_REGION, region_guessed=found is None)
+
+
+def _patience(attempts: int, *, direct: bool) -> Config:
+    """How long a client waits, in so many words: botocore's own defaults add up to minutes."""
+    settings: dict[str, Any] = {"proxies": {}} if direct else {}
+    return Config(
+        connect_timeout=CONNECT_TIMEOUT_S,
+        read_timeout=READ_TIMEOUT_S,
+        retries={"mode": "standard", "total_max_attempts": attempts},
+        max_pool_connections=20,
+        **settings,
+    )
+
+
+def _blind_session() -> botocore.session.Session:
+    """A session that looks at no AWS_* variable and no file of the user's."""
+    session = botocore.session.Session()
+    store = session.get_component("config_store")
+    for name, (_key, _variable, default, _convert) in BOTOCORE_DEFAUT_SESSION_VARIABLES.items():
+        store.set_config_provider(name, ConstantProvider(default))
+    for name in ("config_file", "credentials_file"):
+        store.set_config_provider(name, ConstantProvider(os.devnull))
+    for section in ("s3", "proxies_config"):
+        store.set_config_provider(section, ConstantProvider(None))
+    return session
+
+
+def _find_region(session: botocore.session.Session, region: str | None) -> str | None:
+    """The region that was named: here, in AWS_REGION (botocore does not read it), AWS_DEFAULT_REGION, the profile."""
+    named = region or os.environ.get("AWS_REGION") or session.get_config_variable("region")
+    if not named:
+        return None
+    known = [name for part in session.get_available_partitions() for name in session.get_available_regions("ec2", part)]
+    if named not in known:
+        near = difflib.get_close_matches(named, known, n=3)
+        raise UsageError(
+            f"no AWS region is called {named!r}" + (f"; did you mean {' or '.join(near)}?" if near else ""),
+            next_step="name another with --region or AWS_REGION; for a region newer than boto3, upgrade boto3",
+        )
+    return str(named)
+
+
+def _require_credentials(session: botocore.session.Session) -> None:
+    credentials = session.get_credentials()
+    if credentials is None:
+        raise CredentialsError(
+            "no AWS credentials were found: not in AWS_* variables, not in ~/.aws, no role on this machine",
+            next_step="run `aws configure`, or leave out `--provider aws` to use the sandbox, which needs none",
+        )
+    # keys pasted with a line break end in an exception deep inside the HTTP library; ask those that are at hand
+    if type(credentials).__name__ == "Credentials":
+        for name, value in (("access key id", credentials.access_key), ("secret access key", credentials.secret_key)):
+            if not value or not value.isascii() or any(letter.isspace() for letter in value):
+                raise CredentialsError(
+                    f"the AWS {name} is empty or has a space, line break or special letter in it",
+                    next_step="copy the keys again with `aws configure`, or set the AWS_* variables anew",
+                )

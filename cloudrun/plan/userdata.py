@@ -1,0 +1,98 @@
+"""What a unit does first when it boots: arm its own end, then take the host key that the client has pinned."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from datetime import UTC, datetime
+
+MAX_BYTES = 16 * 1024  # what EC2 takes, before base64
+OVERDUE_GRACE_MIN = 5
+TIMER = "cloudrun-deadline.timer"
+SERVICE = "cloudrun-deadline.service"
+
+_UNITS = "/etc/systemd/system"
+
+# Without default dependencies: user-data runs before sysinit.target is reached, and starting a unit that waits for
+# that target would wait for itself.
+_SERVICE_TEXT = """\
+[Unit]
+Description=cloudrun: the deadline of this machine is reached
+DefaultDependencies=no
+
+[Service]
+Type=oneshot
+ExecStart=systemctl poweroff
+"""
+_TIMER_TEXT = """\
+[Unit]
+Description=cloudrun: powers this machine off, whatever has happened to the client
+Documentation=launch:{launch}
+DefaultDependencies=no
+Conflicts=shutdown.target
+Before=shutdown.target
+
+[Timer]
+OnCalendar={deadline}
+Persistent=true
+AccuracySec=1s
+"""
+
+# Runs at every boot. A timer of this launch is kept, since its owner may have moved it; one from another launch came
+# with a baked image. systemd never fires a calendar time that lies before a timer's first start, so an overdue one is
+# set some minutes ahead: time enough for an owner who has restarted the machine to move it.
+_ARM = """\
+set -eu
+cd {units}
+if ! grep -qsF 'launch:{launch}' {timer}; then
+  printf '%s' {service_text} > {service}
+  printf '%s' {timer_text} > {timer}
+fi
+deadline=$(sed -n 's/^OnCalendar=//p' {timer})
+if [ "$(date -u -d "$deadline" +%s)" -le "$(($(date +%s) + 5))" ]; then
+  later=$(date -u -d '{grace} minutes' '+%Y-%m-%d %H:%M:%S UTC')
+  sed -i "s/^OnCalendar=.*/OnCalendar=$later/" {timer}
+fi
+systemctl daemon-reload
+systemctl start {timer}
+"""
+
+
+def user_data(*, deadline: datetime, host_private_key: str, host_public_key: str) -> str:
+    """The `#cloud-config` of a launch. `deadline` is absolute and aware; keys are OpenSSH's texts, ed25519.
+
+    Raises ValueError for a naive deadline or where the whole is more than `MAX_BYTES`.
+    """
+    if deadline.tzinfo is None:
+        raise ValueError("a deadline without a zone")
+    settings = {
+        "bootcmd": [["sh", "-c", _arm(deadline, launch=_fingerprint(host_public_key))]],
+        "ssh_deletekeys": True,
+        "ssh_keys": {"ed25519_private": host_private_key, "ed25519_public": host_public_key},
+        "ssh_pwauth": False,
+        "disable_root": True,
+    }
+    # JSON is YAML, so every value is quoted as it should be; one key a line, in the order in which things happen
+    text = "#cloud-config\n" + "".join(f"{key}: {json.dumps(value)}\n" for key, value in settings.items())
+    if len(text.encode()) > MAX_BYTES:
+        raise ValueError(f"user-data of {len(text.encode())} bytes: EC2 takes {MAX_BYTES}")
+    return text
+
+
+def _arm(deadline: datetime, *, launch: str) -> str:
+    moment = deadline.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return _ARM.format(
+        units=_UNITS,
+        launch=launch,
+        timer=TIMER,
+        service=SERVICE,
+        service_text=shlex.quote(_SERVICE_TEXT),
+        timer_text=shlex.quote(_TIMER_TEXT.format(launch=launch, deadline=moment)),
+        grace=OVERDUE_GRACE_MIN,
+    )
+
+
+def _fingerprint(host_public_key: str) -> str:
+    """A launch's name for its own timer: its host key is its own, and no secret."""
+    return hashlib.sha256(host_public_key.encode()).hexdigest()[:16]
