@@ -1,0 +1,57 @@
+"""Every command by name: where its code is, what it does, what to type. The front page needs nothing else imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Command:
+    name: str
+    target: str  # "module:attribute", imported when the command is used
+    summary: str
+    example: str
+
+
+COMMANDS = (
+    Command(
+        "submit",
+        "cloudrun.cli.submit:submit",
+        "run a script on a rented machine, bring everything home, end the machine",
+        "cloudrun submit train.py",
+    ),
+    Command("results", "cloudrun.cli.results:results", "rank the runs, best first", "cloudrun results"),
+    Command("show", "cloudrun.cli.results:show", "one run in full, or its logs", "cloudrun show RUN --log"),
+    Command("get", "cloudrun.cli.results:get", "copy a file of a run out", "cloudrun get RUN model.joblib"),
+    Command("units", "cloudrun.cli.units:units", "the machines that are alive", "cloudrun units"),
+    Command("reap", "cloudrun.cli.units:reap", "end the machines that nobody needs", "cloudrun reap --dry-run"),
+    Command(
+        "sandbox", "cloudrun.cli.sandbox:app", "the region on localhost, to try everything", "cloudrun sandbox status"
+    ),
+)
+
+FRONT_PAGE = """\
+cloudrun rents an EC2 machine for exactly as long as a training script needs it.
+
+Type this first (it runs in the sandbox on your own computer: no account, no money):
+
+    cloudrun submit train.py
+    cloudrun results
+
+With an AWS account, the same on a real machine:
+
+    cloudrun submit train.py --provider aws --instance-type m7i.large --deadline 2h
+
+Commands
+{commands}
+
+    cloudrun COMMAND --help     every option of a command, each with an example
+    cloudrun --version          the version
+"""
+
+
+def front_page() -> str:
+    """What `cloudrun` alone prints: what it is for, what to type first, and every command with an example."""
+    width = max(len(command.example) for command in COMMANDS)
+    lines = [f"    {command.example:<{width}}  {command.summary}" for command in COMMANDS]
+    return FRONT_PAGE.format(commands="\n".join(lines))

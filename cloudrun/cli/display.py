@@ -1,0 +1,169 @@
+"""Draws a submission while it goes on: phases on stderr, the job's own bytes untouched."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, Literal, Self
+
+from cloudrun.cli.printing import is_terminal, printable
+from cloudrun.core.events import Event, Note, Output, Phase, PhaseEnded, PhaseStarted, Progress
+from cloudrun.plan.quantities import duration_text, size_text
+
+if TYPE_CHECKING:
+    from rich.live import Live
+
+Stream = Literal["stdout", "stderr"]
+
+
+def phase_line(phase: Phase, elapsed_s: float, detail: str = "", *, ok: bool = True) -> str:
+    failed = "" if ok else "failed  "
+    return f"  {phase:<10}{duration_text(elapsed_s):>9}  {failed}{printable(detail)}".rstrip()
+
+
+class Display:
+    """An observer, called from any thread. On a terminal the phase at work has a line that moves; elsewhere each phase
+    has one plain line when it begins and one when it has ended. While the job runs only the job writes.
+
+    `job_stdout` False sends all of the job's output to stderr, where stdout is to hold one document.
+    """
+
+    def __init__(
+        self,
+        *,
+        verbose: bool = False,
+        job_stdout: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+        stdout: IO[str] | None = None,
+        stderr: IO[str] | None = None,
+    ) -> None:
+        self._words = stderr or sys.stderr
+        self._job: dict[Stream, IO[str]] = {
+            "stdout": (stdout or sys.stdout) if job_stdout else self._words,
+            "stderr": self._words,
+        }
+        self._verbose = verbose
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._moving = is_terminal(self._words)
+        self._live: Live | None = None
+        self._phase: PhaseStarted | None = None
+        self._began = 0.0
+        self._progress = ""
+        self._mid_line = False  # the job's last words on this screen did not end their line
+        self._gone: set[IO[Any]] = set()  # streams that nobody reads any more
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._stop_moving()
+            self._end_line()
+
+    def __call__(self, event: Event) -> None:
+        with self._lock:
+            match event:
+                case PhaseStarted():
+                    self._phase_started(event)
+                case PhaseEnded():
+                    self._phase_ended(event)
+                case Output(stream, data):
+                    self._output(stream, data)
+                case Progress(_, done_bytes, total_bytes):
+                    self._progress = f"{size_text(done_bytes)} of {size_text(total_bytes)}"
+                case Note(text, level):
+                    if level != "verbose" or self._verbose:
+                        self.say(f"  warning: {text}" if level == "warning" else f"  {text}")
+
+    def say(self, text: str) -> None:
+        """Lines of ours on stderr, never in the middle of a line of the job's."""
+        with self._lock:
+            self._stop_moving()
+            self._end_line()
+            for line in text.split("\n"):
+                self._write(self._words, (printable(line) + "\n").encode("utf-8", "backslashreplace"))
+            self._start_moving()
+
+    def _phase_started(self, event: PhaseStarted) -> None:
+        self._stop_moving()
+        self._phase, self._began, self._progress = event, self._clock(), ""
+        if event.phase == "run" or not self._moving:
+            self.say(f"  {event.phase:<10}{'...':>9}  {event.detail}".rstrip())
+        self._start_moving()
+
+    def _phase_ended(self, event: PhaseEnded) -> None:
+        detail = event.detail
+        if not detail and self._phase is not None and self._phase.phase == event.phase:
+            detail = self._phase.detail
+        self._stop_moving()
+        self._phase = None
+        self.say(phase_line(event.phase, event.elapsed_s, detail, ok=event.ok))
+
+    def _output(self, stream: Stream, data: bytes) -> None:
+        self._stop_moving()
+        target = self._job[stream]
+        self._write(target, data)
+        if data and (target is self._words or is_terminal(target)):
+            self._mid_line = not data.endswith(b"\n")
+
+    def _end_line(self) -> None:
+        if self._mid_line:
+            self._write(self._words, b"\n")
+            self._mid_line = False
+
+    def _write(self, stream: IO[str], data: bytes) -> None:
+        """The bytes as they are. A reader that went away (`| head`) must not cost the run its results."""
+        if stream in self._gone:
+            return
+        try:
+            stream.flush()
+            stream.buffer.write(data)  # type: ignore[attr-defined]
+            stream.buffer.flush()  # type: ignore[attr-defined]
+        except (OSError, ValueError):  # ValueError: somebody closed it
+            self._gone.add(stream)
+
+    # -- the line that moves -------------------------------------------------------------------------------------
+
+    def _start_moving(self) -> None:
+        if not self._moving or self._live is not None or self._phase is None or self._phase.phase == "run":
+            return
+        from rich.console import Console
+        from rich.live import Live
+        from rich.spinner import Spinner
+        from rich.text import Text
+
+        spinner = Spinner("line")
+        console = Console(file=self._words, force_terminal=True, highlight=False)
+
+        def frame() -> Spinner:
+            spinner.update(text=Text(self._moving_text(), no_wrap=True, overflow="ellipsis"))
+            return spinner
+
+        # The job's bytes pass rich by: it redirects nothing and is stopped before anything else is written.
+        self._live = Live(
+            console=console,
+            get_renderable=frame,
+            transient=True,
+            refresh_per_second=8,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._live.start()
+
+    def _stop_moving(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _moving_text(self) -> str:
+        # Called by rich's own thread, which must not wait for our lock: `_stop_moving` joins it while holding that.
+        phase = self._phase
+        if phase is None:
+            return ""
+        return phase_line(phase.phase, self._clock() - self._began, self._progress or phase.detail)[1:]

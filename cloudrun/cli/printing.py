@@ -1,0 +1,65 @@
+"""Data on stdout: JSON documents and tables, without a control character that a job or a file name brought along."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import IO, Any
+
+SCHEMA_VERSION = 1
+_UNBOUNDED = 100_000  # columns: where there is no terminal nothing is cut off or folded
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """One document. Raises ValueError for NaN and infinities, which are no JSON: they are texts by then."""
+    sys.stdout.write(json.dumps({"schema_version": SCHEMA_VERSION, **document}, indent=2, allow_nan=False) + "\n")
+
+
+def printable(text: object) -> str:
+    """The text on one line: control and other invisible characters are written as escapes."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(text))
+
+
+def is_terminal(stream: IO[Any]) -> bool:
+    """Whether a person watches a stream that knows how to move its cursor."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
+    """Columns below bold headers; those named in `right` are flush right. Cut to a terminal's width, else never."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    terminal = is_terminal(sys.stdout)
+    console = Console(
+        file=sys.stdout, force_terminal=terminal, width=None if terminal else _UNBOUNDED, highlight=False, markup=False
+    )
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for header in headers:
+        table.add_column(header, justify="right" if header in right else "left", no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    with console.capture() as captured:
+        console.print(table)
+    sys.stdout.writelines(line.rstrip() + "\n" for line in captured.get().splitlines())
+
+
+def score_text(value: float) -> str:
+    """Six significant digits; NaN and infinities by their names in JSON-facing documents."""
+    return "NaN" if math.isnan(value) else f"{value:.6g}".replace("inf", "Infinity")
+
+
+def assignments_text(params: Mapping[str, Any]) -> str:
+    return " ".join(
+        f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in params.items()
+    )
+
+
+def when_text(moment: datetime) -> str:
+    """To the minute, in UTC as all times are."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%MZ")

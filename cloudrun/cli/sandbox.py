@@ -1,0 +1,92 @@
+"""`cloudrun sandbox`: the region on localhost, started by hand, looked at, ended."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from cloudrun.cli.parser import Json, new_app
+from cloudrun.cli.printing import print_json, print_table, printable
+
+app = new_app(
+    "sandbox",
+    """The region on localhost: EC2's API on this computer, and a real SSH host for every instance.
+
+It starts by itself when a command needs it and stops by itself when idle.
+
+Type, for example:
+    cloudrun sandbox status
+    cloudrun sandbox stop""",
+)
+
+
+@app.command
+def start(*, as_json: Json = False) -> None:
+    """Start the sandbox where none runs; say how to reach it.
+
+    Type, for example:
+        cloudrun sandbox start
+    """
+    from cloudrun.sandbox import client
+
+    client.ensure()
+    _print_status(client.status(), as_json=as_json)
+
+
+@app.command
+def stop(*, as_json: Json = False) -> None:
+    """End the sandbox and every machine in it.
+
+    Type, for example:
+        cloudrun sandbox stop
+    """
+    from cloudrun.sandbox import client
+
+    stopped = client.stop()
+    if as_json:
+        print_json({"running": False, "stopped": stopped})
+    else:
+        print("the sandbox has ended" if stopped else "no sandbox runs", file=sys.stderr)
+
+
+@app.command
+def status(*, as_json: Json = False) -> None:
+    """Whether the sandbox runs, its machines, and what a client such as the AWS CLI must present.
+
+    Type, for example:
+        cloudrun sandbox status
+        cloudrun sandbox status --json | jq .endpoint_url
+    """
+    from cloudrun.sandbox import client
+
+    _print_status(client.status(), as_json=as_json)
+
+
+def _print_status(document: Mapping[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(document)
+        return
+    if not document["running"]:
+        print("no sandbox runs; it starts by itself when a command needs it\n  next: cloudrun submit train.py")
+        return
+    print(f"endpoint  {document['endpoint_url']}")
+    print(f"region    {document['region']}")
+    print(f"pid       {document['pid']}")
+    print(f"units     {document['driver']}")
+    for sentence in document["weaker"]:
+        print(f"weaker    {printable(sentence)}")
+    instances = document["instances"]
+    if instances:
+        print()
+        print_table(
+            ["instance", "state", "ssh"],
+            [[i["instance_id"], i["state"], f"{i['ssh_host']}:{i['ssh_port']}"] for i in instances],
+        )
+    print("\nfor the AWS CLI and other clients, in a shell:")
+    for name, value in document["env"].items():
+        print(f"  export {name}={shlex.quote(str(value))}")
+    print("\nnot emulated:")
+    for sentence in document["not_emulated"]:
+        print(f"  {printable(sentence)}")

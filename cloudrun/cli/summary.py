@@ -1,0 +1,133 @@
+"""One run in words: the closing lines of a submission, and all that `show` tells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+from cloudrun.cli.printing import assignments_text, printable, score_text, when_text
+from cloudrun.core.records import Artifact, RunRecord, Timings
+from cloudrun.core.states import EndReason, RunState
+from cloudrun.plan.quantities import duration_text, size_text
+
+MODEL_SUFFIXES = (".joblib", ".pkl", ".pickle")
+
+
+def exit_code(run: RunRecord) -> int:
+    """What a shell gets: 0 done, 5 the job failed, 124 deadline, 130 cancelled, 1 where it was not the job's doing."""
+    if run.state is RunState.SUCCEEDED:
+        return 0
+    if run.end_reason is EndReason.DEADLINE:
+        return 124
+    if run.state is RunState.CANCELLED:
+        return 130
+    not_the_jobs = {EndReason.PROVISION_FAILED, EndReason.SHIP_FAILED, EndReason.PULL_FAILED, EndReason.UNIT_LOST}
+    if run.state is RunState.FAILED and run.end_reason not in not_the_jobs:
+        return 5
+    return 1
+
+
+def models(run: RunRecord) -> list[Artifact]:
+    return [artifact for artifact in run.artifacts if artifact.path.endswith(MODEL_SUFFIXES)]
+
+
+def timings_text(timings: Timings) -> str:
+    spent = [(field.name.removesuffix("_s"), getattr(timings, field.name)) for field in fields(timings)]
+    return ", ".join(f"{name} {duration_text(seconds)}" for name, seconds in spent if seconds and name != "total")
+
+
+def headline(run: RunRecord) -> str:
+    """ "run-... (digits) succeeded in 6.2 s: accuracy 0.972222"."""
+    took = f" in {duration_text(run.timings.total_s)}" if run.timings.total_s else ""
+    name = f" ({run.name})" if run.name and run.name != run.run_id else ""
+    return printable(f"{run.run_id}{name} {run.state}{took}{_outcome(run)}")
+
+
+def _outcome(run: RunRecord) -> str:
+    if run.state is RunState.SUCCEEDED:
+        scores = scores_text(run)
+        return f": {scores}" if scores else ": it printed no score"
+    if run.end_reason is EndReason.EXITED and run.exit_code is not None:
+        return f": the script exited with code {run.exit_code}"
+    why = run.detail or (str(run.end_reason).replace("_", " ") if run.end_reason else "")
+    return f": {why}" if why else ""
+
+
+def scores_text(run: RunRecord) -> str:
+    """The primary score first."""
+    names = sorted(run.scores, key=lambda name: name != run.metric)
+    return ", ".join(f"{name} {score_text(run.scores[name])}" for name in names)
+
+
+def closing_lines(run: RunRecord, stored_at: Callable[[str], Path]) -> list[str]:
+    """After a submission: the score, the time by phase, where the model is, and what to type next.
+
+    `stored_at` gives the place of a digest in the artifact store.
+    """
+    lines = [headline(run)]
+    if timings := timings_text(run.timings):
+        lines.append(f"  time   {timings}")
+    found = models(run)
+    lines += [
+        f"  model  {printable(model.path)} ({size_text(model.size)}) is {stored_at(model.sha256)}" for model in found
+    ]
+    if run.state is not RunState.SUCCEEDED:
+        lines.append(f"  next   cloudrun show {run.run_id} --log")
+    elif found:
+        lines.append(f"  next   cloudrun get {run.run_id} {printable(found[0].path)}")
+    else:
+        lines.append(f"  next   cloudrun show {run.run_id}")
+    return lines
+
+
+def full_lines(run: RunRecord) -> list[str]:
+    """All that the ledger knows of a run, for people."""
+    pairs: list[tuple[str, str]] = [
+        ("run", run.run_id),
+        ("name", run.name),
+        ("state", f"{run.state}{_outcome(run) if run.state is not RunState.SUCCEEDED else ''}"),
+        ("script", " ".join([run.script, *run.arguments])),
+        ("params", assignments_text(run.params)),
+        ("scores", scores_text(run) + (" (smaller is better)" if run.scores and run.minimize else "")),
+        ("unit", _unit_text(run)),
+        ("created", when_text(run.created_at)),
+        ("took", f"{duration_text(run.timings.total_s)}: {timings_text(run.timings)}" if run.timings.total_s else ""),
+        ("attempts", str(run.attempts) if run.attempts > 1 else ""),
+        ("cost", f"{run.cost_usd:.4f} USD" if run.cost_usd is not None else ""),
+        ("made with", _passport_text(run)),
+        ("code", run.code_digest[:16]),
+        ("data", run.data_digest[:16]),
+        ("environment", run.environment_digest[:16]),
+    ]
+    lines = [f"{name:<13}{printable(text)}" for name, text in pairs if text]
+    for kind, title in (("output", "files"), ("log", "logs")):
+        lines += _artifact_lines(title, [artifact for artifact in run.artifacts if artifact.kind == kind])
+    return lines
+
+
+def _unit_text(run: RunRecord) -> str:
+    if run.instance_id is None:
+        return ""
+    where = f" in {run.place.region} ({run.place.provider})" if run.place else ""
+    return f"{run.instance_id}, {run.instance_type}{where}"
+
+
+def _passport_text(run: RunRecord) -> str:
+    if run.passport is None:
+        return ""
+    versions = [f"{package} {version}" for package, version in run.passport.packages.items()]
+    return ", ".join([f"python {run.passport.python}", *versions, run.passport.platform])
+
+
+def _artifact_lines(title: str, artifacts: list[Artifact]) -> list[str]:
+    if not artifacts:
+        return []
+    width = min(60, max(len(printable(artifact.path)) for artifact in artifacts))
+    return [
+        title,
+        *(
+            f"  {printable(artifact.path):<{width}}  {size_text(artifact.size):>7}  {artifact.sha256[:16]}"
+            for artifact in artifacts
+        ),
+    ]

@@ -1,0 +1,126 @@
+"""`cloudrun units` and `reap`: what is alive, and the end of what should not be."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from cloudrun.cli.display import Display
+from cloudrun.cli.parser import Json
+from cloudrun.cli.printing import print_json, print_table
+from cloudrun.core.clock import utc_text
+from cloudrun.core.records import Place, UnitRecord
+from cloudrun.plan.quantities import duration_text
+
+Profile = Annotated[str | None, Parameter(help="A profile of ~/.aws, for units on AWS. Example: --profile research")]
+
+
+def units(*, profile: Profile = None, as_json: Json = False) -> None:
+    """The machines of this project that are alive, as EC2 tells it now.
+
+    Type, for example:
+        cloudrun units
+        cloudrun units --json | jq '.units[].instance_id'
+    """
+    from cloudrun.ledger import Ledger
+    from cloudrun.listing import live_units
+
+    with closing(Ledger()) as ledger:
+        alive = live_units(ledger, profile)
+    if as_json:
+        print_json({"units": [_unit_document(unit) for unit in alive]})
+    elif not alive:
+        print("no machine is alive", file=sys.stderr)
+    else:
+        now = datetime.now(UTC)
+        rows = [_unit_row(unit, now) for unit in alive]
+        print_table(["unit", "state", "type", "where", "address", "powers off", "on exit"], rows)
+
+
+def _unit_row(unit: UnitRecord, now: datetime) -> list[str]:
+    left_s = (unit.deadline - now).total_seconds()
+    return [
+        unit.instance_id,
+        str(unit.state),
+        unit.instance_type,
+        f"{unit.place.provider} {unit.place.region}",
+        f"{unit.address}:{unit.ssh_port}" if unit.address else "-",
+        f"in {duration_text(left_s)}" if left_s > 0 else f"{duration_text(-left_s)} ago",
+        unit.on_exit,
+    ]
+
+
+def _unit_document(unit: UnitRecord) -> dict[str, Any]:
+    return {
+        "instance_id": unit.instance_id,
+        "launch_id": unit.launch_id,
+        "state": str(unit.state),
+        "instance_type": unit.instance_type,
+        "place": _place_document(unit.place),
+        "user": unit.user,
+        "ssh_host": unit.address,
+        "ssh_port": unit.ssh_port,
+        "deadline": utc_text(unit.deadline),
+        "on_exit": unit.on_exit,
+        "created_at": utc_text(unit.created_at),
+    }
+
+
+def _place_document(place: Place) -> dict[str, str]:
+    return {"provider": place.provider, "region": place.region}
+
+
+def reap(
+    *,
+    dry_run: Annotated[
+        bool, Parameter(help="Only say what would be ended, and why. Example: cloudrun reap --dry-run")
+    ] = False,
+    profile: Profile = None,
+    as_json: Json = False,
+) -> None:
+    """End the machines of this project that expired or that nobody needs any more, and delete their keys and groups.
+
+    Only what this project's ledger launched is ever touched, each in the provider and region it was launched in.
+    What a machine's runs had written is brought home first. Exit code 8: something may still be billing.
+
+    Type, for example:
+        cloudrun reap --dry-run
+        cloudrun reap
+    """
+    from cloudrun.ledger import Ledger
+    from cloudrun.reaper import reap as reap_all
+
+    with closing(Ledger()) as ledger, Display() as display:
+        report = reap_all(ledger, dry_run=dry_run, observe=display, profile=profile)
+    if as_json:
+        actions = [
+            {
+                "kind": action.kind,
+                "target": action.target,
+                "place": _place_document(action.place),
+                "reason": action.reason,
+                "done": action.done,
+            }
+            for action in report.actions
+        ]
+        print_json({"dry_run": dry_run, "actions": actions})
+    elif not report.actions:
+        print("nothing to end", file=sys.stderr)
+    else:
+        print_table(
+            ["action", "target", "where", "because", "done"],
+            [
+                [
+                    action.kind.replace("_", " "),
+                    action.target,
+                    f"{action.place.provider} {action.place.region}",
+                    action.reason,
+                    "would be" if dry_run else "yes" if action.done else "no",
+                ]
+                for action in report.actions
+            ],
+        )
