@@ -1,4 +1,4 @@
-"""Bringing a run home: outputs and logs into the store, scores and passport read from them, one transaction to end it."""
+"""Bringing a run home: outputs and logs into the store, scores and passport read from them, its end recorded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from cloudrun.core.clock import Clock
 from cloudrun.core.events import Note, Observer, Progress
 from cloudrun.core.records import Artifact, FileEntry, JobStatus, Passport, RunRecord
-from cloudrun.core.states import EndReason, RunState
+from cloudrun.core.states import RunState
 from cloudrun.ledger import Ledger
 from cloudrun.phases import Phases
 from cloudrun.plan.endings import Ending, verdict
@@ -35,8 +35,10 @@ class Homecoming:
     observe: Observer
     clock: Clock
 
-    def bring(self, agent: Agent, status: JobStatus, forced: Ending | None = None, extra_log: Path | None = None) -> None:
-        """Fetch and record. `forced` overrides what the exit code says. Raises TransferError, LedgerError, ConnectionLost."""
+    def bring(
+        self, agent: Agent, status: JobStatus, forced: Ending | None = None, extra_log: Path | None = None
+    ) -> None:
+        """Fetch and record. `forced` overrides what the exit code says. Raises what those raise."""
         store = self.ledger.artifacts
         if self.ledger.run(self.run.run_id).state is not RunState.PULLING:
             self.ledger.move_run(self.run.run_id, RunState.PULLING)

@@ -14,7 +14,6 @@ from typing import Protocol
 
 from cloudrun.core.clock import Clock, utc_text
 from cloudrun.core.errors import CleanupIncomplete, CloudrunError, LaunchError, UnresolvedLaunch
-from cloudrun.core.ids import new_id
 from cloudrun.core.records import Image, Instance, LaunchRecord, LaunchRequest, UnitRecord
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import EndReason, LaunchState, UnitState
@@ -174,17 +173,21 @@ def wait_running(
         if found is not None and found.state in ("shutting-down", "terminated", "stopping", "stopped"):
             why = found.state_reason or "EC2 gave no reason"
             raise LaunchError(
-                f"{instance_id} went to {found.state} before it was up: {why}", next_step="submit again, or try another instance type"
+                f"{instance_id} went to {found.state} before it was up: {why}",
+                next_step="submit again, or try another instance type",
             )
         if clock.monotonic() >= end:
             raise LaunchError(
-                f"{instance_id} was not running after {timeout_s:.0f} s", next_step="submit again; raise boot_timeout_s if this recurs"
+                f"{instance_id} was not running after {timeout_s:.0f} s",
+                next_step="submit again; raise boot_timeout_s if this recurs",
             )
         clock.sleep(pause)
         pause = min(pause * 1.5, POLL_S[1])
 
 
-def terminate(cloud: Cloud, ledger: Ledger, ids: Sequence[str], *, reason: EndReason, timeout_s: float, clock: Clock) -> None:
+def terminate(
+    cloud: Cloud, ledger: Ledger, ids: Sequence[str], *, reason: EndReason, timeout_s: float, clock: Clock
+) -> None:
     """Terminate, and wait until describe says so. Raises CleanupIncomplete with the ids that have not gone."""
     for instance_id in ids:
         if ledger.unit(instance_id).state not in (UnitState.TERMINATING, UnitState.TERMINATED):
@@ -208,7 +211,9 @@ def terminate(cloud: Cloud, ledger: Ledger, ids: Sequence[str], *, reason: EndRe
                 left.remove(instance_id)
         if left and clock.monotonic() >= end:
             raise CleanupIncomplete(
-                f"could not see {', '.join(left)} terminated after {timeout_s:.0f} s", ids=left, next_step="cloudrun reap"
+                f"could not see {', '.join(left)} terminated after {timeout_s:.0f} s",
+                ids=left,
+                next_step="cloudrun reap",
             ) from failure
         if left:
             clock.sleep(pause)

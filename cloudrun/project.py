@@ -44,7 +44,9 @@ def checked_script(script: str | Path) -> Path:
         near = _nearest(path)
         raise UsageError(
             f"there is no script {script}" + (f" (the folder has {near})" if near else ""),
-            next_step=f"cloudrun submit {path.parent / near}" if near else "check the path, or cd to the script's folder",
+            next_step=f"cloudrun submit {path.parent / near}"
+            if near
+            else "check the path, or cd to the script's folder",
         )
     if not path.is_file():
         raise UsageError(f"{script} is not a regular file", next_step="give the path of a Python script")

@@ -1,4 +1,4 @@
-"""Bringing home a run that an earlier client started: `cloudrun pull`, and what the reaper does before it ends a unit."""
+"""Bringing home a run that an earlier client started: `cloudrun pull`, and the reaper's last act on a unit."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def pull(ledger: Ledger, run_id: str, *, observe: Observer, profile: str | None 
     cloud = wiring.reconnect(unit.place, profile)
     found = cloud and cloud.instances.describe([unit.instance_id]).get(unit.instance_id)
     if cloud is None or found is None or found.state != "running":
-        raise ConnectionLost(f"{unit.instance_id} is gone, and the outputs with it", next_step="cloudrun reap, then submit again")
+        raise ConnectionLost(
+            f"{unit.instance_id} is gone, and the outputs with it", next_step="cloudrun reap, then submit again"
+        )
     with log_in(ledger, unit, timeout_s=LOGIN_S) as agent:
         pull_run(ledger, run, agent, observe, clock)
     if ledger.launch(unit.launch_id).on_exit == "terminate":

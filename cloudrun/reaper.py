@@ -9,7 +9,7 @@ from cloudrun.clients import is_alive
 from cloudrun.core.clock import Clock, SystemClock
 from cloudrun.core.errors import CleanupIncomplete, CloudrunError
 from cloudrun.core.events import Note, Observer, nobody
-from cloudrun.core.records import LaunchRecord, Place, RunRecord, UnitRecord
+from cloudrun.core.records import Place, RunRecord, UnitRecord
 from cloudrun.core.states import EndReason, LaunchState, RunState, UnitState
 from cloudrun.homecoming import Homecoming
 from cloudrun.ledger import Ledger
@@ -39,7 +39,9 @@ class ReapReport:
     actions: tuple[ReapAction, ...]
 
 
-def reap(ledger: Ledger, *, dry_run: bool = False, observe: Observer = nobody, profile: str | None = None) -> ReapReport:
+def reap(
+    ledger: Ledger, *, dry_run: bool = False, observe: Observer = nobody, profile: str | None = None
+) -> ReapReport:
     """End this ledger's expired and unneeded units, each where it was launched, and delete what launches left.
 
     Raises CleanupIncomplete, after everything was tried, where something could not be ended.
@@ -50,7 +52,9 @@ def reap(ledger: Ledger, *, dry_run: bool = False, observe: Observer = nobody, p
         try:
             cloud = wiring.reconnect(place, profile)
         except CloudrunError as error:
-            actions.append(ReapAction("connect", f"{place.provider} {place.region}", place, str(error), False, str(error)))
+            actions.append(
+                ReapAction("connect", f"{place.provider} {place.region}", place, str(error), False, str(error))
+            )
             continue
         if cloud is None:
             actions += _forget_place(ledger, place, dry_run)
@@ -104,7 +108,9 @@ def settle(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer) -> Non
     for launch in ledger.launches(unsettled=True):
         if launch.place != cloud.place or launch.client_id in living:
             continue
-        observe(Note(f"an earlier launch ({launch.launch_id}) was left unresolved: asking EC2 what became of it", "verbose"))
+        observe(
+            Note(f"an earlier launch ({launch.launch_id}) was left unresolved: asking EC2 what became of it", "verbose")
+        )
         try:
             launching.resolve(cloud, ledger, launch, clock)
         except launching.UnresolvedLaunch:

@@ -94,7 +94,9 @@ def _checked_params(params: Mapping[str, Any]) -> None:
     try:
         json.dumps(dict(params))
     except (TypeError, ValueError) as error:
-        raise UsageError(f"the parameters are not JSON: {error}", next_step="use numbers, strings, lists and dicts") from error
+        raise UsageError(
+            f"the parameters are not JSON: {error}", next_step="use numbers, strings, lists and dicts"
+        ) from error
 
 
 def _checked_room(ledger: Ledger) -> None:
@@ -256,7 +258,7 @@ class Execution:
             timer.cancel()
 
     def rescue(self, error: BaseException) -> None:
-        """Bring home what there is and record the end; a failure in here is a note on `error`, which goes on its way."""
+        """Bring home what there is and record the end; failing at it is a note on `error`, which goes on its way."""
         unit, ending = self.unit, interruption(error, started=self.started)
         if isinstance(error, LedgerError | TransferError) and self._can_be_pulled_later(error):
             return

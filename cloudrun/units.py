@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from cloudrun import launching
 from cloudrun.clients import HEARTBEAT_S, this_client
@@ -137,7 +137,9 @@ class Unit:
         """Take over a kept unit of this ledger, or start a stopped one."""
         unit = self.ledger.unit(instance_id)
         if unit.deadline <= self.clock.now():
-            raise UsageError(f"the deadline of {instance_id} has passed", next_step="cloudrun reap, then launch a new unit")
+            raise UsageError(
+                f"the deadline of {instance_id} has passed", next_step="cloudrun reap, then launch a new unit"
+            )
         self.image = self.cloud.images.find(unit.instance_type)
         self.ledger.update_unit(instance_id, client_id=client.client_id, on_exit=self.settings.on_exit)
         self.record = self.ledger.unit(instance_id)
@@ -173,9 +175,7 @@ class Unit:
         from cloudrun.ssh.agent import Agent
         from cloudrun.ssh.session import Session
 
-        self.session = Session.open(
-            self.target(), timeout_s=self.settings.boot_timeout_s, cancelled=self.stop
-        )
+        self.session = Session.open(self.target(), timeout_s=self.settings.boot_timeout_s, cancelled=self.stop)
         self._ending.callback(self.session.close)
         self.agent = Agent(self.session)
         self.agent.install()
@@ -238,7 +238,9 @@ class Unit:
             if how == "stop":
                 self.ledger.move_unit(instance_id, UnitState.STOPPING)
             self.ledger.update_unit(instance_id, client_id="", on_exit=how)
-            self.observe(Note(f"{instance_id} is left {'stopped' if how == 'stop' else 'running'}: cloudrun units shows it"))
+            self.observe(
+                Note(f"{instance_id} is left {'stopped' if how == 'stop' else 'running'}: cloudrun units shows it")
+            )
 
     def _release(self, launch_id: str) -> None:
         if not any(unit.launch_id == launch_id for unit in self.ledger.units()):
@@ -343,7 +345,9 @@ def open_unit(
         if instance_id is not None:
             unit.join(instance_id, client)
         else:
-            unit.launch(image or cloud.images.find(settings.instance_type, image_id=settings.image, user=settings.user), client)
+            unit.launch(
+                image or cloud.images.find(settings.instance_type, image_id=settings.image, user=settings.user), client
+            )
         unit.check_cancelled()
     except BaseException as error:
         close_behind(unit, error)

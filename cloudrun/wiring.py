@@ -58,7 +58,8 @@ def _sandbox(region: client.Region, wanted: str | None) -> Cloud:
 
     if wanted is not None and wanted != region.region:
         raise UsageError(
-            f"the sandbox is one region, {region.region}, not {wanted}", next_step="leave out --region, or add --provider aws"
+            f"the sandbox is one region, {region.region}, not {wanted}",
+            next_step="leave out --region, or add --provider aws",
         )
     aws = aws_connect(
         region=region.region,

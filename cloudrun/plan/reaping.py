@@ -14,6 +14,7 @@ from cloudrun.core.states import LaunchState, UnitState
 CONSISTENCY = timedelta(minutes=5)
 KEY_PREFIX = "cloudrun-"
 
+Kind = Literal["terminate", "forget", "delete_key_pair", "delete_security_group"]
 ENDED = frozenset({"terminated", "shutting-down"})
 
 
@@ -21,7 +22,7 @@ ENDED = frozenset({"terminated", "shutting-down"})
 class ReapAction:
     """One thing to do. `kind`: terminate an instance, forget a unit that is gone, delete a key pair or a group."""
 
-    kind: Literal["terminate", "forget", "delete_key_pair", "delete_security_group"]
+    kind: Kind
     target: str
     reason: str
 
@@ -77,16 +78,33 @@ def plan(
         if found is None and now - unit.created_at < CONSISTENCY:
             needed.add(unit.launch_id)
         elif unit.state is not UnitState.TERMINATED and (found is None or found.state == "terminated"):
-            actions.append(ReapAction("forget", unit.instance_id, "EC2 says it is terminated" if found else "EC2 no longer knows it"))
+            actions.append(
+                ReapAction(
+                    "forget", unit.instance_id, "EC2 says it is terminated" if found else "EC2 no longer knows it"
+                )
+            )
     for launch in launches.values():
         if launch.client_id in living and launch.state is not LaunchState.REFUSED:
             needed.add(launch.launch_id)
-    groups = {launch.request.security_group_id: launch.launch_id for launch in launches.values()}
-    for name in leftovers.key_names:
-        if name.removeprefix(KEY_PREFIX) not in needed and (name.removeprefix(KEY_PREFIX) in launches or not living):
-            actions.append(ReapAction("delete_key_pair", name, "no unit needs it"))
-    for group in leftovers.security_group_ids:
-        # One that no launch names yet may belong to a living client that is about to write its intent.
-        if groups.get(group) not in needed and (group in groups or not living):
-            actions.append(ReapAction("delete_security_group", group, "no unit needs it"))
+    actions += _release(launches, leftovers, needed, living)
     return actions
+
+
+def _release(
+    launches: Mapping[str, LaunchRecord], leftovers: Leftovers, needed: Set[str], living: Set[str]
+) -> list[ReapAction]:
+    """Key pairs and security groups that no unit needs.
+
+    What no launch in the ledger names may belong to a living client that is about to write its intent: it is left
+    alone as long as any client lives.
+    """
+    of_group = {launch.request.security_group_id: launch.launch_id for launch in launches.values()}
+    owners: list[tuple[Kind, str, str]] = [
+        ("delete_key_pair", name, name.removeprefix(KEY_PREFIX)) for name in leftovers.key_names
+    ]
+    owners += [("delete_security_group", group, of_group.get(group, "")) for group in leftovers.security_group_ids]
+    return [
+        ReapAction(kind, target, "no unit needs it")
+        for kind, target, launch_id in owners
+        if launch_id not in needed and (launch_id in launches or not living)
+    ]

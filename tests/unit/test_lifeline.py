@@ -1,0 +1,174 @@
+"""Signals and open units, in processes of their own with real signals."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+PRELUDE = """
+import os, signal, sys, threading, time
+from cloudrun.lifeline import LIFELINE
+
+def say(*words):  # whole lines, whichever threads speak
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
+
+class Unit:
+    def __init__(self, name):
+        self.name = name
+        self.closed = False
+        self.interrupted = threading.Event()
+    def __enter__(self):
+        LIFELINE.add(self)
+        return self
+    def __exit__(self, *error):
+        self.close()
+    def interrupt(self):
+        say(self.name, "interrupted")
+        self.interrupted.set()
+    def hurry(self):
+        say(self.name, "hurried")
+    def close(self):
+        if not self.closed:
+            self.closed = True
+            say(self.name, "closed")
+        LIFELINE.remove(self)
+
+def send(number):
+    os.kill(os.getpid(), number)
+    time.sleep(0.05)
+"""
+
+
+def run(body: str) -> tuple[list[str], int]:
+    """The lines a process printed, and its exit status."""
+    done = subprocess.run(
+        [sys.executable, "-c", PRELUDE + textwrap.dedent(body)], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert "Traceback" not in done.stderr.replace('Traceback (most recent call last):\n  File "<string>"', ""), (
+        done.stderr
+    )
+    return done.stdout.splitlines(), done.returncode
+
+
+@pytest.mark.parametrize(("number", "status"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_terminating_signal_unwinds_the_block_and_then_the_process(number: str, status: int) -> None:
+    lines, code = run(f"""
+        with Unit("a"):
+            send(signal.{number})
+            say("not reached")
+    """)
+    assert sorted(lines) == ["a closed", "a interrupted"]
+    assert code == status
+
+
+def test_ctrl_c_stays_a_keyboard_interrupt() -> None:
+    lines, code = run("""
+        try:
+            with Unit("a"):
+                send(signal.SIGINT)
+        except KeyboardInterrupt:
+            say("surfaced")
+    """)
+    assert lines[-1] == "surfaced"
+    assert code == 0
+
+
+def test_the_callers_handlers_are_put_back() -> None:
+    lines, _ = run("""
+        mine = lambda number, frame: say("mine", number)
+        signal.signal(signal.SIGTERM, mine)
+        before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+        with Unit("a"), Unit("b"):
+            pass
+        assert before == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+        send(signal.SIGTERM)
+    """)
+    assert lines == ["b closed", "a closed", f"mine {signal.SIGTERM}"]
+
+
+def test_a_handler_of_the_callers_own_is_still_called() -> None:
+    lines, code = run("""
+        signal.signal(signal.SIGTERM, lambda number, frame: say("mine"))
+        with Unit("a") as unit:
+            send(signal.SIGTERM)
+            unit.interrupted.wait(5)
+    """)
+    assert sorted(lines) == ["a closed", "a interrupted", "mine"]
+    assert code == 0
+
+
+def test_what_was_ignored_stays_ignored() -> None:
+    lines, code = run("""
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with Unit("a"):
+            send(signal.SIGHUP)
+            say("still here")
+    """)
+    assert lines == ["still here", "a closed"]
+    assert code == 0
+
+
+def test_units_of_other_threads_are_told_too() -> None:
+    lines, code = run("""
+        LIFELINE.take_signals()     # what importing cloudrun.units in the main thread does
+        opened = threading.Event()
+        def work():
+            with Unit("worker") as unit:
+                opened.set()
+                unit.interrupted.wait(10)
+        thread = threading.Thread(target=work)
+        thread.start()
+        opened.wait()
+        send(signal.SIGTERM)
+        thread.join()
+        say("not reached")
+    """)
+    assert lines == ["worker interrupted", "worker closed"]
+    assert code == 143
+
+
+def test_a_second_signal_hurries_and_does_not_raise() -> None:
+    lines, code = run("""
+        with Unit("a"):
+            try:
+                send(signal.SIGINT)
+            except KeyboardInterrupt:
+                send(signal.SIGINT)
+                send(signal.SIGTERM)
+                say("rescue went on")
+                raise
+    """)
+    assert lines.count("a hurried") == 2
+    assert lines[-2:] == ["rescue went on", "a closed"]
+    assert code in (130, -signal.SIGINT)
+
+
+def test_with_no_unit_open_a_signal_does_what_it_always_did() -> None:
+    lines, code = run("""
+        LIFELINE.take_signals()
+        send(signal.SIGTERM)
+        say("not reached")
+    """)
+    assert lines == []
+    assert code == -signal.SIGTERM
+
+
+def test_a_unit_that_was_never_closed_is_closed_at_exit() -> None:
+    assert run('Unit("a").__enter__()') == (["a closed"], 0)
+
+
+def test_a_forked_child_leaves_its_parents_units_alone() -> None:
+    lines, _ = run("""
+        with Unit("a"):
+            child = os.fork()
+            if child == 0:
+                LIFELINE.close_all()
+                os._exit(0)
+            os.waitpid(child, 0)
+            say("child gone")
+    """)
+    assert lines == ["child gone", "a closed"]
