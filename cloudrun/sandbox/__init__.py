@@ -1,0 +1,22 @@
+"""A region on localhost: EC2's API is moto's, every instance a real SSH host. No AWS account, no root, no Docker.
+
+One daemon per user holds it. `client` starts, finds and stops the daemon; everything else here runs inside it:
+`gate` (who may call), `services` (moto), `ec2` (what moto does otherwise than EC2), `seeds` (images and parameters),
+`hypervisor` and `machine` (instances become machines), `metadata`, `mirror` (packages).
+"""
+
+from __future__ import annotations
+
+# The one list of what differs from AWS. `cloudrun sandbox status` prints it.
+NOT_EMULATED = (
+    "services other than EC2, S3, SSM and STS, and accounts, users, roles and permissions: one key may do everything",
+    "other regions: a request signed for one is refused",
+    "instance sizes: any type runs on this computer's processor, memory and disk; an arm64 type runs as what this is",
+    "the contents of images: every machine has this computer's programs, read-only",
+    "volumes, snapshots and the disks of stopped instances beyond the unit's own directory",
+    "networks: units share this computer's network; security groups are kept and not enforced",
+    "spot markets, capacity, quotas, throttling, prices and bills",
+    "RunInstances with MaxCount above MinCount: MinCount instances are launched",
+    "cloud-init beyond bootcmd, runcmd, write_files, users' SSH keys and host keys",
+    "systemd beyond timers at an absolute time, their services, power-off, reboot and reloading ssh",
+)

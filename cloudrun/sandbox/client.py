@@ -1,0 +1,186 @@
+"""The sandbox from outside: find the region that runs on this computer, start it, stop it, ask what is in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from cloudrun.core.errors import SandboxError
+from cloudrun.sandbox.state import Driver, Locked, Region, StateDir, locked, state_dir
+
+__all__ = ["Driver", "Region", "current", "ensure", "status", "stop"]
+
+START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 30.0
+ASK_TIMEOUT_S = 30.0
+
+
+def current() -> Region | None:
+    """The region that runs, or None. Costs no network: a lock that the daemon holds for its life is the proof."""
+    state = state_dir()
+    return _current(state) if state.root.is_dir() else None
+
+
+def ensure() -> Region:
+    """The region that runs; where there is none it is started first. Callers at the same time get the same one.
+
+    Takes at most about START_TIMEOUT_S. Raises SandboxError with the end of the daemon's log where it does not start.
+    """
+    state = state_dir()
+    state.create()
+    try:
+        with locked(state.start_lock, timeout_s=START_TIMEOUT_S):
+            region = _current(state) or _start(state)
+            os.utime(state.region)  # counts as use: the region that was just handed out must not stop for idleness
+            return region
+    except Locked:
+        raise SandboxError(
+            f"Another process has been starting the sandbox for {START_TIMEOUT_S:.0f} s.",
+            next_step=f"Look at {state.log}, then try again.",
+        ) from None
+
+
+def stop() -> bool:
+    """End the region and every machine in it. False where none ran. Raises SandboxError where it does not end."""
+    state = state_dir()
+    if not state.root.is_dir() or not state.daemon_runs():
+        return False
+    region = state.read_region()
+    if region is not None and state.daemon_is_same_process(region):
+        os.kill(region.pid, signal.SIGTERM)
+        if _ended(state, STOP_TIMEOUT_S):
+            return True
+        os.kill(region.pid, signal.SIGKILL)  # its machines die with it
+    if _ended(state, STOP_TIMEOUT_S):  # one without a `region.json` is stopping already
+        state.region.unlink(missing_ok=True)
+        return True
+    raise SandboxError("The sandbox does not stop.", next_step=f"Look at {state.log}.")
+
+
+def status() -> dict[str, Any]:
+    """What runs and what a client must present, ready to be printed as JSON. It holds the secret: that is its point."""
+    from cloudrun.sandbox import NOT_EMULATED
+
+    region = current()
+    if region is None:
+        return {"running": False, "instances": [], "not_emulated": list(NOT_EMULATED)}
+    environment = {
+        "AWS_ENDPOINT_URL": region.endpoint_url,
+        "AWS_REGION": region.region,
+        "AWS_DEFAULT_REGION": region.region,
+        "AWS_ACCESS_KEY_ID": region.access_key,
+        "AWS_SECRET_ACCESS_KEY": region.secret_key,
+    }
+    return {
+        "running": True,
+        "endpoint_url": region.endpoint_url,
+        "region": region.region,
+        "pid": region.pid,
+        "generation": region.generation,
+        "driver": region.driver,
+        "access_key_id": region.access_key,
+        "secret_access_key": region.secret_key,
+        "env": environment,
+        "instances": _ask(region)["instances"],
+        "weaker": list(region.weaker),
+        "not_emulated": list(NOT_EMULATED),
+    }
+
+
+def _current(state: StateDir) -> Region | None:
+    region = state.read_region()
+    return region if region is not None and state.daemon_runs() else None
+
+
+def _start(state: StateDir) -> Region:
+    """Spawn the daemon and wait for its word on a pipe; a daemon that dies closes the pipe without one."""
+    reading, writing = os.pipe()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MOTO_"))}
+    environment["CLOUDRUN_SANDBOX_DIR"] = str(state.root)
+    # -P: a `random.py` beside the user's script must not become the daemon's
+    command = [sys.executable, "-P", "-m", "cloudrun.sandbox", "--ready-fd", str(writing)]
+    try:
+        with state.log.open("wb") as log:
+            launcher = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=state.root,
+                env=environment,
+                pass_fds=(writing,),
+                start_new_session=True,
+            )
+        os.close(writing)
+        told = _read_until_closed(reading, START_TIMEOUT_S)
+    finally:
+        os.close(reading)
+    try:
+        launcher.wait(timeout=1.0)  # it forks the daemon at once and exits
+    except subprocess.TimeoutExpired:
+        launcher.kill()
+        launcher.wait()
+    region = _current(state)
+    if told != b"ready" or region is None:
+        raise SandboxError(
+            f"The sandbox did not start. The end of {state.log}:\n{_tail(state)}",
+            next_step="Run `cloudrun sandbox start` again once the cause is gone.",
+        )
+    return region
+
+
+def _read_until_closed(descriptor: int, timeout_s: float) -> bytes:
+    told = b""
+    give_up = time.monotonic() + timeout_s
+    while (left := give_up - time.monotonic()) > 0 and select.select([descriptor], [], [], left)[0]:
+        piece = os.read(descriptor, 64)
+        if not piece:
+            break
+        told += piece
+    return told
+
+
+def _tail(state: StateDir) -> str:
+    try:
+        lines = state.log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return "(no log)"
+    return "\n".join(lines[-12:]) or "(empty)"
+
+
+def _ended(state: StateDir, timeout_s: float) -> bool:
+    try:
+        with locked(state.daemon_lock, timeout_s=timeout_s, shared=True):
+            return True
+    except Locked:
+        return False
+
+
+def _ask(region: Region) -> dict[str, Any]:
+    """The daemon's own view of its instances, through the same gate as every other request."""
+    from cloudrun.sandbox.sigv4 import Credentials, sign
+
+    host = urlsplit(region.endpoint_url).netloc
+    credentials = Credentials(region.access_key, region.secret_key, region.region)
+    headers = sign("GET", "/status", "", host, "sandbox", b"", credentials, datetime.now(UTC))
+    request = urllib.request.Request(region.endpoint_url + "/status", headers=headers)  # noqa: S310 (http, loopback)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy knows nothing of our loopback
+    try:
+        with opener.open(request, timeout=ASK_TIMEOUT_S) as answer:
+            document: dict[str, Any] = json.load(answer)
+            return document
+    except (OSError, ValueError) as error:
+        raise SandboxError(
+            f"The sandbox at {region.endpoint_url} does not answer: {error}.",
+            next_step="Run `cloudrun sandbox stop`, then `cloudrun sandbox start`.",
+        ) from error

@@ -1,0 +1,164 @@
+"""The region as it runs inside the daemon: the HTTP server and everything behind it, put together and taken down."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import string
+import threading
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from werkzeug.serving import BaseWSGIServer, make_server
+
+from cloudrun.core.ids import new_id
+from cloudrun.sandbox.gate import Gate
+from cloudrun.sandbox.services import ACCOUNT_ID, SERVICES, Services
+from cloudrun.sandbox.sigv4 import Credentials
+from cloudrun.sandbox.state import Region, StateDir
+from cloudrun.sandbox.wsgi import Environ, StartResponse, answer
+
+REGION_NAME = "us-east-1"  # the one region there is: what a request must be signed for
+HOST = "127.0.0.1"
+
+
+class RunningRegion:
+    """`start` returns once requests are accepted; moto is then still being imported, and early requests wait for it."""
+
+    def __init__(self, state: StateDir) -> None:
+        self._state = state
+        self._server: BaseWSGIServer | None = None
+        self._hypervisor: Any = None
+        self._ec2: Any = None
+        self._gate: Gate | None = None
+        self._services = Services(self._install)
+
+    def start(self) -> None:
+        from cloudrun.sandbox import machine
+        from cloudrun.sandbox.hypervisor import Hypervisor
+        from cloudrun.sandbox.metadata import PREFIX as METADATA
+        from cloudrun.sandbox.metadata import Metadata
+        from cloudrun.sandbox.mirror import PREFIX as PACKAGES
+        from cloudrun.sandbox.mirror import Mirror
+
+        self._remove_units()
+        server = make_server(HOST, 0, self._answer, threaded=True, request_handler=_handler())
+        server.daemon_threads = True  # type: ignore[attr-defined]  (of the threading server that this is)
+        self._server = server
+        host = f"{HOST}:{server.port}"
+        endpoint_url = f"http://{host}"
+        driver = machine.driver()
+        metadata = Metadata(endpoint_url)
+        mirror = Mirror(self._state.cache, endpoint_url)
+        self._hypervisor = Hypervisor(
+            self._state.units,
+            driver,
+            metadata_url=metadata.url,
+            forget_metadata=metadata.forget,
+            index_url=mirror.index_url,
+        )
+        credentials = Credentials(_access_key(), secrets.token_urlsafe(30), REGION_NAME)
+        signed = {**dict.fromkeys(SERVICES, self._services), "sandbox": self._status}
+        self._gate = Gate(signed, {METADATA: metadata, PACKAGES: mirror}, credentials, host)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="server", daemon=True).start()
+        threading.Thread(target=self._services.load, name="services", daemon=True).start()
+        self._state.write_region(
+            Region(
+                endpoint_url=endpoint_url,
+                region=REGION_NAME,
+                access_key=credentials.access_key,
+                secret_key=credentials.secret_key,
+                generation=new_id("region"),
+                pid=os.getpid(),
+                driver=driver,
+                weaker=machine.weaker(driver),
+            )
+        )
+
+    def stop(self) -> None:
+        """Take no more requests, end every machine, remove every file but the log and the mirror's cache."""
+        self._state.region.unlink(missing_ok=True)
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+        if self._hypervisor is not None:
+            self._hypervisor.end_all()
+        self._remove_units()
+
+    @property
+    def failed(self) -> bool:
+        return self._services.error is not None
+
+    def idle_for_s(self) -> float:
+        """Seconds since anybody used the region; 0 while an instance exists that is not terminated."""
+        if self._gate is None or self._live_instances():
+            return 0.0
+        handed_out = time.time() - self._state.region.stat().st_mtime  # touched by `client.ensure`
+        return max(0.0, min(handed_out, time.monotonic() - self._gate.last_used))
+
+    def _answer(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if self._gate is None:
+            return answer(start_response, 503, b"starting")
+        return self._gate(environ, start_response)
+
+    def _install(self) -> None:
+        from moto.ssm.models import ssm_backends
+
+        from cloudrun.sandbox import ec2, seeds
+
+        backend = ec2.install(REGION_NAME, ACCOUNT_ID, self._hypervisor, self._services.locks["ec2"])
+        seeds.plant(backend, ssm_backends[ACCOUNT_ID][REGION_NAME])
+        self._ec2 = backend
+
+    def _live_instances(self) -> bool:
+        if self._ec2 is None:
+            return False
+        with self._services.locks["ec2"]:
+            return any(instance.state != "terminated" for instance in self._ec2.all_instances())
+
+    def _status(self, _environ: Environ, start_response: StartResponse) -> list[bytes]:
+        """GET /status of the service `sandbox`: what `cloudrun sandbox status` lists."""
+        instances = []
+        if self._ec2 is not None:
+            with self._services.locks["ec2"]:
+                for instance in self._ec2.all_instances():
+                    tags = {tag["key"]: tag["value"] for tag in instance.get_tags()}
+                    port = tags.get("cloudrun:ssh-port")
+                    instances.append(
+                        {
+                            "instance_id": instance.id,
+                            "state": instance.state,
+                            "instance_type": instance.instance_type,
+                            "name": tags.get("Name", ""),
+                            "ssh_host": instance.public_ip,
+                            "ssh_port": int(port) if port and instance.public_ip else None,
+                        }
+                    )
+        return answer(start_response, 200, json.dumps({"instances": instances}).encode(), "application/json")
+
+    def _remove_units(self) -> None:
+        """What machines left on disk. Those of a daemon that was killed died with it."""
+        from cloudrun.sandbox import machine
+
+        for directory in self._state.units.iterdir():
+            machine.remove(directory)
+
+
+def _access_key() -> str:
+    """Looks like one of AWS's (20 letters and digits), and says whose it is."""
+    return "SANDBOX" + "".join(secrets.choice(string.ascii_uppercase + string.digits) for _ in range(13))
+
+
+def _handler() -> Any:
+    from werkzeug.serving import WSGIRequestHandler
+
+    class Handler(WSGIRequestHandler):
+        protocol_version = "HTTP/1.1"
+        timeout = 120  # seconds a connection may be silent
+
+        def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+            """Requests are many and say little; failures are logged where they happen."""
+
+    return Handler
