@@ -1,0 +1,304 @@
+"""Runs and their attempts, what came of them, and which was best."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from cloudrun.core.clock import utc_text
+from cloudrun.core.errors import LedgerError, NotFound, UsageError
+from cloudrun.core.records import Artifact, AttemptRecord, Passport, RunRecord, Timings
+from cloudrun.core.states import RUN, EndReason, RunState, UnitState, is_terminal
+from cloudrun.ledger.artifacts import ArtifactStore
+from cloudrun.ledger.database import Database
+from cloudrun.ledger.rows import (
+    attempt_record,
+    check_move,
+    insert,
+    marks,
+    record_json,
+    run_columns,
+    run_records,
+    score_columns,
+    text,
+)
+from cloudrun.ledger.run import Run
+from cloudrun.plan.ranking import better_is_smaller
+
+UNFINISHED = tuple(state for state in RunState if not is_terminal(state))
+
+
+class History:
+    """The part of the ledger that must never lose a result. A run and its attempt move together, in one transaction.
+
+    A run that is over is never changed again, but for its timings; it has an end, and artifacts only if they are here.
+    """
+
+    _database: Database
+    _artifacts: ArtifactStore
+
+    # -- the life of a run
+
+    def add_run(self, run: RunRecord) -> None:
+        """A new run, queued. Raises LedgerError where that id is there already."""
+        if run.state is not RunState.QUEUED:
+            raise LedgerError(f"a run begins as queued, not {run.state}")
+        with self._database.writing() as connection:
+            insert(connection, "runs", run_columns(run))
+
+    def begin_attempt(self, run_id: str, instance_id: str, at: datetime) -> AttemptRecord:
+        """Claim a queued run for a live unit: one transaction that succeeds for one claimant only.
+
+        Raises LedgerError where the run is not queued (any more) or the unit is ending.
+        """
+        with self._database.writing() as connection:
+            check_move(RUN, f"run {run_id}", _state(connection, run_id), RunState.SHIPPING)
+            unit = connection.execute("SELECT state FROM units WHERE instance_id = ?", [instance_id]).fetchone()
+            if unit is None or unit["state"] in (UnitState.TERMINATING, UnitState.TERMINATED):
+                raise LedgerError(
+                    f"unit {instance_id} is {unit['state'] if unit else 'unknown'}: nothing can run on it"
+                )
+            connection.execute(
+                "UPDATE runs SET state = ?, instance_id = ?, attempts = attempts + 1 WHERE run_id = ?",
+                (str(RunState.SHIPPING), instance_id, run_id),
+            )
+            connection.execute(
+                """INSERT INTO attempts (run_id, number, instance_id, state, started_at, detail)
+                SELECT run_id, attempts, instance_id, state, ?, '' FROM runs WHERE run_id = ?""",
+                (utc_text(at), run_id),
+            )
+            return _attempts(connection, run_id)[-1]
+
+    def move_run(
+        self,
+        run_id: str,
+        state: RunState,
+        *,
+        reason: EndReason | None = None,
+        exit_code: int | None = None,
+        detail: str = "",
+    ) -> None:
+        """The next state. Back to QUEUED ends the attempt as lost, so that a next may begin; a terminal one ends both.
+
+        Raises LedgerError for a transition that `states.RUN` does not have, and for SUCCEEDED: that is `finish_run`'s.
+        """
+        if state is RunState.SUCCEEDED:
+            raise LedgerError("a run succeeds with its artifacts, by finish_run")
+        with self._database.writing() as connection:
+            check_move(RUN, f"run {run_id}", _state(connection, run_id), state)
+            _move(connection, run_id, state, reason, exit_code, detail, datetime.now(UTC))
+
+    def finish_run(
+        self,
+        run_id: str,
+        state: RunState,
+        *,
+        reason: EndReason | None,
+        exit_code: int | None,
+        detail: str,
+        scores: Mapping[str, float],
+        metric: str | None,
+        minimize: bool,
+        artifacts: Sequence[Artifact],
+        passport: Passport | None,
+        timings: Timings,
+        at: datetime,
+    ) -> RunRecord:
+        """The end of a run and all it made, in one transaction.
+
+        Raises LedgerError where the state is not a terminal one, the lifecycle does not allow it, or an artifact is
+        not in the store: `succeeded` means that every digest was verified.
+        """
+        if not is_terminal(state):
+            raise LedgerError(f"run {run_id} cannot finish as {state}")
+        for artifact in artifacts:
+            self._check_stored(run_id, artifact)
+        with self._database.writing() as connection:
+            check_move(RUN, f"run {run_id}", _state(connection, run_id), state)
+            _move(connection, run_id, state, reason, exit_code, detail, at)
+            connection.execute(
+                "UPDATE runs SET metric = ?, minimize = ?, passport = ?, timings = ? WHERE run_id = ?",
+                (
+                    None if metric is None else text(metric),
+                    int(minimize),
+                    None if passport is None else record_json(passport),
+                    record_json(timings),
+                    run_id,
+                ),
+            )
+            for position, (name, score) in enumerate(scores.items()):
+                value, not_finite = score_columns(float(score))
+                connection.execute(
+                    "INSERT INTO scores (run_id, name, position, value, not_finite) VALUES (?, ?, ?, ?, ?)",
+                    (run_id, text(name), position, value, not_finite),
+                )
+            for position, artifact in enumerate(artifacts):
+                connection.execute(
+                    "INSERT INTO artifacts (run_id, kind, path, position, size, sha256) VALUES (?, ?, ?, ?, ?, ?)",
+                    (run_id, artifact.kind, artifact.path, position, artifact.size, artifact.sha256),
+                )
+            return run_records(connection, [run_id])[0]
+
+    def set_timings(self, run_id: str, timings: Timings) -> None:
+        """What is known later than the end of the run: how long its unit took to go. Raises NotFound."""
+        with self._database.writing() as connection:
+            _state(connection, run_id)
+            connection.execute("UPDATE runs SET timings = ? WHERE run_id = ?", (record_json(timings), run_id))
+
+    def _check_stored(self, run_id: str, artifact: Artifact) -> None:
+        if (
+            not self._artifacts.has(artifact.sha256)
+            or self._artifacts.path(artifact.sha256).stat().st_size != artifact.size
+        ):
+            raise LedgerError(f"run {run_id} cannot finish: {artifact.path!r} is not in the artifact store")
+
+    # -- looking
+
+    def run(self, reference: str) -> RunRecord:
+        """One run by its id, else the newest of that name, else by the beginning of its id ("run-" may be left out).
+
+        Raises UsageError where several ids begin so, NotFound (with near names) where there is none.
+        """
+        with self._database.reading() as connection:
+            return run_records(connection, [_find(connection, reference)])[0]
+
+    def get(self, reference: str) -> Run:
+        """As `run`, with ways to its model, files and logs."""
+        return Run.of(self.run(reference), self._artifacts)
+
+    def runs(
+        self, *, limit: int | None = None, states: Sequence[RunState] | None = None, newest_first: bool = True
+    ) -> list[RunRecord]:
+        """Runs by when they were made; `states` None is all of them."""
+        wanted = tuple(RunState) if states is None else tuple(states)
+        order = "DESC" if newest_first else "ASC"
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                f"""SELECT run_id FROM runs WHERE state IN ({marks(wanted)})
+                ORDER BY created_at {order}, run_id {order} LIMIT ?""",  # noqa: S608  marks and a constant
+                (*map(str, wanted), -1 if limit is None else limit),
+            ).fetchall()
+            return run_records(connection, [row["run_id"] for row in rows])
+
+    def unfinished_runs(self, instance_id: str | None = None) -> list[RunRecord]:
+        """Runs that are not over, oldest first; with `instance_id`, those that are on that unit now."""
+        unfinished = self.runs(states=UNFINISHED, newest_first=False)
+        return [run for run in unfinished if instance_id is None or run.instance_id == instance_id]
+
+    def attempts(self, run_id: str) -> list[AttemptRecord]:
+        """All tries of a run, first to last."""
+        with self._database.reading() as connection:
+            return _attempts(connection, run_id)
+
+    def ranking(
+        self, metric: str | None = None, *, minimize: bool | None = None, limit: int | None = None
+    ) -> list[Run]:
+        """Succeeded runs that have this score, best first, the older first among equals.
+
+        NaN and infinite scores come last, whichever way is better. `metric` None is the newest succeeded run's primary
+        one. `minimize` None is what the newest run with that primary metric says, else what the name says.
+        """
+        with self._database.reading() as connection:
+            if metric is None:
+                metric = _newest_metric(connection)
+            if metric is None:
+                return []
+            if minimize is None:
+                minimize = _direction(connection, metric)
+            order = "ASC NULLS LAST" if minimize else "DESC NULLS LAST"
+            rows = connection.execute(
+                f"""SELECT run_id FROM scores JOIN runs USING (run_id)
+                WHERE scores.name = ? AND runs.state = ?
+                ORDER BY scores.value {order}, runs.created_at, run_id LIMIT ?""",  # noqa: S608  a constant
+                (text(metric), str(RunState.SUCCEEDED), -1 if limit is None else limit),
+            ).fetchall()
+            records = run_records(connection, [row["run_id"] for row in rows])
+        return [Run.of(record, self._artifacts) for record in records]
+
+
+def _state(connection: sqlite3.Connection, run_id: str) -> RunState:
+    row = connection.execute("SELECT state FROM runs WHERE run_id = ?", [run_id]).fetchone()
+    if row is None:
+        raise NotFound(f"no run {run_id} in the ledger", next_step="`cloudrun results` lists what there is")
+    return RunState(row["state"])
+
+
+def _attempts(connection: sqlite3.Connection, run_id: str) -> list[AttemptRecord]:
+    rows = connection.execute("SELECT * FROM attempts WHERE run_id = ? ORDER BY number", [run_id])
+    return [attempt_record(row) for row in rows]
+
+
+def _move(
+    connection: sqlite3.Connection,
+    run_id: str,
+    state: RunState,
+    reason: EndReason | None,
+    exit_code: int | None,
+    detail: str,
+    at: datetime,
+) -> None:
+    """The run's row and its open attempt's, if it has one."""
+    over = is_terminal(state)
+    requeued = state is RunState.QUEUED
+    why = (None if reason is None else str(reason), exit_code, text(detail))
+    connection.execute(
+        """UPDATE attempts SET state = ?, ended_at = ?, end_reason = ?, exit_code = ?, detail = ?
+        WHERE run_id = ? AND ended_at IS NULL""",
+        (str(RunState.LOST if requeued else state), utc_text(at) if over or requeued else None, *why, run_id),
+    )
+    connection.execute(
+        """UPDATE runs SET state = ?, ended_at = ?, end_reason = ?, exit_code = ?, detail = ?,
+        instance_id = CASE WHEN ? THEN NULL ELSE instance_id END WHERE run_id = ?""",
+        (str(state), utc_text(at) if over else None, *why, requeued, run_id),
+    )
+
+
+def _find(connection: sqlite3.Connection, reference: str) -> str:
+    exact = connection.execute(
+        """SELECT run_id FROM runs WHERE run_id = ?1 OR name = ?1
+        ORDER BY run_id = ?1 DESC, created_at DESC, run_id DESC LIMIT 1""",
+        [reference],
+    ).fetchone()
+    if exact:
+        return str(exact["run_id"])
+    begins = connection.execute(
+        """SELECT run_id FROM runs WHERE ?1 <> '' AND (substr(run_id, 1, length(?1)) = ?1
+        OR substr(run_id, 1, length(?1) + 4) = 'run-' || ?1) ORDER BY created_at DESC LIMIT 6""",
+        [reference],
+    ).fetchall()
+    if len(begins) > 1:
+        some = ", ".join(row["run_id"] for row in begins[:5]) + (", ..." if len(begins) > 5 else "")
+        raise UsageError(f"several runs begin with {reference!r}: {some}", next_step="type more of the id")
+    if not begins:
+        raise _no_such_run(connection, reference)
+    return str(begins[0]["run_id"])
+
+
+def _no_such_run(connection: sqlite3.Connection, reference: str) -> NotFound:
+    from difflib import get_close_matches  # only when something went wrong
+
+    newest = connection.execute("SELECT run_id, name FROM runs ORDER BY created_at DESC LIMIT 1000").fetchall()
+    known = dict.fromkeys(word for row in newest for word in (row["name"], row["run_id"]))
+    near = get_close_matches(reference, known, n=3)
+    hint = f"; near: {', '.join(near)}" if near else ""
+    return NotFound(f"no run {reference!r} in the ledger{hint}", next_step="`cloudrun results` lists what there is")
+
+
+def _newest_metric(connection: sqlite3.Connection) -> str | None:
+    row = connection.execute(
+        """SELECT metric FROM runs WHERE state = ? AND metric IS NOT NULL
+        ORDER BY created_at DESC, run_id DESC LIMIT 1""",
+        [str(RunState.SUCCEEDED)],
+    ).fetchone()
+    return None if row is None else str(row["metric"])
+
+
+def _direction(connection: sqlite3.Connection, metric: str) -> bool:
+    """Whether smaller is better: as the newest run says whose primary metric it is, else by its name."""
+    row = connection.execute(
+        """SELECT minimize FROM runs WHERE metric = ? AND state = ?
+        ORDER BY created_at DESC, run_id DESC LIMIT 1""",
+        (metric, str(RunState.SUCCEEDED)),
+    ).fetchone()
+    return better_is_smaller(metric) if row is None else bool(row["minimize"])

@@ -1,0 +1,277 @@
+"""Records as rows of the tables and back. What is only ever read as a whole is JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import fields
+from datetime import datetime
+from typing import Any
+
+from cloudrun.core.clock import utc_text, utc_time
+from cloudrun.core.errors import LedgerError, UsageError
+from cloudrun.core.records import (
+    Artifact,
+    AttemptRecord,
+    ClientRecord,
+    LaunchRecord,
+    LaunchRequest,
+    Passport,
+    Place,
+    RunRecord,
+    Timings,
+    UnitRecord,
+)
+from cloudrun.core.states import EndReason, LaunchState, RunState, S, UnitState, allowed
+
+# -- values ----------------------------------------------------------------------------------------------------------
+
+
+def text(value: str) -> str:
+    """`value` as SQLite can hold it: bytes that were no UTF-8 (file names, output) as `\\udc80`."""
+    return value.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def optional_time(value: str | None) -> datetime | None:
+    return None if value is None else utc_time(value)
+
+
+def optional_reason(value: str | None) -> EndReason | None:
+    return None if value is None else EndReason(value)
+
+
+def as_json(value: object) -> str:
+    """Raises UsageError for what JSON cannot hold."""
+    try:
+        return json.dumps(value, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"the ledger keeps parameters as JSON, and this is none: {error}",
+            next_step="use numbers, strings, booleans, lists and dictionaries",
+        ) from error
+
+
+def record_json(record: LaunchRequest | Passport | Timings) -> str:
+    return as_json(
+        {
+            field.name: dict(value) if isinstance(value := getattr(record, field.name), Mapping) else value
+            for field in fields(record)
+        }
+    )
+
+
+def score_columns(value: float) -> tuple[float | None, str | None]:
+    """`(value, not_finite)`: SQLite has no NaN, and an infinity must not win."""
+    return (value, None) if math.isfinite(value) else (None, repr(value))
+
+
+# -- records of rows -------------------------------------------------------------------------------------------------
+
+
+def _place(row: sqlite3.Row) -> Place:
+    return Place(row["provider"], row["region"], row["generation"])
+
+
+def launch_record(row: sqlite3.Row) -> LaunchRecord:
+    return LaunchRecord(
+        launch_id=row["launch_id"],
+        place=_place(row),
+        state=LaunchState(row["state"]),
+        request=LaunchRequest(**json.loads(row["request"])),
+        user=row["user"],
+        client_id=row["client_id"],
+        deadline=utc_time(row["deadline"]),
+        on_exit=row["on_exit"],
+        host_key=row["host_key"],
+        created_at=utc_time(row["created_at"]),
+        detail=row["detail"],
+    )
+
+
+def unit_record(row: sqlite3.Row) -> UnitRecord:
+    """`row` is a unit joined with the place of its launch."""
+    return UnitRecord(
+        instance_id=row["instance_id"],
+        launch_id=row["launch_id"],
+        place=_place(row),
+        state=UnitState(row["state"]),
+        instance_type=row["instance_type"],
+        user=row["user"],
+        address=row["address"],
+        ssh_port=row["ssh_port"],
+        host_key=row["host_key"],
+        deadline=utc_time(row["deadline"]),
+        on_exit=row["on_exit"],
+        client_id=row["client_id"],
+        created_at=utc_time(row["created_at"]),
+        ended_at=optional_time(row["ended_at"]),
+        end_reason=optional_reason(row["end_reason"]),
+    )
+
+
+def client_record(row: sqlite3.Row) -> ClientRecord:
+    return ClientRecord(
+        client_id=row["client_id"],
+        host=row["host"],
+        boot_id=row["boot_id"],
+        pid=row["pid"],
+        pid_started=row["pid_started"],
+        heartbeat_at=utc_time(row["heartbeat_at"]),
+    )
+
+
+def attempt_record(row: sqlite3.Row) -> AttemptRecord:
+    return AttemptRecord(
+        run_id=row["run_id"],
+        number=row["number"],
+        instance_id=row["instance_id"],
+        state=RunState(row["state"]),
+        started_at=utc_time(row["started_at"]),
+        ended_at=optional_time(row["ended_at"]),
+        end_reason=optional_reason(row["end_reason"]),
+        exit_code=row["exit_code"],
+        detail=row["detail"],
+    )
+
+
+def run_records(connection: sqlite3.Connection, run_ids: Iterable[str]) -> list[RunRecord]:
+    """Those runs in that order, whole, in three queries however many there are."""
+    wanted = list(run_ids)
+    chosen = as_json(wanted)  # one value instead of a limited number of marks
+    scores: dict[str, dict[str, float]] = {}
+    for row in connection.execute(
+        "SELECT * FROM scores WHERE run_id IN (SELECT value FROM json_each(?)) ORDER BY run_id, position", [chosen]
+    ):
+        value = row["value"] if row["not_finite"] is None else float(row["not_finite"])
+        scores.setdefault(row["run_id"], {})[row["name"]] = value
+    artifacts: dict[str, list[Artifact]] = {}
+    for row in connection.execute(
+        "SELECT * FROM artifacts WHERE run_id IN (SELECT value FROM json_each(?)) ORDER BY run_id, position", [chosen]
+    ):
+        artifact = Artifact(row["path"], row["size"], row["sha256"], row["kind"])
+        artifacts.setdefault(row["run_id"], []).append(artifact)
+    found = {
+        row["run_id"]: _run_record(row, scores.get(row["run_id"], {}), tuple(artifacts.get(row["run_id"], ())))
+        for row in connection.execute(
+            """SELECT runs.*, units.instance_type, launches.provider, launches.region, launches.generation
+            FROM runs LEFT JOIN units USING (instance_id) LEFT JOIN launches USING (launch_id)
+            WHERE run_id IN (SELECT value FROM json_each(?))""",
+            [chosen],
+        )
+    }
+    return [found[run_id] for run_id in wanted]
+
+
+def _run_record(row: sqlite3.Row, scores: dict[str, float], artifacts: tuple[Artifact, ...]) -> RunRecord:
+    params: dict[str, Any] = json.loads(row["params"])
+    return RunRecord(
+        run_id=row["run_id"],
+        name=row["name"],
+        script=row["script"],
+        state=RunState(row["state"]),
+        created_at=utc_time(row["created_at"]),
+        arguments=tuple(json.loads(row["arguments"])),
+        params=params,
+        end_reason=optional_reason(row["end_reason"]),
+        exit_code=row["exit_code"],
+        ended_at=optional_time(row["ended_at"]),
+        metric=row["metric"],
+        minimize=bool(row["minimize"]),
+        scores=scores,
+        artifacts=artifacts,
+        passport=None if row["passport"] is None else Passport(**json.loads(row["passport"])),
+        code_digest=row["code_digest"],
+        data_digest=row["data_digest"],
+        environment_digest=row["environment_digest"],
+        instance_id=row["instance_id"],
+        instance_type=row["instance_type"],
+        place=None if row["provider"] is None else _place(row),
+        timings=Timings(**json.loads(row["timings"])),
+        cost_usd=row["cost_usd"],
+        detail=row["detail"],
+        attempts=row["attempts"],
+    )
+
+
+# -- statements ------------------------------------------------------------------------------------------------------
+
+
+def check_move(table: Mapping[S, frozenset[S]], what: str, before: S, after: S) -> None:
+    """Raises LedgerError for a transition that is not in the table."""
+    if not allowed(table, before, after):
+        raise LedgerError(f"{what} is {before} and cannot become {after}")
+
+
+def marks(values: Collection[object]) -> str:
+    """As many question marks."""
+    return ", ".join("?" * len(values))
+
+
+def insert(connection: sqlite3.Connection, table: str, columns: Mapping[str, object]) -> None:
+    """One row. Table and column names are this package's own, never input."""
+    names = ", ".join(columns)
+    connection.execute(f"INSERT INTO {table} ({names}) VALUES ({marks(columns)})", tuple(columns.values()))  # noqa: S608
+
+
+# -- rows of records -------------------------------------------------------------------------------------------------
+
+
+def launch_columns(launch: LaunchRecord, ledger_id: str) -> dict[str, object]:
+    return {
+        "launch_id": launch.launch_id,
+        "ledger_id": ledger_id,
+        "provider": launch.place.provider,
+        "region": launch.place.region,
+        "generation": launch.place.generation,
+        "state": str(launch.state),
+        "request": record_json(launch.request),
+        "user": launch.user,
+        "client_id": launch.client_id,
+        "deadline": utc_text(launch.deadline),
+        "on_exit": launch.on_exit,
+        "host_key": launch.host_key,
+        "created_at": utc_text(launch.created_at),
+        "detail": text(launch.detail),
+    }
+
+
+def unit_columns(unit: UnitRecord) -> dict[str, object]:
+    return {
+        "instance_id": unit.instance_id,
+        "launch_id": unit.launch_id,
+        "state": str(unit.state),
+        "instance_type": unit.instance_type,
+        "user": unit.user,
+        "address": unit.address,
+        "ssh_port": unit.ssh_port,
+        "host_key": unit.host_key,
+        "deadline": utc_text(unit.deadline),
+        "on_exit": unit.on_exit,
+        "client_id": unit.client_id,
+        "created_at": utc_text(unit.created_at),
+        "ended_at": None if unit.ended_at is None else utc_text(unit.ended_at),
+        "end_reason": None if unit.end_reason is None else str(unit.end_reason),
+    }
+
+
+def run_columns(run: RunRecord) -> dict[str, object]:
+    """A queued run: what is known before anything has happened to it."""
+    return {
+        "run_id": run.run_id,
+        "name": text(run.name),
+        "script": text(run.script),
+        "state": str(RunState.QUEUED),
+        "created_at": utc_text(run.created_at),
+        "arguments": as_json(list(run.arguments)),
+        "params": as_json(dict(run.params)),
+        "metric": None if run.metric is None else text(run.metric),
+        "minimize": int(run.minimize),
+        "code_digest": run.code_digest,
+        "data_digest": run.data_digest,
+        "environment_digest": run.environment_digest,
+        "timings": record_json(run.timings),
+        "detail": text(run.detail),
+        "attempts": 0,
+    }

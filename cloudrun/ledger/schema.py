@@ -1,0 +1,165 @@
+"""The tables, as a list of named migrations. Each is applied with its record in one transaction; there is no way back.
+
+Times are text in `utc_text`'s form, so that text order is time order. What is only ever read as a whole is JSON.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from cloudrun.core.clock import utc_text
+from cloudrun.core.errors import LedgerError
+from cloudrun.ledger.database import atomic
+
+
+@dataclass(frozen=True)
+class Migration:
+    name: str
+    statements: tuple[str, ...]
+
+
+MIGRATIONS = (
+    Migration(
+        "0001 launches, units, clients, runs",
+        (
+            """CREATE TABLE identity (
+                only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
+                ledger_id TEXT NOT NULL,
+                path TEXT NOT NULL,       -- where .cloudrun/ was when last opened,
+                directory TEXT NOT NULL,  -- its device and inode,
+                machine TEXT NOT NULL     -- and on which computer
+            )""",
+            """CREATE TABLE launches (
+                launch_id TEXT PRIMARY KEY,
+                ledger_id TEXT NOT NULL,  -- not this ledger's where it is a copy: then it is not ours to end
+                provider TEXT NOT NULL, region TEXT NOT NULL, generation TEXT NOT NULL,
+                state TEXT NOT NULL,
+                request TEXT NOT NULL,    -- JSON, word for word what RunInstances is told
+                user TEXT NOT NULL,
+                client_id TEXT NOT NULL,
+                deadline TEXT NOT NULL,
+                on_exit TEXT NOT NULL,
+                host_key TEXT NOT NULL,
+                created_at TEXT NOT NULL,
+                detail TEXT NOT NULL
+            )""",
+            "CREATE INDEX launches_by_state ON launches (state)",
+            """CREATE TABLE units (
+                instance_id TEXT PRIMARY KEY,
+                launch_id TEXT NOT NULL REFERENCES launches,
+                state TEXT NOT NULL,
+                instance_type TEXT NOT NULL,
+                user TEXT NOT NULL,
+                address TEXT,
+                ssh_port INTEGER NOT NULL,
+                host_key TEXT NOT NULL,
+                deadline TEXT NOT NULL,
+                on_exit TEXT NOT NULL,
+                client_id TEXT NOT NULL,
+                created_at TEXT NOT NULL,
+                ended_at TEXT,
+                end_reason TEXT
+            )""",
+            "CREATE INDEX units_by_launch ON units (launch_id)",
+            "CREATE INDEX units_by_state ON units (state)",
+            """CREATE TABLE clients (
+                client_id TEXT PRIMARY KEY,
+                host TEXT NOT NULL,
+                boot_id TEXT NOT NULL,
+                pid INTEGER NOT NULL,
+                pid_started TEXT NOT NULL,
+                heartbeat_at TEXT NOT NULL
+            )""",
+            """CREATE TABLE runs (
+                run_id TEXT PRIMARY KEY,
+                name TEXT NOT NULL,
+                script TEXT NOT NULL,
+                state TEXT NOT NULL,
+                created_at TEXT NOT NULL,
+                arguments TEXT NOT NULL,  -- JSON list
+                params TEXT NOT NULL,     -- JSON object
+                end_reason TEXT,
+                exit_code INTEGER,
+                ended_at TEXT,
+                metric TEXT,
+                minimize INTEGER NOT NULL,
+                passport TEXT,            -- JSON
+                code_digest TEXT NOT NULL, data_digest TEXT NOT NULL, environment_digest TEXT NOT NULL,
+                instance_id TEXT REFERENCES units,  -- of the latest attempt; none while it is queued
+                timings TEXT NOT NULL,    -- JSON, seconds
+                cost_usd REAL,
+                detail TEXT NOT NULL,
+                attempts INTEGER NOT NULL
+            )""",
+            "CREATE INDEX runs_by_time ON runs (created_at, run_id)",
+            "CREATE INDEX runs_by_name ON runs (name, created_at)",
+            "CREATE INDEX runs_by_state ON runs (state)",
+            """CREATE TABLE attempts (
+                run_id TEXT NOT NULL REFERENCES runs,
+                number INTEGER NOT NULL,
+                instance_id TEXT NOT NULL REFERENCES units,
+                state TEXT NOT NULL,
+                started_at TEXT NOT NULL,
+                ended_at TEXT,
+                end_reason TEXT,
+                exit_code INTEGER,
+                detail TEXT NOT NULL,
+                PRIMARY KEY (run_id, number)
+            )""",
+            "CREATE UNIQUE INDEX one_open_attempt_each ON attempts (run_id) WHERE ended_at IS NULL",
+            # SQLite has no NaN, and infinities must not win a ranking: only finite scores have a `value`
+            """CREATE TABLE scores (
+                run_id TEXT NOT NULL REFERENCES runs,
+                name TEXT NOT NULL,
+                position INTEGER NOT NULL,
+                value REAL,
+                not_finite TEXT CHECK (not_finite IN ('nan', 'inf', '-inf')),
+                PRIMARY KEY (run_id, name),
+                CHECK ((value IS NULL) <> (not_finite IS NULL))
+            )""",
+            "CREATE INDEX scores_in_order ON scores (name, value)",
+            """CREATE TABLE artifacts (
+                run_id TEXT NOT NULL REFERENCES runs,
+                kind TEXT NOT NULL,
+                path TEXT NOT NULL,
+                position INTEGER NOT NULL,
+                size INTEGER NOT NULL,
+                sha256 TEXT NOT NULL,
+                PRIMARY KEY (run_id, kind, path)
+            )""",
+            "CREATE INDEX artifacts_by_content ON artifacts (sha256)",
+        ),
+    ),
+)
+
+
+def migrate(connection: sqlite3.Connection, migrations: tuple[Migration, ...] = MIGRATIONS) -> None:
+    """Bring the tables up to the last migration. Raises LedgerError where a newer cloudrun has been here."""
+    if _pending(connection, migrations):
+        connection.execute("CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY, applied_at TEXT NOT NULL)")
+    for migration in _pending(connection, migrations):
+        _apply(connection, migration)
+
+
+def _pending(connection: sqlite3.Connection, migrations: tuple[Migration, ...]) -> list[Migration]:
+    has_table = connection.execute(
+        "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'migrations'"
+    ).fetchone()
+    applied = {row[0] for row in connection.execute("SELECT name FROM migrations")} if has_table else set()
+    if unknown := applied - {migration.name for migration in migrations}:
+        raise LedgerError(
+            f"the ledger was written by a newer cloudrun: this one does not know {', '.join(sorted(unknown))!r}",
+            next_step="upgrade cloudrun in this environment",
+        )
+    return [migration for migration in migrations if migration.name not in applied]
+
+
+def _apply(connection: sqlite3.Connection, migration: Migration) -> None:
+    record = (migration.name, utc_text(datetime.now(UTC)))
+    with atomic(connection):
+        if not connection.execute("INSERT OR IGNORE INTO migrations VALUES (?, ?)", record).rowcount:
+            return  # another process was faster
+        for statement in migration.statements:
+            connection.execute(statement)

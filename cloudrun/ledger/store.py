@@ -1,0 +1,65 @@
+"""The ledger of a project: one SQLite file and the artifacts beside it, under `.cloudrun/`."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from cloudrun.ledger.artifacts import ArtifactStore
+from cloudrun.ledger.database import Database
+from cloudrun.ledger.fleet import Fleet
+from cloudrun.ledger.history import History
+from cloudrun.ledger.home import DATABASE, FOLDER, create_home, find_project, private_folder
+from cloudrun.ledger.identity import settle
+from cloudrun.ledger.schema import migrate
+
+
+class Ledger(Fleet, History):
+    """What was launched, what ran and what came of it: `Ledger().ranking("accuracy")`.
+
+    `project` None finds the project of the working directory. Nothing is written before the first use. One Ledger may
+    be used from several threads and after a fork; several processes may use the same one.
+
+    What always holds: a method is one transaction, on the disk when it returns, or nothing; states move only as
+    `core.states` says; a run is in the ledger once, and each try of it once; `succeeded` means that every artifact is
+    in the store under its verified digest. Every error is a LedgerError or one of its kind, or a UsageError.
+    """
+
+    def __init__(self, project: str | Path | None = None) -> None:
+        self._project = find_project(project)
+        self._artifacts = ArtifactStore(self.home / "artifacts")
+        self._database = Database(self.home / DATABASE, self._before_opening, self._after_opening)
+
+    def __repr__(self) -> str:
+        return f"Ledger({str(self.project)!r})"
+
+    @property
+    def project(self) -> Path:
+        """The project's root."""
+        return self._project
+
+    @property
+    def home(self) -> Path:
+        """The project's `.cloudrun/`."""
+        return self._project / FOLDER
+
+    @property
+    def keys_dir(self) -> Path:
+        """Where private keys live, mode 0700."""
+        create_home(self.home)
+        return private_folder(self.home / "keys")
+
+    @property
+    def artifacts(self) -> ArtifactStore:
+        return self._artifacts
+
+    def close(self) -> None:
+        """Let go of the file. The next use opens it again."""
+        self._database.close()
+
+    def _before_opening(self) -> None:
+        create_home(self.home)
+
+    def _after_opening(self, connection: sqlite3.Connection) -> None:
+        migrate(connection)
+        settle(connection, self.home)

@@ -1,0 +1,76 @@
+"""A run's scores: `scores.json`, else the last JSON object printed on stdout, else `name: number` lines."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+MAX_SCORES = 1000  # a script that prints more names than this prints something else
+
+_DECODER = json.JSONDecoder(parse_int=float)  # every number is a float, however many digits it has
+_OBJECT_START = re.compile(r"^\{", re.MULTILINE)
+_NAME = re.compile(r"[A-Za-z_][\w .,@%/()\[\]+-]{0,99}")
+_NUMBER = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|(?i:nan|inf(?:inity)?))")
+
+
+def scores_from(stdout: str, scores_json: str | None) -> dict[str, float]:
+    """Scores by name, in the order they were written: the first is the primary one.
+
+    NaN and infinities are kept; booleans, text, lists and nested objects are not scores. A source without any score
+    is passed over for the next one. `stdout` may be the tail of a long log; the work is linear in its length.
+    """
+    from_file = _scores_of(_document(scores_json)) if scores_json is not None else {}
+    text = stdout.replace("\r", "\n")  # progress bars write over their own line
+    return from_file or _printed_object(text) or _printed_lines(text)
+
+
+def _document(text: str) -> object:
+    try:
+        return _DECODER.decode(text.removeprefix("\ufeff"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _scores_of(document: object) -> dict[str, float]:
+    if not isinstance(document, dict):
+        return {}
+    numbers = ((str(name), value) for name, value in document.items() if isinstance(value, float))
+    return dict(pair for pair, _ in zip(numbers, range(MAX_SCORES), strict=False))
+
+
+def _printed_object(text: str) -> dict[str, float]:
+    """The last object that starts a line, ends one (its first or a later one) and has a score."""
+    budget = 8 * len(text)  # characters to look at in vain: lines of opening braces must not make it quadratic
+    for start in reversed([match.start() for match in _OBJECT_START.finditer(text)]):
+        try:
+            document, end = _DECODER.raw_decode(text, start)
+        except json.JSONDecodeError as error:
+            budget -= error.pos - start
+        except RecursionError:
+            budget -= len(text)
+        else:
+            rest_of_line = text[end : end + 80].partition("\n")[0]
+            if not rest_of_line.strip() and (scores := _scores_of(document)):
+                return scores
+            budget -= end - start
+        if budget < 0:
+            break
+    return {}
+
+
+def _printed_lines(text: str) -> dict[str, float]:
+    """The last number of each name; names in the order of their first line."""
+    scores: dict[str, float] = {}
+    for name, value in _name_and_number(text):
+        if name in scores or len(scores) < MAX_SCORES:
+            scores[name] = value
+    return scores
+
+
+def _name_and_number(text: str) -> Iterator[tuple[str, float]]:
+    for line in text.splitlines():
+        name, _, number = line.rpartition(":")
+        name, number = name.strip(), number.strip()
+        if len(number) < 400 and _NUMBER.fullmatch(number) and _NAME.fullmatch(name):
+            yield name, float(number)
