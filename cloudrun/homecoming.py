@@ -47,21 +47,20 @@ class Homecoming:
             # By digest: what the ledger has, from this run or another, is not fetched again.
             wanted = {entry.sha256: entry for entry in outputs.entries if not store.has(entry.sha256)}
             agent.fetch(self.place, tuple(wanted.values()), store.writer, self._progress)
-            logs = agent.fetch_logs(self.place, store)
+            agent.fetch_logs(self.place, outputs.logs, store.writer)
         for path, why in outputs.left_out:
             self.observe(Note(f"{path!r} was not brought home: {why}", "warning"))
-        self.end(forced or verdict(status), status.exit_code, outputs, logs, extra_log)
+        self.end(forced or verdict(status, outputs.refused), status.exit_code, outputs, extra_log)
 
     def end(
         self,
         ending: Ending,
         exit_code: int | None = None,
         outputs: Outputs | None = None,
-        logs: Sequence[FileEntry] = (),
         extra_log: Path | None = None,
     ) -> None:
         """Write the run's end. Called alone where nothing can be fetched. Raises LedgerError."""
-        entries = outputs.entries if outputs else ()
+        entries, logs = (outputs.entries, outputs.logs) if outputs else ((), ())
         kept = [*logs, *self._provision_log(extra_log)]
         scores = self._scores(entries, logs)
         metric = self.run.metric or next(iter(scores), None)

@@ -115,13 +115,15 @@ def resolve(cloud: Cloud, ledger: Ledger, launch: LaunchRecord, clock: Clock) ->
     if launch.state is LaunchState.INTENDED:
         ledger.move_launch(launch.launch_id, LaunchState.REFUSED, "never asked for: the client ended before")
         return []
-    return _ask(cloud, ledger, launch, clock, attempts=1)
+    return _ask(cloud, ledger, launch, clock, attempts=1, asked_before=True)
 
 
-def _ask(cloud: Cloud, ledger: Ledger, launch: LaunchRecord, clock: Clock, *, attempts: int) -> list[UnitRecord]:
+def _ask(
+    cloud: Cloud, ledger: Ledger, launch: LaunchRecord, clock: Clock, *, attempts: int, asked_before: bool = False
+) -> list[UnitRecord]:
     for attempt in range(attempts):
         try:
-            instances = cloud.instances.run(launch.request)
+            instances = cloud.instances.run(launch.request, asked_before=asked_before or attempt > 0)
         except UnresolvedLaunch as lost:
             if attempt + 1 == attempts:
                 if ledger.launch(launch.launch_id).state is LaunchState.REQUESTED:
@@ -226,7 +228,7 @@ def release_resources(cloud: Cloud, ledger: Ledger, launch_id: str, *, timeout_s
     The group is found by its tag, since an abort in the middle of creating it leaves no id behind.
     """
     cloud.network.delete_key_pair(key_name(launch_id))
-    for group in cloud.network.security_groups(ledger.ledger_id, launch_id):
+    for group in cloud.network.leftovers(ledger.ledger_id, launch_id=launch_id).security_group_ids:
         delete_group(cloud, group, timeout_s=timeout_s, clock=clock)
     key_path(ledger, launch_id).unlink(missing_ok=True)
 

@@ -40,7 +40,7 @@ def pull(ledger: Ledger, run_id: str, *, observe: Observer, profile: str | None 
     attempt = ledger.attempts(run.run_id)[-1]
     unit = ledger.unit(attempt.instance_id)
     cloud = wiring.reconnect(unit.place, profile)
-    found = cloud and cloud.instances.describe([unit.instance_id]).get(unit.instance_id)
+    found = cloud.instances.describe([unit.instance_id]).get(unit.instance_id) if cloud else None
     if cloud is None or found is None or found.state != "running":
         raise ConnectionLost(
             f"{unit.instance_id} is gone, and the outputs with it", next_step="cloudrun reap, then submit again"

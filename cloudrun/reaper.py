@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cloudrun import launching, wiring
 from cloudrun.clients import is_alive
 from cloudrun.core.clock import Clock, SystemClock
-from cloudrun.core.errors import CleanupIncomplete, CloudrunError
+from cloudrun.core.errors import CleanupIncomplete, CloudrunError, UnresolvedLaunch
 from cloudrun.core.events import Note, Observer, nobody
 from cloudrun.core.records import Place, RunRecord, UnitRecord
 from cloudrun.core.states import EndReason, LaunchState, RunState, UnitState
@@ -113,7 +113,7 @@ def settle(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer) -> Non
         )
         try:
             launching.resolve(cloud, ledger, launch, clock)
-        except launching.UnresolvedLaunch:
+        except UnresolvedLaunch:
             raise
         except CloudrunError as refusal:
             observe(Note(f"launch {launch.launch_id} never happened: {refusal}", "verbose"))

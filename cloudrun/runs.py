@@ -34,6 +34,7 @@ from cloudrun.ledger import Ledger, Run
 from cloudrun.phases import Phases
 from cloudrun.plan.endings import interruption
 from cloudrun.plan.fingerprint import code_digest
+from cloudrun.plan.imports import scan_imports
 from cloudrun.project import Shipment, shipment
 
 if TYPE_CHECKING:
@@ -74,7 +75,18 @@ def prepare(job: Job, settings: Settings, ledger: Ledger, architecture: str, obs
     environment = environment_for(
         goods.root / goods.script, goods.root, architecture=architecture, cache_dir=ledger.home / "cache"
     )
-    return Prepared(job, goods, environment, settings, code_digest(goods.script, goods.entries))
+    return Prepared(job, goods, environment, settings, _code_digest(goods))
+
+
+def _code_digest(goods: Shipment) -> str:
+    """Of the script and the local modules it can import, not of the whole tree: a note beside them changes nothing."""
+
+    def read(path: str) -> bytes | None:
+        file = goods.root / path
+        return file.read_bytes() if file.is_file() else None
+
+    scan = scan_imports(goods.script, read)
+    return code_digest({path: read(path) or b"" for path in scan.local_files})
 
 
 def inspect(job: Job, settings: Settings, ledger: Ledger, observe: Observer) -> Shipment:

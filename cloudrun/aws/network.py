@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SSH_PORT = 22
 LEDGER_TAG = "cloudrun:ledger"
+LAUNCH_TAG = "cloudrun:launch"
 _IN_USE = frozenset({"DependencyViolation", "InvalidGroup.InUse", "VolumeInUse", "IncorrectState"})
 _NO_GROUP = frozenset({"InvalidGroup.NotFound", "InvalidGroupId.NotFound", "InvalidSecurityGroupID.NotFound"})
 _WHO_AM_I = "https://checkip.amazonaws.com"
@@ -70,8 +71,11 @@ class Network:
                 ):
                     with attempt:
                         self._authorize(group_id, permission)
-            except BaseException:
-                self.delete_security_group(group_id)
+            except BaseException as error:
+                try:
+                    self.delete_security_group(group_id)
+                except CloudrunError as left:
+                    error.add_note(f"and then: {left}")  # it has our tags: the reaper finds it
                 raise
         return group_id
 
@@ -144,9 +148,11 @@ class Network:
                     raise
         return True
 
-    def leftovers(self, ledger_id: str) -> Leftovers:
+    def leftovers(self, ledger_id: str, *, launch_id: str | None = None) -> Leftovers:
         """Key pairs, security groups and volumes with this ledger's tag; no volume that an instance still uses."""
         ours = [tagged_with(LEDGER_TAG, ledger_id)]
+        if launch_id is not None:
+            ours.append(tagged_with(LAUNCH_TAG, launch_id))
         loose: FilterTypeDef = {"Name": "status", "Values": ["creating", "available", "error"]}
         with translated(f"list what is left over in {self._aws.region}"):
             pairs = self._ec2.describe_key_pairs(Filters=ours)["KeyPairs"]  # this call has no pages

@@ -19,13 +19,15 @@ class Ending:
     detail: str = ""
 
 
-def verdict(status: JobStatus) -> Ending:
-    """For a job that ended by itself."""
+def verdict(status: JobStatus, refused: str = "") -> Ending:
+    """For a job that ended by itself. `refused`: which limit its outputs passed, "" for none."""
     if status.error:
         return Ending(RunState.FAILED, EndReason.EXITED, status.error)
     if status.signal is not None:
         name = next((known.name for known in signal.Signals if known.value == status.signal), f"signal {status.signal}")
         return Ending(RunState.FAILED, EndReason.SIGNALLED, f"it was killed by {name}")
+    if status.exit_code == 0 and refused:
+        return Ending(RunState.FAILED, EndReason.OUTPUT_REFUSED, refused)
     if status.exit_code == 0:
         return Ending(RunState.SUCCEEDED, EndReason.COMPLETED)
     if status.exit_code is None:

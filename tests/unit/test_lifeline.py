@@ -73,7 +73,7 @@ def test_ctrl_c_stays_a_keyboard_interrupt() -> None:
         except KeyboardInterrupt:
             say("surfaced")
     """)
-    assert lines[-1] == "surfaced"
+    assert sorted(lines) == ["a closed", "a interrupted", "surfaced"]
     assert code == 0
 
 
@@ -142,8 +142,8 @@ def test_a_second_signal_hurries_and_does_not_raise() -> None:
                 say("rescue went on")
                 raise
     """)
-    assert lines.count("a hurried") == 2
-    assert lines[-2:] == ["rescue went on", "a closed"]
+    assert sorted(lines) == ["a closed", "a hurried", "a hurried", "a interrupted", "rescue went on"]
+    assert lines.index("rescue went on") < lines.index("a closed")
     assert code in (130, -signal.SIGINT)
 
 

@@ -15,6 +15,7 @@ from cloudrun.plan import reaping
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 PLACE = Place("aws", "eu-central-1")
+NOTHING = Leftovers()
 
 
 def launch(launch_id: str = "l-1", client: str = "c-1", state: LaunchState = LaunchState.RESOLVED) -> LaunchRecord:
@@ -54,7 +55,7 @@ def decide(
     instances: list[Instance],
     living: frozenset[str] = frozenset(),
     launches: tuple[LaunchRecord, ...] = (launch(),),
-    leftovers: Leftovers = Leftovers(),
+    leftovers: Leftovers = NOTHING,
 ) -> list[tuple[str, str]]:
     actions = reaping.plan(
         units=units,
@@ -72,6 +73,11 @@ TERMINATE = [("terminate", "i-1")]
 DELETE = [("delete_key_pair", "cloudrun-l-1"), ("delete_security_group", "sg-l-1")]
 
 
+KEPT = unit(client_id="", on_exit="keep")
+EXPIRED_KEPT = unit(client_id="", on_exit="keep", deadline=NOW)
+EXPIRED_STOPPED = unit(client_id="", on_exit="stop", deadline=NOW)
+
+
 @pytest.mark.parametrize(
     ("why", "rows", "found", "living", "expected"),
     [
@@ -79,9 +85,9 @@ DELETE = [("delete_key_pair", "cloudrun-l-1"), ("delete_security_group", "sg-l-1
         ("its client is dead", [unit()], [instance()], set(), TERMINATE),
         ("another client lives", [unit()], [instance()], {"c-2"}, TERMINATE),
         ("its deadline passed, though its client lives", [unit(deadline=NOW)], [instance()], {"c-1"}, TERMINATE),
-        ("kept on purpose", [unit(client_id="", on_exit="keep")], [instance()], set(), []),
-        ("kept, but past its deadline", [unit(client_id="", on_exit="keep", deadline=NOW)], [instance()], set(), TERMINATE),
-        ("stopped on purpose, past its deadline", [unit(client_id="", on_exit="stop", deadline=NOW)], [instance(state="stopped")], set(), []),
+        ("kept on purpose", [KEPT], [instance()], set(), []),
+        ("kept, but past its deadline", [EXPIRED_KEPT], [instance()], set(), TERMINATE),
+        ("stopped on purpose, past its deadline", [EXPIRED_STOPPED], [instance(state="stopped")], set(), []),
         ("its client died before it let go", [unit(on_exit="keep")], [instance()], set(), TERMINATE),
         ("only EC2 knows it, its launch's client lives", [], [instance()], {"c-1"}, []),
         ("only EC2 knows it, its launch's client is dead", [], [instance()], set(), TERMINATE),
@@ -91,7 +97,7 @@ DELETE = [("delete_key_pair", "cloudrun-l-1"), ("delete_security_group", "sg-l-1
         ("EC2 forgot it", [unit()], [], set(), [("forget", "i-1")]),
         ("too young to be missed", [unit(created_at=NOW)], [], set(), []),
     ],
-)  # fmt: skip
+)
 def test_units_are_ended_exactly_when_nobody_needs_them(
     why: str, rows: list[UnitRecord], found: list[Instance], living: set[str], expected: list[tuple[str, str]]
 ) -> None:
