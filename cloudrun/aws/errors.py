@@ -173,8 +173,8 @@ _CLASSES: tuple[tuple[tuple[type[BaseException], ...], Rule], ...] = (
     ),
 )
 
-# Error codes, from "Error codes for the Amazon EC2 API" and the common ones of SSM and STS. The first line with a pattern
-# for the whole code decides, so the particular come before the general. A lack of capacity is an HTTP 500 there: the
+# Error codes, from "Error codes for the Amazon EC2 API" and the common ones of SSM and STS. The first line with a
+# pattern for the whole code decides, so the particular come before the general. A lack of capacity is an HTTP 500 there: the
 # code is asked before the status.
 _CODES: tuple[tuple[Rule, re.Pattern[str]], ...] = tuple(
     (rule, re.compile("|".join(patterns)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -36,9 +37,7 @@ class Instances:
         self._attempts = threading.local()
         # botocore retries by itself and tells only how the last attempt ended; whether an earlier one may have
         # arrived is seen here
-        self._ec2.meta.events.register(
-            "needs-retry.ec2.RunInstances", self._watch, unique_id=f"cloudrun-watch-{id(self)}"
-        )
+        self._ec2.meta.events.register("needs-retry.ec2.RunInstances", self._watch)
 
     def run(self, request: LaunchRequest, *, asked_before: bool = False) -> tuple[Instance, ...]:
         """Launch all of `request.count` instances or none. The same token and request again return the same instances.
@@ -207,11 +206,12 @@ def _instance(raw: InstanceTypeDef) -> Instance:
     tags: Mapping[str, str] = MappingProxyType({tag["Key"]: tag["Value"] for tag in raw.get("Tags", [])})
     port = tags.get(SSH_PORT_TAG, "")
     reason = raw.get("StateReason", {})
+    launched_at = raw.get("LaunchTime")
     return Instance(
         instance_id=raw["InstanceId"],
         state=raw["State"]["Name"],
         instance_type=raw.get("InstanceType", ""),
-        launched_at=raw.get("LaunchTime"),
+        launched_at=launched_at.astimezone(UTC) if launched_at else None,
         address=raw.get("PublicIpAddress") or raw.get("PrivateIpAddress") or None,
         ssh_port=int(port) if port.isdecimal() else 22,
         tags=tags,

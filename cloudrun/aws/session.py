@@ -24,7 +24,8 @@ DEFAULT_REGION = "us-east-1"
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 30  # RunInstances of many units takes ten seconds and more
 ATTEMPTS = 4  # the first one included
-FIRST_CALL_ATTEMPTS = 2  # without a network the very first call says so, and soon
+FIRST_ATTEMPTS = 2  # the very first call, to STS, says that there is no network, and soon
+FIRST_READ_TIMEOUT_S = 10
 
 
 class Aws:
@@ -53,12 +54,11 @@ class Aws:
         """A boto3 client. Only modules of this package call it: no boto3 object leaves them."""
         with self._lock, translated(f"use {service} in {self.region}"):
             if service not in self._clients:
-                attempts = FIRST_CALL_ATTEMPTS if service == "sts" else ATTEMPTS
                 self._clients[service] = self._session.client(
                     service,
                     region_name=self.region,
                     endpoint_url=self.endpoint_url,
-                    config=_patience(attempts, direct=self.endpoint_url is not None),
+                    config=_patience(first=service == "sts", direct=self.endpoint_url is not None),
                 )
             return self._clients[service]
 
@@ -96,20 +96,20 @@ def connect(
         session.set_config_variable("metadata_service_timeout", 1)
         session.set_config_variable("metadata_service_num_attempts", 1)
         # also for the clients that botocore makes itself, to assume a role or to ask a login service
-        session.set_default_client_config(_patience(FIRST_CALL_ATTEMPTS, direct=False))
+        session.set_default_client_config(_patience(first=True, direct=False))
         found = _find_region(session, region)
         _require_credentials(session)
         aws = boto3.Session(botocore_session=session, region_name=found or DEFAULT_REGION)
     return Aws(aws, found or DEFAULT_REGION, region_guessed=found is None)
 
 
-def _patience(attempts: int, *, direct: bool) -> Config:
+def _patience(*, first: bool, direct: bool) -> Config:
     """How long a client waits, in so many words: botocore's own defaults add up to minutes."""
     settings: dict[str, Any] = {"proxies": {}} if direct else {}
     return Config(
         connect_timeout=CONNECT_TIMEOUT_S,
-        read_timeout=READ_TIMEOUT_S,
-        retries={"mode": "standard", "total_max_attempts": attempts},
+        read_timeout=FIRST_READ_TIMEOUT_S if first else READ_TIMEOUT_S,
+        retries={"mode": "standard", "total_max_attempts": FIRST_ATTEMPTS if first else ATTEMPTS},
         max_pool_connections=20,
         **settings,
     )

@@ -8,7 +8,7 @@ import shlex
 from datetime import UTC, datetime
 
 MAX_BYTES = 16 * 1024  # what EC2 takes, before base64
-OVERDUE_GRACE_MIN = 5
+OVERDUE_GRACE_S = 300
 TIMER = "cloudrun-deadline.timer"
 SERVICE = "cloudrun-deadline.service"
 
@@ -28,7 +28,7 @@ ExecStart=systemctl poweroff
 _TIMER_TEXT = """\
 [Unit]
 Description=cloudrun: powers this machine off, whatever has happened to the client
-Documentation=launch:{launch}
+# launch {launch}
 DefaultDependencies=no
 Conflicts=shutdown.target
 Before=shutdown.target
@@ -39,20 +39,19 @@ Persistent=true
 AccuracySec=1s
 """
 
-# Runs at every boot. A timer of this launch is kept, since its owner may have moved it; one from another launch came
-# with a baked image. systemd never fires a calendar time that lies before a timer's first start, so an overdue one is
-# set some minutes ahead: time enough for an owner who has restarted the machine to move it.
+# Runs at every boot, and no step that fails keeps the next from being tried. A timer of this launch is kept, since its
+# owner may have moved it; one of another launch came with a baked image. systemd never fires a calendar time that lies
+# before a timer's first start, so an overdue one is set some minutes ahead: time enough for an owner who has started
+# the machine again to move it. The instants are compared as text, which for this form of them is their order.
 _ARM = """\
-set -eu
 cd {units}
-if ! grep -qsF 'launch:{launch}' {timer}; then
+if ! grep -qsF '# launch {launch}' {timer}; then
   printf '%s' {service_text} > {service}
   printf '%s' {timer_text} > {timer}
 fi
-deadline=$(sed -n 's/^OnCalendar=//p' {timer})
-if [ "$(date -u -d "$deadline" +%s)" -le "$(($(date +%s) + 5))" ]; then
-  later=$(date -u -d '{grace} minutes' '+%Y-%m-%d %H:%M:%S UTC')
-  sed -i "s/^OnCalendar=.*/OnCalendar=$later/" {timer}
+in_seconds() {{ date -u -d "@$(($(date +%s) + $1))" '+%Y-%m-%d %H:%M:%S UTC'; }}
+if expr "$(sed -n 's/^OnCalendar=//p' {timer})" '<=' "$(in_seconds 5)" > /dev/null; then
+  sed -i "s/^OnCalendar=.*/OnCalendar=$(in_seconds {grace_s})/" {timer}
 fi
 systemctl daemon-reload
 systemctl start {timer}
@@ -89,7 +88,7 @@ def _arm(deadline: datetime, *, launch: str) -> str:
         service=SERVICE,
         service_text=shlex.quote(_SERVICE_TEXT),
         timer_text=shlex.quote(_TIMER_TEXT.format(launch=launch, deadline=moment)),
-        grace=OVERDUE_GRACE_MIN,
+        grace_s=OVERDUE_GRACE_S,
     )
 
 
