@@ -1,0 +1,77 @@
+"""A job's output while it runs: from any byte on, in frames, until its status says "exited"."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from typing import Any, BinaryIO
+
+from cloudrun.agent import supervisor
+from cloudrun.core import wire
+from cloudrun.core.rundir import RunDir
+
+FASTEST_S = 0.005  # how often to look while the job talks
+SLOWEST_S = 0.1  # and while it is silent
+ALIVE_S = 5.0  # how long to be silent oneself
+SUPERVISOR_S = 2.0  # how often to make sure that the supervisor lives
+
+
+def wait(run: RunDir, stdin: BinaryIO, out: BinaryIO) -> dict[str, Any]:
+    """Wait for the job's end without its output. Returns as `follow` does."""
+    return _until_exited(run, {}, stdin, out)
+
+
+def follow(run: RunDir, offsets: dict[str, int], stdin: BinaryIO, out: BinaryIO) -> dict[str, Any]:
+    """Send both logs from `offsets` (bytes) on as they grow. Returns the status, exited or not.
+
+    Anything the client says meanwhile ends it early, and so does its going away.
+    """
+    positions = {wire.STDOUT: offsets.get("stdout", 0), wire.STDERR: offsets.get("stderr", 0)}
+    return _until_exited(run, positions, stdin, out)
+
+
+def _until_exited(run: RunDir, positions: dict[bytes, int], stdin: BinaryIO, out: BinaryIO) -> dict[str, Any]:
+    paths = {wire.STDOUT: run.stdout, wire.STDERR: run.stderr}
+    last_news = last_sent = time.monotonic()
+    last_check = float("-inf")
+    while True:
+        # the status first: what is in the logs once it says "exited" is all there will be
+        now = time.monotonic()
+        if now - last_check >= SUPERVISOR_S:
+            status = supervisor.status(run)
+            last_check = now
+        else:
+            status = supervisor.recorded(run)
+        news = False
+        for kind, position in positions.items():
+            chunk = _read(str(paths[kind]), position)
+            if chunk:
+                news = True
+                positions[kind] = position + len(chunk)
+                out.write(wire.pack(kind, chunk))
+        if news:
+            out.flush()
+            last_news = last_sent = now
+            continue
+        if status is None or status["state"] == "exited":
+            return {"status": status}
+        if now - last_sent >= ALIVE_S:
+            out.write(wire.pack(wire.ALIVE))
+            out.flush()
+            last_sent = now
+        pause_s = min(SLOWEST_S, max(FASTEST_S, (now - last_news) / 20))
+        # one request at a time: nothing can wait in stdin's buffer, so looking at the descriptor is enough
+        if select.select([stdin], [], [], pause_s)[0]:
+            return {"status": status}
+
+
+def _read(path: str, offset: int) -> bytes:
+    try:
+        with open(path, "rb", buffering=0) as stream:
+            if os.fstat(stream.fileno()).st_size <= offset:
+                return b""
+            stream.seek(offset)
+            return stream.read(wire.CHUNK)
+    except FileNotFoundError:
+        return b""

@@ -1,0 +1,128 @@
+"""The agent's end of a channel: reads a request, answers it, reads the next, until the client hangs up."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, BinaryIO, Callable
+
+from cloudrun.agent import logs, supervisor, transfer
+from cloudrun.agent.errors import AgentError
+from cloudrun.core import rundir, wire
+from cloudrun.core.rundir import RunDir
+
+Reply = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A request, and the streams on which some verbs go on talking before they reply."""
+
+    arguments: dict[str, Any]
+    stdin: BinaryIO
+    stdout: BinaryIO
+
+    def run(self) -> RunDir:
+        name = self.arguments["run_dir"]
+        if not rundir.safe_relative(name):
+            raise AgentError("usage", f"{name!r} is not the name of a run directory")
+        path = Path.cwd() / name
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return RunDir(path)
+
+
+def main() -> None:
+    """Serve standard input and output. The working directory is the login user's home."""
+    os.umask(0o077)
+    stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
+    hello = {"protocol": wire.PROTOCOL, "python": platform.python_version(), "pid": os.getpid()}
+    stdout.write(wire.pack_json(wire.HELLO, hello))
+    stdout.flush()
+    try:
+        while _answer_one(stdin, stdout):
+            pass
+    except (BrokenPipeError, wire.WireError):
+        pass  # the client went away, which is its right
+
+
+def _answer_one(stdin: BinaryIO, stdout: BinaryIO) -> bool:
+    """Answer the next request. False where there is none, or where it failed: a failure ends the channel."""
+    frame = wire.read_frame(stdin)
+    if frame is None:
+        return False
+    kind, payload = frame
+    try:
+        if kind != wire.REQUEST:
+            raise AgentError("internal", f"expected a request, not {kind!r}")
+        arguments = json.loads(payload)
+        reply = VERBS[arguments.pop("verb")](Call(arguments, stdin, stdout))
+        stdout.write(wire.pack_json(wire.REPLY, reply))
+        failed = False
+    except (BrokenPipeError, wire.WireError):
+        raise
+    except AgentError as error:
+        stdout.write(wire.pack_json(wire.FAILURE, {"kind": error.kind, "message": str(error)}))
+        failed = True
+    except Exception:  # noqa: BLE001  # whatever it is, the client must hear it: nobody reads the agent's stderr
+        stdout.write(wire.pack_json(wire.FAILURE, {"kind": "internal", "message": traceback.format_exc()}))
+        failed = True
+    stdout.flush()
+    return not failed
+
+
+def _environment(call: Call) -> Reply:
+    return {"ready": os.path.exists(rundir.env_ready(call.arguments["fingerprint"]))}
+
+
+def _ship(call: Call) -> Reply:
+    return transfer.receive(call.run(), call.arguments["entries"], call.stdin)
+
+
+def _start(call: Call) -> Reply:
+    run = call.run()
+    supervisor.start(run, call.arguments["spec"])
+    return {"status": supervisor.status(run)}
+
+
+def _status(call: Call) -> Reply:
+    return {"status": supervisor.status(call.run())}
+
+
+def _follow(call: Call) -> Reply:
+    return logs.follow(call.run(), call.arguments["offsets"], call.stdin, call.stdout)
+
+
+def _cancel(call: Call) -> Reply:
+    run = call.run()
+    supervisor.cancel(run, call.arguments["grace_s"])
+    return logs.wait(run, call.stdin, call.stdout)
+
+
+def _outputs(call: Call) -> Reply:
+    text = json.dumps(supervisor.outputs(call.run()), separators=(",", ":")).encode("ascii")
+    starts = range(0, len(text), wire.CHUNK)  # 100,000 names do not fit into one reply
+    call.stdout.writelines(wire.pack(wire.DATA, text[start : start + wire.CHUNK]) for start in starts)
+    return {}
+
+
+def _fetch(call: Call) -> Reply:
+    run = call.run()
+    folder = run.root if call.arguments["area"] == "logs" else run.work
+    return transfer.send(str(folder), call.arguments["entries"], call.stdout)
+
+
+VERBS: dict[str, Callable[[Call], Reply]] = {
+    "environment": _environment,
+    "ship": _ship,
+    "start": _start,
+    "status": _status,
+    "follow": _follow,
+    "cancel": _cancel,
+    "outputs": _outputs,
+    "fetch": _fetch,
+}

@@ -1,0 +1,92 @@
+"""The client's end of a channel to the agent: starts it, brings it where it is missing, asks and hears answers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from cloudrun.core import wire
+from cloudrun.core.errors import CloudrunError, ConnectionLost, LaunchError, TransferError
+from cloudrun.ssh.archive import Archive
+from cloudrun.ssh.session import Session
+from cloudrun.ssh.stream import Stream
+
+
+def _command(archive: Archive) -> str:
+    """One command that asks for the archive where it is not there yet (a NEEDED frame), and then is the agent.
+
+    The size is checked before the archive gets its name: a connection lost half-way leaves nothing under it.
+    """
+    path, size = archive.path, len(archive.data)
+    folder = path.rpartition("/")[0]
+    fetch = (
+        f"printf 'N\\000\\000\\000\\000' && umask 077 && mkdir -p {folder} && head -c {size} > {path}.$$"
+        f" && [ $(wc -c < {path}.$$) -eq {size} ] && mv {path}.$$ {path}"
+    )
+    return f"cd && {{ [ -f {path} ] || {{ {fetch}; }}; }} && exec python3 -I -S -X utf8 {path}"
+
+
+class AgentChannel:
+    """One running agent. Requests go one after another; after a failure the channel is of no use any more."""
+
+    def __init__(self, session: Session, archive: Archive) -> None:
+        self.stream: Stream = session.stream(_command(archive))
+        try:
+            kind, payload = self._frame()
+            if kind == wire.NEEDED:
+                self.stream.write(archive.data)
+                kind, payload = self._frame()
+            if kind != wire.HELLO:
+                raise ConnectionLost(f"something else than the agent answered: {kind + payload[:200]!r}")
+            self.hello: dict[str, Any] = json.loads(payload)
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, verb: str, **arguments: Any) -> None:
+        self.stream.write(wire.pack_json(wire.REQUEST, {"verb": verb, **arguments}))
+
+    def send(self, kind: bytes, payload: bytes = b"") -> None:
+        self.stream.write(wire.pack(kind, payload))
+
+    def next(self) -> tuple[bytes, bytes]:
+        """The next frame of the answer, ALIVE left out. Raises what the agent says went wrong; ConnectionLost."""
+        while True:
+            kind, payload = self._frame()
+            if kind == wire.FAILURE:
+                raise _failure(json.loads(payload))
+            if kind != wire.ALIVE:
+                return kind, payload
+
+    def reply(self) -> dict[str, Any]:
+        """The end of the answer."""
+        kind, payload = self.next()
+        if kind != wire.REPLY:
+            raise ConnectionLost(f"the agent is out of step: {kind!r} where a reply was due")
+        answer: dict[str, Any] = json.loads(payload)
+        return answer
+
+    def close(self) -> None:
+        self.stream.close()
+
+    def _frame(self) -> tuple[bytes, bytes]:
+        try:
+            frame = wire.read_frame(self.stream.reader)
+        except wire.WireError as error:
+            raise ConnectionLost(f"the agent stopped in the middle: {error}. {self.stream.errors()}") from error
+        if frame is None:
+            said = self.stream.errors()
+            if "python3" in said:
+                raise LaunchError(
+                    f"the agent does not start on the unit: {said}",
+                    next_step="use an image whose `python3` is 3.9 or newer",
+                )
+            raise ConnectionLost(f"the agent ended without an answer{': ' + said if said else ''}")
+        return frame
+
+
+def _failure(answer: dict[str, Any]) -> CloudrunError:
+    message = str(answer.get("message"))
+    if answer.get("kind") == "transfer":
+        return TransferError(message, next_step="run the command again; if it happens again, look at the file named")
+    return CloudrunError(f"the agent failed: {message}", next_step="this is a bug in cloudrun: please report it")
