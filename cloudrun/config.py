@@ -119,7 +119,7 @@ _FIELDS = {key_of(field): field for field in NAMES} | {field: field for field in
 
 @dataclass(frozen=True)
 class Given:
-    """One value as it was found. `origin` is for people: "--deadline", "CLOUDRUN_DEADLINE", "default", or a file."""
+    """One value as it was found. `origin` is for people: "flag", "CLOUDRUN_DEADLINE", or the file's path."""
 
     key: str
     value: object
@@ -132,9 +132,13 @@ class Given:
     def line(self) -> int | None:
         return line_of(self.text, self.table, self.key) if self.path else None
 
+    @property
+    def name(self) -> str:
+        """What the user typed to set it: a flag is called as the keyword and the key are."""
+        return self.origin if self.origin.startswith("CLOUDRUN_") else self.key
+
     def error(self, problem: str, next_step: str) -> ConfigError:
-        message = problem if self.path else f"{self.origin}: {problem}"
-        return ConfigError(message, path=self.path, line=self.line, next_step=next_step)
+        return ConfigError(problem, path=self.path, line=self.line, next_step=next_step)
 
 
 def load(start: Path, flags: Mapping[str, object], environ: Mapping[str, str] | None = None) -> Settings:
@@ -158,12 +162,11 @@ def load_with_origins(
         for given in layer:
             field = _field(given)
             if field in in_layer:
-                problem = f"{given.key} is {in_layer[field].key}, which is already set here"
-                raise given.error(problem, "keep one of the two")
+                raise given.error(f"{given.name} is set twice, also as {in_layer[field].name}", "keep one of the two")
             try:
                 values[field] = _READERS[field](given.value)
             except ValueError as problem:
-                raise given.error(f"{given.key}: {problem}", f"correct {given.key}, or leave it out") from problem
+                raise given.error(f"{given.name}: {problem}", f"correct {given.name}, or leave it out") from problem
             in_layer[field] = given
         origins |= in_layer
     return Settings(**values), origins
@@ -175,14 +178,16 @@ def _field(given: Given) -> str:
         return _FIELDS[name]
     near = get_close_matches(name, [key_of(field) for field in NAMES], n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    next_step = f"write {near[0]}" if near else f"use one of {', '.join(key_of(field) for field in NAMES)}"
-    raise given.error(f"there is no setting {given.key!r}{hint}", next_step)
+    next_step = (
+        f"write {near[0]}, or leave it out" if near else f"use one of {', '.join(key_of(field) for field in NAMES)}"
+    )
+    raise given.error(f"there is no setting {given.name}{hint}", next_step)
 
 
 def _flags(flags: Mapping[str, object]) -> Iterator[Given]:
     for key, value in flags.items():
         if value is not None:
-            yield Given(key, value, "--" + key_of(key).replace("_", "-"))
+            yield Given(key, value, "flag")
 
 
 def _environment(variables: Mapping[str, str]) -> Iterator[Given]:

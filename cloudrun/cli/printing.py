@@ -50,7 +50,7 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right:
 
 
 def score_text(value: float) -> str:
-    """Six significant digits; NaN and infinities by their names in JSON-facing documents."""
+    """Six significant digits; NaN and infinities as our JSON documents call them."""
     return "NaN" if math.isnan(value) else f"{value:.6g}".replace("inf", "Infinity")
 
 
