@@ -39,6 +39,11 @@ class Rule:
 
 
 _CREDENTIALS = Rule(CredentialsError, "run `aws configure` or set AWS_PROFILE, then try `aws sts get-caller-identity`")
+_KEYS = Rule(
+    CredentialsError,
+    "try `aws sts get-caller-identity`, then `aws configure` or another AWS_PROFILE; "
+    "a region that the account has not enabled looks like this too",
+)
 _EXPIRED = Rule(CredentialsError, "log in again (`aws sso login`, or get new temporary keys), then repeat the command")
 _PERMISSION = Rule(CredentialsError, "ask for the permission that is named here, or use another AWS_PROFILE")
 _ACCOUNT = Rule(CredentialsError, "finish the account's sign-up or enable the region in the AWS console, then repeat")
@@ -174,16 +179,16 @@ _CLASSES: tuple[tuple[tuple[type[BaseException], ...], Rule], ...] = (
 )
 
 # Error codes, from "Error codes for the Amazon EC2 API" and the common ones of SSM and STS. The first line with a
-# pattern for the whole code decides, so the particular come before the general. A lack of capacity is an HTTP 500 there: the
-# code is asked before the status.
+# pattern for the whole code decides, so the particular come before the general. A lack of capacity is an HTTP 500
+# there: the code is asked before the status.
 _CODES: tuple[tuple[Rule, re.Pattern[str]], ...] = tuple(
     (rule, re.compile("|".join(patterns)))
     for rule, *patterns in (
         (_EXPIRED, r"ExpiredToken(Exception)?", "RequestExpired", "TokenRefreshRequired"),
         (_CLOCK, "RequestTimeTooSkewed", "RequestInTheFuture", r"InvalidSecurity\.RequestHasExpired"),
-        (_CREDENTIALS, "AuthFailure", "InvalidClientTokenId", "InvalidAccessKeyId", "InvalidToken", "NotAuthorized"),
-        (_CREDENTIALS, r"UnrecognizedClient(Exception)?", r"MissingAuthenticationToken(Exception)?"),
-        (_CREDENTIALS, r"IncompleteSignature(Exception)?", "SignatureDoesNotMatch", r"InvalidSignature(Exception)?"),
+        (_KEYS, "AuthFailure", "InvalidClientTokenId", "InvalidAccessKeyId", "InvalidToken", "NotAuthorized"),
+        (_KEYS, r"UnrecognizedClient(Exception)?", r"MissingAuthenticationToken(Exception)?"),
+        (_KEYS, r"IncompleteSignature(Exception)?", "SignatureDoesNotMatch", r"InvalidSignature(Exception)?"),
         (_PERMISSION, r"UnauthorizedOperation(\..+)?", r"AccessDenied(Exception)?", "OperationNotPermitted"),
         (_PERMISSION, "CustomerKeyHasBeenRevoked", "InaccessibleStorageLocation", ".*PermissionIssue"),
         (_ACCOUNT, "OptInRequired", "PendingVerification", "Blocked", r"SubscriptionRequired(Exception)?"),
@@ -266,7 +271,7 @@ def refused(error: Exception) -> bool:
     return (
         isinstance(error, boto.ClientError)
         and not answer_lost(error)
-        and rule_of(error) not in (_EXPIRED, _CLOCK, _CREDENTIALS, _PERMISSION, _ACCOUNT, _THROTTLED)
+        and rule_of(error) not in (_KEYS, _EXPIRED, _CLOCK, _PERMISSION, _ACCOUNT, _THROTTLED)
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import boto3
@@ -13,7 +15,7 @@ from botocore.config import Config
 from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES, ConstantProvider
 
 from cloudrun.aws.errors import translated
-from cloudrun.core.errors import CredentialsError, UsageError
+from cloudrun.core.errors import ConfigError, CredentialsError, UsageError
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
@@ -26,6 +28,7 @@ READ_TIMEOUT_S = 30  # RunInstances of many units takes ten seconds and more
 ATTEMPTS = 4  # the first one included
 FIRST_ATTEMPTS = 2  # the very first call, to STS, says that there is no network, and soon
 FIRST_READ_TIMEOUT_S = 10
+_CHECK_SETTINGS = "correct ~/.aws/config or the AWS_* variable behind this; `aws configure list` shows what is set"
 
 
 class Aws:
@@ -52,7 +55,7 @@ class Aws:
     def client(self, service: Literal["sts"]) -> STSClient: ...
     def client(self, service: Literal["ec2", "ssm", "sts"]) -> Any:
         """A boto3 client. Only modules of this package call it: no boto3 object leaves them."""
-        with self._lock, translated(f"use {service} in {self.region}"):
+        with self._lock, _configured(f"use {service} in {self.region}"):
             if service not in self._clients:
                 self._clients[service] = self._session.client(
                     service,
@@ -90,7 +93,7 @@ def connect(
             aws_access_key_id=access_key, aws_secret_access_key=secret_key, region_name=region, botocore_session=session
         )
         return Aws(own, region or DEFAULT_REGION, endpoint_url=endpoint_url)
-    with translated("read the AWS configuration"):
+    with _configured("read the AWS configuration"):
         session = botocore.session.Session(profile=profile)
         # one second and one try for the instance metadata address, which is a black hole outside EC2
         session.set_config_variable("metadata_service_timeout", 1)
@@ -101,6 +104,18 @@ def connect(
         _require_credentials(session)
         aws = boto3.Session(botocore_session=session, region_name=found or DEFAULT_REGION)
     return Aws(aws, found or DEFAULT_REGION, region_guessed=found is None)
+
+
+@contextmanager
+def _configured(action: str) -> Iterator[None]:
+    """`translated`, and the bare errors that botocore lets pass where a setting or a helper program is wrong."""
+    try:
+        with translated(action):
+            yield
+    except ValueError as error:
+        raise ConfigError(f"could not {action}: {error}", next_step=_CHECK_SETTINGS) from error
+    except OSError as error:
+        raise CredentialsError(f"could not {action}: {error}", next_step=_CHECK_SETTINGS) from error
 
 
 def _patience(*, first: bool, direct: bool) -> Config:
