@@ -1,0 +1,223 @@
+"""PID 1 of a unit: starts sshd, applies user-data, keeps timers, answers `systemctl` and `shutdown`, reaps, powers off.
+
+Single-threaded and without any library, so that it can fork: everything else is a child of it. A child that matters has
+a callback for its end. Requests arrive on a Unix socket from the commands that `install_commands` puts in place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NoReturn
+
+from cloudrun.sandbox.guest import commands, sshd, userdata
+from cloudrun.sandbox.guest.systemd import Reply, Systemd
+
+SOCKET = "/run/cloudrun/init.sock"
+CONSOLE = "/var/log/cloud-init-output.log"
+_GRACE_S = 1.0  # between SIGTERM and SIGKILL at power-off
+_LONGEST_SLEEP_S = 30.0  # a laptop that slept finds an overdue timer within this time
+_REQUEST_MAX_BYTES = 65536
+
+Ending = Literal["poweroff", "reboot"]
+
+
+def install_commands(config: Mapping[str, Any]) -> None:
+    commands.install(config["python"], SOCKET)
+
+
+def run(config: Mapping[str, Any]) -> Ending:
+    return Init(config).run()
+
+
+class Init:
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config = config
+        self._children: dict[int, Callable[[int], None]] = {}
+        self._clients: dict[int, tuple[socket.socket, bytearray]] = {}
+        self._ending: Ending | None = None
+        self._sshd: int | None = None
+        self._sshd_started_at = 0.0
+        self._listen: int | None = None  # written to once the host key is in place
+        self._systemd = Systemd(spawn=self.spawn, end=self._end, reload_ssh=self._reload_ssh)
+
+    def run(self) -> Ending:
+        """Until somebody ends the machine. Every process is dead when this returns."""
+        os.setsid()
+        null = os.open("/dev/null", os.O_RDWR)
+        os.dup2(null, 0)
+        os.close(null)
+        os.environ.clear()
+        os.environ.update(sshd.environment(self._config))
+        wake_read, wake_write = os.pipe()
+        os.set_blocking(wake_write, False)
+        os.set_blocking(wake_read, False)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: None)  # PID 1 gets only the signals it handles
+        server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        server.bind(SOCKET)
+        server.listen(64)
+
+        self._start_sshd(ready=False)
+        self.spawn(lambda: userdata.apply_early(self._config, CONSOLE), self._early_done)
+        self._systemd.boot()
+        while self._ending is None:
+            wait_s = min(self._systemd.next_due_s(time.time()), _LONGEST_SLEEP_S)
+            ready, _, _ = select.select([wake_read, server, *self._clients], [], [], max(wait_s, 0.0))
+            if wake_read in ready:
+                os.read(wake_read, 4096)
+            self._reap()
+            if server in ready:
+                client, _ = server.accept()
+                client.setblocking(False)
+                self._clients[client.fileno()] = (client, bytearray())
+            for handle in [handle for handle in ready if handle in self._clients]:
+                self._receive(handle)
+            self._systemd.run_due(time.time())
+        self._stop_everything()
+        return self._ending
+
+    # -- children ----------------------------------------------------------------------------------------------------
+
+    def spawn(self, work: Callable[[], int], ended: Callable[[int], None]) -> int:
+        """Fork a child that runs `work` and exits with what it returns; `ended` gets its exit code (-signal)."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            _run_child(work)
+        self._children[pid] = ended
+        return pid
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            ended = self._children.pop(pid, None)  # None: an orphan that became ours
+            if ended is not None:
+                ended(os.waitstatus_to_exitcode(status))
+
+    def _early_done(self, exit_code: int) -> None:
+        if exit_code != 0:
+            print(f"user-data: the first stage ended with {exit_code}", flush=True)
+        if self._listen is not None:
+            self._let_sshd_listen(self._listen)
+        self.spawn(lambda: userdata.apply_late(self._config, CONSOLE), lambda _code: None)
+
+    def _start_sshd(self, *, ready: bool) -> None:
+        """Fork sshd. Where `ready` is False it loads what it needs and then waits for the host key."""
+        gate, self._listen = os.pipe()
+        held = self._listen
+
+        def work() -> int:
+            os.close(held)
+            return sshd.serve(self._config, gate)
+
+        self._sshd_started_at = time.monotonic()
+        self._sshd = self.spawn(work, self._sshd_ended)
+        os.close(gate)
+        if ready:
+            self._let_sshd_listen(held)
+
+    def _let_sshd_listen(self, gate: int) -> None:
+        try:
+            os.write(gate, b".")
+        except BrokenPipeError:
+            pass  # it has died; the next one is told in its turn
+        os.close(gate)
+        self._listen = None
+
+    def _sshd_ended(self, exit_code: int) -> None:
+        print(f"sshd ended with {exit_code}", flush=True)
+        if time.monotonic() - self._sshd_started_at < 1.0:
+            time.sleep(0.2)  # as systemd would: again, but not in a tight loop
+        self._start_sshd(ready=self._listen is None)
+
+    def _reload_ssh(self) -> None:
+        if self._sshd is not None:
+            os.kill(self._sshd, signal.SIGHUP)
+
+    # -- requests ----------------------------------------------------------------------------------------------------
+
+    def _receive(self, handle: int) -> None:
+        client, buffer = self._clients[handle]
+        try:
+            data = client.recv(4096)
+        except OSError:
+            data = b""
+        buffer += data
+        if not data or len(buffer) > _REQUEST_MAX_BYTES:
+            self._forget(handle)
+        elif buffer.endswith(b"\n"):
+            self._clients.pop(handle)
+            self._answer(client, bytes(buffer))
+
+    def _forget(self, handle: int) -> None:
+        client, _ = self._clients.pop(handle)
+        client.close()
+
+    def _answer(self, client: socket.socket, line: bytes) -> None:
+        def reply(answer: Reply) -> None:
+            document = {"code": answer.exit_code, "out": answer.out, "err": answer.err}
+            try:
+                client.setblocking(True)
+                client.settimeout(1.0)
+                client.sendall(json.dumps(document).encode() + b"\n")
+            except OSError:
+                pass  # who asked has gone
+            client.close()
+
+        try:
+            words = [str(word) for word in json.loads(line)]
+        except (ValueError, TypeError):
+            reply(Reply(1, err="not a request\n"))
+            return
+        self._systemd.request(words, reply)
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def _end(self, how: Ending) -> None:
+        self._ending = how
+
+    def _stop_everything(self) -> None:
+        for number, patience_s in ((signal.SIGTERM, _GRACE_S), (signal.SIGKILL, 5.0)):
+            try:
+                os.kill(-1, number)
+            except ProcessLookupError:
+                return
+            until = time.monotonic() + patience_s
+            while time.monotonic() < until:
+                try:
+                    if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                        time.sleep(0.01)
+                except ChildProcessError:
+                    return
+
+
+def _run_child(work: Callable[[], int]) -> NoReturn:
+    """The rest of a forked child's life, away from PID 1's signals and descriptors."""
+    code = 1
+    try:
+        os.setsid()
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        code = work()
+    except BaseException as error:  # noqa: BLE001 - a child must not return into PID 1's loop
+        print(f"{error!r}", file=sys.stderr)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

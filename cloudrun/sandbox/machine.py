@@ -1,0 +1,200 @@
+"""One unit as the hypervisor sees it: start it, wait for its end, kill it with all its processes, remove its disk.
+
+Two drivers. `namespaces` (Linux) makes a container without any privilege: see container.py. `plain` is for everything
+else: see plain.py; what it cannot promise is what `weaker` says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from cloudrun.core.errors import SandboxError
+
+Driver = Literal["namespaces", "plain"]
+Ending = Literal["powered_off", "rebooted", "died"]
+_ENDINGS: Mapping[int, Ending] = {0: "powered_off", 10: "rebooted"}
+_GUEST_LIBRARIES = ("asyncssh", "cryptography", "cffi", "_cffi_backend", "typing_extensions", "yaml")
+_KILL_TIMEOUT_S = 15.0
+_PROBE_TIMEOUT_S = 10.0
+_PROBE_UID = 65534  # nobody
+CONSOLE = "console.log"
+
+
+@dataclass(frozen=True)
+class MachineSpec:
+    """What a unit is. `directory` is its own: empty at first, and as it left it after a stop."""
+
+    instance_id: str
+    directory: Path
+    address: str
+    ssh_port: int
+    hostname: str
+    user: str
+    authorized_keys: tuple[str, ...]
+    user_data: str
+    metadata_url: str
+    index_url: str | None  # the package index that uv and pip of the unit use
+    uid: int | None  # host uid it runs as, where the daemon is root
+    readable: tuple[Path, ...]  # host folders that it sees, read-only, at the same place
+    tools: Mapping[str, Path] = field(default_factory=dict)  # programs of the host by their name in /usr/local/bin
+
+
+class Machine:
+    """A unit that was started. Safe to use from several threads."""
+
+    def __init__(self, keeper: subprocess.Popen[bytes], control: IO[bytes]) -> None:
+        self._keeper = keeper
+        self._control = control
+
+    @property
+    def pid(self) -> int:
+        return self._keeper.pid
+
+    def wait(self, timeout_s: float | None) -> Ending | None:
+        """How the unit ended, or None where it still runs after `timeout_s`. No process of it is left then."""
+        try:
+            code = self._keeper.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+        with contextlib.suppress(OSError):
+            self._control.close()
+        return _ENDINGS.get(code, "died")
+
+    def kill(self) -> None:
+        """End it at once. Every process of it is gone when this returns. Raises SandboxError where one cannot die."""
+        with contextlib.suppress(OSError):
+            self._control.close()  # the keeper takes it as the word to end the unit
+        if self.wait(_KILL_TIMEOUT_S) is None:
+            self._keeper.kill()
+            self._keeper.wait()
+            raise SandboxError(
+                f"process {self.pid} did not end its unit within {_KILL_TIMEOUT_S:.0f} s",
+                next_step="cloudrun sandbox stop",
+            )
+
+
+@functools.cache
+def driver() -> Driver:
+    """The stronger driver that works here, found out by making a container with it and throwing it away."""
+    if not sys.platform.startswith("linux"):
+        return "plain"
+    with tempfile.TemporaryDirectory(prefix="cloudrun-probe-") as directory:
+        uid = _PROBE_UID if os.geteuid() == 0 else None
+        spec = MachineSpec(
+            "i-0", Path(directory), "127.0.0.1", 0, "probe", "ubuntu", (), "", "", None, uid, readable=(), tools={}
+        )
+        try:
+            trial = start(spec, "namespaces", probe=True)
+            works = trial.wait(_PROBE_TIMEOUT_S) == "powered_off"
+            trial.kill()
+        except SandboxError:
+            works = False
+        return "namespaces" if works else "plain"
+
+
+def weaker(driver: str) -> tuple[str, ...]:
+    """What a driver cannot promise, in sentences for the user."""
+    shared = ("Units share this computer's network: what listens on its loopback address can be reached by a job.",)
+    if driver == "namespaces":
+        return shared
+    return (
+        *shared,
+        "There are no user namespaces here: a job runs with your own rights and can read and write your files.",
+        "Tasks for root (sudo, become) are refused; user-data may write only to the unit's own folder.",
+        "`shutdown` ends the unit only where it is found on PATH; by an absolute path it asks this computer.",
+    )
+
+
+def start(spec: MachineSpec, driver: str, *, probe: bool = False) -> Machine:
+    """Boot a unit. Returns at once; the unit answers at its SSH port some tenths of a second later.
+
+    Raises SandboxError where it cannot be started at all; what goes wrong later ends the machine ("died"), with the
+    reason in `console.log` of its directory. A `probe` powers itself off before anything of a unit's runs.
+    """
+    root = spec.directory / "root"
+    try:
+        first_boot = not root.exists()
+        if first_boot:
+            root.mkdir()
+            if spec.uid is not None:
+                os.chown(root, spec.uid, spec.uid)
+        config = _config(spec, root, first_boot=first_boot) | {"probe": probe}
+        module = {"namespaces": "cloudrun.sandbox.container", "plain": "cloudrun.sandbox.plain"}[driver]
+        with (spec.directory / CONSOLE).open("ab") as console:
+            keeper = subprocess.Popen(
+                [sys.executable, "-I", "-m", module],
+                stdin=subprocess.PIPE,
+                stdout=console,
+                stderr=console,
+                cwd="/",
+                env={"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"},
+                start_new_session=True,
+            )
+        assert keeper.stdin is not None
+        keeper.stdin.write(json.dumps(config).encode() + b"\n")
+        keeper.stdin.flush()
+    except OSError as error:
+        raise SandboxError(f"{spec.instance_id} could not be started: {error}") from error
+    return Machine(keeper, keeper.stdin)
+
+
+def _config(spec: MachineSpec, root: Path, *, first_boot: bool) -> dict[str, Any]:
+    return {
+        "instance_id": spec.instance_id,
+        "root": str(root),
+        "first_boot": first_boot,
+        "address": spec.address,
+        "ssh_port": spec.ssh_port,
+        "hostname": spec.hostname,
+        "user": spec.user,
+        "authorized_keys": list(spec.authorized_keys),
+        "user_data": spec.user_data,
+        "metadata_url": spec.metadata_url,
+        "index_url": spec.index_url,
+        "uid": spec.uid,
+        "readable": [str(path) for path in spec.readable],
+        "tools": {name: os.path.realpath(path) for name, path in spec.tools.items()},
+        "python": os.path.realpath(sys.executable),
+        "import_path": _import_path(),
+    }
+
+
+@functools.cache
+def _import_path() -> tuple[str, ...]:
+    """The folders from which the guest's own programs load their libraries."""
+    folders = set()
+    for name in _GUEST_LIBRARIES:
+        found = importlib.util.find_spec(name)
+        if found is not None and found.origin is not None:
+            origin = Path(found.origin)
+            folders.add(str(origin.parent.parent if origin.name == "__init__.py" else origin.parent))
+    return tuple(sorted(folders))
+
+
+def remove(directory: Path) -> None:
+    """Delete a unit's directory. The unit must have ended. Folders that it made unreadable are opened first."""
+
+    def open_and_retry(function: Any, path: str, _error: object) -> None:
+        with contextlib.suppress(OSError):
+            os.chmod(os.path.dirname(path), 0o700)
+            if not os.path.islink(path) and os.path.isdir(path):
+                os.chmod(path, 0o700)
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                function(path)
+
+    if directory.exists():
+        shutil.rmtree(directory, onerror=open_and_retry)
+        shutil.rmtree(directory, ignore_errors=True)
