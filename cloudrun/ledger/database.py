@@ -82,6 +82,7 @@ def connect(path: Path) -> sqlite3.Connection:
     """A connection that starts no transaction by itself, waits for other writers, and commits to the disk.
 
     Never WAL: before 3.51.3 two writing connections can corrupt it, and one ledger meets many versions of SQLite.
+    TRUNCATE syncs the journal's end, which DELETE does not: a power cut does not take the last transaction back.
     """
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     connection.row_factory = sqlite3.Row

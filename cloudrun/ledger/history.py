@@ -136,7 +136,7 @@ class History:
             for position, artifact in enumerate(artifacts):
                 connection.execute(
                     "INSERT INTO artifacts (run_id, kind, path, position, size, sha256) VALUES (?, ?, ?, ?, ?, ?)",
-                    (run_id, artifact.kind, artifact.path, position, artifact.size, artifact.sha256),
+                    (run_id, artifact.kind, text(artifact.path), position, artifact.size, artifact.sha256),
                 )
             return run_records(connection, [run_id])[0]
 
@@ -171,13 +171,12 @@ class History:
         self, *, limit: int | None = None, states: Sequence[RunState] | None = None, newest_first: bool = True
     ) -> list[RunRecord]:
         """Runs by when they were made; `states` None is all of them."""
-        wanted = tuple(RunState) if states is None else tuple(states)
+        where = "" if states is None else f"WHERE state IN ({marks(states)})"
         order = "DESC" if newest_first else "ASC"
         with self._database.reading() as connection:
             rows = connection.execute(
-                f"""SELECT run_id FROM runs WHERE state IN ({marks(wanted)})
-                ORDER BY created_at {order}, run_id {order} LIMIT ?""",  # noqa: S608  marks and a constant
-                (*map(str, wanted), -1 if limit is None else limit),
+                f"SELECT run_id FROM runs {where} ORDER BY created_at {order}, run_id {order} LIMIT ?",  # noqa: S608
+                (*map(str, states or ()), -1 if limit is None else limit),
             ).fetchall()
             return run_records(connection, [row["run_id"] for row in rows])
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cloudrun.core.errors import LedgerError, UsageError
@@ -31,22 +34,40 @@ def find_project(given: str | Path | None) -> Path:
 
 
 def create_home(home: Path) -> None:
-    """Make `.cloudrun/` with mode 0700, ignored by git, and an empty database with mode 0600. Twice is fine."""
-    try:
+    """Make `.cloudrun/`, for its owner only and ignored by git. Twice is fine. Raises LedgerError."""
+    with _home_errors(home):
         home.mkdir(mode=0o700, exist_ok=True)
         ignore = home / ".gitignore"
         if not ignore.exists():
-            home.chmod(0o700)  # it may have been made by somebody with other habits
+            home.chmod(0o700)  # somebody else may have made it, with other habits
             ignore.write_text("*\n", encoding="utf-8")
-        (home / DATABASE).touch(mode=0o600, exist_ok=True)
+
+
+def create_database(home: Path) -> None:
+    """Make an empty database with mode 0600 where there is none. Raises LedgerError.
+
+    One that is there must not even be opened: closing it again would drop SQLite's locks on it (POSIX, fcntl).
+    """
+    create_home(home)
+    with _home_errors(home), suppress(FileExistsError):
+        os.close(os.open(home / DATABASE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+
+
+def create_keys_folder(home: Path) -> Path:
+    """Where private keys live, mode 0700. Raises LedgerError."""
+    create_home(home)
+    with _home_errors(home):
+        keys = home / "keys"
+        keys.mkdir(mode=0o700, exist_ok=True)
+        return keys
+
+
+@contextmanager
+def _home_errors(home: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise LedgerError(
             f"{home} cannot be made: {error.strerror or error}",
             next_step=f"make {home.parent} writable, or free some space",
         ) from error
-
-
-def private_folder(path: Path) -> Path:
-    """`path`, made with mode 0700 where it was not there."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return path

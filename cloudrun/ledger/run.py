@@ -33,6 +33,9 @@ class Run(RunRecord):
         scores = "".join(f" {name}={value:.6g}" for name, value in self.scores.items())
         return f"<Run {self.run_id} {self.name} {self.state}{scores}>"
 
+    def __hash__(self) -> int:
+        return hash(self.run_id)
+
     def model(self, name: str | None = None, *, allow_version_mismatch: bool = False) -> Any:
         """Load the run's model with joblib: its only `*.joblib`, `*.pkl` or `*.pickle`, or the one that `name` names
         by path or file name. Unpickling runs code of the file's: load only what your own jobs made.
@@ -43,13 +46,28 @@ class Run(RunRecord):
         does not load, PassportMismatch where python, numpy or scikit-learn differ in major.minor from those here and
         `allow_version_mismatch` is not set.
         """
-        artifact = self._named(name) if name is not None else self._only_model()
+        artifact = self.artifact(name) if name is not None else self._only_model()
         with self.store.open(artifact.sha256) as file:
             return load_model(file, artifact.path, self.passport, allow_version_mismatch=allow_version_mismatch)
 
+    def artifact(self, name: str) -> Artifact:
+        """One of its files by its whole path, else by its file name; outputs before logs.
+
+        Raises NotFound, UsageError where several fit.
+        """
+        for kind in ("output", "log"):
+            of_kind = [artifact for artifact in self.artifacts if artifact.kind == kind]
+            exact = [artifact for artifact in of_kind if artifact.path == name]
+            fitting = exact or [artifact for artifact in of_kind if Path(artifact.path).name == name]
+            if len(fitting) > 1:
+                raise _several(f"artifacts are called {name!r}", fitting)
+            if fitting:
+                return fitting[0]
+        raise self._no_artifact(name)
+
     def path(self, artifact_path: str) -> Path:
         """Where the ledger keeps that artifact: to read only. Raises NotFound, UsageError where several fit."""
-        return self.store.path(self._named(artifact_path).sha256)
+        return self.store.path(self.artifact(artifact_path).sha256)
 
     def log(self, stream: Literal["stdout", "stderr", "provision"] = "stdout") -> str:
         """What the job printed; bytes that are no UTF-8 as U+FFFD. Raises NotFound where it is not home."""
@@ -64,7 +82,7 @@ class Run(RunRecord):
 
         Raises NotFound, UsageError where several artifacts fit, LedgerError where the disk is full.
         """
-        artifact = self._named(artifact_path)
+        artifact = self.artifact(artifact_path)
         target = Path(destination).expanduser()
         if target.is_dir():
             target = target / Path(artifact.path).name
@@ -115,18 +133,6 @@ class Run(RunRecord):
         if len(models) > 1:
             raise _several("models", models)
         return models[0]
-
-    def _named(self, name: str) -> Artifact:
-        """By its whole path, else by its file name; outputs before logs."""
-        for kind in ("output", "log"):
-            of_kind = [artifact for artifact in self.artifacts if artifact.kind == kind]
-            exact = [artifact for artifact in of_kind if artifact.path == name]
-            fitting = exact or [artifact for artifact in of_kind if Path(artifact.path).name == name]
-            if len(fitting) > 1:
-                raise _several(f"artifacts are called {name!r}", fitting)
-            if fitting:
-                return fitting[0]
-        raise self._no_artifact(name)
 
     def _no_artifact(self, name: str) -> NotFound:
         from difflib import get_close_matches  # only when something went wrong

@@ -9,7 +9,7 @@ from cloudrun.ledger.artifacts import ArtifactStore
 from cloudrun.ledger.database import Database
 from cloudrun.ledger.fleet import Fleet
 from cloudrun.ledger.history import History
-from cloudrun.ledger.home import DATABASE, FOLDER, create_home, find_project, private_folder
+from cloudrun.ledger.home import DATABASE, FOLDER, create_database, create_home, create_keys_folder, find_project
 from cloudrun.ledger.identity import settle
 from cloudrun.ledger.schema import migrate
 
@@ -46,11 +46,11 @@ class Ledger(Fleet, History):
     @property
     def keys_dir(self) -> Path:
         """Where private keys live, mode 0700."""
-        create_home(self.home)
-        return private_folder(self.home / "keys")
+        return create_keys_folder(self.home)
 
     @property
     def artifacts(self) -> ArtifactStore:
+        create_home(self.home)
         return self._artifacts
 
     def close(self) -> None:
@@ -58,7 +58,7 @@ class Ledger(Fleet, History):
         self._database.close()
 
     def _before_opening(self) -> None:
-        create_home(self.home)
+        create_database(self.home)
 
     def _after_opening(self, connection: sqlite3.Connection) -> None:
         migrate(connection)
