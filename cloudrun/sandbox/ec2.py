@@ -33,7 +33,7 @@ _CODES = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "s
 _NO_TOKEN = "ABCDE"  # noqa: S105 (what moto makes of a ClientToken that was not sent)
 
 
-class RegionEC2(EC2Backend):  # type: ignore[misc]
+class RegionEC2(EC2Backend):
     """`lock` is held by whoever serves EC2 requests; the hypervisor's reports take it themselves."""
 
     def __init__(self, region_name: str, account_id: str, hypervisor: Hypervisor, lock: threading.Lock) -> None:

@@ -234,7 +234,7 @@ def _programs() -> tuple[dict[str, Path], tuple[Path, ...]]:
 
     tools: dict[str, Path] = {}
     readable = {Path(sys.prefix), Path(sys.base_prefix), Path(cloudrun.__file__).resolve().parent}
-    if uv := _uv():
+    if uv := find_uv():
         tools["uv"] = uv
         readable.add(uv.parent)
     for minor in range(9, 15):
@@ -251,7 +251,7 @@ def _programs() -> tuple[dict[str, Path], tuple[Path, ...]]:
     return tools, tuple(sorted(readable))
 
 
-def _uv() -> Path | None:
+def find_uv() -> Path | None:
     import uv
 
     try:

@@ -18,7 +18,7 @@ from cloudrun.sandbox.gate import Gate
 from cloudrun.sandbox.services import ACCOUNT_ID, SERVICES, Services
 from cloudrun.sandbox.sigv4 import Credentials
 from cloudrun.sandbox.state import Region, StateDir
-from cloudrun.sandbox.wsgi import Environ, StartResponse, answer
+from cloudrun.sandbox.wsgi import Application, Environ, StartResponse, answer
 
 REGION_NAME = "us-east-1"  # the one region there is: what a request must be signed for
 HOST = "127.0.0.1"
@@ -37,7 +37,7 @@ class RunningRegion:
 
     def start(self) -> None:
         from cloudrun.sandbox import machine
-        from cloudrun.sandbox.hypervisor import Hypervisor
+        from cloudrun.sandbox.hypervisor import Hypervisor, find_uv
         from cloudrun.sandbox.metadata import PREFIX as METADATA
         from cloudrun.sandbox.metadata import Metadata
         from cloudrun.sandbox.mirror import PREFIX as PACKAGES
@@ -45,13 +45,12 @@ class RunningRegion:
 
         self._remove_units()
         server = make_server(HOST, 0, self._answer, threaded=True, request_handler=_handler())
-        server.daemon_threads = True  # type: ignore[attr-defined]  (of the threading server that this is)
         self._server = server
         host = f"{HOST}:{server.port}"
         endpoint_url = f"http://{host}"
         driver = machine.driver()
         metadata = Metadata(endpoint_url)
-        mirror = Mirror(self._state.cache, endpoint_url)
+        mirror = Mirror(self._state.cache, endpoint_url, find_uv())
         self._hypervisor = Hypervisor(
             self._state.units,
             driver,
@@ -60,7 +59,7 @@ class RunningRegion:
             index_url=mirror.index_url,
         )
         credentials = Credentials(_access_key(), secrets.token_urlsafe(30), REGION_NAME)
-        signed = {**dict.fromkeys(SERVICES, self._services), "sandbox": self._status}
+        signed: dict[str, Application] = {**dict.fromkeys(SERVICES, self._services), "sandbox": self._status}
         self._gate = Gate(signed, {METADATA: metadata, PACKAGES: mirror}, credentials, host)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="server", daemon=True).start()
         threading.Thread(target=self._services.load, name="services", daemon=True).start()

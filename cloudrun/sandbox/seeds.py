@@ -44,7 +44,7 @@ SEEDS = (
 )
 
 
-class UbuntuImage(Ami):  # type: ignore[misc]
+class UbuntuImage(Ami):
     """moto gives each image a 15 GiB magnetic volume that outlives its instance; Canonical's is otherwise."""
 
     @property
@@ -80,7 +80,7 @@ def plant(ec2: Any, ssm: SimpleSystemManagerBackend) -> None:
         )
         # put_parameter refuses the /aws/ prefix to everybody but AWS
         ssm._parameters[seed.parameter].append(  # noqa: SLF001
-            Parameter(
+            Parameter(  # type: ignore[abstract]  # moto makes them so itself
                 account_id=ssm.account_id,
                 name=seed.parameter,
                 value=seed.image_id,
@@ -88,7 +88,7 @@ def plant(ec2: Any, ssm: SimpleSystemManagerBackend) -> None:
                 description=None,
                 allowed_pattern=None,
                 keyid=None,
-                last_modified_date=built.timestamp(),
+                last_modified_date=built.replace(tzinfo=None),
                 version=1,
                 data_type="aws:ec2:image",
             )
