@@ -5,19 +5,18 @@ from __future__ import annotations
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from cloudrun.cli.parser import Json, RunId
 from cloudrun.cli.printing import assignments_text, print_json, print_table, printable, score_text, when_text
 from cloudrun.cli.summary import full_lines
-from cloudrun.core.errors import NotFound, UsageError
-from cloudrun.core.records import Artifact, RunRecord
+from cloudrun.core.errors import UsageError
+from cloudrun.core.records import Artifact
+from cloudrun.core.states import RunState
+from cloudrun.ledger import Ledger, Run
 from cloudrun.plan.quantities import size_text
-
-if TYPE_CHECKING:
-    from cloudrun.ledger import Ledger, Run
 
 
 def results(
@@ -39,41 +38,34 @@ def results(
         cloudrun results --metric log_loss --minimize --limit 5
         cloudrun results --json | jq '.runs[0].scores'
     """
-    from cloudrun.ledger import Ledger
-
     if limit < 0:
         raise UsageError(f"--limit {limit} is less than zero", next_step="cloudrun results --limit 20")
     with closing(Ledger()) as ledger:
-        ranked, others = _ranked_and_others(ledger, metric, minimize, limit)
+        metric = metric or _newest_metric(ledger)
+        ranked = ledger.ranking(metric, minimize=minimize, limit=limit or None)
+        others = _others(ledger, ranked, limit)
         if as_json:
             print_json({"runs": [run.to_dict() for run in [*ranked, *others]]})
-            return
-        if not ranked and not others:
+        elif ranked or others:
+            _print_results(ranked, others, metric or "score")
+        else:
             print(f"no runs yet in {ledger.project}\n  next: cloudrun submit train.py", file=sys.stderr)
-            return
-        shown = metric or _newest_metric(ledger) or "score"
-        _print_results([run.record for run in ranked], [run.record for run in others], shown)
-
-
-def _ranked_and_others(
-    ledger: Ledger, metric: str | None, minimize: bool | None, limit: int
-) -> tuple[list[Run], list[Run]]:
-    """At most `limit` runs (0: all), those with a rank first."""
-    ranked = ledger.ranking(metric, minimize=minimize, limit=limit or None)
-    room = limit - len(ranked)
-    if limit and room <= 0:
-        return ranked, []
-    with_rank = {run.run_id for run in ranked}
-    newest = ledger.runs(limit=limit or None)
-    others = [ledger.get(record.run_id) for record in newest if record.run_id not in with_rank]
-    return ranked, others[:room] if limit else others
 
 
 def _newest_metric(ledger: Ledger) -> str | None:
-    return next((record.metric for record in ledger.runs(limit=20) if record.metric), None)
+    succeeded = ledger.runs(states=[RunState.SUCCEEDED], limit=100)
+    return next((run.metric for run in succeeded if run.metric), None)
 
 
-def _print_results(ranked: list[RunRecord], others: list[RunRecord], metric: str) -> None:
+def _others(ledger: Ledger, ranked: list[Run], limit: int) -> list[Run]:
+    """The newest runs without a rank, as many as there is room for below those with one (limit 0: all)."""
+    with_rank = {run.run_id for run in ranked}
+    newest = ledger.runs(limit=limit or None)
+    unranked = [run for run in newest if run.run_id not in with_rank]
+    return [ledger.get(run.run_id) for run in (unranked[: limit - len(ranked)] if limit else unranked)]
+
+
+def _print_results(ranked: list[Run], others: list[Run], metric: str) -> None:
     rows = []
     for rank, run in [*enumerate(ranked, 1), *((None, run) for run in others)]:
         score = score_text(run.scores[metric]) if metric in run.scores else "-"
@@ -98,13 +90,11 @@ def show(
         cloudrun show baseline --log --lines 0
         cloudrun show baseline --json | jq .timings
     """
-    from cloudrun.ledger import Ledger
-
     if lines < 0:
         raise UsageError(f"--lines {lines} is less than zero", next_step=f"cloudrun show {run} --log --lines 20")
     with closing(Ledger()) as ledger:
-        found = ledger.get(ledger.run(run).run_id)
-        logs = {path: _tail(ledger, found.record, path, lines) for path in _log_paths(found.record)} if log else {}
+        found = ledger.get(run)
+        logs = _log_ends(ledger, found, lines) if log else {}
         if as_json:
             print_json({**found.to_dict(), **({"logs": logs} if log else {})})
         elif log:
@@ -113,19 +103,19 @@ def show(
             if not logs:
                 print("  this run has no logs yet", file=sys.stderr)
         else:
-            print("\n".join(full_lines(found.record)))
+            print("\n".join(full_lines(found)))
 
 
-def _log_paths(run: RunRecord) -> list[str]:
-    return [artifact.path for artifact in run.artifacts if artifact.kind == "log"]
-
-
-def _tail(ledger: Ledger, run: RunRecord, path: str, lines: int) -> str:
-    """The log's last lines. A terminal's escape codes in it are made harmless where a terminal would obey them."""
-    (digest,) = [artifact.sha256 for artifact in run.artifacts if artifact.kind == "log" and artifact.path == path][:1]
-    text = ledger.artifacts.path(digest).read_bytes().decode("utf-8", "replace")
-    kept = text.splitlines()[-lines:]
-    return "\n".join(printable(line.expandtabs()) for line in kept) if sys.stdout.isatty() else "\n".join(kept)
+def _log_ends(ledger: Ledger, run: Run, lines: int) -> dict[str, str]:
+    """The last lines (0: all) of each log. Escape codes are made harmless where a terminal would obey them."""
+    ends = {}
+    for artifact in run.artifacts:
+        if artifact.kind == "log":
+            with ledger.artifacts.open(artifact.sha256) as stream:
+                kept = stream.read().decode("utf-8", "replace").splitlines()[-lines:]
+            harmless = [printable(line.expandtabs()) for line in kept] if sys.stdout.isatty() else kept
+            ends[artifact.path] = "\n".join(harmless)
+    return ends
 
 
 def get(
@@ -145,17 +135,15 @@ def get(
         cloudrun get baseline model.joblib
         cloudrun get baseline model.joblib models/best.joblib --force
     """
-    from cloudrun.ledger import Ledger
-
     with closing(Ledger()) as ledger:
-        record = ledger.run(run)
-        artifact = _artifact(record, path)
+        found = ledger.get(run)
+        artifact = found.artifact(path)
         destination = _destination(artifact, dest, force=force, again=f"cloudrun get {run} {path}")
         ledger.artifacts.copy_out(artifact.sha256, destination)
         if as_json:
             print_json(
                 {
-                    "run_id": record.run_id,
+                    "run_id": found.run_id,
                     "path": artifact.path,
                     "destination": str(destination.absolute()),
                     "size": artifact.size,
@@ -164,26 +152,6 @@ def get(
             )
         else:
             print(destination)
-
-
-def _artifact(run: RunRecord, wanted: str) -> Artifact:
-    """By path, else by file name where only one has it. Raises NotFound naming near ones, UsageError for several."""
-    from difflib import get_close_matches
-
-    exact = [artifact for artifact in run.artifacts if artifact.path == wanted]
-    named = [artifact for artifact in run.artifacts if artifact.path.rpartition("/")[2] == wanted]
-    found = exact[:1] or named
-    if len(found) == 1:
-        return found[0]
-    paths = [artifact.path for artifact in found or run.artifacts]
-    if found:
-        raise UsageError(
-            f"{run.run_id} has several files named {wanted}: {', '.join(map(printable, paths))}",
-            next_step=f"cloudrun get {run.run_id} {paths[0]}",
-        )
-    near = get_close_matches(wanted, paths, n=3) or paths[:3]
-    has = f"; it has {', '.join(map(printable, near))}" if near else "; it has no files"
-    raise NotFound(f"{run.run_id} has no file {printable(wanted)}{has}", next_step=f"cloudrun show {run.run_id}")
 
 
 def _destination(artifact: Artifact, wanted: Path | None, *, force: bool, again: str) -> Path:

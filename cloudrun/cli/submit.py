@@ -103,8 +103,8 @@ def submit(
 
     with closing(Ledger()) as ledger, Display(verbose=verbose, job_stdout=not as_json) as display:
         run = submit_job(Job(script, arguments, params, name), settings, ledger=ledger, observe=display)
-        display.say("\n".join(closing_lines(run.record, ledger.artifacts.path)))
+        display.say("\n".join(closing_lines(run, ledger.artifacts.path)))
         if as_json:
             print_json(run.to_dict())
             sys.stdout.flush()
-    return exit_code(run.record)
+    return exit_code(run)

@@ -9,9 +9,8 @@ from pathlib import Path
 from cloudrun.cli.printing import assignments_text, printable, score_text, when_text
 from cloudrun.core.records import Artifact, RunRecord, Timings
 from cloudrun.core.states import EndReason, RunState
+from cloudrun.ledger.models import is_model
 from cloudrun.plan.quantities import duration_text, size_text
-
-MODEL_SUFFIXES = (".joblib", ".pkl", ".pickle")
 
 
 def exit_code(run: RunRecord) -> int:
@@ -26,10 +25,6 @@ def exit_code(run: RunRecord) -> int:
     if run.state is RunState.FAILED and run.end_reason not in not_the_jobs:
         return 5
     return 1
-
-
-def models(run: RunRecord) -> list[Artifact]:
-    return [artifact for artifact in run.artifacts if artifact.path.endswith(MODEL_SUFFIXES)]
 
 
 def timings_text(timings: Timings) -> str:
@@ -68,14 +63,14 @@ def closing_lines(run: RunRecord, stored_at: Callable[[str], Path]) -> list[str]
     lines = [headline(run)]
     if timings := timings_text(run.timings):
         lines.append(f"  time   {timings}")
-    found = models(run)
+    models = [artifact for artifact in run.artifacts if artifact.kind == "output" and is_model(artifact.path)]
     lines += [
-        f"  model  {printable(model.path)} ({size_text(model.size)}) is {stored_at(model.sha256)}" for model in found
+        f"  model  {printable(model.path)} ({size_text(model.size)}) is {stored_at(model.sha256)}" for model in models
     ]
     if run.state is not RunState.SUCCEEDED:
         lines.append(f"  next   cloudrun show {run.run_id} --log")
-    elif found:
-        lines.append(f"  next   cloudrun get {run.run_id} {printable(found[0].path)}")
+    elif models:
+        lines.append(f"  next   cloudrun get {run.run_id} {printable(models[0].path)}")
     else:
         lines.append(f"  next   cloudrun show {run.run_id}")
     return lines
