@@ -137,7 +137,6 @@ _CLASSES: tuple[tuple[tuple[type[BaseException], ...], Rule], ...] = (
             boto.FlexibleChecksumError,
             boto.AwsChunkedWrapperError,
             boto.UnseekableStreamError,
-            boto.EventStreamError,
             ResponseParserError,
         ),
         _GARBLED,
@@ -205,7 +204,14 @@ _CODES: tuple[tuple[Rule, re.Pattern[str]], ...] = tuple(
         (_UNSUPPORTED, "NonEBSInstance", "VolumeTypeNotAvailableInZone", "ZonesMismatched", "InvalidInstanceFamily"),
         (_STATE, "DependencyViolation", r".*InUse(Exception)?", "InUse.*", "Incorrect.*", ".*State", ".*InProgress"),
         (_STATE, ".*AlreadyExists.*", ".*Conflict", r".*\.Duplicate", "CannotDelete", r"Resource\.Already.*"),
-        (_SERVER, "Internal(Error|Failure|ServerError)", r"(Service)?Unavailable(Exception)?", r"RequestTimeout.*"),
+        (_GARBLED, r"[34]\d\d"),  # botocore's word for an answer that is not in AWS's form
+        (
+            _SERVER,
+            r"5\d\d",
+            "Internal(Error|Failure|ServerError)",
+            r"(Service)?Unavailable(Exception)?",
+            r"RequestTimeout.*",
+        ),
         (_INPUT, "Invalid.*", "Missing.*", "Malformed.*", "Unknown.*", "Idempotent.*", r"Validation(Error|Exception)"),
         (_INPUT, r".*NotFound(Exception)?", ".*Malformed", ".*Mismatch", ".*TooLarge", "NoSuchVersion"),
     )
@@ -271,7 +277,7 @@ def refused(error: Exception) -> bool:
     return (
         isinstance(error, boto.ClientError)
         and not answer_lost(error)
-        and rule_of(error) not in (_KEYS, _EXPIRED, _CLOCK, _PERMISSION, _ACCOUNT, _THROTTLED)
+        and rule_of(error) not in (_KEYS, _EXPIRED, _CLOCK, _PERMISSION, _ACCOUNT, _THROTTLED, _GARBLED)
     )
 
 

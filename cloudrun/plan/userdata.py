@@ -13,6 +13,7 @@ TIMER = "cloudrun-deadline.timer"
 SERVICE = "cloudrun-deadline.service"
 
 _UNITS = "/etc/systemd/system"
+_STAMPS = "/var/lib/systemd/timers"
 
 # Without default dependencies: user-data runs before sysinit.target is reached, and starting a unit that waits for
 # that target would wait for itself.
@@ -40,9 +41,11 @@ AccuracySec=1s
 """
 
 # Runs at every boot, and no step that fails keeps the next from being tried. A timer of this launch is kept, since its
-# owner may have moved it; one of another launch came with a baked image. systemd never fires a calendar time that lies
-# before a timer's first start, so an overdue one is set some minutes ahead: time enough for an owner who has started
-# the machine again to move it. The instants are compared as text, which for this form of them is their order.
+# owner may have moved it; one of another launch came with a baked image. A deadline that is past already is set some
+# minutes ahead, for an owner who has started the machine again to move it (compared as text, which for instants in this
+# form is their order). The timer is not enabled: at the next boot this script starts it, not systemd before it.
+# systemd counts calendar times from the stamp, or from now where there is none: with an old stamp a deadline that
+# passes right here is overdue and fires, instead of never.
 _ARM = """\
 cd {units}
 if ! grep -qsF '# launch {launch}' {timer}; then
@@ -50,9 +53,10 @@ if ! grep -qsF '# launch {launch}' {timer}; then
   printf '%s' {timer_text} > {timer}
 fi
 in_seconds() {{ date -u -d "@$(($(date +%s) + $1))" '+%Y-%m-%d %H:%M:%S UTC'; }}
-if expr "$(sed -n 's/^OnCalendar=//p' {timer})" '<=' "$(in_seconds 5)" > /dev/null; then
+if expr "$(sed -n 's/^OnCalendar=//p' {timer})" '<=' "$(in_seconds 0)" > /dev/null; then
   sed -i "s/^OnCalendar=.*/OnCalendar=$(in_seconds {grace_s})/" {timer}
 fi
+mkdir -p {stamps} && touch -d 2000-01-01 {stamps}/stamp-{timer}
 systemctl daemon-reload
 systemctl start {timer}
 """
@@ -83,6 +87,7 @@ def _arm(deadline: datetime, *, launch: str) -> str:
     moment = deadline.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     return _ARM.format(
         units=_UNITS,
+        stamps=_STAMPS,
         launch=launch,
         timer=TIMER,
         service=SERVICE,

@@ -1,0 +1,154 @@
+"""User-data is run here as a unit would run it: by a real shell, in a folder that stands in for the root."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloudrun.plan.userdata import MAX_BYTES, OVERDUE_GRACE_S, SERVICE, TIMER, user_data
+
+PRIVATE = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAA=\n-----END OPENSSH PRIVATE KEY-----\n"
+PUBLIC = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExample cloudrun"
+TOMORROW = datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)
+
+
+def _settings(deadline: datetime, private: str = PRIVATE, public: str = PUBLIC) -> dict[str, Any]:
+    text = user_data(deadline=deadline, host_private_key=private, host_public_key=public)
+    settings = yaml.safe_load(text)
+    assert isinstance(settings, dict)
+    return settings
+
+
+@dataclass
+class Machine:
+    """A folder with /etc and /var in it, and a `systemctl` that writes down what it is told."""
+
+    root: Path
+
+    @property
+    def units(self) -> Path:
+        return self.root / "etc/systemd/system"
+
+    def boot(self, deadline: datetime, public: str = PUBLIC) -> list[str]:
+        """Run the bootcmd and return the calls of systemctl."""
+        self.units.mkdir(parents=True, exist_ok=True)
+        calls = self.root / "calls"
+        calls.unlink(missing_ok=True)
+        systemctl = self.root / "bin/systemctl"
+        systemctl.parent.mkdir(exist_ok=True)
+        systemctl.write_text(f'#!/bin/sh\necho "$*" >> {calls}\n')
+        systemctl.chmod(0o755)
+        for command in _settings(deadline, public=public)["bootcmd"]:
+            words = [
+                word.replace("/etc/systemd", f"{self.root}/etc/systemd").replace("/var/lib", f"{self.root}/var/lib")
+                for word in command
+            ]
+            subprocess.run(words, check=True, env={"PATH": f"{systemctl.parent}:/usr/bin:/bin"}, cwd=self.root)
+        return calls.read_text().splitlines()
+
+    def deadline(self) -> datetime:
+        line = next(line for line in (self.units / TIMER).read_text().splitlines() if line.startswith("OnCalendar="))
+        return datetime.strptime(line, "OnCalendar=%Y-%m-%d %H:%M:%S UTC").replace(tzinfo=UTC)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def test_the_deadline_is_the_first_thing_in_user_data() -> None:
+    text = user_data(deadline=TOMORROW, host_private_key=PRIVATE, host_public_key=PUBLIC)
+    assert text.startswith("#cloud-config\nbootcmd: ")
+
+
+def test_it_is_small_and_plain() -> None:
+    text = user_data(deadline=TOMORROW, host_private_key=PRIVATE, host_public_key=PUBLIC)
+    assert text.isascii()
+    assert len(text) < 4096
+
+
+def test_more_than_ec2_takes_is_refused() -> None:
+    with pytest.raises(ValueError, match="EC2 takes 16384"):
+        user_data(deadline=TOMORROW, host_private_key="x" * MAX_BYTES, host_public_key=PUBLIC)
+
+
+def test_a_deadline_without_a_zone_is_refused() -> None:
+    with pytest.raises(ValueError, match="zone"):
+        user_data(deadline=datetime(2030, 1, 1), host_private_key=PRIVATE, host_public_key=PUBLIC)  # noqa: DTZ001
+
+
+def test_nobody_logs_in_by_password_or_as_root() -> None:
+    settings = _settings(TOMORROW)
+    assert settings["ssh_pwauth"] is False
+    assert settings["disable_root"] is True
+
+
+KEY_TEXTS = st.text(st.characters(min_codepoint=32, max_codepoint=126) | st.just("\n"))
+
+
+@given(private=KEY_TEXTS, public=KEY_TEXTS)
+def test_host_keys_survive_the_yaml_whatever_is_in_them(private: str, public: str) -> None:
+    settings = _settings(TOMORROW, private, public)
+    assert settings["ssh_deletekeys"] is True
+    assert settings["ssh_keys"] == {"ed25519_private": private, "ed25519_public": public}
+
+
+def test_a_booting_unit_arms_its_deadline(machine: Machine) -> None:
+    calls = machine.boot(TOMORROW)
+    assert calls == ["daemon-reload", f"start {TIMER}"]
+    assert machine.deadline() == TOMORROW
+    assert "ExecStart=systemctl poweroff" in (machine.units / SERVICE).read_text()
+
+
+def test_a_deadline_of_another_zone_is_armed_in_utc(machine: Machine) -> None:
+    machine.boot(TOMORROW.astimezone(timezone(timedelta(hours=-7))))
+    assert machine.deadline() == TOMORROW
+
+
+def test_a_timer_that_passes_its_deadline_while_it_is_armed_fires_all_the_same(machine: Machine) -> None:
+    machine.boot(TOMORROW)
+    stamp = machine.root / f"var/lib/systemd/timers/stamp-{TIMER}"
+    assert datetime.fromtimestamp(stamp.stat().st_mtime, UTC).year <= 2000
+
+
+def test_a_deadline_that_its_owner_moved_survives_a_reboot(machine: Machine) -> None:
+    machine.boot(TOMORROW)
+    moved = TOMORROW + timedelta(hours=3)
+    timer = machine.units / TIMER
+    timer.write_text(timer.read_text().replace(f"{TOMORROW:%Y-%m-%d %H:%M:%S}", f"{moved:%Y-%m-%d %H:%M:%S}"))
+    machine.boot(TOMORROW)
+    assert machine.deadline() == moved
+
+
+def test_an_overdue_deadline_leaves_its_owner_some_minutes(machine: Machine) -> None:
+    before = datetime.now(UTC).replace(microsecond=0)
+    assert machine.boot(before - timedelta(days=2))[-1] == f"start {TIMER}"
+    assert machine.deadline() >= before + timedelta(seconds=OVERDUE_GRACE_S)
+    assert machine.deadline() < before + timedelta(hours=1)
+
+
+def test_a_baked_image_brings_no_deadline_of_its_own(machine: Machine) -> None:
+    machine.boot(TOMORROW, public="ssh-ed25519 AAAAbaked")
+    machine.boot(TOMORROW + timedelta(days=1), public="ssh-ed25519 AAAAnew")
+    assert machine.deadline() == TOMORROW + timedelta(days=1)
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here to ask")
+def test_systemd_accepts_both_units(machine: Machine) -> None:
+    machine.boot(TOMORROW)
+    checked = subprocess.run(
+        ["systemd-analyze", "verify", str(machine.units / TIMER), str(machine.units / SERVICE)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (checked.returncode, checked.stderr) == (0, "")
