@@ -41,7 +41,9 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right:
     )
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for header in headers:
-        table.add_column(header, justify="right" if header in right else "left", no_wrap=True, overflow="ellipsis")
+        table.add_column(
+            printable(header), justify="right" if header in right else "left", no_wrap=True, overflow="ellipsis"
+        )
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     with console.capture() as captured:

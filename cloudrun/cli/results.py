@@ -122,7 +122,7 @@ def get(
     run: RunId,
     path: Annotated[str, Parameter(help="One of the run's files, as `show` lists them. Example: out/model.joblib")],
     dest: Annotated[
-        Path | None, Parameter(help="A file or folder; by default the file's name here. Example: models/")
+        str | None, Parameter(help="A file or folder; by default the file's name here. Example: models/")
     ] = None,
     /,
     *,
@@ -154,11 +154,11 @@ def get(
             print(destination)
 
 
-def _destination(artifact: Artifact, wanted: Path | None, *, force: bool, again: str) -> Path:
+def _destination(artifact: Artifact, wanted: str | None, *, force: bool, again: str) -> Path:
     """Where the copy goes. Raises UsageError where that is no place for it, or something else is there."""
     name = artifact.path.rpartition("/")[2]
-    destination = (wanted or Path(name)).expanduser()
-    if destination.is_dir() or str(wanted or "").endswith("/"):
+    destination = Path(wanted or name).expanduser()
+    if destination.is_dir() or (wanted or "").endswith("/"):
         destination /= name
     if not destination.parent.is_dir():
         raise UsageError(

@@ -1,0 +1,230 @@
+"""`results`, `show` and `get` over a real ledger."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloudrun.cli.main import run
+from cloudrun.core.errors import NotFound, UsageError
+from cloudrun.core.ids import new_id
+from cloudrun.core.records import Artifact, LaunchRecord, LaunchRequest, Place, RunRecord, Timings, UnitRecord
+from cloudrun.core.states import EndReason, LaunchState, RunState, UnitState
+from cloudrun.ledger import Ledger
+
+NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
+PLACE = Place("sandbox", "us-east-1", "g1")
+Made = Callable[..., str]
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
+    """A ledger with one live unit; the working directory is its project."""
+    (tmp_path / "cloudrun.toml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    made = Ledger(tmp_path)
+    request = LaunchRequest("token", 1, "m7i.large", "ami-1", "/dev/sda1", 20, "key", "sg-1", "", {})
+    made.intend(
+        LaunchRecord("l-1", PLACE, LaunchState.INTENDED, request, "ubuntu", "c-1", NOON, "terminate", "key", NOON)
+    )
+    made.move_launch("l-1", LaunchState.REQUESTED)
+    unit = UnitRecord(
+        "i-1", "l-1", PLACE, UnitState.BOOTING, "m7i.large", "ubuntu", None, 22, "key", NOON, "terminate", "c-1", NOON
+    )
+    made.resolve_launch("l-1", [unit])
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def ended(ledger: Ledger, tmp_path: Path) -> Made:
+    """Adds a run that has ended; returns its id."""
+    count = iter(range(1000))
+
+    def add(
+        name: str,
+        scores: Mapping[str, float] | None = None,
+        *,
+        files: Mapping[str, str] | None = None,
+        logs: Mapping[str, str] | None = None,
+        params: Mapping[str, Any] | None = None,
+        reason: EndReason = EndReason.COMPLETED,
+        minimize: bool = False,
+    ) -> str:
+        run_id, at = new_id("r"), NOON + timedelta(minutes=next(count))
+        ledger.add_run(RunRecord(run_id, name, f"{name}.py", RunState.QUEUED, at, params=params or {}))
+        ledger.begin_attempt(run_id, "i-1", at)
+        ledger.move_run(run_id, RunState.RUNNING)
+        ledger.move_run(run_id, RunState.PULLING)
+        artifacts = []
+        for kind, contents in (("output", files or {}), ("log", logs or {})):
+            for path, content in contents.items():
+                (tmp_path / "made").write_text(content)
+                entry = ledger.artifacts.add(tmp_path / "made")
+                (tmp_path / "made").unlink()
+                artifacts.append(Artifact(path, entry.size, entry.sha256, kind))
+        succeeded = reason is EndReason.COMPLETED
+        ledger.finish_run(
+            run_id,
+            RunState.SUCCEEDED if succeeded else RunState.FAILED,
+            reason=reason,
+            exit_code=0 if succeeded else 3,
+            detail="" if succeeded else "it exited with code 3",
+            scores=scores or {},
+            metric=next(iter(scores), None) if scores else None,
+            minimize=minimize,
+            artifacts=artifacts,
+            passport=None,
+            timings=Timings(launch_s=0.5, run_s=2.25, total_s=3.1),
+            at=at + timedelta(seconds=3),
+        )
+        return run_id
+
+    return add
+
+
+def document(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    """The one JSON document that a command prints."""
+    assert run(arguments) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    parsed = json.loads(captured.out, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    assert parsed["schema_version"] == 1
+    return parsed
+
+
+def test_an_empty_ledger_says_what_to_type(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["results"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "next: cloudrun submit" in captured.err
+    assert document(capsys, "results", "--json") == {"schema_version": 1, "runs": []}
+
+
+def test_results_rank_best_first_and_the_rest_below(
+    ledger: Ledger, ended: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, best = ended("good", {"accuracy": 0.91}), ended("best", {"accuracy": 0.975, "loss": 0.1})
+    not_a_number = ended("odd", {"accuracy": math.nan})
+    failed = ended("broken", reason=EndReason.EXITED)
+    listed = document(capsys, "results", "--json")["runs"]
+    assert [each["run_id"] for each in listed] == [best, good, not_a_number, failed]
+    assert listed[2]["scores"] == {"accuracy": "NaN"}
+
+    assert run(["results"]) == 0
+    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert table[0] == ["rank", "run", "name", "state", "accuracy", "params", "when"]
+    assert table[1] == ["1", best, "best", "succeeded", "0.975", "-", "2026-11-21", "12:01Z"]
+    assert table[3][4] == "NaN"
+    assert table[4] == ["-", failed, "broken", "failed", "-", "-", "2026-11-21", "12:03Z"]
+
+
+def test_results_by_another_score_smallest_first(
+    ledger: Ledger, ended: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    high, low, none = ended("a", {"f1": 1, "x": 3.0}), ended("b", {"f1": 1, "x": 2.0}), ended("c", {"f1": 1})
+    for arguments, expected in (
+        (["--metric", "x", "--minimize"], [low, high, none]),
+        (["--metric", "x", "--maximize"], [high, low, none]),
+        (["--metric", "x", "--minimize", "--limit", "1"], [low]),
+        (["--metric", "nowhere", "--limit", "0"], [none, low, high]),
+    ):
+        listed = document(capsys, "results", "--json", *arguments)["runs"]
+        assert [each["run_id"] for each in listed] == expected
+
+
+def test_names_with_control_characters_are_harmless_in_a_table(
+    ledger: Ledger, ended: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended("a", {"evil\x1b[2J\nname": 1.0}, params={"text": "[bold]x[/bold]\x07"})
+    assert run(["results"]) == 0
+    printed = capsys.readouterr().out
+    assert "evil\\x1b[2J\\nname" in printed
+    assert "[bold]x[/bold]\\x07" in printed
+    assert "\x1b" not in printed
+
+
+def test_nothing_is_cut_off_where_there_is_no_terminal(
+    ledger: Ledger, ended: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended("n" * 300, {"accuracy": 1.0})
+    assert run(["results"]) == 0
+    assert "n" * 300 in capsys.readouterr().out
+
+
+def test_show_tells_all_of_one_run(ledger: Ledger, ended: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    run_id = ended("digits", {"accuracy": 0.5}, files={"out/model.joblib": "x" * 1500}, params={"C": 0.1})
+    assert run(["show", run_id]) == 0
+    shown = capsys.readouterr().out
+    for expected in ("digits.py", "succeeded", "C=0.1", "accuracy 0.5", "out/model.joblib", "1.5 kB", "run 2.2 s"):
+        assert expected in shown
+    whole = document(capsys, "show", "digits", "--json")
+    assert whole["run_id"] == run_id
+    assert whole["timings"]["run_s"] == 2.25
+    assert whole["unit"] == {"instance_id": "i-1", "instance_type": "m7i.large", "region": "us-east-1"}
+
+
+def test_show_prints_the_end_of_the_logs(ledger: Ledger, ended: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    logs = {"stdout.log": "one\ntwo\nthree\n", "stderr.log": "Traceback\n"}
+    ended("broken", logs=logs, reason=EndReason.EXITED)
+    assert run(["show", "broken", "--log", "--lines", "2"]) == 0
+    assert capsys.readouterr().out == "==> stdout.log <==\ntwo\nthree\n==> stderr.log <==\nTraceback\n"
+    whole = document(capsys, "show", "broken", "--log", "--lines", "0", "--json")
+    assert whole["logs"] == {"stdout.log": "one\ntwo\nthree", "stderr.log": "Traceback"}
+    with pytest.raises(UsageError, match="--lines -1"):
+        run(["show", "broken", "--lines", "-1"])
+
+
+def test_a_run_that_is_not_there_is_refused_with_near_ones(ledger: Ledger, ended: Made) -> None:
+    ended("digits")
+    with pytest.raises(NotFound, match="digits") as caught:
+        run(["show", "digit"])
+    assert caught.value.exit_code == 2
+
+
+def test_get_copies_a_file_out(ledger: Ledger, ended: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_id = ended("digits", files={"out/model.joblib": "the model"})
+    assert run(["get", run_id, "model.joblib"]) == 0
+    assert capsys.readouterr().out == "model.joblib\n"
+    assert (tmp_path / "model.joblib").read_text() == "the model"
+
+    (tmp_path / "models").mkdir()
+    copied = document(capsys, "get", run_id, "out/model.joblib", "models", "--json")
+    assert Path(copied["destination"]) == tmp_path / "models" / "model.joblib"
+    assert copied["size"] == len("the model")
+    assert (tmp_path / "models" / "model.joblib").read_text() == "the model"
+
+
+def test_get_replaces_nothing_unasked(ledger: Ledger, ended: Made, tmp_path: Path) -> None:
+    ended("digits", files={"model.joblib": "new"})
+    (tmp_path / "model.joblib").write_text("mine")
+    with pytest.raises(UsageError, match="there already") as caught:
+        run(["get", "digits", "model.joblib"])
+    assert "--force" in caught.value.next_step
+    assert (tmp_path / "model.joblib").read_text() == "mine"
+    assert run(["get", "digits", "model.joblib", "--force"]) == 0
+    assert (tmp_path / "model.joblib").read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    ("path", "dest", "problem"),
+    [
+        ("model.joblb", ".", "no artifact"),
+        ("scores.json", ".", "several"),
+        ("model.joblib", "nowhere/x", "no folder nowhere"),
+        ("model.joblib", "nowhere/", "no folder nowhere"),
+        ("model.joblib", "taken", "taken/model.joblib is a folder"),
+    ],
+)
+def test_get_says_what_does_not_fit(ledger: Ledger, ended: Made, path: str, dest: str, problem: str) -> None:
+    ended("digits", files={"model.joblib": "x", "a/scores.json": "1", "b/scores.json": "2"})
+    Path("taken/model.joblib").mkdir(parents=True)
+    with pytest.raises((UsageError, NotFound), match=problem) as caught:
+        run(["get", "digits", path, dest])
+    assert caught.value.next_step
