@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
-import platform
 import sys
 import traceback
 from pathlib import Path
@@ -19,28 +17,26 @@ from cloudrun.core.rundir import RunDir
 Reply = dict[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
 class Call:
     """A request, and the streams on which some verbs go on talking before they reply."""
 
-    arguments: dict[str, Any]
-    stdin: BinaryIO
-    stdout: BinaryIO
+    def __init__(self, arguments: dict[str, Any], stdin: BinaryIO, stdout: BinaryIO) -> None:
+        self.arguments = arguments
+        self.stdin = stdin
+        self.stdout = stdout
 
     def run(self) -> RunDir:
         name = self.arguments["run_dir"]
         if not rundir.safe_relative(name):
             raise AgentError("usage", f"{name!r} is not the name of a run directory")
-        path = Path.cwd() / name
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return RunDir(path)
+        return RunDir(Path.cwd() / name)
 
 
 def main() -> None:
     """Serve standard input and output. The working directory is the login user's home."""
     os.umask(0o077)
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
-    hello = {"protocol": wire.PROTOCOL, "python": platform.python_version(), "pid": os.getpid()}
+    hello = {"protocol": wire.PROTOCOL, "python": sys.version.split()[0], "pid": os.getpid()}
     stdout.write(wire.pack_json(wire.HELLO, hello))
     stdout.flush()
     try:

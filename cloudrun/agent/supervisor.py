@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import select
+import shutil
 import signal
 import subprocess
 import time
@@ -23,6 +24,7 @@ from cloudrun.core.rundir import RunDir, read_json, write_json
 POLL_S = 0.2  # how late a cancellation may be noticed; a job's end is noticed at once
 HEARTBEAT_S = 1.0
 JOB_UMASK = 0o022  # what a login has; the agent's own files are for its user alone
+UNKILLABLE_S = 30.0  # a process in uninterruptible sleep outlives SIGKILL; nobody shall wait for it for ever
 LEFTOVERS_S = 10.0  # how long to fight for the end of what the job left behind
 
 
@@ -66,7 +68,8 @@ def status(run: RunDir) -> dict[str, Any] | None:
             if pid and processes.is_same(pid, known.get("pid_started", ""), known.get("boot_id", "")):
                 processes.signal_group(pid, signal.SIGKILL)
             known = dict(known, state="exited", ended_at=time.time(), error="the job's supervisor was killed")
-            write_json(run.status, known)
+            with contextlib.suppress(OSError):  # a full disk: whoever asks next finds out in the same way
+                write_json(run.status, known)
         return known
 
 
@@ -78,6 +81,7 @@ def recorded(run: RunDir) -> dict[str, Any] | None:
 
 def cancel(run: RunDir, grace_s: float) -> None:
     """Wish for the job's end: SIGTERM to its group, `grace_s` seconds, SIGKILL. A job not started yet never will be."""
+    os.makedirs(run.root, mode=0o700, exist_ok=True)
     write_json(run.cancel, {"grace_s": grace_s})
     lock = _try_lock(run)
     if lock is not None:
@@ -87,12 +91,9 @@ def cancel(run: RunDir, grace_s: float) -> None:
 
 
 def outputs(run: RunDir) -> dict[str, Any]:
-    """`outputs.json`; made now where the supervisor did not live to write it."""
+    """`outputs.json`; made now where the supervisor could not, without what only it knows."""
     known: dict[str, Any] | None = read_json(run.outputs)
-    if known is None:
-        known = _outputs(run, read_json(run.spec) or {}, read_json(run.status) or {})
-        write_json(run.outputs, known)
-    return known
+    return known or _outputs(run, read_json(run.spec) or {}, since_ns=0)
 
 
 def _try_lock(run: RunDir) -> IO[bytes] | None:
@@ -133,28 +134,37 @@ def _supervise(run: RunDir, spec: dict[str, Any], ready: int) -> dict[str, Any]:
         job = _spawn(run, spec)
     except OSError as error:
         return dict(state, state="exited", ended_at=time.time(), error=f"could not start: {error}")
-    state.update(pid=job.pid, pid_started=processes.start_time(job.pid))
-    write_json(run.status, state)
-    os.write(ready, b"!")
-    os.close(ready)
-    probe = passport.begin(spec["argv"][0])
-
-    reason = _wait(run, job, wake)
-    state.update(state="exited", ended_at=time.time(), reason=reason)
-    state["exit_code"] = job.returncode if job.returncode >= 0 else None
-    state["signal"] = -job.returncode if job.returncode < 0 else None
-    made = passport.finish(probe)
+    try:
+        state.update(pid=job.pid, pid_started=processes.start_time(job.pid))
+        write_json(run.status, state)
+        os.write(ready, b"!")
+        os.close(ready)
+        probe = passport.begin(spec["argv"][0])
+        reason = _wait(run, job, wake)
+    except BaseException:
+        processes.signal_group(job.pid, signal.SIGKILL)  # nobody would watch it any more
+        raise
+    state.update(state="exited", ended_at=time.time(), reason=reason, **_how_it_ended(job))
+    made_with = passport.finish(probe)
     if not adopts_orphans:
         processes.signal_group(job.pid, signal.SIGKILL)
     processes.end_descendants(LEFTOVERS_S)
-    write_json(run.outputs, dict(_outputs(run, spec, {"started_ns": started_ns}), **made))
+    shutil.rmtree(run.tmp, ignore_errors=True)
+    with contextlib.suppress(OSError):  # a full disk: the manifest is made again when somebody asks for it
+        write_json(run.outputs, dict(_outputs(run, spec, since_ns=started_ns), **made_with))
     return state
 
 
-def _outputs(run: RunDir, spec: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
-    return manifest.outputs(
-        run, spec.get("output_max_bytes", 0), spec.get("output_max_files", 0), known.get("started_ns", 0)
-    )
+def _how_it_ended(job: subprocess.Popen[bytes]) -> dict[str, Any]:
+    if job.returncode is None:
+        return {"error": "the job could not be killed"}
+    if job.returncode < 0:
+        return {"signal": -job.returncode}
+    return {"exit_code": job.returncode}
+
+
+def _outputs(run: RunDir, spec: dict[str, Any], since_ns: int) -> dict[str, Any]:
+    return manifest.outputs(run, spec.get("output_max_bytes", 0), spec.get("output_max_files", 0), since_ns)
 
 
 def _spawn(run: RunDir, spec: dict[str, Any]) -> subprocess.Popen[bytes]:
@@ -168,10 +178,12 @@ def _spawn(run: RunDir, spec: dict[str, Any]) -> subprocess.Popen[bytes]:
         environment["VIRTUAL_ENV"] = str(home)
         environment["PATH"] = os.pathsep.join([str(home / "bin"), environment.get("PATH", os.defpath)])
     environment.update(spec["env"])
+    folder = os.path.join(run.work, spec["cwd"])
+    os.makedirs(folder, exist_ok=True)  # a folder without files was not shipped
     with open(run.stdout, "ab") as stdout, open(run.stderr, "ab") as stderr:
         return subprocess.Popen(
             argv,
-            cwd=os.path.join(run.work, spec["cwd"]),
+            cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=stdout,
@@ -187,14 +199,18 @@ def _from_home(program: str) -> Path | str:
 
 
 def _wait(run: RunDir, job: subprocess.Popen[bytes], wake: int) -> str:
-    """Until the job's own process has ended. Returns why the agent ended it, "" where it ended by itself."""
+    """Wait until the job's own process has ended, or cannot be ended.
+
+    Returns why the agent ended it, "" where it ended by itself.
+    """
     reason = ""
     kill_at = float("inf")
     next_heartbeat = 0.0
     while job.poll() is None:
         now = time.monotonic()
         if now >= next_heartbeat:
-            run.heartbeat.touch()
+            with contextlib.suppress(OSError):  # a full disk is no reason to end a job that may need none
+                run.heartbeat.touch()
             next_heartbeat = now + HEARTBEAT_S
         if not reason:
             request = read_json(run.cancel)
@@ -205,6 +221,8 @@ def _wait(run: RunDir, job: subprocess.Popen[bytes], wake: int) -> str:
                 processes.signal_group(job.pid, signal.SIGCONT)  # a stopped job could not hear it
         if now >= kill_at:
             processes.signal_group(job.pid, signal.SIGKILL)
+        if now >= kill_at + UNKILLABLE_S:
+            break
         if select.select([wake], [], [], POLL_S)[0]:
             os.read(wake, 512)
     return reason

@@ -19,8 +19,10 @@ from cloudrun.ssh.archive import archive
 from cloudrun.ssh.channel import AgentChannel
 from cloudrun.ssh.hostkey import make_host_key
 from cloudrun.ssh.session import Session
+from cloudrun.ssh.stream import SILENCE_S
 
 MANIFEST_MAX_BYTES = 256 * 1024 * 1024  # a manifest of 100,000 files has some 20 MB
+MANIFEST_S = 600.0  # where a supervisor was killed, the manifest is made while we wait: digests of all outputs
 OnProgress = Callable[[int, int], None]  # (bytes done, bytes in all)
 Sink = Callable[[Literal["stdout", "stderr"], bytes], None]
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -53,11 +55,12 @@ class Agent:
     """The agent on one unit, reached over `session`. Several threads may use it: each request has a channel to itself.
 
     Channels are kept and used again, so a run costs one process start on the unit, and every call one round trip.
-    Every method raises ConnectionLost where the unit is gone or silent for half a minute.
+    Every method raises ConnectionLost where the unit is gone, or silent for `silence_s`; its agent speaks every 5 s.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, *, silence_s: float = SILENCE_S) -> None:
         self._session = session
+        self._silence_s = silence_s
         self._idle: list[AgentChannel] = []
         self._lock = threading.Lock()
 
@@ -130,12 +133,9 @@ class Agent:
         `offsets` ({"stdout": bytes, "stderr": bytes}) skips what an earlier call has handed over. Raises Cancelled when
         the event is set; the job goes on then, as it does when the connection is lost.
         """
-        with self._channel() as channel:
-            channel.stream.cancelled = cancelled
+        with self._channel(cancelled=cancelled) as channel:
             channel.ask("follow", run_dir=run_dir, offsets=dict(offsets or {}))
-            status = _until_exited(channel, sink)
-            channel.stream.cancelled = None
-            return status
+            return _until_exited(channel, sink)
 
     def cancel(self, run_dir: str, grace_s: float) -> JobStatus:
         """SIGTERM to the job's process group, `grace_s` seconds to save what it has, SIGKILL. Returns its last status.
@@ -148,7 +148,7 @@ class Agent:
 
     def outputs(self, run_dir: str) -> Outputs:
         """The manifest of what the job made, checked: no name in it leads out of a directory it is joined to."""
-        with self._channel() as channel:
+        with self._channel(silence_s=MANIFEST_S) as channel:
             channel.ask("outputs", run_dir=run_dir)
             text = bytearray()
             while True:
@@ -215,12 +215,17 @@ class Agent:
             raise TransferError(f"{failures[0]}{more}", next_step="pull the run again while its unit lives")
 
     @contextlib.contextmanager
-    def _channel(self) -> Iterator[AgentChannel]:
+    def _channel(
+        self, *, cancelled: threading.Event | None = None, silence_s: float | None = None
+    ) -> Iterator[AgentChannel]:
         """A channel for one request. After anything but success it may be out of step, so it is not used again."""
         with self._lock:
+            self._idle = [channel for channel in self._idle if channel.stream.is_open]
             channel = self._idle.pop() if self._idle else None
         if channel is None:
             channel = AgentChannel(self._session, archive())
+        channel.stream.cancelled = cancelled
+        channel.stream.silence_s = silence_s or self._silence_s
         try:
             yield channel
         except BaseException:

@@ -16,7 +16,7 @@ SILENCE_S = 30.0  # between two answers of the server
 
 
 def put(client: paramiko.SSHClient, local: Path, remote: str) -> None:
-    """Copy `local` to `remote`; into it where that is a folder, as `cp` does. Links are copied as what they point to."""
+    """Copy `local` to `remote`; into it where that is a folder, as `cp` does. Links are followed."""
     if not local.exists():
         raise UsageError(f"{local} does not exist", next_step="check the path")
     with _sftp(client, remote) as sftp:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
-import select
+import selectors
 import socket
 import sys
 import threading
@@ -21,7 +21,8 @@ from cloudrun.core.errors import Cancelled, CloudrunError, ConnectionLost, HostK
 from cloudrun.core.records import CommandResult, SshTarget
 from cloudrun.ssh.stream import SILENCE_S, TICK_S, Stream
 
-ATTEMPT_S = 15.0  # one try to connect, to agree on keys, to log in
+CONNECT_S = 3.0  # one try to connect: short, because packets to a machine that is booting are dropped, not refused
+LOGIN_S = 15.0  # one try to agree on keys, and to log in
 KEEPALIVE_S = 10  # between keepalives; with DEAD_AFTER_S it bounds how long a dead peer goes unnoticed
 DEAD_AFTER_S = 30
 AFTER_EXIT_S = 1.0  # how long a finished command's output may still trickle in: its daemons may hold the pipe for ever
@@ -60,7 +61,7 @@ class Session:
             sleep=tenacity.sleep_using_event(stop),
         )
         try:
-            return cls(retrying(_connect, target, key), target)
+            return cls(retrying(_connect, target, key, time.monotonic() + timeout_s), target)
         except tenacity.RetryError as error:
             if stop.is_set():
                 raise Cancelled("cancelled while connecting to the unit") from None
@@ -147,15 +148,16 @@ class Session:
         return channel
 
 
-def _connect(target: SshTarget, key: paramiko.PKey) -> paramiko.SSHClient:
+def _connect(target: SshTarget, key: paramiko.PKey, give_up: float) -> paramiko.SSHClient:
     """One try. Lets OSError, EOFError and SSHException out, which mean "not yet"; HostKeyMismatch means "never"."""
+    limit_s = max(0.1, min(LOGIN_S, give_up - time.monotonic()))
     kind, encoded = target.host_key.split()[:2]
     client = paramiko.SSHClient()
     client.set_missing_host_key_policy(paramiko.RejectPolicy())
     name = target.host if target.port == 22 else f"[{target.host}]:{target.port}"
     client.get_host_keys().add(name, kind, paramiko.Ed25519Key(data=base64.b64decode(encoded)))
+    connection = socket.create_connection((target.host, target.port), timeout=min(CONNECT_S, limit_s))
     try:
-        connection = socket.create_connection((target.host, target.port), timeout=ATTEMPT_S)
         _notice_a_dead_peer(connection)
         client.connect(
             target.host,
@@ -163,16 +165,16 @@ def _connect(target: SshTarget, key: paramiko.PKey) -> paramiko.SSHClient:
             username=target.user,
             pkey=key,
             sock=connection,
-            timeout=ATTEMPT_S,
-            banner_timeout=ATTEMPT_S,
-            auth_timeout=ATTEMPT_S,
-            channel_timeout=ATTEMPT_S,
+            timeout=limit_s,
+            banner_timeout=limit_s,
+            auth_timeout=limit_s,
+            channel_timeout=limit_s,
             allow_agent=False,
             look_for_keys=False,
             transport_factory=_transport,
         )
     except (paramiko.BadHostKeyException, paramiko.ssh_exception.IncompatiblePeer) as error:
-        client.close()
+        _close(client, connection)
         if isinstance(error, paramiko.BadHostKeyException) or "host key" in str(error):
             raise HostKeyMismatch(
                 f"{target.host}:{target.port} answered with another host key than the one that was put there",
@@ -180,12 +182,17 @@ def _connect(target: SshTarget, key: paramiko.PKey) -> paramiko.SSHClient:
             ) from error
         raise
     except BaseException:
-        client.close()
+        _close(client, connection)
         raise
     transport = client.get_transport()
     assert transport is not None  # noqa: S101  # for the type checker: `connect` has just made it
     transport.set_keepalive(KEEPALIVE_S)
     return client
+
+
+def _close(client: paramiko.SSHClient, connection: socket.socket) -> None:
+    client.close()
+    connection.close()  # the client knows it only once it has got as far as a transport
 
 
 def _transport(connection: Any, **options: Any) -> paramiko.Transport:
@@ -230,24 +237,27 @@ def _collect(
         (channel.recv_stderr_ready, channel.recv_stderr, stderr, on_stderr),
     )
     give_up = time.monotonic() + timeout_s
-    while True:
-        ended = channel.eof_received or channel.closed  # asked first: what came before it is read below
-        for ready, receive, buffer, tell in sources:
-            while ready():
-                data = receive(65536)
-                buffer += data
-                if tell is not None:
-                    tell(data)
-        if ended and (channel.exit_status_ready() or channel.closed):
-            return bytes(stdout), bytes(stderr)
-        now = time.monotonic()
-        if channel.exit_status_ready():
-            give_up = min(give_up, now + AFTER_EXIT_S)
-        if now >= give_up:
-            if channel.exit_status_ready():
+    # select() knows no descriptor above 1023, which a large pool reaches
+    with selectors.DefaultSelector() as selector:
+        selector.register(channel, selectors.EVENT_READ)
+        while True:
+            ended = channel.eof_received or channel.closed  # asked first: what came before it is read below
+            for ready, receive, buffer, tell in sources:
+                while ready():
+                    data = receive(65536)
+                    buffer += data
+                    if tell is not None:
+                        tell(data)
+            if ended and (channel.exit_status_ready() or channel.closed):
                 return bytes(stdout), bytes(stderr)
-            raise CloudrunError(
-                f"`{command[:80]}` did not end on the unit within {timeout_s:.0f} s",
-                next_step="give it more time, or run it as a job with `cloudrun submit`",
-            )
-        select.select([channel], [], [], min(TICK_S, give_up - now))
+            now = time.monotonic()
+            if channel.exit_status_ready():
+                give_up = min(give_up, now + AFTER_EXIT_S)
+            if now >= give_up:
+                if channel.exit_status_ready():
+                    return bytes(stdout), bytes(stderr)
+                raise CloudrunError(
+                    f"`{command[:80]}` did not end on the unit within {timeout_s:.0f} s",
+                    next_step="give it more time, or run it as a job with `cloudrun submit`",
+                )
+            selector.select(min(TICK_S, give_up - now))

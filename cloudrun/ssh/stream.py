@@ -70,6 +70,10 @@ class Stream:
                 raise ConnectionLost("the connection to the unit is closed")
             return data
 
+    @property
+    def is_open(self) -> bool:
+        return not (self._channel.closed or self._channel.eof_received)
+
     def errors(self) -> str:
         """What the command has said on stderr so far, without waiting."""
         said = b""
