@@ -3,7 +3,7 @@
 ansible-runner forks with a pseudo-terminal and may take over signal handlers, which a process with threads and
 handlers of its own cannot have. So it gets this one. The job is one line of JSON on stdin; one JSON object a line comes
 back on stdout: {"line": ...} for Ansible's output, {"failed": ...} for each failing task, {"status": ...} at the end.
-The other side keeps stdin open while it wants the result: its end, for whatever reason, ends Ansible.
+The other side keeps stdin open and silent while it wants the result: a word there, or its end, ends Ansible.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ class Playbook:
             private_data_dir=self._job["private_data_dir"],
             playbook=self._job["playbook"],
             inventory=self._job["inventory"],
-            extravars=self._job["extravars"],
             cmdline=self._job["cmdline"] or None,
             ident=self._job["ident"],
             settings={"pexpect_timeout": _POLL_S},
@@ -60,7 +59,7 @@ class Playbook:
         So Ansible is asked first: at SIGTERM it ends its workers, and their ssh with them.
         """
         if self._stopping_since is None:
-            if not select.select([0], [], [], 0)[0] or os.read(0, 1):
+            if not select.select([0], [], [], 0)[0]:  # neither a word nor the end
                 return False
             self._stopping_since = time.monotonic()
             if self._ansible_pid is None:

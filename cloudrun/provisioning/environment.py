@@ -9,49 +9,46 @@ Where the requirements come from, the first of:
 
 joblib is always added, since models come home with it; nothing else is. What 1 and 2 leave open, uv decides, keeping to
 the versions installed here of the packages that a model's passport names. A resolution is kept in the cache by the
-digest of its inputs and not made again until one changes.
+digest of its inputs, and made again when one of them changes or the cache is removed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import sys
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from cloudrun.core.errors import UsageError
 from cloudrun.core.records import Environment
 from cloudrun.core.rundir import read_json, write_json
 from cloudrun.plan.fingerprint import environment_fingerprint
 from cloudrun.plan.imports import ImportScan, scan_imports, script_block
-from cloudrun.provisioning.installed import Installed, client_python, site_stamp, unit_markers
-from cloudrun.provisioning.uv import exact_lines, resolve, run_uv
+from cloudrun.provisioning import locks
+from cloudrun.provisioning.uv import resolve
+
+# `provisioning.installed` and `packaging` are imported where they are used: a known environment saves that 0.1 s.
 
 ARCHITECTURES = ("x86_64", "arm64")
-ROOT_FILES = ("uv.lock", "pylock.toml", "requirements.lock", "requirements.txt")
 ALWAYS = "joblib"
 _CACHE_FORM = 1  # counts up when the same inputs are to give another environment
 _PASSPORT_PACKAGES = ("joblib", "numpy", "scikit-learn", "scipy")
-_PYTHONS = ("3.13", "3.12", "3.11", "3.10", "3.14")  # what to try where the client's own is not allowed, best first
-_INCLUDE = re.compile(rb"(?m)^\s*(?:-r|-c|--requirement|--constraint)[ =]\s*(\S+)")
+_PYTHONS = ("3.13", "3.12", "3.11", "3.10", "3.14")  # tried in turn where the client's own is not allowed
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """Requirements not resolved yet. `inputs` is all that the answer depends on, beside Python and architecture."""
+    """Requirements not resolved yet. `inputs` is what the answer depends on, beside Python and architecture."""
 
     source: str
     requires_python: str | None
     inputs: Sequence[str]
-    file: Path | None  # a lock, a requirements file or the script with its block; None: the imports
-    scan: ImportScan | None = None
+    origin: Path | ImportScan  # the script with its block, a file at the root, or the imports
 
 
 def environment_for(
@@ -59,48 +56,56 @@ def environment_for(
 ) -> Environment:
     """The environment for `script` of the project at `root`, on a unit of `architecture` ("x86_64" or "arm64").
 
-    `python` is a minor version as in "3.12"; None is the client's own, or the newest that the script's requirements
-    allow. Raises UsageError where the script is not Python, imports what nobody has, or its requirements do not
-    resolve; ProvisionError where an index was needed and could not be reached.
+    `python` is a minor version as in "3.12"; None is the client's own where the requirements allow it, else another
+    that they allow. Raises UsageError where the script is not Python, imports what nobody has, or its requirements do
+    not resolve; ProvisionError where an index was needed and could not be reached.
     """
     if architecture not in ARCHITECTURES:
         raise UsageError(f"no environments are made for {architecture}; there are {' and '.join(ARCHITECTURES)}")
     script, root = script.resolve(), root.resolve()
     plan = _plan(script, root)
     minor = choose_python(python, plan.requires_python, plan.source)
-    key = hashlib.sha256(json.dumps([_CACHE_FORM, minor, architecture, plan.source, *plan.inputs]).encode()).hexdigest()
-    kept = cache_dir / "environments" / f"{key}.json"
+    indexes = sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith("UV_"))
+    facts = [_CACHE_FORM, minor, architecture, plan.source, *plan.inputs, *indexes]
+    kept = cache_dir / "environments" / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}.json"
     known = _cached(kept, minor, architecture)
     if known is not None:
         return known
-    installed = Installed()
     source = plan.source
-    if plan.file is not None:
-        lines = _from_file(plan.file, minor, architecture, root, source, installed)
+    if isinstance(plan.origin, Path):
+        lines = _from_file(plan.origin, minor, architecture, root, source)
     else:
-        assert plan.scan is not None  # noqa: S101  # mypy: a plan has one or the other
-        lines, notes = _from_imports(plan.scan, minor, architecture, root, source, installed)
+        lines, notes = _from_imports(plan.origin, minor, architecture, root, source)
         source += f" ({'; '.join(notes)})" if notes else ""
     environment = Environment(minor, architecture, lines, source, environment_fingerprint(minor, architecture, lines))
-    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_json(kept, {"requirements": lines, "source": source})
     return environment
 
 
-def choose_python(given: str | None, requires: str | None, source: str) -> str:
-    """The minor version for a unit: `given`, else the client's, else the newest that `requires` allows.
+def client_python() -> str:
+    """The minor version that cloudrun runs on, as in "3.11"."""
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
 
-    Raises UsageError where that is none, or `given` is not one.
+
+def choose_python(given: str | None, requires: str | None, source: str) -> str:
+    """The minor version for a unit: `given`, else the client's, else another that `requires` allows.
+
+    Raises UsageError where that is none, or `given` is not a minor version.
     """
     if given is not None and not re.fullmatch(r"3\.\d{1,2}", given):
         raise UsageError(f"{given!r} is not a minor version of Python", next_step="write it as in 3.12")
+    if requires is None:
+        return given or client_python()
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
     try:
-        allowed = SpecifierSet(requires or "")
+        allowed = SpecifierSet(requires)
     except InvalidSpecifier as error:
         raise UsageError(f"the requires-python of {source} is not a version range: {requires!r}") from error
     for minor in (given,) if given else (client_python(), *_PYTHONS):
-        # the unit has the newest patch release, whichever that is; `==3.11.4` is met by that very one
-        if any(allowed.contains(f"{minor}.{patch}") for patch in (99, *range(30))):
+        # which patch release the unit will have is not known: any will do
+        if any(allowed.contains(f"{minor}.{patch}") for patch in range(100)):
             return minor
     wanted = f"Python {given}" if given else "any Python that a unit can have"
     raise UsageError(f"{source} asks for Python {requires}, which leaves out {wanted}")
@@ -111,22 +116,20 @@ def _plan(script: Path, root: Path) -> _Plan:
         relative = script.relative_to(root).as_posix()
     except ValueError as error:
         raise UsageError(f"{script} is not below the project root {root}") from error
-    source = _read(root, relative)
-    if source is None:
+    content = _read(root, relative)
+    if content is None:
         raise UsageError(f"{relative} does not exist or is not a file")
-    block = script_block(source, relative)
+    scan = scan_imports(relative, lambda path: _read(root, path))  # also where a block or file decides: is it Python?
+    block = script_block(content, relative)
     if block is not None:
-        return _Plan(
-            f"the script block of {relative}", block.requires_python, [source.decode(errors="replace")], script
-        )
-    for name in ROOT_FILES:
-        path = root / name
-        if path.is_file():
-            contents = _contents(path)
-            return _Plan(name, _locked_python(path), [*map(str, contents), *contents.values()], path)
-    scan = scan_imports(relative, lambda path: _read(root, path))
+        inputs = [content.decode(errors="replace")]
+        return _Plan(f"the script block of {relative}", block.requires_python, inputs, script)
+    file = locks.root_file(root)
+    if file is not None:
+        inputs = [part for path, text in locks.contents(file).items() for part in (str(path), text)]
+        return _Plan(file.name, locks.required_python(file), inputs, file)
     modules = [f"{module.name} {module.guarded}" for module in scan.third_party]
-    return _Plan(f"the imports of {relative}", None, [*modules, sys.version, site_stamp()], None, scan)
+    return _Plan(f"the imports of {relative}", None, [*modules, sys.version, _site_stamp()], scan)
 
 
 def _read(root: Path, path: str) -> bytes | None:
@@ -138,74 +141,35 @@ def _read(root: Path, path: str) -> bytes | None:
         raise UsageError(f"{path} could not be read: {error}") from error
 
 
-def _contents(path: Path) -> Mapping[Path, str]:
-    """A requirements file and all that it includes, with their text."""
-    found: dict[Path, str] = {}
-    waiting = [path]
-    while waiting:
-        current = waiting.pop()
-        if current in found or not current.is_file():
-            continue  # uv says it better where one is missing
-        content = current.read_bytes()
-        found[current] = content.decode(errors="replace")
-        if current.suffix != ".toml":
-            waiting += [current.parent / name.decode(errors="replace") for name in _INCLUDE.findall(content)]
-    return found
+def _site_stamp() -> str:
+    """A text that changes when something is installed or removed: each folder of packages with its time of change."""
+    folders = [Path(entry) for entry in sys.path if entry]
+    holding = [folder for folder in folders if any(folder.glob("*.dist-info"))]
+    return "\n".join(f"{folder} {folder.stat().st_mtime_ns}" for folder in holding)
 
 
-def _locked_python(path: Path) -> str | None:
-    if path.suffix == ".txt" or path.name == "requirements.lock":
-        return None
-    try:
-        requires = tomllib.loads(path.read_text(encoding="utf-8")).get("requires-python")
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path.name} is not TOML: {error}", next_step=f"make {path.name} again") from error
-    return requires if isinstance(requires, str) else None
+def _from_file(path: Path, python: str, architecture: str, root: Path, source: str) -> tuple[str, ...]:
+    from cloudrun.provisioning.installed import Installed
 
-
-def _from_file(
-    path: Path, python: str, architecture: str, root: Path, source: str, installed: Installed
-) -> tuple[str, ...]:
-    preferences = [
-        f"{name}=={version}"
-        for name in _PASSPORT_PACKAGES
-        if (version := installed.version(name)) and "+" not in version
-    ]
-
-    def resolved(sources: Sequence[Path], extra: Sequence[str]) -> tuple[str, ...]:
-        return resolve(
-            sources,
-            extra,
-            python=python,
-            architecture=architecture,
-            root=root,
-            preferences=preferences,
-            named=source,
-        )
-
-    if path.name == "uv.lock":
-        exported = run_uv(
-            [
-                *("export", "--quiet", "--frozen", "--no-dev", "--no-emit-project", "--no-python-downloads"),
-                *("--format", "requirements.txt", "--no-hashes", "--no-header", "--no-annotate"),
-            ],
-            root=root,
-            named=source,
-        )
-        return resolved([], [*exact_lines(exported), ALWAYS])
-    if path.name == "pylock.toml":  # uv takes nothing beside one
-        locked = run_uv(
-            ["pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python-version", python, str(path)],
-            root=root,
-            named=source,
-        )
-        return resolved([], [*exact_lines(locked), ALWAYS])
-    return resolved([path], [ALWAYS])
+    wanted = locks.wanted(path, root) if path.name in locks.ROOT_FILES else locks.Wanted(files=(path,))
+    resolved = resolve(
+        wanted.files,
+        [*wanted.index_lines, *wanted.lines, ALWAYS],
+        python=python,
+        architecture=architecture,
+        root=root,
+        preferences=Installed().versions(_PASSPORT_PACKAGES),
+        named=source,
+    )
+    return tuple(sorted((*wanted.index_lines, *resolved)))
 
 
 def _from_imports(
-    scan: ImportScan, python: str, architecture: str, root: Path, source: str, installed: Installed
+    scan: ImportScan, python: str, architecture: str, root: Path, source: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    from cloudrun.provisioning.installed import Installed, unit_markers
+
+    installed = Installed()
     providers = installed.providers([module.name for module in scan.third_party])
     for module in scan.third_party:
         if not providers[module.name] and not module.guarded:
@@ -216,13 +180,11 @@ def _from_imports(
                 "requirements.txt",
             )
     names = {name for found in providers.values() for name in found} | {ALWAYS}
-    pins = installed.pins(sorted(names), unit_markers(python, architecture))
+    pins = installed.pins(names, unit_markers(python, architecture))
     if not pins.missing and python == client_python():
         return pins.lines, pins.notes
-    resolved = resolve(
-        [], [*pins.lines, *pins.missing], python=python, architecture=architecture, root=root, named=source
-    )
-    return resolved, pins.notes
+    lines = [*pins.lines, *pins.missing]
+    return resolve([], lines, python=python, architecture=architecture, root=root, named=source), pins.notes
 
 
 def _cached(path: Path, python: str, architecture: str) -> Environment | None:

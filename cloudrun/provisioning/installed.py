@@ -7,7 +7,6 @@ import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 
 from packaging.markers import UndefinedEnvironmentName
 from packaging.requirements import InvalidRequirement, Requirement
@@ -17,17 +16,12 @@ from packaging.version import InvalidVersion, Version
 from cloudrun.core.errors import UsageError
 
 
-def client_python() -> str:
-    """The minor version that cloudrun runs on, as in "3.11"."""
-    return f"{sys.version_info.major}.{sys.version_info.minor}"
-
-
 def unit_markers(python: str, architecture: str) -> dict[str, str]:
     """The environment that requirement markers are evaluated for: CPython `python` on a Linux unit.
 
-    The unit's patch release is not known before it boots; the client's own, or 0, stands for it.
+    The unit's patch release is not known before it boots; the client's own stands for it.
     """
-    patch = sys.version_info.micro if python == client_python() else 0
+    patch = sys.version_info.micro
     return {
         "implementation_name": "cpython",
         "implementation_version": f"{python}.{patch}",
@@ -85,9 +79,10 @@ class Installed:
             parts.pop()
         return tuple(sorted(names))
 
-    def version(self, name: str) -> str | None:
-        distribution = self._by_name.get(canonicalize_name(name))
-        return distribution.version if distribution else None
+    def versions(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Exact lines for those of `names` that are installed."""
+        found = {name: self._by_name[name].version for name in names if name in self._by_name}
+        return tuple(f"{name}=={version}" for name, version in found.items())
 
     def pins(self, names: Iterable[str], markers: Mapping[str, str]) -> Pins:
         """Exact lines for `names` and, transitively, for what they need on a machine that `markers` describe.
@@ -104,7 +99,10 @@ class Installed:
             if item in done:
                 continue
             done.add(item)
-            distribution = self._by_name[name]
+            distribution = self._by_name.get(name)
+            if distribution is None:
+                missing.add(name)
+                continue
             lines[name], note = _pin(name, distribution)
             if note and note not in notes:
                 notes.append(note)
@@ -116,13 +114,6 @@ class Installed:
                     needed.marker = None
                     missing.add(str(needed))
         return Pins(tuple(sorted(lines.values())), tuple(sorted(missing)), tuple(notes))
-
-
-def site_stamp() -> str:
-    """A text that changes when something is installed or removed: each path entry with its time of change."""
-    return "\n".join(
-        f"{entry} {Path(entry).stat().st_mtime_ns}" for entry in sys.path if entry and Path(entry).is_dir()
-    )
 
 
 def _top_level(distribution: metadata.Distribution) -> set[str]:

@@ -28,6 +28,11 @@ from cloudrun.provisioning.resources import inventory_dir, playbook_dir
 _POLL_S = 0.1
 _STOP_TIMEOUT_S = 6.0  # the driver gives Ansible 2 s, and is slow to notice by its poll interval
 _CHECK_TIMEOUT_S = 60.0
+# Enough to start Python and ssh. Not PYTHONDONTWRITEBYTECODE: it has Ansible compiled at each start, which takes 0.5 s.
+_KEPT_VARIABLES = (
+    *("HOME", "USER", "LOGNAME", "TMPDIR", "TZ", "PYTHONPATH", "PYTHONHOME", "PYTHONPYCACHEPREFIX"),
+    *("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "VIRTUAL_ENV"),
+)
 
 
 def provision(
@@ -55,12 +60,7 @@ def provision(
     job = {
         "private_data_dir": str(private_dir),
         "playbook": str(book),
-        "inventory": [str(inventory_dir()), str(_write_inventory(target, private_dir))],
-        "extravars": {
-            "python": environment.python,
-            "requirements": list(environment.requirements),
-            "environment_dir": env_dir(environment.fingerprint),
-        },
+        "inventory": [str(inventory_dir()), str(_write_inventory(target, environment, private_dir))],
         "cmdline": "-v" if verbose else "",
         "ident": "provision",
     }
@@ -73,9 +73,9 @@ def provision(
                 log.write(text + "\n")
                 if on_line is not None:
                     on_line(text)
-        if cancelled is not None and cancelled.is_set():
+        if not outcome.status and cancelled is not None and cancelled.is_set():
             raise Cancelled("provisioning was cancelled")
-        if time.monotonic() >= deadline and not outcome.status:
+        if not outcome.status and time.monotonic() >= deadline:
             raise ProvisionError(
                 f"provisioning took longer than {timeout_s:.0f} s", log_path=log_path, next_step=f"less {log_path}"
             )
@@ -128,8 +128,8 @@ def require_ssh_client() -> None:
 # -- what Ansible is told --------------------------------------------------------------------------------------------
 
 
-def _write_inventory(target: SshTarget, private_dir: Path) -> Path:
-    """How to reach the unit, with its pinned key and nothing of the user's ssh configuration or agent."""
+def _write_inventory(target: SshTarget, environment: Environment, private_dir: Path) -> Path:
+    """What the unit is to have, and how to reach it: with its pinned key, without the user's ssh settings and agent."""
     known_hosts = private_dir / "known_hosts"
     name = target.host if target.port == 22 else f"[{target.host}]:{target.port}"
     key_type, key = target.host_key.split()[:2]
@@ -140,11 +140,12 @@ def _write_inventory(target: SshTarget, private_dir: Path) -> Path:
         "StrictHostKeyChecking": "yes",
         "HostKeyAlgorithms": key_type,
         "UpdateHostKeys": "no",
+        "IdentityFile": _ssh_quoted(target.key_path.resolve()),
         "IdentitiesOnly": "yes",
         "IdentityAgent": "none",
         "PreferredAuthentications": "publickey",
     }
-    arguments = ["-F", "/dev/null", "-i", str(target.key_path.resolve())]
+    arguments = ["-F", "/dev/null"]
     for option, value in options.items():
         arguments += ["-o", f"{option}={value}"]
     host = {
@@ -152,6 +153,9 @@ def _write_inventory(target: SshTarget, private_dir: Path) -> Path:
         "ansible_port": target.port,
         "ansible_user": target.user,
         "ansible_ssh_common_args": shlex.join(arguments),
+        "python": environment.python,
+        "requirements": list(environment.requirements),
+        "environment_dir": env_dir(environment.fingerprint),
     }
     path = private_dir / "hosts.json"
     path.write_text(json.dumps({"all": {"hosts": {"unit": host}}}, indent=2), encoding="utf-8")
@@ -164,10 +168,10 @@ def _ssh_quoted(path: Path) -> str:
 
 
 def _ansible_environment(private_dir: Path | None) -> dict[str, str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
-    # Without it Ansible is compiled anew each time it starts: 0.5 s.
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    environment["PATH"] = os.pathsep.join([*_script_folders(), environment.get("PATH", os.defpath)])
+    """What Ansible may know of the caller's environment: not its ANSIBLE_* variables, and no keys, since ansible-runner
+    writes the whole of it to a file."""
+    environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    environment["PATH"] = os.pathsep.join([*_script_folders(), os.environ.get("PATH", os.defpath)])
     environment["ANSIBLE_CONFIG"] = str(playbook_dir() / "ansible.cfg")
     environment["ANSIBLE_HOST_KEY_CHECKING"] = "True"  # ansible-runner says False where nobody says anything
     # Ansible refuses to start in another encoding, and its messages are read.
@@ -237,6 +241,7 @@ def _driver(job: Mapping[str, Any], private_dir: Path) -> Iterator[subprocess.Po
         yield process
     finally:
         with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(b"stop\n")  # said aloud: a forked child of ours may hold the pipe open
             process.stdin.close()
         try:
             process.wait(_STOP_TIMEOUT_S)
