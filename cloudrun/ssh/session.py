@@ -110,10 +110,11 @@ class Session:
             feeder = threading.Thread(target=_feed, args=(channel, stdin), daemon=True)
             feeder.start()
             stdout, stderr = _collect(channel, command, timeout_s, on_stdout, on_stderr)
-            if not channel.exit_status_ready():
-                raise ConnectionLost("the connection to the unit broke before the command had ended")
+            exit_code = channel.recv_exit_status()
+            if exit_code == -1 and not self.is_alive:  # paramiko says -1 for "by a signal" and for "nobody knows"
+                raise ConnectionLost(f"the connection to the unit broke while it ran `{command[:80]}`")
             return CommandResult(
-                exit_code=channel.recv_exit_status(),
+                exit_code=exit_code,
                 stdout=stdout.decode("utf-8", "replace"),
                 stderr=stderr.decode("utf-8", "replace"),
             )
@@ -248,7 +249,7 @@ def _collect(
                     buffer += data
                     if tell is not None:
                         tell(data)
-            if ended and (channel.exit_status_ready() or channel.closed):
+            if ended and channel.exit_status_ready():
                 return bytes(stdout), bytes(stderr)
             now = time.monotonic()
             if channel.exit_status_ready():
