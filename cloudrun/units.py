@@ -130,7 +130,7 @@ class Unit:
             self._log_in()
             self.ledger.move_unit(self.instance_id, UnitState.READY)
             # The key in user-data can be read by whoever may describe the instance: from here on the unit has its own.
-            self.ledger.update_unit(self.instance_id, host_key=new_host_key(self.session))
+            self.ledger.update_unit(self.instance_id, host_key=self.agent.new_host_key())
             self.record = self.ledger.unit(self.instance_id)
 
     def join(self, instance_id: str, client: ClientRecord) -> None:

@@ -1,0 +1,52 @@
+"""One sandbox for the whole session, in a folder of its own; at the end nothing of it may be alive.
+
+The folder's name travels in the environment, so workers that run side by side share one region.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+_OWNED = pytest.StashKey[Path]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return
+    folder = Path(tempfile.mkdtemp(prefix="cloudrun-tests-"))
+    config.stash[_OWNED] = folder
+    os.environ["CLOUDRUN_SANDBOX_DIR"] = str(folder / "sandbox")
+    os.environ["XDG_CONFIG_HOME"] = str(folder / "config")  # the user's own settings are not under test
+    for name in [name for name in os.environ if name.startswith(("AWS_", "CLOUDRUN_"))]:
+        if name not in ("CLOUDRUN_SANDBOX_DIR", "AWS_CA_BUNDLE"):
+            del os.environ[name]
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    folder = config.stash.get(_OWNED, None)
+    if folder is None:
+        return
+    from cloudrun.sandbox import client
+
+    client.stop()
+    alive = _processes_of(folder)
+    shutil.rmtree(folder, ignore_errors=not alive)
+    if alive:
+        raise pytest.UsageError("processes of the test session's sandbox are still alive:\n" + "\n".join(alive))
+
+
+def _processes_of(folder: Path) -> list[str]:
+    """Command lines of processes that name the session's folder or were started with it in their environment."""
+    listed = subprocess.run(["ps", "axeww", "-o", "pid=,args="], capture_output=True, text=True, check=True).stdout
+    mine = {str(os.getpid()), str(os.getppid())}
+    return [
+        line[:300]
+        for line in listed.splitlines()
+        if str(folder / "sandbox" / "units") in line and line.split(None, 1)[0] not in mine
+    ]

@@ -1,0 +1,158 @@
+"""What the sandbox's tests share: a project to run things in, the command line, and a look at what is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloudrun.ledger import Ledger
+from cloudrun.sandbox import client
+
+VENV_BIN = Path(sys.executable).parent
+
+
+@dataclass
+class Project:
+    """A user's folder, that is not the checkout."""
+
+    root: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "COLUMNS": "120", **self.env}
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """A command whose output nobody reads before it ends; in a process group of its own."""
+        return subprocess.Popen(
+            list(words),
+            cwd=self.root,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def cloudrun(self, *words: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+        return self.python("-m", "cloudrun", *words, timeout_s=timeout_s)
+
+    def python(self, *words: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *words],
+            cwd=self.root,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+    def json(self, *words: str, timeout_s: float = 120) -> dict[str, Any]:
+        done = self.cloudrun(*words, "--json", timeout_s=timeout_s)
+        try:
+            return dict(json.loads(done.stdout))
+        except ValueError:
+            raise AssertionError(f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}") from None
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.root)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    (tmp_path / "project").mkdir()
+    return Project(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def region() -> client.Region:
+    return client.ensure()
+
+
+Aws = Callable[..., Any]
+
+
+@pytest.fixture
+def aws(region: client.Region) -> Aws:
+    """The AWS CLI against the sandbox; returns the parsed answer."""
+
+    def run(*words: str) -> Any:
+        env: Mapping[str, str] = {
+            **os.environ,
+            "AWS_ACCESS_KEY_ID": region.access_key,
+            "AWS_SECRET_ACCESS_KEY": region.secret_key,
+            "AWS_DEFAULT_REGION": region.region,
+            "AWS_ENDPOINT_URL": region.endpoint_url,
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        }
+        done = subprocess.run(
+            [str(VENV_BIN / "aws"), *words, "--output", "json"],
+            env=env, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout) if done.stdout.strip() else None
+
+    return run
+
+
+@pytest.fixture
+def nothing_left(aws: Aws, region: client.Region) -> Callable[[Project], None]:
+    """Fails where EC2 still has something of this project's, or a process of one of its units is alive."""
+
+    def check(project: Project) -> None:
+        ours = ["--filters", f"Name=tag:cloudrun:ledger,Values={project.ledger.ledger_id}"]
+        instances = [
+            instance
+            for reservation in aws("ec2", "describe-instances", *ours)["Reservations"]
+            for instance in reservation["Instances"]
+        ]
+        assert instances, "nothing was ever launched: this check would prove nothing"
+        assert {instance["State"]["Name"] for instance in instances} == {"terminated"}
+        assert aws("ec2", "describe-key-pairs", *ours)["KeyPairs"] == []
+        assert aws("ec2", "describe-security-groups", *ours)["SecurityGroups"] == []
+        for instance in instances:
+            assert processes_of(instance["InstanceId"]) == []
+        assert project.ledger.units() == []
+        assert list(project.ledger.keys_dir.glob("*")) == []
+
+    return check
+
+
+def processes_of(instance_id: str) -> list[str]:
+    """Processes that carry a unit's id in their command line or environment, as seen from outside the unit."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            text = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
+        except OSError:
+            continue
+        if instance_id.encode() in text and int(folder.name) != os.getpid():
+            found.append(text.replace(b"\0", b" ")[:200].decode(errors="replace"))
+    return found
+
+
+def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, f"waited {timeout_s:.0f} s for {what}"
+        time.sleep(0.05)

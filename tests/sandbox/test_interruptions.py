@@ -1,0 +1,203 @@
+"""Whatever ends a client, its machines end too; and what a job had written by then is home."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from cloudrun.core.states import RunState
+from tests.sandbox.conftest import Aws, Project, processes_of, wait_for
+
+LONG = "import time; open('early.txt', 'w').write('x'); print('started', flush=True); time.sleep(600)"
+Nothing = Callable[[Project], None]
+
+
+def running(project: Project) -> bool:
+    return any(run.state is RunState.RUNNING for run in project.ledger.runs())
+
+
+def start_long_job(project: Project) -> subprocess.Popen[str]:
+    project.write("long.py", LONG)
+    client = project.start(sys.executable, "-m", "cloudrun", "submit", "long.py")
+    wait_for(lambda: running(project) or client.poll() is not None, "the job to run")
+    assert client.poll() is None, client.communicate()[1]
+    return client
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_brings_home_what_there_is_and_ends_the_machine(
+    project: Project, nothing_left: Nothing, number: int, code: int
+) -> None:
+    client = start_long_job(project)
+    client.send_signal(number)
+    out, err = client.communicate(timeout=60)
+    assert client.returncode == code, err
+    assert "Traceback" not in err
+    (record,) = project.ledger.runs()
+    assert record.state is RunState.CANCELLED
+    assert [one.path for one in record.artifacts if one.kind == "output"] == ["early.txt"]
+    assert project.ledger.get(record.run_id).log() == "started\n"
+    nothing_left(project)
+
+
+def test_a_second_ctrl_c_terminates_at_once(project: Project, nothing_left: Nothing) -> None:
+    project.write("stubborn.py", "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + LONG)
+    client = project.start(sys.executable, "-m", "cloudrun", "submit", "stubborn.py")
+    wait_for(lambda: running(project), "the job to run")
+    client.send_signal(signal.SIGINT)
+    wait_for(lambda: bool(project.ledger.runs()), "the first signal to arrive")
+    with pytest.raises(subprocess.TimeoutExpired):
+        client.wait(2)  # the job ignores SIGTERM: it is given its 30 s of grace
+    client.send_signal(signal.SIGINT)
+    client.communicate(timeout=20)
+    assert client.returncode == 130
+    (record,) = project.ledger.runs()
+    assert record.state is RunState.CANCELLED
+    nothing_left(project)
+
+
+@pytest.mark.parametrize("when", ["launching", "booting", "provisioning"])
+def test_a_signal_before_the_job_runs_leaves_nothing(project: Project, nothing_left: Nothing, when: str) -> None:
+    project.write("long.py", LONG)
+    client = project.start(sys.executable, "-m", "cloudrun", "submit", "long.py")
+    ready = {
+        "launching": lambda: bool(project.ledger.launches()),
+        "booting": lambda: bool(project.ledger.units()),
+        "provisioning": lambda: bool(project.ledger.runs()),
+    }
+    wait_for(ready[when], when)
+    client.send_signal(signal.SIGINT)
+    _, err = client.communicate(timeout=60)
+    assert client.returncode == 130, err
+    assert all(run.state is RunState.CANCELLED for run in project.ledger.runs())
+    nothing_left(project)
+
+
+def test_after_kill_9_the_reaper_saves_what_there_is_and_ends_the_machine(
+    project: Project, nothing_left: Nothing
+) -> None:
+    client = start_long_job(project)
+    client.kill()
+    client.communicate()
+    planned = project.json("reap", "--dry-run")
+    assert [action["kind"] for action in planned["actions"]].count("terminate") == 1
+    assert len(project.ledger.units()) == 1, "a dry run does nothing"
+    done = project.cloudrun("reap")
+    assert done.returncode == 0, done.stderr
+    (record,) = project.ledger.runs()
+    assert (record.state, record.end_reason) == (RunState.FAILED, "client_lost")
+    assert [one.path for one in record.artifacts if one.kind == "output"] == ["early.txt"]
+    nothing_left(project)
+
+
+def test_after_kill_9_a_finished_job_is_still_a_success(project: Project, nothing_left: Nothing) -> None:
+    project.write("quick.py", "import time; print('n: 1', flush=True); time.sleep(3); open('done.txt', 'w').write('x')")
+    client = project.start(sys.executable, "-m", "cloudrun", "submit", "quick.py")
+    wait_for(lambda: running(project), "the job to run")
+    client.kill()
+    client.communicate()
+    (unit,) = project.ledger.units()
+    wait_for(lambda: not any("quick.py" in line for line in processes_of(unit.instance_id)), "the job to end")
+    assert project.cloudrun("reap").returncode == 0
+    (run,) = project.ledger.ranking("n")
+    assert run.path("done.txt").read_text() == "x"
+    nothing_left(project)
+
+
+def test_after_kill_9_and_no_reaper_the_deadline_ends_the_machine(project: Project, aws: Aws) -> None:
+    project.write("long.py", LONG)
+    client = project.start(sys.executable, "-m", "cloudrun", "submit", "long.py", "--deadline", "30s")
+    wait_for(lambda: running(project), "the job to run")
+    client.kill()
+    client.communicate()
+    (unit,) = project.ledger.units()
+
+    def state() -> str:
+        found = aws("ec2", "describe-instances", "--instance-ids", unit.instance_id)
+        return str(found["Reservations"][0]["Instances"][0]["State"]["Name"])
+
+    assert state() == "running"
+    wait_for(lambda: state() == "terminated", "the deadline", timeout_s=60)
+    assert processes_of(unit.instance_id) == []
+    assert project.cloudrun("reap").returncode == 0
+    assert project.ledger.units() == []
+    (record,) = project.ledger.runs()
+    assert record.state is RunState.LOST
+
+
+def test_a_machine_that_vanishes_under_a_run_is_noticed(project: Project, aws: Aws, nothing_left: Nothing) -> None:
+    client = start_long_job(project)
+    (unit,) = project.ledger.units()
+    aws("ec2", "terminate-instances", "--instance-ids", unit.instance_id)
+    _, err = client.communicate(timeout=90)
+    assert client.returncode == 1, err
+    (record,) = project.ledger.runs()
+    assert (record.state, record.end_reason) == (RunState.LOST, "unit_lost")
+    nothing_left(project)
+
+
+def test_a_job_that_powers_the_machine_off_ends_the_machine_only(project: Project, nothing_left: Nothing) -> None:
+    project.write(
+        "off.py", "import os, time; print('bye', flush=True); os.system('sudo shutdown -h now'); time.sleep(60)"
+    )
+    done = project.cloudrun("submit", "off.py")
+    assert done.returncode == 1, done.stderr
+    (record,) = project.ledger.runs()
+    assert record.state is RunState.LOST
+    nothing_left(project)
+
+
+def test_sigterm_ends_the_units_of_every_thread(project: Project, nothing_left: Nothing) -> None:
+    project.write("long.py", LONG)
+    project.write(
+        "threads.py",
+        "import threading\n"
+        "from cloudrun import process_unit\n"
+        "def work():\n"
+        "    with process_unit() as unit:\n"
+        "        unit.send_run('long.py')\n"
+        "threads = [threading.Thread(target=work) for _ in range(2)]\n"
+        "for thread in threads: thread.start()\n"
+        "for thread in threads: thread.join()\n",
+    )
+    client = project.start(sys.executable, "threads.py")
+    wait_for(lambda: sum(r.state is RunState.RUNNING for r in project.ledger.runs()) == 2, "two jobs to run")
+    client.send_signal(signal.SIGTERM)
+    client.communicate(timeout=60)
+    assert client.returncode == 143
+    assert {run.state for run in project.ledger.runs()} == {RunState.CANCELLED}
+    nothing_left(project)
+
+
+def test_a_failing_playbook_is_told_with_its_task_and_log(project: Project, nothing_left: Nothing) -> None:
+    project.write("train.py", "# /// script\n# dependencies = ['joblib']\n# ///\nprint(1)\n")
+    # The machine's own clock of trouble: no room for an environment where it is to be built.
+    project.write(
+        "main.py",
+        "from cloudrun import process_unit\n"
+        "with process_unit() as unit:\n"
+        "    unit.run('mkdir -p .cloudrun && rm -rf .cloudrun/envs && echo file > .cloudrun/envs')\n"
+        "    unit.send_run('train.py')\n",
+    )
+    done = project.python("main.py")
+    assert done.returncode == 1
+    assert "ProvisionError" in done.stderr
+    assert "Build the environment" in done.stderr
+    (record,) = project.ledger.runs()
+    assert (record.state, record.end_reason) == (RunState.FAILED, "provision_failed")
+    assert "Build the environment" in project.ledger.get(record.run_id).log("provision")
+    nothing_left(project)
+
+
+def test_no_process_of_ours_is_left_when_a_client_ends(project: Project) -> None:
+    client = start_long_job(project)
+    client.send_signal(signal.SIGTERM)
+    client.communicate(timeout=60)
+    group = subprocess.run(["ps", "-o", "pid=", "-g", str(client.pid)], capture_output=True, text=True, check=False)
+    assert group.stdout.split() == []
+    assert os.getpgid(0) != client.pid
