@@ -332,7 +332,9 @@ def open_unit(
 ) -> Unit:
     """Launch (or join) a unit and log in. Where that fails, all that was made is gone before the error surfaces."""
     from cloudrun import reaper
+    from cloudrun.provisioning.playbook import check_playbook
 
+    check_playbook(cache_dir=ledger.home / "cache")  # a unit that cannot be provisioned is not worth launching
     for note in cloud.notes:
         observe(Note(note))
     unit = Unit(cloud, ledger, settings, observe, clock or SystemClock())

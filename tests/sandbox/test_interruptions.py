@@ -35,7 +35,7 @@ def test_a_signal_brings_home_what_there_is_and_ends_the_machine(
 ) -> None:
     client = start_long_job(project)
     client.send_signal(number)
-    out, err = client.communicate(timeout=60)
+    _, err = client.communicate(timeout=60)
     assert client.returncode == code, err
     assert "Traceback" not in err
     (record,) = project.ledger.runs()
