@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Literal, Self
 
-from cloudrun.cli.printing import is_terminal, printable
+from cloudrun.cli.printing import abandon, is_terminal, printable
 from cloudrun.core.events import Event, Note, Output, Phase, PhaseEnded, PhaseStarted, Progress
 from cloudrun.plan.quantities import duration_text, size_text
 
@@ -118,15 +118,18 @@ class Display:
             self._mid_line = False
 
     def _write(self, stream: IO[str], data: bytes) -> None:
-        """The bytes as they are. A reader that went away (`| head`) must not cost the run its results."""
+        """The bytes as they are. A reader gone away (`| head`) or a full disk must not cost the run its results."""
         if stream in self._gone:
             return
         try:
             stream.flush()
             stream.buffer.write(data)  # type: ignore[attr-defined]
             stream.buffer.flush()  # type: ignore[attr-defined]
-        except (OSError, ValueError):  # ValueError: somebody closed it
+        except (OSError, ValueError) as error:  # ValueError: somebody closed it
             self._gone.add(stream)
+            abandon(stream)
+            if not isinstance(error, BrokenPipeError):
+                self.say(f"  warning: the job's output cannot be printed any more: {error}")
 
     # -- the line that moves -------------------------------------------------------------------------------------
 

@@ -9,8 +9,11 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import NoReturn
 
-from cloudrun.cli.catalogue import front_page
+from cloudrun.cli.catalogue import COMMANDS, front_page
+from cloudrun.cli.printing import abandon
 from cloudrun.core.errors import Cancelled, CloudrunError, UsageError
+
+LOOK_STEP = "cloudrun results shows what came home, cloudrun units what is alive"
 
 
 def main() -> NoReturn:
@@ -21,17 +24,19 @@ def main() -> NoReturn:
         code = run(sys.argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:
-        _abandon_stdout()
-        code = 0  # who read us has seen enough
-    except KeyboardInterrupt:
-        print("cloudrun: interrupted", file=sys.stderr)
+        abandon(sys.stdout)
+        code = 128 + signal.SIGPIPE  # who read us has seen enough; a shell knows this code from every filter
+    except KeyboardInterrupt as error:
+        _tell("interrupted", error, LOOK_STEP)
         code = 130
-    except Cancelled as error:
-        _tell(error)
-        code = 128 + received[0] if received else error.exit_code
+    except SystemExit as error:
+        if not received:
+            raise
+        _tell(f"ended by {signal.Signals(received[0]).name}", error, LOOK_STEP)
+        code = 128 + received[0]
     except CloudrunError as error:
-        _tell(error)
-        code = error.exit_code
+        _tell(str(error), error, error.next_step)
+        code = 128 + received[0] if received and isinstance(error, Cancelled) else error.exit_code
     except Exception as error:  # noqa: BLE001 - the outermost place: a bug becomes a short message and a crash log
         code = _crash(error)
     sys.exit(code)
@@ -59,9 +64,7 @@ def _command(arguments: Sequence[str]) -> Callable[[], int | None]:
     try:
         command, bound, _ = application().parse_args(list(arguments), print_error=False, exit_on_error=False)
     except CycloptsError as error:
-        name = "" if arguments[0].startswith("-") else f"{arguments[0]} "
-        if type(error).__name__ == "UnknownCommandError":
-            name = ""
+        name = f"{arguments[0]} " if arguments[0] in {command.name for command in COMMANDS} else ""
         hint = "; what is meant for the script goes after --" if name == "submit " else ""
         raise UsageError(str(error).rstrip("."), next_step=f"cloudrun {name}--help{hint}") from error
     return lambda: command(*bound.args, **bound.kwargs)
@@ -88,17 +91,17 @@ def _signals_end_blocks() -> list[int]:
     return received
 
 
-def _tell(error: CloudrunError) -> None:
-    """What happened, why, and what to type next; clean-up errors chained behind the first cause come after it."""
-    what, *why = str(error).splitlines() or [type(error).__name__]
-    lines = [f"cloudrun: {what}", *(f"  {line}" for line in why)]
+def _tell(message: str, error: BaseException, next_step: str) -> None:
+    """What happened, why, and what to type next; notes on the error (clean-up that failed too) come after its cause."""
+    what, *why = message.splitlines() or [type(error).__name__]
     log_path = getattr(error, "log_path", None)
-    if log_path and str(log_path) not in str(error):
-        lines.append(f"  log: {log_path}")
-    lines += [f"  {line}" for note in getattr(error, "__notes__", ()) for line in note.splitlines()]
-    if error.next_step:
-        lines.append(f"  next: {error.next_step}")
-    print("\n".join(lines), file=sys.stderr)
+    if log_path and str(log_path) not in message:
+        why.append(f"log: {log_path}")
+    for note in getattr(error, "__notes__", ()):
+        why += note.splitlines()
+    if next_step:
+        why.append(f"next: {next_step}")
+    print("\n".join([f"cloudrun: {what}", *(f"  {line}" for line in why)]), file=sys.stderr)
     if os.environ.get("CLOUDRUN_DEBUG") == "1":
         import traceback
 
@@ -112,20 +115,9 @@ def _crash(error: Exception) -> int:
     with tempfile.NamedTemporaryFile("w", prefix="cloudrun-crash-", suffix=".log", delete=False) as log:
         log.write(" ".join(["cloudrun", *sys.argv[1:]]) + "\n")
         traceback.print_exception(error, file=log)
-    print(
-        f"cloudrun: this is a bug in cloudrun: {type(error).__name__}: {error}\n"
-        f"  log: {log.name}\n"
-        "  next: cloudrun units shows what is still alive, cloudrun reap ends it; please report the log",
-        file=sys.stderr,
-    )
-    if os.environ.get("CLOUDRUN_DEBUG") == "1":
-        traceback.print_exception(error)
+    message = f"a bug in cloudrun: {type(error).__name__}: {error}\nlog: {log.name}"
+    _tell(message, error, "report the log; cloudrun units shows what is alive, cloudrun reap ends it")
     return 1
-
-
-def _abandon_stdout() -> None:
-    # or the interpreter's own flush at exit would complain once more
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import IO, Any
 
@@ -27,6 +28,16 @@ def printable(text: object) -> str:
 def is_terminal(stream: IO[Any]) -> bool:
     """Whether a person watches a stream that knows how to move its cursor."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def abandon(stream: IO[Any]) -> None:
+    """Let a stream that cannot be written any more swallow the rest, or every later flush would complain again."""
+    with suppress(OSError, ValueError):  # it has no descriptor, or is closed
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, stream.fileno())
+        finally:
+            os.close(nowhere)
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:

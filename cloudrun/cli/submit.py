@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated
@@ -106,5 +105,4 @@ def submit(
         display.say("\n".join(closing_lines(run, ledger.artifacts.path)))
         if as_json:
             print_json(run.to_dict())
-            sys.stdout.flush()
     return exit_code(run)
