@@ -41,7 +41,7 @@ def contents(path: Path) -> Mapping[Path, str]:
             continue  # where one is missing, uv says so
         found[current] = text = current.read_text(encoding="utf-8", errors="replace")
         if not _is_toml(path):
-            waiting += [current.parent / name for name in _INCLUDE.findall(text)]
+            waiting += [(current.parent / name).resolve() for name in _INCLUDE.findall(text)]
     return found
 
 
