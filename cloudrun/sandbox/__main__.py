@@ -31,6 +31,7 @@ def main() -> int:
     state.create()
     try:
         with locked(state.daemon_lock, timeout_s=TAKEOVER_TIMEOUT_S):
+            state.sign_lock()
             return _serve(state, arguments.ready_fd)
     except Locked:
         print("another sandbox daemon holds the lock and does not end", file=sys.stderr)
@@ -45,7 +46,6 @@ def _serve(state: StateDir, ready_fd: int | None) -> int:
 
     idle_s = float(os.environ.get("CLOUDRUN_SANDBOX_IDLE_S") or DEFAULT_IDLE_S)
     region = RunningRegion(state)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     for number in ENDING:
         signal.signal(number, end)
     try:
@@ -54,9 +54,9 @@ def _serve(state: StateDir, ready_fd: int | None) -> int:
             with contextlib.suppress(BrokenPipeError):  # the client that asked has gone; others may come
                 os.write(ready_fd, b"ready")
             os.close(ready_fd)
-        while not region.failed:
+        while not region.failed and not region.withdrawn:
             time.sleep(TICK_S)
-            if region.idle_for_s() > idle_s and _retire(state, region, idle_s):
+            if not region.withdrawn and region.idle_for_s() > idle_s and _retire(state, region, idle_s):
                 return 0
         return 1
     finally:

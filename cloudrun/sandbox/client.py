@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -40,9 +41,12 @@ def ensure() -> Region:
     state.create()
     try:
         with locked(state.start_lock, timeout_s=START_TIMEOUT_S):
-            region = _current(state) or _start(state)
-            os.utime(state.region)  # counts as use: the region that was just handed out must not stop for idleness
-            return region
+            region = _current(state)
+            if region is not None:
+                with contextlib.suppress(FileNotFoundError):  # it has been told to stop this moment
+                    os.utime(state.region)  # counts as use: a region that is handed out must not stop for idleness
+                    return region
+            return _start(state)
     except Locked:
         raise SandboxError(
             f"Another process has been starting the sandbox for {START_TIMEOUT_S:.0f} s.",
@@ -55,15 +59,15 @@ def stop() -> bool:
     state = state_dir()
     if not state.root.is_dir() or not state.daemon_runs():
         return False
-    region = state.read_region()
-    if region is not None and state.daemon_is_same_process(region):
-        os.kill(region.pid, signal.SIGTERM)
+    with contextlib.suppress(Locked), locked(state.start_lock, timeout_s=START_TIMEOUT_S):
+        pass  # one that is being started is up by now
+    for number in (signal.SIGTERM, signal.SIGKILL):  # its machines die with it, whichever way
+        if (pid := state.daemon_pid()) is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
         if _ended(state, STOP_TIMEOUT_S):
+            state.region.unlink(missing_ok=True)
             return True
-        os.kill(region.pid, signal.SIGKILL)  # its machines die with it
-    if _ended(state, STOP_TIMEOUT_S):  # one without a `region.json` is stopping already
-        state.region.unlink(missing_ok=True)
-        return True
     raise SandboxError("The sandbox does not stop.", next_step=f"Look at {state.log}.")
 
 
@@ -155,7 +159,7 @@ def _tail(state: StateDir) -> str:
         lines = state.log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return "(no log)"
-    return "\n".join(lines[-12:]) or "(empty)"
+    return "\n".join(lines[-20:]) or "(empty)"
 
 
 def _ended(state: StateDir, timeout_s: float) -> bool:

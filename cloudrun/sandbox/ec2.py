@@ -29,6 +29,7 @@ from cloudrun.sandbox.hypervisor import Hypervisor, Outcome, PowerOn
 
 SSH_PORT_TAG = "cloudrun:ssh-port"
 USER_DATA_MAX_BYTES = 16384
+INSTANCE_LIMIT = 100  # protects the computer that all of them run on
 _CODES = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
 _NO_TOKEN = "ABCDE"  # noqa: S105 (what moto makes of a ClientToken that was not sent)
 
@@ -66,7 +67,7 @@ class RegionEC2(EC2Backend):
                 )
             return reservation
         document = base64.b64decode(str(user_data)).decode("utf-8", "surrogateescape") if user_data else ""
-        self._check_launch(image_id, kwargs, document)
+        self._check_launch(image_id, count, kwargs, document)
         reservation = super().run_instances(image_id, count, user_data, security_group_names, **kwargs)
         if token != _NO_TOKEN:
             self._launches[token] = (asked, reservation)
@@ -147,13 +148,19 @@ class RegionEC2(EC2Backend):
 
     # -- the parts -----------------------------------------------------------------------------------------------------
 
-    def _check_launch(self, image_id: str, kwargs: dict[str, Any], user_data: str) -> None:
+    def _check_launch(self, image_id: str, count: int, kwargs: dict[str, Any], user_data: str) -> None:
         """Refuse what EC2 refuses. moto itself checks the image's id, the key pair and the security groups."""
         if not image_id and not kwargs.get("launch_template"):
             raise MissingParameterError("ImageId")
         if len(user_data.encode("utf-8", "surrogateescape")) > USER_DATA_MAX_BYTES:
             raise EC2ClientError("InvalidParameterValue", f"User data is limited to {USER_DATA_MAX_BYTES} bytes")
         name = kwargs["instance_type"]
+        live = [instance for instance in self.all_instances() if instance.state != "terminated"]
+        if len(live) + count > INSTANCE_LIMIT:
+            raise EC2ClientError(
+                "InstanceLimitExceeded",
+                f"This sandbox runs {len(live)} instances and may run {INSTANCE_LIMIT}: they share one computer.",
+            )
         types = [found for found in self.instance_types if found["InstanceType"] == name]
         if not types:
             raise EC2ClientError("InvalidParameterValue", f"Invalid value '{name}' for InstanceType.")

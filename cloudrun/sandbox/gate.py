@@ -7,6 +7,7 @@ refused. Machines' metadata and packages are served under paths that are secrets
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import tempfile
 import time
@@ -62,8 +63,7 @@ class Gate:
         service = "sts"  # whose form an error takes where the request does not say
         with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES) as body:
             try:
-                message = Message(environ["REQUEST_METHOD"], path, query, headers, _read(environ, body))
-                claim = self._verified(message, body)
+                claim = self._verified(Message(environ["REQUEST_METHOD"], path, query, headers, ""), environ, body)
                 service = claim.service
                 if service not in self._signed:
                     raise Refused("service", f"The sandbox has no service {service!r}.")
@@ -87,11 +87,15 @@ class Gate:
             return "The sandbox does not answer web pages."
         return ""
 
-    def _verified(self, message: Message, body: IO[bytes]) -> Claim:
+    def _verified(self, message: Message, environ: Environ, body: IO[bytes]) -> Claim:
+        """Read the request's body and check its signature. Raises Refused."""
         now = datetime.now(UTC)
         if message.headers.get("content-type", "").startswith("multipart/form-data"):
+            _read(environ, body)
             return check_post(message, body, self._credentials, now)
         claim = sigv4.claim_of(message)
+        sigv4.check_scope(claim, self._credentials, now)  # before a stranger may fill the disk with a body
+        message = dataclasses.replace(message, body_sha256=_read(environ, body))
         sigv4.check(message, claim, self._credentials, now)
         return claim
 

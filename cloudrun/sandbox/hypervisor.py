@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import shutil
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 from cloudrun.sandbox import machine
-from cloudrun.sandbox.state import Driver
 
 Outcome = Literal["powered_off", "rebooted", "died"]
 
@@ -59,14 +60,12 @@ class Hypervisor:
     def __init__(
         self,
         units: Path,
-        driver: Driver,
         *,
         metadata_url: Callable[[PowerOn], str],
         forget_metadata: Callable[[str], None],
         index_url: str | None,
     ) -> None:
         self._directories = units
-        self._driver = driver
         self._metadata_url = metadata_url
         self._forget_metadata = forget_metadata
         self._index_url = index_url
@@ -107,13 +106,15 @@ class Hypervisor:
         machine.remove(self._directories / instance_id)
 
     def end_all(self) -> None:
-        """Kill every machine and wait for it, all at the same time; bounded by END_TIMEOUT_S for each."""
+        """Kill every machine, all at the same time, wait for them for END_TIMEOUT_S, and remove their disks."""
+        give_up = time.monotonic() + END_TIMEOUT_S
         with self._guard:
             units = list(self._units.values())
         for unit in units:
             threading.Thread(target=unit.end, name=f"end {unit.order.instance_id}", daemon=True).start()
         for unit in units:
-            unit.join(END_TIMEOUT_S)
+            unit.join(max(0.0, give_up - time.monotonic()))
+            machine.remove(self._directories / unit.order.instance_id)
 
     def spec(self, order: PowerOn, uid: int) -> machine.MachineSpec:
         directory = self._directories / order.instance_id
@@ -132,13 +133,20 @@ class Hypervisor:
             user_data=order.user_data,
             metadata_url=self._metadata_url(order),
             index_url=self._index_url,
-            uid=uid,
+            uid=uid if os.geteuid() == 0 else None,
             readable=readable,
             tools=tools,
         )
 
+    def console_tail(self, order: PowerOn) -> str:
+        try:
+            console = self._directories / order.instance_id / machine.CONSOLE
+            return "\n".join(console.read_text(encoding="utf-8", errors="replace").splitlines()[-20:])
+        except OSError:
+            return "(nothing)"
+
     def boot(self, order: PowerOn, uid: int) -> machine.Machine:
-        return machine.start(self.spec(order, uid), self._driver)
+        return machine.start(self.spec(order, uid), machine.driver())
 
 
 class _Unit(threading.Thread):
@@ -164,6 +172,10 @@ class _Unit(threading.Thread):
             _LOG.exception("%s: the machine could not be started or watched", self.order.instance_id)
             outcome = "died"
         _LOG.info("%s: ended (%s)", self.order.instance_id, "asked to" if self._ending.is_set() else outcome)
+        if outcome == "died" and not self._ending.is_set():
+            _LOG.error(
+                "%s: its console said last:\n%s", self.order.instance_id, self._hypervisor.console_tail(self.order)
+            )
         self._reports.machine_ended(self.order.instance_id, outcome)
 
     def end(self) -> None:

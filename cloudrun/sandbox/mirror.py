@@ -181,22 +181,23 @@ class Mirror:
         """Hand the bytes on while they come, and keep them. The last piece is handed on only once the digest agrees:
         before that a client has a file that is too short, and refuses it."""
         digest = hashlib.sha256()
-        temporary = tempfile.NamedTemporaryFile(dir=self._file_dir, prefix="part-", delete=False)
+        descriptor, name = tempfile.mkstemp(dir=self._file_dir, prefix="part-")
+        temporary = Path(name)
         try:
-            with source, temporary:
+            with source, os.fdopen(descriptor, "wb") as copy:
                 held = b""
                 while piece := source.read(_CHUNK_BYTES):
                     digest.update(piece)
-                    temporary.write(piece)
+                    copy.write(piece)
                     if held:
                         yield held
                     held = piece
             if expected and digest.hexdigest() != expected:
                 raise OSError(f"the package index sent something else than it said: {path.name}")
-            Path(temporary.name).replace(path)
+            temporary.replace(path)
             yield held
         finally:
-            Path(temporary.name).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         self._evict()
 
     def _evict(self) -> None:

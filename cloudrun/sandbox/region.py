@@ -30,6 +30,7 @@ class RunningRegion:
     def __init__(self, state: StateDir) -> None:
         self._state = state
         self._server: BaseWSGIServer | None = None
+        self._serving: threading.Thread | None = None
         self._hypervisor: Any = None
         self._ec2: Any = None
         self._gate: Gate | None = None
@@ -48,12 +49,10 @@ class RunningRegion:
         self._server = server
         host = f"{HOST}:{server.port}"
         endpoint_url = f"http://{host}"
-        driver = machine.driver()
         metadata = Metadata(endpoint_url)
         mirror = Mirror(self._state.cache, endpoint_url, find_uv())
         self._hypervisor = Hypervisor(
             self._state.units,
-            driver,
             metadata_url=metadata.url,
             forget_metadata=metadata.forget,
             index_url=mirror.index_url,
@@ -61,8 +60,10 @@ class RunningRegion:
         credentials = Credentials(_access_key(), secrets.token_urlsafe(30), REGION_NAME)
         signed: dict[str, Application] = {**dict.fromkeys(SERVICES, self._services), "sandbox": self._status}
         self._gate = Gate(signed, {METADATA: metadata, PACKAGES: mirror}, credentials, host)
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="server", daemon=True).start()
+        self._serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
+        self._serving.start()
         threading.Thread(target=self._services.load, name="services", daemon=True).start()
+        driver = machine.driver()  # tried out while moto is imported; nobody can launch anything before the next line
         self._state.write_region(
             Region(
                 endpoint_url=endpoint_url,
@@ -78,17 +79,24 @@ class RunningRegion:
 
     def stop(self) -> None:
         """Take no more requests, end every machine, remove every file but the log and the mirror's cache."""
-        self._state.region.unlink(missing_ok=True)
-        if self._server is not None:
-            self._server.shutdown()
+        if not self.withdrawn:
+            self._state.region.unlink(missing_ok=True)
+        if self._server is not None and self._serving is not None:
+            self._server.shutdown()  # waits for the thread, so there has to be one
+            self._serving.join()
             self._server.server_close()
         if self._hypervisor is not None:
             self._hypervisor.end_all()
-        self._remove_units()
 
     @property
     def failed(self) -> bool:
         return self._services.error is not None
+
+    @property
+    def withdrawn(self) -> bool:
+        """Whether `region.json` is not ours any more: somebody removed it, so no client can find this region again."""
+        region = self._state.read_region()
+        return region is None or region.pid != os.getpid()
 
     def idle_for_s(self) -> float:
         """Seconds since anybody used the region; 0 while an instance exists that is not terminated."""
@@ -138,7 +146,7 @@ class RunningRegion:
         return answer(start_response, 200, json.dumps({"instances": instances}).encode(), "application/json")
 
     def _remove_units(self) -> None:
-        """What machines left on disk. Those of a daemon that was killed died with it."""
+        """What an earlier region left on disk. The machines of a daemon that was killed died with it."""
         from cloudrun.sandbox import machine
 
         for directory in self._state.units.iterdir():
@@ -157,7 +165,7 @@ def _handler() -> Any:
         protocol_version = "HTTP/1.1"
         timeout = 120  # seconds a connection may be silent
 
-        def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002 (werkzeug's name)
             """Requests are many and say little; failures are logged where they happen."""
 
     return Handler

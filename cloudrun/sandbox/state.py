@@ -1,7 +1,7 @@
 """Where a sandbox keeps itself: its directory, locks and `region.json`, shared by the daemon and its clients.
 
 region.json    how to reach the region that runs; removed first when it stops
-daemon.lock    held (flock) by the daemon for its life: the one proof that a region is there, whatever a pid says
+daemon.lock    held (flock) by the daemon for its life, the one proof that a region is there; names the process
 start.lock     held by whoever starts a region, or decides that it has been idle long enough
 daemon.log     what the daemon printed
 units/         one directory per instance
@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from cloudrun.core.errors import SandboxError
 
@@ -77,14 +77,13 @@ class StateDir:
             document = json.loads(self.region.read_text(encoding="utf-8"))
             if document.pop("schema_version") != SCHEMA_VERSION:
                 return None
-            document.pop("pid_started")
             return Region(**{**document, "weaker": tuple(document["weaker"])})
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def write_region(self, region: Region) -> None:
         """Whole or not at all, readable by the user alone."""
-        document = {"schema_version": SCHEMA_VERSION, **asdict(region), "pid_started": process_started(region.pid)}
+        document = {"schema_version": SCHEMA_VERSION, **asdict(region)}
         temporary = self.region.with_name("region.json.tmp")
         temporary.unlink(missing_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -92,13 +91,19 @@ class StateDir:
             json.dump(document, stream, indent=1)
         temporary.replace(self.region)
 
-    def daemon_is_same_process(self, region: Region) -> bool:
-        """Whether the pid in `region.json` is still the process that wrote it, and may be signalled."""
-        try:
-            document: dict[str, Any] = json.loads(self.region.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return False
-        return bool(document.get("pid") == region.pid and document.get("pid_started") == process_started(region.pid))
+    def sign_lock(self) -> None:
+        """The daemon says who holds its lock; whoever reads it must see that it is held."""
+        self.daemon_lock.write_text(f"{os.getpid()} {process_started(os.getpid())}", encoding="utf-8")
+
+    def daemon_pid(self) -> int | None:
+        """The process that holds the daemon's lock, or None where it is not sure to be that one and may not be ended.
+
+        A pid is believed together with the time that its process was started at, because pids are used again.
+        """
+        if not self.daemon_runs():
+            return None
+        pid, _, started = self.daemon_lock.read_text(encoding="utf-8").partition(" ")
+        return int(pid) if pid.isdigit() and started and process_started(int(pid)) == started else None
 
     def daemon_runs(self) -> bool:
         """Whether a daemon holds its lock now. A kill -9 releases it, and a reused pid does not hold it."""

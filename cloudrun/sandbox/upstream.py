@@ -89,7 +89,7 @@ def _configured_indexes(uv: Path) -> tuple[str, ...]:
     try:
         told = subprocess.run(command, input="", capture_output=True, text=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError) as error:
-        _LOG.error("uv does not say which package index is configured: %s", error)  # noqa: TRY400
+        _LOG.error("uv does not say which package index is configured: %s", error)
         return ()
     extra = re.findall(r"^--extra-index-url (\S+)", told, re.MULTILINE)
     default = re.findall(r"^--index-url (\S+)", told, re.MULTILINE)
