@@ -93,13 +93,17 @@ class Display:
     def _phase_started(self, event: PhaseStarted) -> None:
         self._stop_moving()
         self._phase, self._began, self._progress = event, self._clock(), ""
-        if event.phase == "run" or not self._moving:
+        if self._stands(event.phase):
             self.say(f"  {event.phase:<10}{'...':>9}  {event.detail}".rstrip())
         self._start_moving()
 
+    def _stands(self, phase: Phase) -> bool:
+        """Whether a phase's first line stays on the screen, rather than move until the phase has ended."""
+        return phase == "run" or not self._moving
+
     def _phase_ended(self, event: PhaseEnded) -> None:
         detail = event.detail
-        if not detail and self._phase is not None and self._phase.phase == event.phase:
+        if not detail and self._phase is not None and not self._stands(event.phase):
             detail = self._phase.detail
         self._stop_moving()
         self._phase = None
@@ -134,7 +138,7 @@ class Display:
     # -- the line that moves -------------------------------------------------------------------------------------
 
     def _start_moving(self) -> None:
-        if not self._moving or self._live is not None or self._phase is None or self._phase.phase == "run":
+        if self._live is not None or self._phase is None or self._stands(self._phase.phase):
             return
         from rich.console import Console
         from rich.live import Live

@@ -82,7 +82,7 @@ def _print_status(document: Mapping[str, Any], *, as_json: bool) -> None:
         print()
         print_table(
             ["instance", "state", "ssh"],
-            [[i["instance_id"], i["state"], f"{i['ssh_host']}:{i['ssh_port']}"] for i in instances],
+            [[each["instance_id"], each["state"], _address(each)] for each in instances],
         )
     print("\nfor the AWS CLI and other clients, in a shell:")
     for name, value in document["env"].items():
@@ -90,3 +90,7 @@ def _print_status(document: Mapping[str, Any], *, as_json: bool) -> None:
     print("\nnot emulated:")
     for sentence in document["not_emulated"]:
         print(f"  {printable(sentence)}")
+
+
+def _address(instance: Mapping[str, Any]) -> str:
+    return f"{instance['ssh_host']}:{instance['ssh_port']}" if instance["ssh_host"] else "-"
