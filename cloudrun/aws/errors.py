@@ -20,13 +20,15 @@ from cloudrun.core.errors import (
     UsageError,
 )
 
-# what boto3 may raise: three roots, and the two that botocore left without one
+# what boto3 may raise: three roots, two that botocore left without one, and the KeyError of an answer that is somebody
+# else's (a login page) or lacks what every answer has
 LIBRARY_ERRORS = (
     boto.BotoCoreError,
     boto.ClientError,
     boto3.exceptions.Boto3Error,
     boto.UndefinedModelAttributeError,
     ResponseParserError,
+    KeyError,
 )
 
 
@@ -138,6 +140,7 @@ _CLASSES: tuple[tuple[tuple[type[BaseException], ...], Rule], ...] = (
             boto.AwsChunkedWrapperError,
             boto.UnseekableStreamError,
             ResponseParserError,
+            KeyError,
         ),
         _GARBLED,
     ),
@@ -263,7 +266,7 @@ def answer_lost(error: Exception) -> bool:
         return outcome_unknown(code_of(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     if isinstance(error, boto.SSLError):
         return "CERTIFICATE_VERIFY_FAILED" not in str(error)
-    return isinstance(error, (boto.HTTPClientError, boto.IncompleteReadError, ResponseParserError))
+    return isinstance(error, (boto.HTTPClientError, boto.IncompleteReadError, ResponseParserError, KeyError))
 
 
 def outcome_unknown(code: str, status: int) -> bool:
@@ -283,6 +286,8 @@ def refused(error: Exception) -> bool:
 
 def _words(error: Exception) -> str:
     """What the library said, in one line."""
+    if isinstance(error, (ResponseParserError, KeyError)):
+        return "the answer is not in AWS's form"  # their own words hold the whole answer, or one of its words
     if not isinstance(error, boto.ClientError) or not code_of(error):
         return " ".join(str(error).split())
     code = code_of(error)

@@ -50,6 +50,7 @@ class Instances:
         self._attempts.one_was_lost = asked_before
         try:
             answer = self._run_when_known(_arguments(request))
+            return tuple(_instance(each) for each in answer["Instances"])
         except LIBRARY_ERRORS as error:
             refusal = translate(error, action, otherwise=LaunchError)
             if answer_lost(error) or (self._attempts.one_was_lost and not refused(error)):
@@ -60,7 +61,6 @@ class Instances:
             if self._attempts.one_was_lost or code_of(error).startswith("Idempotent"):
                 return self._launched_before(request, refusal)
             raise refusal from error
-        return tuple(_instance(each) for each in answer["Instances"])
 
     def _run_when_known(self, arguments: dict[str, Any]) -> ReservationResponseTypeDef:
         """Call `RunInstances`; a key pair or a group made a moment ago may not be known everywhere yet."""

@@ -168,6 +168,7 @@ LOST = [
     botocore.exceptions.IncompleteReadError(actual_bytes=1, expected_bytes=2),
     botocore.exceptions.SSLError(endpoint_url="x", error="decryption failed or bad record mac"),
     ResponseParserError("not XML"),
+    KeyError("Instances"),
     refusal("InternalError", 500),
     refusal("ServiceUnavailable", 503),
     refusal("Unavailable", 503),

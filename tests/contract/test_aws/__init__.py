@@ -1,0 +1,1 @@
+"""EC2 as cloudrun sees it, against a real moto server."""
