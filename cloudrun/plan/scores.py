@@ -9,7 +9,7 @@ from collections.abc import Iterator
 MAX_SCORES = 1000  # a script that prints more names than this prints something else
 
 _DECODER = json.JSONDecoder(parse_int=float)  # every number is a float, however many digits it has
-_OBJECT_START = re.compile(r"^\{", re.MULTILINE)
+_OBJECT_START = re.compile(r"^(?=\{)", re.MULTILINE)
 _NAME = re.compile(r"[A-Za-z_][\w .,@%/()\[\]+-]{0,99}")
 _NUMBER = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|(?i:nan|inf(?:inity)?))")
 
@@ -40,22 +40,18 @@ def _scores_of(document: object) -> dict[str, float]:
 
 
 def _printed_object(text: str) -> dict[str, float]:
-    """The last object that starts a line, ends one (its first or a later one) and has a score."""
-    budget = 8 * len(text)  # characters to look at in vain: lines of opening braces must not make it quadratic
-    for start in reversed([match.start() for match in _OBJECT_START.finditer(text)]):
+    """The last object that starts a line, ends one (the same or a later one) and has a score.
+
+    Each piece from one such brace to the next is looked at once, so that no output makes the work quadratic.
+    """
+    for piece in reversed(_OBJECT_START.split(text)):
         try:
-            document, end = _DECODER.raw_decode(text, start)
-        except json.JSONDecodeError as error:
-            budget -= error.pos - start
-        except RecursionError:
-            budget -= len(text)
-        else:
-            rest_of_line = text[end : end + 80].partition("\n")[0]
-            if not rest_of_line.strip() and (scores := _scores_of(document)):
-                return scores
-            budget -= end - start
-        if budget < 0:
-            break
+            document, end = _DECODER.raw_decode(piece)
+        except (ValueError, RecursionError):
+            continue
+        rest_of_line = piece[end:].partition("\n")[0]
+        if not rest_of_line.strip() and (scores := _scores_of(document)):
+            return scores
     return {}
 
 
