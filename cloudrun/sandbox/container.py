@@ -1,4 +1,4 @@
-"""One unit as a Linux container without any privilege: `python -I -m cloudrun.sandbox.container`, started by machine.py.
+"""One unit as a Linux container without any privilege. Runs in a process of its own, started by machine.py.
 
 The process started is the unit's *keeper*. It reads the configuration (one JSON line) from its standard input and
 stays until the unit ends; when that input closes, because the daemon says so or has died, it ends the unit.
@@ -24,6 +24,8 @@ from cloudrun.sandbox.guest import disk, init, kernel
 POWERED_OFF = 0
 REBOOTED = 10
 DIED = 1
+# reboot(2) in a PID namespace ends its PID 1 with one of these signals
+_BY_REBOOT: dict[int, int] = {signal.SIGINT: POWERED_OFF, signal.SIGHUP: REBOOTED}
 
 _NAMESPACES = (
     kernel.CLONE_NEWUSER | kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWUTS | kernel.CLONE_NEWIPC
@@ -107,8 +109,8 @@ def _keep(unit: int) -> int:
     if handle not in ready:
         os.kill(unit, signal.SIGKILL)
     _, status = os.waitpid(unit, 0)
-    if os.WIFSIGNALED(status):  # reboot(2) in a PID namespace ends its PID 1 with one of two signals
-        return {signal.SIGINT: POWERED_OFF, signal.SIGHUP: REBOOTED}.get(os.WTERMSIG(status), DIED)
+    if os.WIFSIGNALED(status):
+        return _BY_REBOOT.get(os.WTERMSIG(status), DIED)
     return os.waitstatus_to_exitcode(status)
 
 
@@ -151,7 +153,7 @@ def _become_the_unit(config: dict[str, Any], lifeline: int) -> None:
         os.close(handle)
     if config["probe"]:
         os._exit(POWERED_OFF)
-    os._exit({"poweroff": POWERED_OFF, "reboot": REBOOTED}[init.run(config)])
+    os._exit({"poweroff": POWERED_OFF, "reboot": REBOOTED, "failure": DIED}[init.run(config)])
 
 
 def _system_folders() -> tuple[list[str], dict[str, str]]:
@@ -205,7 +207,3 @@ def _mount_kernel_files(devices: dict[str, int]) -> None:
     ):
         os.symlink(target, f"dev/{link}")
     kernel.mount("proc", "proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

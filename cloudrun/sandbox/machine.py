@@ -18,13 +18,15 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from cloudrun.core.errors import SandboxError
 
 Driver = Literal["namespaces", "plain"]
 Ending = Literal["powered_off", "rebooted", "died"]
 _ENDINGS: Mapping[int, Ending] = {0: "powered_off", 10: "rebooted"}
+_MODULES = {"namespaces": "cloudrun.sandbox.container", "plain": "cloudrun.sandbox.plain"}
+_BOOT = "import importlib, sys; sys.path[:] = sys.argv[2:]; sys.exit(importlib.import_module(sys.argv[1]).main())"
 _GUEST_LIBRARIES = ("asyncssh", "cryptography", "cffi", "_cffi_backend", "typing_extensions", "yaml")
 _KILL_TIMEOUT_S = 15.0
 _PROBE_TIMEOUT_S = 10.0
@@ -54,9 +56,8 @@ class MachineSpec:
 class Machine:
     """A unit that was started. Safe to use from several threads."""
 
-    def __init__(self, keeper: subprocess.Popen[bytes], control: IO[bytes]) -> None:
+    def __init__(self, keeper: subprocess.Popen[bytes]) -> None:
         self._keeper = keeper
-        self._control = control
 
     @property
     def pid(self) -> int:
@@ -68,14 +69,12 @@ class Machine:
             code = self._keeper.wait(timeout_s)
         except subprocess.TimeoutExpired:
             return None
-        with contextlib.suppress(OSError):
-            self._control.close()
+        self._let_go()
         return _ENDINGS.get(code, "died")
 
     def kill(self) -> None:
         """End it at once. Every process of it is gone when this returns. Raises SandboxError where one cannot die."""
-        with contextlib.suppress(OSError):
-            self._control.close()  # the keeper takes it as the word to end the unit
+        self._let_go()
         if self.wait(_KILL_TIMEOUT_S) is None:
             self._keeper.kill()
             self._keeper.wait()
@@ -83,6 +82,18 @@ class Machine:
                 f"process {self.pid} did not end its unit within {_KILL_TIMEOUT_S:.0f} s",
                 next_step="cloudrun sandbox stop",
             )
+
+    def configure(self, config: Mapping[str, Any]) -> None:
+        """Tell the keeper what to start."""
+        if self._keeper.stdin is not None:
+            self._keeper.stdin.write(json.dumps(config).encode() + b"\n")
+            self._keeper.stdin.flush()
+
+    def _let_go(self) -> None:
+        """Close the keeper's input, which it takes as the word to end the unit."""
+        if self._keeper.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._keeper.stdin.close()
 
 
 @functools.cache
@@ -131,10 +142,9 @@ def start(spec: MachineSpec, driver: str, *, probe: bool = False) -> Machine:
             if spec.uid is not None:
                 os.chown(root, spec.uid, spec.uid)
         config = _config(spec, root, first_boot=first_boot) | {"probe": probe}
-        module = {"namespaces": "cloudrun.sandbox.container", "plain": "cloudrun.sandbox.plain"}[driver]
         with (spec.directory / CONSOLE).open("ab") as console:
             keeper = subprocess.Popen(
-                [sys.executable, "-I", "-m", module],
+                [sys.executable, "-I", "-c", _BOOT, _MODULES[driver], *sys.path],
                 stdin=subprocess.PIPE,
                 stdout=console,
                 stderr=console,
@@ -142,12 +152,11 @@ def start(spec: MachineSpec, driver: str, *, probe: bool = False) -> Machine:
                 env={"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"},
                 start_new_session=True,
             )
-        assert keeper.stdin is not None
-        keeper.stdin.write(json.dumps(config).encode() + b"\n")
-        keeper.stdin.flush()
+        machine = Machine(keeper)
+        machine.configure(config)
     except OSError as error:
         raise SandboxError(f"{spec.instance_id} could not be started: {error}") from error
-    return Machine(keeper, keeper.stdin)
+    return machine
 
 
 def _config(spec: MachineSpec, root: Path, *, first_boot: bool) -> dict[str, Any]:
@@ -173,7 +182,7 @@ def _config(spec: MachineSpec, root: Path, *, first_boot: bool) -> dict[str, Any
 
 @functools.cache
 def _import_path() -> tuple[str, ...]:
-    """The folders from which the guest's own programs load their libraries."""
+    """The folders from which a unit's PID 1 and sshd load libraries: not cloudrun's own, often the user's project."""
     folders = set()
     for name in _GUEST_LIBRARIES:
         found = importlib.util.find_spec(name)
@@ -184,17 +193,14 @@ def _import_path() -> tuple[str, ...]:
 
 
 def remove(directory: Path) -> None:
-    """Delete a unit's directory. The unit must have ended. Folders that it made unreadable are opened first."""
-
-    def open_and_retry(function: Any, path: str, _error: object) -> None:
-        with contextlib.suppress(OSError):
-            os.chmod(os.path.dirname(path), 0o700)
-            if not os.path.islink(path) and os.path.isdir(path):
-                os.chmod(path, 0o700)
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                function(path)
-
-    if directory.exists():
-        shutil.rmtree(directory, onerror=open_and_retry)
-        shutil.rmtree(directory, ignore_errors=True)
+    """Delete a unit's directory, if it is there. The unit must have ended."""
+    try:
+        shutil.rmtree(directory)
+    except FileNotFoundError:
+        return
+    except OSError:  # folders that the unit had made unreadable
+        for above, names, _ in os.walk(directory):
+            for folder in (Path(above, name) for name in names):
+                if not folder.is_symlink():
+                    folder.chmod(0o700)
+        shutil.rmtree(directory)

@@ -1,1 +1,1 @@
-"""What runs inside a unit: its PID 1, its sshd, and the small parts of cloud-init and systemd that cloudrun relies on."""
+"""What runs inside a unit: its PID 1, its sshd, and the small parts of cloud-init and systemd it needs."""

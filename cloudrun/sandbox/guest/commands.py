@@ -49,7 +49,7 @@ export HOME="$home" USER="$user" LOGNAME="$user" SUDO_USER="$(id -un)" SUDO_UID=
 exec "$@"
 """
 
-_CLIENT_SCRIPT = '''"""systemctl, shutdown, reboot ... as a request to the unit's PID 1. Arguments: the name it was called by, and its own."""
+_CLIENT_SCRIPT = '''"""systemctl, shutdown, reboot ... as a request to PID 1. Arguments: its name, and its own."""
 import json, os, re, socket, sys, time
 
 def ask(*words):

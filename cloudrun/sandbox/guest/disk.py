@@ -1,4 +1,4 @@
-"""What a unit's disk holds: its own /etc, /home, /var and so on, and the list of host paths that appear in it read-only.
+"""What a unit's disk holds: its own /etc, /home, /var and so on, and which host paths appear in it read-only.
 
 Everything here works relative to the working directory, which is the unit's root, and never follows a symbolic link:
 on a restart the disk is whatever the unit has made of it.
@@ -6,6 +6,7 @@ on a restart the disk is whatever the unit has made of it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
@@ -76,7 +77,12 @@ def _install(config: Mapping[str, Any], host_etc: Mapping[str, bytes]) -> None:
     os.chmod("root", 0o700)
     commands = {name: f"/usr/local/bin/{name}" for name in os.listdir("/usr/local/bin")} | dict(config["tools"])
     for name, target in commands.items():
-        os.symlink(in_unit(target), f"{LOCAL_BIN}/{name}")
+        if name.startswith("python"):
+            # Not a link: started through one, a Python takes this folder for its home, finds the system's standard
+            # library near it and hands both on to the virtual environments that are made with it.
+            write(f"{LOCAL_BIN}/{name}", f'#!/bin/sh\nexec {in_unit(target)} "$@"\n'.encode(), 0o755)
+        else:
+            os.symlink(in_unit(target), f"{LOCAL_BIN}/{name}")
 
 
 def in_unit(path: str) -> str:
@@ -129,10 +135,8 @@ def open_folder(path: str) -> int:
     """An O_PATH descriptor of a folder below the working directory, made where it is missing. Links are refused."""
     handle = os.open(".", os.O_PATH | os.O_DIRECTORY)
     for part in filter(None, path.split("/")):
-        try:
+        with contextlib.suppress(FileExistsError):
             os.mkdir(part, 0o755, dir_fd=handle)
-        except FileExistsError:
-            pass
         inner = os.open(part, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=handle)
         os.close(handle)
         handle = inner

@@ -6,6 +6,7 @@ a callback for its end. Requests arrive on a Unix socket from the commands that 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -22,10 +23,11 @@ from cloudrun.sandbox.guest.systemd import Reply, Systemd
 SOCKET = "/run/cloudrun/init.sock"
 CONSOLE = "/var/log/cloud-init-output.log"
 _GRACE_S = 1.0  # between SIGTERM and SIGKILL at power-off
+_RESTARTS, _RESTART_WINDOW_S = 4, 10.0  # as systemd limits the starts of a service
 _LONGEST_SLEEP_S = 30.0  # a laptop that slept finds an overdue timer within this time
 _REQUEST_MAX_BYTES = 65536
 
-Ending = Literal["poweroff", "reboot"]
+Ending = Literal["poweroff", "reboot", "failure"]
 
 
 def install_commands(config: Mapping[str, Any]) -> None:
@@ -43,7 +45,7 @@ class Init:
         self._clients: dict[int, tuple[socket.socket, bytearray]] = {}
         self._ending: Ending | None = None
         self._sshd: int | None = None
-        self._sshd_started_at = 0.0
+        self._sshd_ends: list[float] = []
         self._listen: int | None = None  # written to once the host key is in place
         self._systemd = Systemd(spawn=self.spawn, end=self._end, reload_ssh=self._reload_ssh)
 
@@ -125,25 +127,25 @@ class Init:
             os.close(held)
             return sshd.serve(self._config, gate)
 
-        self._sshd_started_at = time.monotonic()
         self._sshd = self.spawn(work, self._sshd_ended)
         os.close(gate)
         if ready:
             self._let_sshd_listen(held)
 
     def _let_sshd_listen(self, gate: int) -> None:
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it has died; the next one is told in its turn
             os.write(gate, b".")
-        except BrokenPipeError:
-            pass  # it has died; the next one is told in its turn
         os.close(gate)
         self._listen = None
 
     def _sshd_ended(self, exit_code: int) -> None:
         print(f"sshd ended with {exit_code}", flush=True)
-        if time.monotonic() - self._sshd_started_at < 1.0:
-            time.sleep(0.2)  # as systemd would: again, but not in a tight loop
-        self._start_sshd(ready=self._listen is None)
+        now = time.monotonic()
+        self._sshd_ends = [at for at in self._sshd_ends if now - at < _RESTART_WINDOW_S] + [now]
+        if len(self._sshd_ends) > _RESTARTS:
+            self._ending = "failure"  # a machine nobody can log in to is of no use
+        else:
+            self._start_sshd(ready=self._listen is None)
 
     def _reload_ssh(self) -> None:
         if self._sshd is not None:
@@ -171,13 +173,9 @@ class Init:
     def _answer(self, client: socket.socket, line: bytes) -> None:
         def reply(answer: Reply) -> None:
             document = {"code": answer.exit_code, "out": answer.out, "err": answer.err}
-            try:
-                client.setblocking(True)
+            with client, contextlib.suppress(OSError):  # who asked may have gone
                 client.settimeout(1.0)
                 client.sendall(json.dumps(document).encode() + b"\n")
-            except OSError:
-                pass  # who asked has gone
-            client.close()
 
         try:
             words = [str(word) for word in json.loads(line)]

@@ -17,7 +17,7 @@ import struct
 import subprocess
 import termios
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     import asyncssh
@@ -175,13 +175,10 @@ async def _run_piped(
     child = await asyncio.create_subprocess_exec(
         *arguments, executable=shell, env=environ, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
     )
-    assert child.stdin is not None
-    assert child.stdout is not None
-    assert child.stderr is not None
-    feeding = asyncio.create_task(_feed(process, child.stdin, child))
+    feeding = asyncio.create_task(_feed(process, cast("asyncio.StreamWriter", child.stdin), child))
     emptying = [
-        asyncio.create_task(_empty(child.stdout, process.stdout)),
-        asyncio.create_task(_empty(child.stderr, process.stderr)),
+        asyncio.create_task(_empty(cast("asyncio.StreamReader", child.stdout), process.stdout)),
+        asyncio.create_task(_empty(cast("asyncio.StreamReader", child.stderr), process.stderr)),
     ]
     await _until_over(process, child, feeding, emptying)
 
@@ -228,16 +225,21 @@ async def _until_over(
     emptying: list[asyncio.Task[None]],
 ) -> None:
     """Until the command has ended and its output is out, or the client has gone: then its group is hung up on."""
+
+    async def complete() -> None:
+        await child.wait()
+        for stream in emptying:
+            await stream
+
     gone = asyncio.create_task(process.wait_closed())
-    over = asyncio.gather(child.wait(), *emptying, return_exceptions=True)
+    over = asyncio.create_task(complete())
     try:
         await asyncio.wait({gone, over}, return_when=asyncio.FIRST_COMPLETED)
-        if over.done():
+        if over.done() and not over.cancelled() and over.exception() is None:
             _report(process, child.returncode or 0)
     finally:
-        feeding.cancel()
-        gone.cancel()
-        over.cancel()
+        for task in (gone, over, feeding, *emptying):
+            task.cancel()
         if child.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGHUP)

@@ -143,9 +143,8 @@ class Systemd:
             os.makedirs(_WANTS, exist_ok=True)
             if not os.path.lexists(link):
                 os.symlink(f"{ROOT}/{name}", link)
-        elif verb == "disable":
-            if os.path.lexists(link):
-                os.unlink(link)
+        elif verb == "disable" and os.path.lexists(link):
+            os.unlink(link)
         if verb in ("start", "restart", "reload-or-restart") or (verb == "enable" and now):
             self._start_timer(name)
         elif verb == "stop" or (verb == "disable" and now):
@@ -207,10 +206,11 @@ class Systemd:
         def work() -> int:
             os.environ.update(word.split("=", 1) for word in environment if "=" in word)
             os.chdir(folder)
-            for command in commands[:-1]:
-                if status := os.waitstatus_to_exitcode(os.waitpid(_run(command), 0)[1]):
+            for command in commands:
+                pid = os.posix_spawnp(command[0], command, os.environ)
+                if status := os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
                     return status
-            os.execvp(commands[-1][0], commands[-1])
+            return 0
 
         def ended(exit_code: int) -> None:
             self._running.pop(name, None)
@@ -230,12 +230,8 @@ class Systemd:
             os.killpg(pid, 15)  # every child of PID 1 leads a group of its own
 
 
-def _run(command: list[str]) -> int:
-    return os.posix_spawnp(command[0], command, os.environ)
-
-
 def parse(text: str) -> Unit:
-    """A unit file's values. Comments and lines outside a section are left out; an empty value clears the earlier ones."""
+    """A unit file's values, without comments; an empty value clears the earlier ones, as in systemd."""
     values: dict[tuple[str, str], list[str]] = {}
     section = ""
     for line in text.replace("\\\n", " ").splitlines():

@@ -1,7 +1,7 @@
 """The part of cloud-init that cloudrun writes: bootcmd, write_files, ssh keys, runcmd; or a plain script.
 
-In cloud-init's order: `bootcmd` first and at every boot, then, once in a unit's life, files and keys; sshd starts; last,
-once, `runcmd` or the script. A part that is not emulated is named in the log.
+In cloud-init's order: `bootcmd` first and at every boot; then, once in a unit's life, files and keys; then sshd starts;
+last, once, `runcmd` or the script. A part that is not emulated is named in the log.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any
 
 _ONCE = "/var/lib/cloud/instance"
 _KNOWN = frozenset({
-    "bootcmd", "write_files", "ssh_keys", "ssh_deletekeys", "ssh_authorized_keys", "ssh_pwauth", "disable_root", "runcmd",
+    "bootcmd", "write_files", "ssh_keys", "ssh_deletekeys", "ssh_authorized_keys", "ssh_pwauth", "disable_root",
+    "runcmd",
 })  # fmt: skip
 _COMMAND_TIMEOUT_S = 3600.0
 
