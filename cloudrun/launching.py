@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cloudrun.core.clock import Clock, utc_text
-from cloudrun.core.errors import CleanupIncomplete, CloudrunError, LaunchError, UnresolvedLaunch
+from cloudrun.core.errors import CleanupIncomplete, CloudrunError, LaunchError, LedgerError, UnresolvedLaunch
 from cloudrun.core.records import Image, Instance, LaunchRecord, LaunchRequest, UnitRecord
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import EndReason, LaunchState, UnitState
@@ -192,8 +192,7 @@ def terminate(
 ) -> None:
     """Terminate, and wait until describe says so. Raises CleanupIncomplete with the ids that have not gone."""
     for instance_id in ids:
-        if ledger.unit(instance_id).state not in (UnitState.TERMINATING, UnitState.TERMINATED):
-            ledger.move_unit(instance_id, UnitState.TERMINATING, reason=reason)
+        move_on(ledger, instance_id, UnitState.TERMINATING, reason)
     left = [i for i in ids if ledger.unit(i).state is not UnitState.TERMINATED]
     end = clock.monotonic() + timeout_s
     pause = POLL_S[0]
@@ -209,7 +208,7 @@ def terminate(
             failure, found = error, {}
         for instance_id in list(left):
             if instance_id in found and found[instance_id].state == "terminated":
-                ledger.move_unit(instance_id, UnitState.TERMINATED, reason=reason)
+                move_on(ledger, instance_id, UnitState.TERMINATED, reason)
                 left.remove(instance_id)
         if left and clock.monotonic() >= end:
             raise CleanupIncomplete(
@@ -220,6 +219,15 @@ def terminate(
         if left:
             clock.sleep(pause)
             pause = min(pause * 1.5, POLL_S[1])
+
+
+def move_on(ledger: Ledger, instance_id: str, state: UnitState, reason: EndReason) -> None:
+    """Towards the end only: another client that looks at the same unit may have written the same, or more, before."""
+    try:
+        ledger.move_unit(instance_id, state, reason=reason)
+    except LedgerError:
+        if ledger.unit(instance_id).state not in (state, UnitState.TERMINATED):
+            raise
 
 
 def release_resources(cloud: Cloud, ledger: Ledger, launch_id: str, *, timeout_s: float, clock: Clock) -> None:

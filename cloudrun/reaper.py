@@ -38,13 +38,26 @@ class ReapAction:
 class ReapReport:
     actions: tuple[ReapAction, ...]
 
+    @property
+    def problems(self) -> tuple[ReapAction, ...]:
+        return tuple(action for action in self.actions if action.problem)
+
+    def require_complete(self) -> None:
+        """Raises CleanupIncomplete, with the ids, where something may still be billing."""
+        if self.problems:
+            raise CleanupIncomplete(
+                "; ".join(f"{action.target}: {action.problem}" for action in self.problems),
+                ids=[action.target for action in self.problems],
+                next_step="cloudrun reap, when the cause is mended",
+            )
+
 
 def reap(
     ledger: Ledger, *, dry_run: bool = False, observe: Observer = nobody, profile: str | None = None
 ) -> ReapReport:
     """End this ledger's expired and unneeded units, each where it was launched, and delete what launches left.
 
-    Raises CleanupIncomplete, after everything was tried, where something could not be ended.
+    Everything is tried; what could not be done is in the report, as `problems`.
     """
     clock = SystemClock()
     actions: list[ReapAction] = []
@@ -60,13 +73,6 @@ def reap(
             actions += _forget_place(ledger, place, dry_run)
         else:
             actions += reap_place(cloud, ledger, clock, observe, dry_run=dry_run)
-    problems = [action for action in actions if action.problem]
-    if problems:
-        raise CleanupIncomplete(
-            "; ".join(f"{action.target}: {action.problem}" for action in problems),
-            ids=[action.target for action in problems],
-            next_step="cloudrun reap, when the cause is mended",
-        )
     return ReapReport(tuple(actions))
 
 
@@ -93,7 +99,7 @@ def forget(ledger: Ledger, unit: UnitRecord) -> None:
     """The machine is gone: so say its row and the runs that were on it."""
     for run in ledger.unfinished_runs(unit.instance_id):
         _end_lost(ledger, run, "its unit is gone", SystemClock())
-    ledger.move_unit(unit.instance_id, UnitState.TERMINATED, reason=EndReason.UNIT_LOST)
+    launching.move_on(ledger, unit.instance_id, UnitState.TERMINATED, EndReason.UNIT_LOST)
     launching.key_path(ledger, unit.launch_id).unlink(missing_ok=True)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cloudrun import launching
 from cloudrun.clients import HEARTBEAT_S, this_client
 from cloudrun.core.clock import Clock, SystemClock
-from cloudrun.core.errors import Cancelled, CloudrunError, UsageError
+from cloudrun.core.errors import Cancelled, CleanupIncomplete, CloudrunError, UsageError, mark_incomplete
 from cloudrun.core.events import Event, Note, Observer, Output
 from cloudrun.core.ids import new_id
 from cloudrun.core.records import ClientRecord, CommandResult, Image, OnExit, SshTarget, UnitRecord
@@ -367,6 +367,8 @@ def close_behind(unit: Unit, error: BaseException | None) -> None:
         if error is None:
             raise
         error.add_note(f"cleaning up failed too: {failure} (next: {failure.next_step})")
+        if isinstance(failure, CleanupIncomplete):
+            mark_incomplete(error)
         unit.observe(Note(f"{failure}; next: {failure.next_step}", "warning"))
 
 

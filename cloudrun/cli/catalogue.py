@@ -23,6 +23,7 @@ COMMANDS = (
     Command("results", "cloudrun.cli.results:results", "rank the runs, best first", "cloudrun results"),
     Command("show", "cloudrun.cli.results:show", "one run in full, or its logs", "cloudrun show RUN --log"),
     Command("get", "cloudrun.cli.results:get", "copy a file of a run out", "cloudrun get RUN model.joblib"),
+    Command("pull", "cloudrun.cli.submit:pull", "bring home outputs that wait on a machine", "cloudrun pull RUN"),
     Command("units", "cloudrun.cli.units:units", "the machines that are alive", "cloudrun units"),
     Command("reap", "cloudrun.cli.units:reap", "end the machines that nobody needs", "cloudrun reap --dry-run"),
     Command(

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from cloudrun.cli.catalogue import COMMANDS, front_page
 from cloudrun.cli.printing import abandon
-from cloudrun.core.errors import Cancelled, CloudrunError, UsageError
+from cloudrun.core.errors import Cancelled, CloudrunError, UsageError, exit_code_of
 
 LOOK_STEP = "cloudrun results shows what came home, cloudrun units what is alive"
 
@@ -28,15 +28,16 @@ def main() -> NoReturn:
         code = 128 + signal.SIGPIPE  # who read us has seen enough; a shell knows this code from every filter
     except KeyboardInterrupt as error:
         _tell("interrupted", error, LOOK_STEP)
-        code = 130
+        code = exit_code_of(error, 130)
     except SystemExit as error:
         if not received:
             raise
         _tell(f"ended by {signal.Signals(received[0]).name}", error, LOOK_STEP)
-        code = 128 + received[0]
+        code = exit_code_of(error, 128 + received[0])
     except CloudrunError as error:
         _tell(str(error), error, error.next_step)
-        code = 128 + received[0] if received and isinstance(error, Cancelled) else error.exit_code
+        by_signal = received and isinstance(error, Cancelled)
+        code = exit_code_of(error, 128 + received[0] if by_signal else error.exit_code)
     except Exception as error:  # noqa: BLE001 - the outermost place: a bug becomes a short message and a crash log
         code = _crash(error)
     sys.exit(code)

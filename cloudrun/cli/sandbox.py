@@ -5,10 +5,13 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from cloudrun.cli.parser import Json, new_app
 from cloudrun.cli.printing import print_json, print_table, printable
+from cloudrun.core.errors import SandboxError
 
 app = new_app(
     "sandbox",
@@ -52,7 +55,13 @@ def stop(*, as_json: Json = False) -> None:
 
 
 @app.command
-def status(*, as_json: Json = False) -> None:
+def status(
+    *,
+    env: Annotated[
+        bool, Parameter(help='Only the lines that a shell needs. Example: eval "$(cloudrun sandbox status --env)"')
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Whether the sandbox runs, its machines, and what a client such as the AWS CLI must present.
 
     Type, for example:
@@ -61,7 +70,13 @@ def status(*, as_json: Json = False) -> None:
     """
     from cloudrun.sandbox import client
 
-    _print_status(client.status(), as_json=as_json)
+    document = client.status()
+    if env and not document["running"]:
+        raise SandboxError("no sandbox runs", next_step="cloudrun sandbox start")
+    if env:
+        print("\n".join(_exports(document)))
+    else:
+        _print_status(document, as_json=as_json)
 
 
 def _print_status(document: Mapping[str, Any], *, as_json: bool) -> None:
@@ -85,11 +100,15 @@ def _print_status(document: Mapping[str, Any], *, as_json: bool) -> None:
             [[each["instance_id"], each["state"], _address(each)] for each in instances],
         )
     print("\nfor the AWS CLI and other clients, in a shell:")
-    for name, value in document["env"].items():
-        print(f"  export {name}={shlex.quote(str(value))}")
+    for line in _exports(document):
+        print(f"  {line}")
     print("\nnot emulated:")
     for sentence in document["not_emulated"]:
         print(f"  {printable(sentence)}")
+
+
+def _exports(document: Mapping[str, Any]) -> list[str]:
+    return [f"export {name}={shlex.quote(str(value))}" for name, value in document["env"].items()]
 
 
 def _address(instance: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from cloudrun.cli.display import Display
-from cloudrun.cli.parser import Json, parse_params
+from cloudrun.cli.parser import Json, RunId, parse_params
 from cloudrun.cli.printing import print_json
 from cloudrun.cli.summary import closing_lines, exit_code
 
@@ -106,3 +106,30 @@ def submit(
         if as_json:
             print_json(run.to_dict())
     return exit_code(run)
+
+
+def pull(
+    run: RunId,
+    /,
+    *,
+    profile: Annotated[
+        str | None, Parameter(help="A profile of ~/.aws, for a unit on AWS. Example: --profile research")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Bring home the outputs of a run that could not come home (a full disk, say) and wait on their machine.
+
+    The machine is ended then, unless it was launched to be kept.
+
+    Type, for example:
+        cloudrun pull baseline
+    """
+    from cloudrun.ledger import Ledger
+    from cloudrun.pulling import pull as pull_run
+
+    with closing(Ledger()) as ledger, Display() as display:
+        found = pull_run(ledger, run, observe=display, profile=profile).record
+        display.say("\n".join(closing_lines(found, ledger.artifacts.path)))
+        if as_json:
+            print_json(ledger.get(found.run_id).to_dict())
+    return exit_code(found)

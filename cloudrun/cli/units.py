@@ -104,6 +104,7 @@ def reap(
                 "place": _place_document(action.place),
                 "reason": action.reason,
                 "done": action.done,
+                "problem": action.problem,
             }
             for action in report.actions
         ]
@@ -124,3 +125,4 @@ def reap(
                 for action in report.actions
             ],
         )
+    report.require_complete()

@@ -136,3 +136,13 @@ class DeadlineReached(CloudrunError):
 
 class Cancelled(CloudrunError):
     exit_code = 130
+
+
+def mark_incomplete(error: BaseException) -> None:
+    """Note on a first cause that the clean-up behind it failed: a shell gets 8 then, since something may be billing."""
+    error.cleanup_incomplete = True  # type: ignore[attr-defined]
+
+
+def exit_code_of(error: BaseException, otherwise: int) -> int:
+    """8 where the clean-up behind an error failed, else `otherwise`."""
+    return CleanupIncomplete.exit_code if getattr(error, "cleanup_incomplete", False) else otherwise

@@ -35,9 +35,17 @@ def verdict(status: JobStatus, refused: str = "") -> Ending:
     return Ending(RunState.FAILED, EndReason.EXITED, f"it exited with code {status.exit_code}")
 
 
+def _words(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "the user interrupted it"
+    if isinstance(error, SystemExit):
+        return "the process that waited for it was told to end"
+    return str(error) or type(error).__name__
+
+
 def interruption(error: BaseException, *, started: bool) -> Ending:
     """For an attempt that `error` put an end to."""
-    detail = str(error) or type(error).__name__
+    detail = _words(error)
     if isinstance(error, DeadlineReached):
         return Ending(RunState.FAILED, EndReason.DEADLINE, detail)
     if isinstance(error, ProvisionError):
