@@ -66,6 +66,7 @@ _THROTTLED = Rule(None, "wait a minute and repeat: the account makes too many re
 _INPUT = Rule(UsageError, "correct the value that is named here, then repeat")
 _UNSUPPORTED = Rule(UsageError, "try another --instance-type, --image or --region: they do not go together here")
 _NO_VPC = Rule(UsageError, "run `aws ec2 create-default-vpc`, or name another --region")
+_TOKEN = Rule(None, "repeat the command: it launches under a token of its own")
 _STATE = Rule(None, "look with `cloudrun units`, then repeat: it may be on its way to another state")
 _SERVER = Rule(None, "repeat in a minute; https://health.aws.amazon.com says whether the region has trouble")
 _DEPENDENCY = Rule(None, "install what is named here beside cloudrun, or use other credentials")
@@ -210,12 +211,12 @@ _CODES: tuple[tuple[Rule, re.Pattern[str]], ...] = tuple(
         (_GARBLED, r"[34]\d\d"),  # botocore's word for an answer that is not in AWS's form
         (
             _SERVER,
-            r"5\d\d",
             "Internal(Error|Failure|ServerError)",
-            r"(Service)?Unavailable(Exception)?",
-            r"RequestTimeout.*",
+            "(Service)?Unavailable(Exception)?",
+            r"RequestTimeout.*|5\d\d",
         ),
-        (_INPUT, "Invalid.*", "Missing.*", "Malformed.*", "Unknown.*", "Idempotent.*", r"Validation(Error|Exception)"),
+        (_TOKEN, "Idempotent.*"),
+        (_INPUT, "Invalid.*", "Missing.*", "Malformed.*", "Unknown.*", r"Validation(Error|Exception)"),
         (_INPUT, r".*NotFound(Exception)?", ".*Malformed", ".*Mismatch", ".*TooLarge", "NoSuchVersion"),
     )
 )

@@ -27,6 +27,8 @@ _FILTER_VALUES = 200  # the most that one Describe filter takes
 _IDS = 100  # for one Terminate, Stop or Start
 _JUST_MADE = frozenset({"InvalidGroup.NotFound", "InvalidSecurityGroupID.NotFound", "InvalidKeyPair.NotFound"})
 _JUST_MADE_S = 5.0
+_OTHER_REQUEST = "IdempotentParameterMismatch"
+_LAUNCHED_BEFORE = frozenset({_OTHER_REQUEST, "IdempotentInstanceTerminated"})
 _UNKNOWN_ID = "InvalidInstanceID.NotFound"
 
 
@@ -54,12 +56,9 @@ class Instances:
         except LIBRARY_ERRORS as error:
             refusal = translate(error, action, otherwise=LaunchError)
             if answer_lost(error) or (self._attempts.one_was_lost and not refused(error)):
-                raise UnresolvedLaunch(
-                    f"{refusal}; nobody knows yet whether it was launched",
-                    next_step="run `cloudrun reap`: it asks again, and ends what was launched",
-                ) from error
-            if self._attempts.one_was_lost or code_of(error).startswith("Idempotent"):
-                return self._launched_before(request, refusal)
+                raise _unresolved(refusal) from error
+            if self._attempts.one_was_lost or code_of(error) in _LAUNCHED_BEFORE:
+                return self._launched_before(request, error, refusal)
             raise refusal from error
 
     def _run_when_known(self, arguments: dict[str, Any]) -> ReservationResponseTypeDef:
@@ -85,12 +84,16 @@ class Instances:
         if lost:
             self._attempts.one_was_lost = True
 
-    def _launched_before(self, request: LaunchRequest, refusal: CloudrunError) -> tuple[Instance, ...]:
-        """What an earlier attempt has launched though this one was refused (its token is used up); else the refusal."""
+    def _launched_before(
+        self, request: LaunchRequest, error: Exception, refusal: CloudrunError
+    ) -> tuple[Instance, ...]:
+        """What an earlier attempt has launched, found by its tags though this attempt was refused; else the refusal."""
         found = self.owned(request.tags[LEDGER_TAG], launch_id=request.tags[LAUNCH_TAG])
-        if not found:
-            raise refusal from refusal.__cause__
-        return tuple(found)
+        if found:
+            return tuple(found)
+        if code_of(error) == _OTHER_REQUEST:  # something was launched with this token: it is only not seen yet
+            raise _unresolved(refusal) from error
+        raise refusal from error
 
     def describe(self, instance_ids: Sequence[str]) -> dict[str, Instance]:
         """What EC2 knows of these instances, by id. An id that it does not know is absent; no ids, no call."""
@@ -159,6 +162,13 @@ class Instances:
         return first
 
 
+def _unresolved(refusal: CloudrunError) -> UnresolvedLaunch:
+    return UnresolvedLaunch(
+        f"{refusal}; nobody knows yet whether it was launched",
+        next_step="run `cloudrun reap`: it asks again, and ends what was launched",
+    )
+
+
 def _batches(instance_ids: Sequence[str], size: int) -> Iterator[list[str]]:
     unique = list(dict.fromkeys(instance_ids))
     for start in range(0, len(unique), size):
@@ -215,6 +225,6 @@ def _instance(raw: InstanceTypeDef) -> Instance:
         address=raw.get("PublicIpAddress") or raw.get("PrivateIpAddress") or None,
         ssh_port=int(port) if port.isdecimal() else 22,
         tags=tags,
-        state_reason=" ".join(filter(None, (reason.get("Code", ""), reason.get("Message", "")))),
+        state_reason=reason.get("Message") or reason.get("Code", ""),
         zone=raw.get("Placement", {}).get("AvailabilityZone", ""),
     )

@@ -96,6 +96,19 @@ def test_a_token_that_is_used_up_returns_what_it_launched(
 
 
 @pytest.mark.parametrize(
+    ("code", "expected"),
+    [("IdempotentParameterMismatch", UnresolvedLaunch), ("IdempotentInstanceTerminated", LaunchError)],
+)
+def test_a_used_token_without_instances_is_open_or_over(
+    aws: Aws, endpoint: Endpoint, request_for_two: LaunchRequest, code: str, expected: type[Exception]
+) -> None:
+    endpoint.faults = [Refusal(code)]
+    with pytest.raises(expected) as caught:
+        Instances(aws).run(request_for_two)
+    assert type(caught.value) is expected
+
+
+@pytest.mark.parametrize(
     ("refusal", "expected"),
     [
         (Refusal("InsufficientInstanceCapacity", 500), CapacityError),  # a server error in EC2's books

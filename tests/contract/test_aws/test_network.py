@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import uuid
 
 import pytest
@@ -10,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from cloudrun.aws.network import Network
 from cloudrun.aws.session import Aws
-from cloudrun.core.errors import LaunchError, UsageError
+from cloudrun.core.errors import CloudrunError, LaunchError, UsageError
 from cloudrun.core.records import Leftovers
 
 from .conftest import Endpoint
@@ -105,6 +106,25 @@ def test_a_volume_that_nobody_uses_is_left_over_until_it_is_deleted(aws: Aws, ta
     assert network.delete_volume(volume["VolumeId"])
     assert network.delete_volume(volume["VolumeId"])
     assert network.leftovers(tags["cloudrun:ledger"]) == Leftovers()
+
+
+def test_only_what_a_launch_made_is_left_over_from_it(aws: Aws, name: str, tags: dict[str, str]) -> None:
+    network, ledger = Network(aws), tags["cloudrun:ledger"]
+    network.import_key_pair(name, public_key(), tags)
+    assert network.leftovers(ledger, launch_id=tags["cloudrun:launch"]).key_names == (name,)
+    assert network.leftovers(ledger, launch_id="another") == Leftovers()
+    network.delete_key_pair(name)
+
+
+def test_an_address_that_cannot_be_found_out_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:  # bound, and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        with pytest.raises(CloudrunError, match="public address") as caught:
+            Network.caller_address()
+    assert "HTTPS_PROXY" in caught.value.next_step
 
 
 def test_what_is_left_over_is_never_asked_for_without_a_ledger(aws: Aws) -> None:
