@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hmac
 import json
 from datetime import UTC, datetime
@@ -27,6 +28,10 @@ def check_post(message: Message, body: IO[bytes], credentials: Credentials, now:
     body.seek(0)
     _, form, files = parse_form_data(environ)
     body.seek(0)
+    size_bytes = 0
+    for upload in files.values():
+        with contextlib.closing(upload):
+            size_bytes += upload.stream.seek(0, 2)
     fields = {name.lower(): value for name, value in form.items()}
     policy_text = fields.get("policy", "")
     parts = fields.get("x-amz-credential", "").split("/")
@@ -45,8 +50,7 @@ def check_post(message: Message, body: IO[bytes], credentials: Credentials, now:
     if not hmac.compare_digest(sign_text(policy_text, claim, credentials), claim.signature):
         raise Refused("signature", "The signature we calculated for the policy does not match.")
     fields["bucket"] = message.path.strip("/").split("/")[0]
-    size = sum(len(upload.read()) for upload in files.values())
-    _check_conditions(conditions, fields, size)
+    _check_conditions(conditions, fields, size_bytes)
     return claim
 
 

@@ -177,7 +177,10 @@ def _payload(message: Message, claim: Claim) -> str:
 
 
 def _canonical_request(message: Message, claim: Claim, payload: str) -> str:
-    path = unquote(message.path, errors="surrogateescape") if claim.service == "s3" else message.path
+    if claim.service == "s3":
+        path = "/".join(_encode(segment) for segment in message.path.split("/"))
+    else:
+        path = quote(message.path, safe="/-_.~", errors="surrogateescape")
     pairs = [part.partition("=") for part in message.query.split("&") if part]
     encoded = sorted((_encode(name), _encode(value)) for name, _, value in pairs)
     query = "&".join(f"{name}={value}" for name, value in encoded if name != "X-Amz-Signature")
@@ -185,7 +188,7 @@ def _canonical_request(message: Message, claim: Claim, payload: str) -> str:
     return "\n".join(
         [
             message.method,
-            quote(path, safe="/-_.~", errors="surrogateescape") or "/",
+            path or "/",
             query,
             headers,
             ";".join(claim.signed_headers),
