@@ -191,9 +191,33 @@ def terminate(
     cloud: Cloud, ledger: Ledger, ids: Sequence[str], *, reason: EndReason, timeout_s: float, clock: Clock
 ) -> None:
     """Terminate, and wait until describe says so. Raises CleanupIncomplete with the ids that have not gone."""
-    for instance_id in ids:
-        move_on(ledger, instance_id, UnitState.TERMINATING, reason)
-    left = [i for i in ids if ledger.unit(i).state is not UnitState.TERMINATED]
+    path = (UnitState.TERMINATING, UnitState.TERMINATED)
+    _end(cloud, ledger, ids, cloud.instances.terminate, path, reason=reason, timeout_s=timeout_s, clock=clock)
+
+
+def stop(cloud: Cloud, ledger: Ledger, ids: Sequence[str], *, timeout_s: float, clock: Clock) -> None:
+    """Stop, and wait until describe says so. Raises CleanupIncomplete with the ids that still run."""
+    path = (UnitState.STOPPING, UnitState.STOPPED)
+    _end(cloud, ledger, ids, cloud.instances.stop, path, reason=None, timeout_s=timeout_s, clock=clock)
+
+
+def _end(
+    cloud: Cloud,
+    ledger: Ledger,
+    ids: Sequence[str],
+    ask: Callable[[Sequence[str]], None],
+    path: tuple[UnitState, UnitState],
+    *,
+    reason: EndReason | None,
+    timeout_s: float,
+    clock: Clock,
+) -> None:
+    """Ask EC2, poll until it is so, and write it down; a ledger that cannot be written never keeps a machine alive."""
+    going, gone = path
+    left = [instance_id for instance_id in ids if ledger.unit(instance_id).state is not UnitState.TERMINATED]
+    unwritten: list[LedgerError] = []
+    for instance_id in left:
+        _note(ledger, instance_id, going, reason, unwritten)
     end = clock.monotonic() + timeout_s
     pause = POLL_S[0]
     failure: CloudrunError | None = None
@@ -201,27 +225,36 @@ def terminate(
     while left:
         try:
             if not asked:
-                cloud.instances.terminate(left)
+                ask(left)
                 asked = True
             found = cloud.instances.describe(left)
         except CloudrunError as error:  # a network that comes and goes: time is the judge, not one answer
             failure, found = error, {}
         for instance_id in list(left):
-            if instance_id in found and found[instance_id].state == "terminated":
-                move_on(ledger, instance_id, UnitState.TERMINATED, reason)
+            if instance_id in found and found[instance_id].state in (gone, "terminated"):
+                _note(ledger, instance_id, UnitState(found[instance_id].state), reason, unwritten)
                 left.remove(instance_id)
         if left and clock.monotonic() >= end:
             raise CleanupIncomplete(
-                f"could not see {', '.join(left)} terminated after {timeout_s:.0f} s",
-                ids=left,
-                next_step="cloudrun reap",
+                f"could not see {', '.join(left)} {gone} after {timeout_s:.0f} s", ids=left, next_step="cloudrun reap"
             ) from failure
         if left:
             clock.sleep(pause)
             pause = min(pause * 1.5, POLL_S[1])
+    if unwritten:
+        raise unwritten[0]
 
 
-def move_on(ledger: Ledger, instance_id: str, state: UnitState, reason: EndReason) -> None:
+def _note(
+    ledger: Ledger, instance_id: str, state: UnitState, reason: EndReason | None, unwritten: list[LedgerError]
+) -> None:
+    try:
+        move_on(ledger, instance_id, state, reason)
+    except LedgerError as error:
+        unwritten.append(error)
+
+
+def move_on(ledger: Ledger, instance_id: str, state: UnitState, reason: EndReason | None) -> None:
     """Towards the end only: another client that looks at the same unit may have written the same, or more, before."""
     try:
         ledger.move_unit(instance_id, state, reason=reason)

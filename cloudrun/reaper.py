@@ -168,6 +168,8 @@ def _act(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, action: 
             launching.key_path(ledger, action.target.removeprefix(reaping.KEY_PREFIX)).unlink(missing_ok=True)
         elif action.kind == "delete_security_group":
             launching.delete_group(cloud, action.target, timeout_s=TERMINATE_S, clock=clock)
+        elif action.kind == "delete_volume":
+            cloud.network.delete_volume(action.target)
     except CloudrunError as error:
         return str(error)
     return ""

@@ -146,8 +146,10 @@ class Unit:
         self._ending.callback(self._release, unit.launch_id)
         self._ending.callback(self._end_instances, unit.launch_id)
         with self.phases.phase("boot", instance_id):
-            found = self.cloud.instances.describe([instance_id]).get(instance_id)
-            if found is not None and found.state == "stopped":
+            if unit.state is UnitState.STOPPING:  # whoever stopped it did not see it stopped
+                timeout_s = self.settings.terminate_timeout_s
+                launching.stop(self.cloud, self.ledger, [instance_id], timeout_s=timeout_s, clock=self.clock)
+            if unit.state in (UnitState.STOPPING, UnitState.STOPPED):
                 self.cloud.instances.start([instance_id])
                 self._await_running()
             self._log_in()
@@ -233,13 +235,12 @@ class Unit:
                 )
             return
         if how == "stop":
-            self.cloud.instances.stop(ids)
+            launching.stop(self.cloud, self.ledger, ids, timeout_s=self.settings.terminate_timeout_s, clock=self.clock)
         for instance_id in ids:
-            if how == "stop":
-                self.ledger.move_unit(instance_id, UnitState.STOPPING)
             self.ledger.update_unit(instance_id, client_id="", on_exit=how)
+            left = "stopped" if how == "stop" else "running"
             self.observe(
-                Note(f"{instance_id} is left {'stopped' if how == 'stop' else 'running'}: cloudrun units shows it")
+                Note(f"{instance_id} is left {left}: cloudrun units shows it, cloudrun reap ends what expired")
             )
 
     def _release(self, launch_id: str) -> None:

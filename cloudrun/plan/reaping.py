@@ -14,7 +14,7 @@ from cloudrun.core.states import LaunchState, UnitState
 CONSISTENCY = timedelta(minutes=5)
 KEY_PREFIX = "cloudrun-"
 
-Kind = Literal["terminate", "forget", "delete_key_pair", "delete_security_group"]
+Kind = Literal["terminate", "forget", "delete_key_pair", "delete_security_group", "delete_volume"]
 ENDED = frozenset({"terminated", "shutting-down"})
 
 
@@ -103,8 +103,12 @@ def _release(
         ("delete_key_pair", name, name.removeprefix(KEY_PREFIX)) for name in leftovers.key_names
     ]
     owners += [("delete_security_group", group, of_group.get(group, "")) for group in leftovers.security_group_ids]
-    return [
+    actions = [
         ReapAction(kind, target, "no unit needs it")
         for kind, target, launch_id in owners
         if launch_id not in needed and (launch_id in launches or not living)
+    ]
+    # Every volume goes with its instance. One that is loose all the same belongs to nobody who lives.
+    return actions + [
+        ReapAction("delete_volume", volume, "its instance is gone") for volume in leftovers.volume_ids if not living
     ]

@@ -119,6 +119,12 @@ def test_what_a_living_client_is_about_to_use_is_left_alone() -> None:
     assert decide([], [], frozenset({"c-1"}), leftovers=OURS) == []
 
 
+def test_a_loose_volume_is_deleted_when_no_client_could_be_about_to_use_it() -> None:
+    loose = Leftovers(volume_ids=("vol-1",))
+    assert decide([], [], leftovers=loose) == [("delete_volume", "vol-1")]
+    assert decide([], [], frozenset({"c-1"}), leftovers=loose) == []
+
+
 def test_a_refused_launch_of_a_living_client_keeps_nothing() -> None:
     refused = launch(state=LaunchState.REFUSED)
     assert decide([], [], frozenset({"c-1"}), (refused,), OURS) == DELETE
