@@ -149,7 +149,7 @@ def start(spec: MachineSpec, driver: str, *, probe: bool = False) -> Machine:
                 stdout=console,
                 stderr=console,
                 cwd="/",
-                env={"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"},
+                env={"PATH": os.defpath, "LANG": "C.UTF-8", "CLOUDRUN_UNIT": str(spec.directory)},
                 start_new_session=True,
             )
         machine = Machine(keeper)

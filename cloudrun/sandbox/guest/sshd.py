@@ -86,6 +86,10 @@ async def _serve(config: Mapping[str, Any]) -> None:
         def connection_requested(self, *_ends: object) -> bool:
             return True  # ssh -L: to whatever the unit itself can reach
 
+    class Files(asyncssh.SFTPServer):
+        def exit(self) -> None:
+            self.channel.exit(0)  # OpenSSH's scp takes a channel without an exit status for a failure
+
     async def handle(process: asyncssh.SSHServerProcess[bytes]) -> None:
         await _run(process, config)
 
@@ -95,8 +99,8 @@ async def _serve(config: Mapping[str, Any]) -> None:
         server_factory=Server,
         server_host_keys=_host_keys(),
         process_factory=handle,
-        sftp_factory=True,
-        allow_scp=True,
+        sftp_factory=Files,
+        allow_scp=False,  # `scp -O` runs the machine's own scp, as with OpenSSH
         encoding=None,
         line_editor=False,
         window=_WINDOW_BYTES,
