@@ -31,9 +31,10 @@ LEFTOVERS_S = 10.0  # how long to fight for the end of what the job left behind
 def start(run: RunDir, spec: dict[str, Any]) -> None:
     """Start the job and return when it runs, or could not. Asked again for the same run, it changes nothing."""
     os.makedirs(run.work, mode=0o700, exist_ok=True)
-    lock = _try_lock(run)
-    if lock is None:
-        return  # somebody supervises it already
+    while (lock := _try_lock(run)) is None:
+        if run.status.exists():
+            return  # somebody supervises it already
+        time.sleep(0.005)  # somebody is about to
     with lock:
         if run.status.exists():
             return

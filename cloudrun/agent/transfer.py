@@ -18,25 +18,25 @@ def receive(run: RunDir, entries: list[dict[str, Any]], stream: BinaryIO) -> dic
     Each file is DATA frames of exactly its size, then FILE_END. Raises AgentError for a path that leads elsewhere,
     a digest that is not the promised one, a client that gave up, or a disk that is full.
     """
-    work = str(run.work)
-    os.makedirs(work, mode=0o700, exist_ok=True)
     shipped: dict[str, Any] = {}
-    made = {work}
-    for entry in entries:
-        name = entry["path"]
-        if not safe_relative(name):
-            raise AgentError("transfer", f"refused to write {name!r}: not a plain relative path")
-        path = os.path.join(work, name)
-        folder = os.path.dirname(path)
-        if folder not in made:
-            os.makedirs(folder, mode=0o700, exist_ok=True)
-            made.add(folder)
-        try:
+    made: set[str] = set()
+    name = "the project"
+    try:
+        os.makedirs(run.work, mode=0o700, exist_ok=True)
+        for entry in entries:
+            name = entry["path"]
+            if not safe_relative(name):
+                raise AgentError("transfer", f"refused to write {name!r}: not a plain relative path")
+            path = os.path.join(run.work, name)
+            folder = os.path.dirname(path)
+            if folder not in made:
+                os.makedirs(folder, exist_ok=True)
+                made.add(folder)
             info = _receive_one(path, entry, stream)
-        except OSError as error:
-            raise AgentError("transfer", f"could not write {name} on the unit: {error.strerror}") from error
-        shipped[name] = {"sha256": entry["sha256"], "stat": fingerprint(info)}
-    write_json(run.shipped, shipped)
+            shipped[name] = {"sha256": entry["sha256"], "stat": fingerprint(info)}
+        write_json(run.shipped, shipped)
+    except OSError as error:
+        raise AgentError("transfer", f"could not write {name} on the unit: {error.strerror}") from error
     return {"files": len(shipped)}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from cloudrun.core import rundir, wire
 from cloudrun.core.errors import CloudrunError, ConnectionLost, TransferError
 from cloudrun.core.records import FileEntry, JobStatus
 from cloudrun.ssh.archive import archive
-from cloudrun.ssh.channel import AgentChannel
+from cloudrun.ssh.channel import AgentChannel, as_object
 from cloudrun.ssh.hostkey import make_host_key
 from cloudrun.ssh.session import Session
 from cloudrun.ssh.stream import SILENCE_S
@@ -78,7 +77,7 @@ class Agent:
     def has_environment(self, fingerprint: str) -> bool:
         with self._channel() as channel:
             channel.ask("environment", fingerprint=fingerprint)
-            return bool(channel.reply()["ready"])
+            return bool(channel.reply().get("ready"))
 
     def ship(
         self, run_dir: str, root: Path, entries: Sequence[FileEntry], on_progress: OnProgress | None = None
@@ -111,14 +110,14 @@ class Agent:
         """
         with self._channel() as channel:
             channel.ask("start", run_dir=run_dir, spec=dict(spec))
-            return _job_status(channel.reply()["status"])
+            return _job_status(channel.reply())
 
     def status(self, run_dir: str) -> JobStatus | None:
         """Where the job is; None where it was never started."""
         with self._channel() as channel:
             channel.ask("status", run_dir=run_dir)
-            status = channel.reply()["status"]
-            return None if status is None else _job_status(status)
+            reply = channel.reply()
+            return None if reply.get("status") is None else _job_status(reply)
 
     def follow(
         self,
@@ -154,7 +153,7 @@ class Agent:
             while True:
                 kind, payload = channel.next()
                 if kind == wire.REPLY:
-                    return _outputs(json.loads(text))
+                    return _outputs(as_object(bytes(text)))
                 text += payload
                 if len(text) > MANIFEST_MAX_BYTES:
                     raise TransferError(f"the manifest of {run_dir} is longer than {MANIFEST_MAX_BYTES} bytes")
@@ -262,7 +261,7 @@ def _file(channel: AgentChannel, entry: FileEntry) -> Iterator[bytes]:
         received += len(payload)
         if received <= entry.size:
             yield payload
-    reason = json.loads(payload).get("error", "")
+    reason = as_object(payload).get("error", "")
     if reason or received != entry.size:
         raise TransferError(f"{entry.path} did not come whole: {reason or f'{received} of {entry.size} bytes'}")
 
@@ -275,28 +274,34 @@ def _until_exited(channel: AgentChannel, sink: Sink) -> JobStatus:
         elif kind == wire.STDERR:
             sink("stderr", payload)
         else:
-            status = json.loads(payload)["status"]
-            if status is None:
+            reply = as_object(payload)
+            if reply.get("status") is None:
                 raise CloudrunError("this run was never started on the unit", next_step="submit it again")
-            return _job_status(status)
+            return _job_status(reply)
 
 
-def _job_status(status: Mapping[str, Any]) -> JobStatus:
+def _job_status(reply: Mapping[str, Any]) -> JobStatus:
+    """The status in a reply; what a newer agent adds to it is left out. Raises ConnectionLost for a shapeless one."""
     names = JobStatus.__dataclass_fields__
-    return JobStatus(**{name: value for name, value in status.items() if name in names})
+    try:
+        return JobStatus(**{name: value for name, value in reply["status"].items() if name in names})
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ConnectionLost(f"the agent is out of step: {reply!r} where a status was due") from error
 
 
 def _outputs(manifest: Mapping[str, Any]) -> Outputs:
-    entries = _entries(manifest["entries"])
-    return Outputs(
-        entries=entries,
-        logs=_entries(manifest["logs"]),
-        left_out=tuple((str(name), str(reason)) for name, reason in manifest["left_out"]),
-        refused=str(manifest["refused"]),
-        versions=dict(manifest.get("versions", {})),
-        python=str(manifest.get("python", "")),
-        platform=str(manifest.get("platform", "")),
-    )
+    try:
+        return Outputs(
+            entries=_entries(manifest["entries"]),
+            logs=_entries(manifest["logs"]),
+            left_out=tuple((str(name), str(reason)) for name, reason in manifest["left_out"]),
+            refused=str(manifest["refused"]),
+            versions={str(name): str(version) for name, version in manifest.get("versions", {}).items()},
+            python=str(manifest.get("python", "")),
+            platform=str(manifest.get("platform", "")),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise TransferError(f"the unit's manifest has a shape nobody knows: {error!r}") from error
 
 
 def _entries(listed: Sequence[Mapping[str, Any]]) -> tuple[FileEntry, ...]:

@@ -38,7 +38,7 @@ class AgentChannel:
                 kind, payload = self._frame()
             if kind != wire.HELLO:
                 raise ConnectionLost(f"something else than the agent answered: {kind + payload[:200]!r}")
-            self.hello: dict[str, Any] = json.loads(payload)
+            self.hello = as_object(payload)
         except BaseException:
             self.close()
             raise
@@ -54,7 +54,7 @@ class AgentChannel:
         while True:
             kind, payload = self._frame()
             if kind == wire.FAILURE:
-                raise _failure(json.loads(payload))
+                raise _failure(as_object(payload))
             if kind != wire.ALIVE:
                 return kind, payload
 
@@ -63,8 +63,7 @@ class AgentChannel:
         kind, payload = self.next()
         if kind != wire.REPLY:
             raise ConnectionLost(f"the agent is out of step: {kind!r} where a reply was due")
-        answer: dict[str, Any] = json.loads(payload)
-        return answer
+        return as_object(payload)
 
     def close(self) -> None:
         self.stream.close()
@@ -83,6 +82,17 @@ class AgentChannel:
                 )
             raise ConnectionLost(f"the agent ended without an answer{': ' + said if said else ''}")
         return frame
+
+
+def as_object(payload: bytes) -> dict[str, Any]:
+    """The JSON object in a frame. Raises ConnectionLost where there is none: then the other side is not our agent."""
+    try:
+        value = json.loads(payload)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise ConnectionLost(f"the agent is out of step: {payload[:100]!r} where an object was due")
+    return value
 
 
 def _failure(answer: dict[str, Any]) -> CloudrunError:

@@ -1,0 +1,407 @@
+"""Jobs on a real SSH host: started, followed, cancelled, and still running when the connection is not."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloudrun.core import rundir
+from cloudrun.core.errors import Cancelled, CloudrunError, ConnectionLost
+from cloudrun.core.rundir import RunDir, read_json
+from cloudrun.ssh.agent import Agent
+from cloudrun.ssh.archive import archive
+from cloudrun.ssh.session import Session
+
+PATIENCE_S = 30.0
+# a job that waits for a file, but not for ever: it shall not outlive a test that failed
+WAIT = """
+import os, time
+for _ in range(3000):
+    if os.path.exists("go-on"): break
+    time.sleep(0.01)
+"""
+
+
+class Printed:
+    """A sink that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.stdout = b""
+        self.stderr = b""
+
+    def __call__(self, stream: str, data: bytes) -> None:
+        setattr(self, stream, getattr(self, stream) + data)
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> str:
+    return rundir.run_dir(f"run-{tmp_path.parent.name}-{tmp_path.name}", 1)
+
+
+def spec(code: str, *, env: dict[str, str] | None = None, cwd: str = ".", argv: list[str] | None = None) -> Any:
+    argv = argv or [sys.executable, "-S", "-c", code]  # not -I, which would ignore PYTHONUNBUFFERED
+    return rundir.spec("run", 1, argv, cwd, env or {}, 1_000_000, 100, 1.0)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < give_up, "waited in vain"
+        time.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def pid_in(path: Path) -> int:
+    until(lambda: path.exists() and path.read_text().endswith("\n"))
+    return int(path.read_text())
+
+
+def test_a_job_prints_and_ends(agent: Agent, run_dir: str) -> None:
+    printed = Printed()
+    started = agent.start(run_dir, spec("import sys; print('out'); print('err', file=sys.stderr); sys.exit(7)"))
+    ended = agent.follow(run_dir, printed)
+    assert started.state in ("running", "exited")
+    assert (ended.state, ended.exit_code, ended.signal, ended.reason) == ("exited", 7, None, "")
+    assert (printed.stdout, printed.stderr) == (b"out\n", b"err\n")
+    assert started.pid == ended.pid
+    assert ended.started_at is not None
+    assert ended.ended_at is not None
+    assert ended.started_at <= ended.ended_at
+
+
+def test_a_job_that_is_killed_says_by_which_signal(agent: Agent, run_dir: str) -> None:
+    agent.start(run_dir, spec("import os; os.kill(os.getpid(), 9)"))
+    ended = agent.follow(run_dir, Printed())
+    assert (ended.exit_code, ended.signal, ended.reason) == (None, signal.SIGKILL, "")
+
+
+def test_a_job_that_cannot_start_says_why(agent: Agent, run_dir: str) -> None:
+    agent.start(run_dir, spec("", argv=["no-such-program"]))
+    ended = agent.follow(run_dir, Printed())
+    assert ended.state == "exited"
+    assert ended.exit_code is None
+    assert "no-such-program" in ended.error
+
+
+def test_a_job_gets_its_environment_its_folder_and_no_input(agent: Agent, run_dir: str) -> None:
+    code = (
+        "import os, sys; print(os.environ['ANSWER'], os.environ['PYTHONUNBUFFERED'], os.getcwd() + ' ' + "
+        "os.environ['TMPDIR'], os.path.isdir(os.environ['TMPDIR']), repr(sys.stdin.read()), 'SSH_CONNECTION' in "
+        "os.environ, os.getsid(0) == os.getpgid(0) == os.getpid())"
+    )
+    printed = Printed()
+    agent.start(run_dir, spec(code, env={"ANSWER": "42"}, cwd="deep/inside"))
+    agent.follow(run_dir, printed)
+    words = printed.stdout.decode().split()
+    assert words[:2] == ["42", "1"]
+    assert words[2].endswith(f"{run_dir}/work/deep/inside")
+    assert words[3].endswith(f"{run_dir}/tmp")
+    assert words[4:] == ["True", "''", "False", "True"]
+
+
+def test_a_program_below_the_home_is_meant_from_there(agent: Agent, run_dir: str, host: Any) -> None:
+    environment = host.home / "venv"
+    (environment / "bin").mkdir(parents=True, exist_ok=True)
+    (environment / "pyvenv.cfg").touch()
+    (environment / "bin" / "greet").write_text("#!/bin/sh\necho hello from $VIRTUAL_ENV\ncommand -v greet\n")
+    (environment / "bin" / "greet").chmod(0o755)
+    printed = Printed()
+    agent.start(run_dir, spec("", argv=["venv/bin/greet"]))
+    agent.follow(run_dir, printed)
+    assert printed.stdout.decode().splitlines() == [f"hello from {environment}", f"{environment}/bin/greet"]
+
+
+def test_output_comes_while_the_job_runs(agent: Agent, run_dir: str, host: Any) -> None:
+    go_on = host.home / run_dir / "work" / "go-on"
+    code = f"print('first')\n{WAIT}print('second')"
+    printed = Printed()
+
+    def sink(stream: str, data: bytes) -> None:
+        printed(stream, data)
+        go_on.touch()  # only what was printed before can bring the job to its end
+
+    agent.start(run_dir, spec(code))
+    assert agent.follow(run_dir, sink).exit_code == 0
+    assert printed.stdout == b"first\nsecond\n"
+
+
+def test_output_comes_byte_for_byte(agent: Agent, run_dir: str, host: Any) -> None:
+    printed = Printed()
+    agent.start(
+        run_dir, spec("import os\nfor _ in range(60): os.write(1, os.urandom(50_000)); os.write(2, b'\\xff\\x1b[')")
+    )
+    agent.follow(run_dir, printed)
+    run = RunDir(host.home / run_dir)
+    assert printed.stdout == run.stdout.read_bytes()
+    assert len(printed.stdout) == 3_000_000
+    assert printed.stderr == b"\xff\x1b[" * 60
+
+
+def test_a_follower_may_begin_in_the_middle(agent: Agent, run_dir: str) -> None:
+    printed = Printed()
+    agent.start(run_dir, spec("print('0123456789')"))
+    agent.follow(run_dir, Printed())
+    agent.follow(run_dir, printed, offsets={"stdout": 4})
+    assert printed.stdout == b"456789\n"
+
+
+def test_a_job_asked_to_start_twice_runs_once(agent: Agent, run_dir: str, host: Any) -> None:
+    job = spec("open('count', 'a').write('x'); import time; time.sleep(0.2)")
+    threads = [threading.Thread(target=agent.start, args=(run_dir, job)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    agent.follow(run_dir, Printed())
+    agent.start(run_dir, job)
+    assert (host.home / run_dir / "work" / "count").read_text() == "x"
+
+
+def test_the_status_of_what_was_never_started_is_none(agent: Agent, run_dir: str, host: Any) -> None:
+    assert agent.status(run_dir) is None
+    assert not (host.home / run_dir).exists()
+    with pytest.raises(CloudrunError, match="never started"):
+        agent.follow(run_dir, Printed())
+
+
+def test_a_status_survives_the_agent_that_wrote_it(agent: Agent, run_dir: str, host: Any) -> None:
+    agent.start(run_dir, spec("pass"))
+    ended = agent.follow(run_dir, Printed())
+    with Session.open(host.target, timeout_s=20) as another:
+        assert Agent(another).status(run_dir) == ended
+
+
+def test_a_cancelled_job_may_save_what_it_has(agent: Agent, run_dir: str) -> None:
+    code = (
+        "import signal, sys, time\n"
+        "def save(*_):\n    open('partial', 'w').write('half'); sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, save)\nprint('ready')\ntime.sleep(60)"
+    )
+    agent.start(run_dir, spec(code))
+    ended = _cancel_when_ready(agent, run_dir, grace_s=20)
+    assert (ended.reason, ended.exit_code, ended.signal) == ("cancelled", 0, None)
+    assert [entry.path for entry in agent.outputs(run_dir).entries] == ["partial"]
+
+
+def test_a_job_that_ignores_a_cancellation_is_killed(agent: Agent, run_dir: str) -> None:
+    code = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('ready')\ntime.sleep(60)"
+    agent.start(run_dir, spec(code))
+    ended = _cancel_when_ready(agent, run_dir, grace_s=0.2)
+    assert (ended.reason, ended.signal) == ("cancelled", signal.SIGKILL)
+
+
+def test_a_job_cancelled_before_its_start_never_starts(agent: Agent, run_dir: str, host: Any) -> None:
+    assert agent.cancel(run_dir, grace_s=1).reason == "cancelled"
+    assert agent.start(run_dir, spec("open('ran', 'w')")).state == "exited"
+    assert not (host.home / run_dir / "work" / "ran").exists()
+
+
+def test_cancelling_what_has_ended_changes_nothing(agent: Agent, run_dir: str) -> None:
+    agent.start(run_dir, spec("pass"))
+    ended = agent.follow(run_dir, Printed())
+    assert agent.cancel(run_dir, grace_s=1) == ended
+
+
+def test_no_daemon_outlives_its_job(agent: Agent, run_dir: str, host: Any) -> None:
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("orphans can only be found where there is /proc")
+    code = (
+        "import os, time\n"
+        "if os.fork() == 0:\n"
+        "    os.setsid()\n"
+        "    if os.fork() == 0:\n"
+        "        open('daemon.pid', 'w').write(f'{os.getpid()}\\n')\n"
+        "        time.sleep(60)\n"
+        "    os._exit(0)\n"
+        "while not os.path.exists('daemon.pid'): time.sleep(0.01)\n"
+    )
+    agent.start(run_dir, spec(code))
+    assert agent.follow(run_dir, Printed()).exit_code == 0
+    daemon = pid_in(host.home / run_dir / "work" / "daemon.pid")
+    assert not alive(daemon)
+
+
+def test_a_job_outlives_the_connection_and_no_byte_of_it_is_lost(host: Any, line: Any, run_dir: str) -> None:
+    code = f"import time\nfor number in range(300): print(number); time.sleep(0.002)\n{WAIT}print('end')\n"
+    printed = Printed()
+
+    def cut_after_a_while(stream: str, data: bytes) -> None:
+        printed(stream, data)
+        if len(printed.stdout) > 100:
+            line.cut()
+
+    with Session.open(line.target, timeout_s=20) as session:
+        agent = Agent(session)
+        agent.start(run_dir, spec(code))
+        with pytest.raises(ConnectionLost):
+            agent.follow(run_dir, cut_after_a_while)
+    (host.home / run_dir / "work" / "go-on").touch()
+    with Session.open(line.target, timeout_s=20) as session:
+        ended = Agent(session).follow(run_dir, printed, offsets={"stdout": len(printed.stdout)})
+    assert ended.exit_code == 0
+    assert printed.stdout.decode() == "".join(f"{number}\n" for number in range(300)) + "end\n"
+
+
+def test_a_silent_line_is_taken_for_dead(line: Any, run_dir: str) -> None:
+    with Session.open(line.target, timeout_s=20) as session:
+        agent = Agent(session, silence_s=1)
+        agent.start(run_dir, spec("import time; time.sleep(60)"))
+        line.silent.set()
+        with pytest.raises(ConnectionLost, match="silent"):
+            agent.follow(run_dir, Printed())
+        line.silent.clear()
+        agent.cancel(run_dir, grace_s=5)  # the session itself still works: a new channel takes the old one's place
+
+
+def test_following_can_be_cancelled_and_the_job_goes_on(agent: Agent, run_dir: str) -> None:
+    agent.start(run_dir, spec("import time; time.sleep(60)"))
+    cancelled = threading.Event()
+    timer = threading.Timer(0.2, cancelled.set)
+    timer.start()
+    with pytest.raises(Cancelled):
+        agent.follow(run_dir, Printed(), cancelled=cancelled)
+    timer.join()
+    status = agent.status(run_dir)
+    assert status is not None
+    assert status.state == "running"
+    agent.cancel(run_dir, grace_s=5)
+
+
+def test_a_killed_supervisor_is_noticed_and_its_job_ended(agent: Agent, run_dir: str, host: Any) -> None:
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("the kernel tells who a pid is only where there is /proc")
+    agent.start(run_dir, spec("import os, time\nopen('parent', 'w').write(f'{os.getppid()}\\n')\ntime.sleep(60)"))
+    status = agent.status(run_dir)
+    assert status is not None
+    assert status.pid is not None
+    os.kill(pid_in(host.home / run_dir / "work" / "parent"), signal.SIGKILL)
+    ended = agent.follow(run_dir, Printed())
+    assert ended.state == "exited"
+    assert ended.exit_code is None
+    assert "supervisor" in ended.error
+    until(lambda: not alive(status.pid))
+    assert [entry.path for entry in agent.outputs(run_dir).entries] == ["parent"]
+
+
+def test_several_jobs_run_and_are_followed_at_once(agent: Agent, run_dir: str) -> None:
+    printed = {number: Printed() for number in range(3)}
+
+    def work(number: int) -> None:
+        name = f"{run_dir}{number}"
+        agent.start(name, spec(f"import time; time.sleep(0.2); print({number})"))
+        agent.follow(name, printed[number])
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in printed]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {number: sink.stdout for number, sink in printed.items()} == {0: b"0\n", 1: b"1\n", 2: b"2\n"}
+
+
+def test_a_heartbeat_is_there_while_the_job_lives(agent: Agent, run_dir: str, host: Any) -> None:
+    agent.start(run_dir, spec("import time; time.sleep(60)"))
+    until((host.home / run_dir / "heartbeat").exists)
+    agent.cancel(run_dir, grace_s=5)
+
+
+def test_a_job_that_removes_its_own_folder_still_ends(agent: Agent, run_dir: str) -> None:
+    agent.start(run_dir, spec("import os, shutil; shutil.rmtree(os.getcwd())"))
+    assert agent.follow(run_dir, Printed()).exit_code == 0
+    assert agent.outputs(run_dir).entries == ()
+
+
+def test_the_agent_is_brought_once(host: Any, tmp_path: Path, start_host: Any) -> None:
+    with start_host("asyncssh", tmp_path) as fresh:
+        path = fresh.home / archive().path
+        for _ in range(2):
+            with Session.open(fresh.target, timeout_s=30) as session:
+                Agent(session).install()
+                if path.stat().st_mtime_ns != 10**9:
+                    os.utime(path, ns=(10**9, 10**9))
+        assert path.stat().st_mtime_ns == 10**9
+        assert path.read_bytes() == archive().data
+        assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_a_unit_without_python_says_so(tmp_path: Path, start_host: Any) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python3").write_text("#!/bin/sh\necho python3: command not found >&2\nexit 127\n")
+    (tmp_path / "bin" / "python3").chmod(0o755)
+    with (
+        start_host("asyncssh", tmp_path, first_on_path=str(tmp_path / "bin")) as host,
+        Session.open(host.target, timeout_s=30) as session,
+        pytest.raises(CloudrunError, match="python3") as caught,
+    ):
+        Agent(session).install()
+    assert "3.9" in caught.value.next_step
+
+
+def test_an_environment_is_there_once_it_is_marked(agent: Agent, host: Any) -> None:
+    assert not agent.has_environment("abc")
+    marker = host.home / rundir.env_ready("abc")
+    marker.parent.mkdir(parents=True)
+    marker.touch()
+    assert agent.has_environment("abc")
+
+
+def test_a_whole_run_is_one_process_and_a_handful_of_round_trips(agent: Agent, run_dir: str) -> None:
+    """What a run costs on a connection with a long way to go: counted, not timed."""
+    frames: Counter[str] = Counter()
+    with agent._channel() as channel:
+        ask = channel.ask
+
+        def count(verb: str, **arguments: Any) -> None:
+            frames[verb] += 1
+            ask(verb, **arguments)
+
+        channel.ask = count  # type: ignore[method-assign]
+    agent.ship(run_dir, Path(), [])
+    agent.start(run_dir, spec("print('hi')"))
+    agent.follow(run_dir, Printed())
+    made = agent.outputs(run_dir)
+    agent.fetch_logs(run_dir, made.logs, lambda entry: io.BytesIO())
+    assert frames == Counter({"ship": 1, "start": 1, "follow": 1, "outputs": 1, "fetch": 1})
+    assert len(agent._idle) == 1
+
+
+def test_the_supervisor_leaves_nothing_but_its_documents(agent: Agent, run_dir: str, host: Any) -> None:
+    agent.start(run_dir, spec("import os; open(os.environ['TMPDIR'] + '/scratch', 'w')"))
+    agent.follow(run_dir, Printed())
+    run = RunDir(host.home / run_dir)
+    documents = {run.spec, run.work, run.stdout, run.stderr, run.status, run.heartbeat, run.outputs, run.lock}
+    assert set(run.root.iterdir()) - documents == set()
+    status = read_json(run.status)
+    assert status is not None
+    assert status["state"] == "exited"
+
+
+def _cancel_when_ready(agent: Agent, run_dir: str, *, grace_s: float) -> Any:
+    ready = threading.Event()
+
+    def sink(stream: str, data: bytes) -> None:
+        ready.set()
+
+    follower = threading.Thread(target=agent.follow, args=(run_dir, sink))
+    follower.start()
+    assert ready.wait(PATIENCE_S)
+    ended = agent.cancel(run_dir, grace_s)
+    follower.join()
+    return ended
