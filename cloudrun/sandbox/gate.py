@@ -7,11 +7,13 @@ refused. Machines' metadata and packages are served under paths that are secrets
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import tempfile
+import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import IO, Any
 
@@ -49,7 +51,25 @@ class Gate:
         self._unsigned = unsigned
         self._credentials = credentials
         self._host = host
-        self.last_used = time.monotonic()
+        self._guard = threading.Lock()
+        self._active = 0
+        self._last_used = time.monotonic()
+
+    def idle_for_s(self) -> float:
+        """Seconds since the last request that was let in was answered; 0 while one is being answered."""
+        with self._guard:
+            return 0.0 if self._active else time.monotonic() - self._last_used
+
+    @contextlib.contextmanager
+    def _in_use(self) -> Iterator[None]:
+        with self._guard:
+            self._active += 1
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._active -= 1
+                self._last_used = time.monotonic()
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         headers = header_fields(environ)
@@ -58,8 +78,8 @@ class Gate:
             return aws_error("sts", 403, "AccessDenied", reason, start_response)
         prefix = path.split("/")[1]
         if prefix in self._unsigned:
-            self.last_used = time.monotonic()
-            return self._unsigned[prefix](environ, start_response)
+            with self._in_use():
+                return self._unsigned[prefix](environ, start_response)
         service = "sts"  # whose form an error takes where the request does not say
         with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES) as body:
             try:
@@ -72,10 +92,10 @@ class Gate:
                 status = 401 if service == "ec2" else 403
                 code = _CODES.get(refused.kind, {}).get(service) or _ACCESS_DENIED[service]
                 return aws_error(service, status, code, str(refused), start_response)
-            self.last_used = time.monotonic()
             environ["wsgi.input"] = body
             environ["cloudrun.service"] = service
-            return list(self._signed[service](environ, _without_cors(start_response)))
+            with self._in_use():
+                return list(self._signed[service](environ, _without_cors(start_response)))
 
     def _foreign(self, environ: Environ, headers: Mapping[str, str]) -> str:
         """Why this cannot be a program of this computer's user; "" where it can."""

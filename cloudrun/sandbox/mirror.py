@@ -163,18 +163,18 @@ class Mirror:
     def _fetch(
         self, url: str, path: Path, expected: str, environ: Environ, start_response: StartResponse
     ) -> Iterable[bytes]:
+        headers = [("Content-Type", "application/octet-stream")]
+        if environ["REQUEST_METHOD"] == "HEAD":  # asked by installers that would rather read a part; there are none
+            start_response("200 OK", headers)
+            return []
         try:
             source = self._index().open(url)
         except (OSError, ValueError) as error:
             raise Unreachable(str(error)) from error
         length = source.headers.get("Content-Length")
-        headers = [("Content-Type", "application/octet-stream")]
         if length is not None:
             headers.append(("Content-Length", length))
         start_response("200 OK", headers)
-        if environ["REQUEST_METHOD"] == "HEAD":
-            source.close()
-            return []
         return self._tee(source, path, expected)
 
     def _tee(self, source: IO[bytes], path: Path, expected: str) -> Iterator[bytes]:

@@ -103,7 +103,7 @@ class RunningRegion:
         if self._gate is None or self._live_instances():
             return 0.0
         handed_out = time.time() - self._state.region.stat().st_mtime  # touched by `client.ensure`
-        return max(0.0, min(handed_out, time.monotonic() - self._gate.last_used))
+        return max(0.0, min(handed_out, self._gate.idle_for_s()))
 
     def _answer(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if self._gate is None:

@@ -78,7 +78,7 @@ class StateDir:
             if document.pop("schema_version") != SCHEMA_VERSION:
                 return None
             return Region(**{**document, "weaker": tuple(document["weaker"])})
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
     def write_region(self, region: Region) -> None:
