@@ -53,9 +53,8 @@ class Installed:
         self._path = list(sys.path if path is None else path)
         self._by_name: dict[str, metadata.Distribution] = {}
         for distribution in metadata.distributions(path=self._path):
-            name = distribution.metadata["Name"]
-            if name:  # a half-removed package has none
-                self._by_name.setdefault(canonicalize_name(name), distribution)
+            if "Name" in distribution.metadata:  # a half-removed package has none
+                self._by_name.setdefault(canonicalize_name(distribution.metadata["Name"]), distribution)
 
     def providers(self, modules: Collection[str]) -> dict[str, tuple[str, ...]]:
         """The canonical names of the distributions that bring each dotted module; none where nothing does.

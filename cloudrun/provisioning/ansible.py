@@ -1,0 +1,160 @@
+"""What Ansible needs to be started: its program, its surroundings, the way to the unit, a playbook it can read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from cloudrun.core.errors import ProvisionError, UsageError
+from cloudrun.core.records import Environment, SshTarget
+from cloudrun.core.rundir import env_dir
+from cloudrun.provisioning.resources import inventory_dir, playbook_dir
+
+_CHECK_TIMEOUT_S = 60.0
+# Enough to start Python and ssh. Not PYTHONDONTWRITEBYTECODE: it has Ansible compiled at each start, which takes 0.5 s.
+_KEPT_VARIABLES = (
+    *("HOME", "USER", "LOGNAME", "TMPDIR", "TZ", "PYTHONPATH", "PYTHONHOME", "PYTHONPYCACHEPREFIX"),
+    *("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "VIRTUAL_ENV"),
+)
+
+
+def check_playbook(playbook: Path | None = None, *, cache_dir: Path | None = None) -> None:
+    """Refuse a playbook that Ansible cannot read, before anything is launched for it.
+
+    `playbook` is one's own, or None for cloudrun's. Ansible takes 0.7 s to say so; that cloudrun's own was good is
+    remembered in `cache_dir`. Raises ProvisionError with Ansible's message, UsageError where there is no such file or
+    no ssh client.
+    """
+    require_ssh_client()
+    book = playbook_file(playbook)
+    remembered = cache_dir / "playbooks" / _own_digest() if cache_dir is not None and playbook is None else None
+    if remembered is not None and remembered.exists():
+        return
+    command = [ansible_playbook(), "--syntax-check", "-i", str(inventory_dir()), str(book)]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            stdin=subprocess.DEVNULL,
+            env=ansible_environment(None),
+            timeout=_CHECK_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ProvisionError(f"ansible-playbook could not check {book}: {error}") from error
+    if done.returncode != 0:
+        reason = done.stderr.strip() or done.stdout.strip()
+        raise ProvisionError(f"Ansible cannot read the playbook {book}:\n{reason}", next_step=f"correct {book}")
+    if remembered is not None:
+        remembered.parent.mkdir(parents=True, exist_ok=True)
+        remembered.touch()
+
+
+def require_ssh_client() -> None:
+    """Raises UsageError where there is no `ssh`, which Ansible needs."""
+    if shutil.which("ssh") is None:
+        raise UsageError("there is no ssh client here, and Ansible needs one", next_step="apt install openssh-client")
+
+
+def write_inventory(target: SshTarget, environment: Environment, work: Path) -> Path:
+    """What the unit is to have, and how to reach it: with its pinned key, without the user's ssh settings and agent."""
+    known_hosts = work / "known_hosts"
+    name = target.host if target.port == 22 else f"[{target.host}]:{target.port}"
+    key_type, key = target.host_key.split()[:2]
+    known_hosts.write_text(f"{name} {key_type} {key}\n", encoding="ascii")
+    options = {
+        "UserKnownHostsFile": _ssh_quoted(known_hosts),
+        "GlobalKnownHostsFile": "/dev/null",
+        "StrictHostKeyChecking": "yes",
+        "HostKeyAlgorithms": key_type,
+        "UpdateHostKeys": "no",
+        "IdentityFile": _ssh_quoted(target.key_path.resolve()),
+        "IdentitiesOnly": "yes",
+        "IdentityAgent": "none",
+        "PreferredAuthentications": "publickey",
+    }
+    arguments = ["-F", "/dev/null"]
+    for option, value in options.items():
+        arguments += ["-o", f"{option}={value}"]
+    host = {
+        "ansible_host": target.host,
+        "ansible_port": target.port,
+        "ansible_user": target.user,
+        "ansible_ssh_common_args": shlex.join(arguments),
+        "python": environment.python,
+        "requirements": list(environment.requirements),
+        "environment_dir": env_dir(environment.fingerprint),
+    }
+    path = work / "hosts.json"
+    path.write_text(json.dumps({"all": {"hosts": {"unit": host}}}, indent=2), encoding="utf-8")
+    return path
+
+
+def _ssh_quoted(path: Path) -> str:
+    """A path as ssh_config wants it: in quotes for spaces, % doubled."""
+    return '"' + str(path).replace("%", "%%") + '"'
+
+
+def ansible_environment(work: Path | None) -> dict[str, str]:
+    """What Ansible may know of the caller's environment, and where it may write.
+
+    Not the caller's ANSIBLE_* variables, and no keys: ansible-runner writes the whole of it to a file.
+    """
+    environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    environment["PATH"] = os.pathsep.join([*_script_folders(), os.environ.get("PATH", os.defpath)])
+    environment["ANSIBLE_CONFIG"] = str(playbook_dir() / "ansible.cfg")
+    environment["ANSIBLE_HOST_KEY_CHECKING"] = "True"  # ansible-runner says False where nobody says anything
+    # Ansible refuses to start in another encoding, and its messages are read.
+    environment["LC_ALL"] = "en_US.UTF-8" if sys.platform == "darwin" else "C.UTF-8"
+    environment["OBJC_DISABLE_INITIALIZE_FORK_SAFETY"] = "YES"  # macOS ends forked Python workers otherwise
+    if work is not None:
+        environment["ANSIBLE_HOME"] = str(work / "home")
+    return environment
+
+
+def _script_folders() -> list[str]:
+    """Where ansible-playbook may be: the environment that cloudrun runs in need not be activated."""
+    user_scheme = sysconfig.get_preferred_scheme("user")
+    folders = [
+        sysconfig.get_path("scripts"),
+        str(Path(sys.executable).parent),
+        sysconfig.get_path("scripts", user_scheme),
+    ]
+    return list(dict.fromkeys(folders))
+
+
+def ansible_playbook() -> str:
+    """The program's path. Raises ProvisionError where this installation has none."""
+    found = shutil.which("ansible-playbook", path=ansible_environment(None)["PATH"])
+    if found is None:
+        raise ProvisionError(
+            "ansible-playbook is missing from this installation", next_step="pip install --force-reinstall ansible-core"
+        )
+    return found
+
+
+def playbook_file(playbook: Path | None) -> Path:
+    """The playbook as an absolute path; None is cloudrun's own. Raises UsageError where there is no such file."""
+    path = playbook or playbook_dir() / "unit.yml"
+    if not path.is_file():
+        raise UsageError(f"there is no playbook {path}")
+    return path.resolve()
+
+
+def _own_digest() -> str:
+    """Over all that cloudrun brings for Ansible to read, wherever it is installed."""
+    digest = hashlib.sha256()
+    for folder in (playbook_dir(), inventory_dir()):
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            digest.update(f"{path} {path.stat().st_size}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
