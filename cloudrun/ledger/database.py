@@ -21,7 +21,7 @@ BUSY_TIMEOUT_S = 15.0  # how long one process waits for another's transaction, w
 _turn = threading.RLock()
 os.register_at_fork(before=_turn.acquire, after_in_parent=_turn.release, after_in_child=_turn.release)
 
-# Closing a parent's connection in the child would undo what the parent is writing, so they are kept, unused.
+# SQLite forbids a child to use its parent's connections, and that includes closing them: they are kept, unused.
 _inherited: list[sqlite3.Connection] = []
 
 
@@ -64,8 +64,6 @@ class Database:
     def _opened(self) -> sqlite3.Connection:
         if self._connection is not None and self._pid == os.getpid():
             return self._connection
-        if self._connection is not None:
-            _inherited.append(self._connection)
         self._before()
         connection = connect(self.path)
         try:
@@ -116,6 +114,8 @@ def atomic(connection: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE") -> It
 def _close(connection: sqlite3.Connection, pid: int) -> None:
     if pid == os.getpid():
         connection.close()
+    else:
+        _inherited.append(connection)
 
 
 @contextmanager

@@ -376,6 +376,18 @@ def test_a_ledger_deleted_while_open_loses_nothing_silently(ledger: Ledger, make
     assert caught.value.next_step
 
 
+def test_another_process_that_hangs_is_waited_for_and_then_said(ledger: Ledger, make: SimpleNamespace) -> None:
+    ledger.add_run(make.run("run-0"))
+    with ledger._database.reading() as connection:
+        connection.execute("PRAGMA busy_timeout = 1")  # milliseconds; a test need not wait as long as a user
+    with closing(sqlite3.connect(ledger.home / "ledger.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(LedgerError, match="locked") as caught:
+            ledger.add_run(make.run("run-1"))
+    assert "another process" in caught.value.next_step
+    ledger.add_run(make.run("run-1"))
+
+
 def test_every_error_of_sqlite_says_what_to_do(ledger: Ledger) -> None:
     for statement in ("SELECT * FROM nothing", "INSERT INTO scores VALUES ('run', 'x', 0, NULL, NULL)"):
         with pytest.raises(CloudrunError) as caught, ledger._database.writing() as connection:
