@@ -192,6 +192,7 @@ class RegionEC2(EC2Backend):
         _set_state(instance, "pending")
         address, port = self._hypervisor.next_address()
         _set_public_address(instance, address)
+        instance.nics[0].delete_on_termination = True  # else moto keeps its private address for ever
         instance.add_tags({SSH_PORT_TAG: str(port)})
         keys = self.describe_key_pairs(key_names=[instance.key_name]) if instance.key_name else []
         user_data = base64.b64decode(str(instance.user_data)) if instance.user_data else b""

@@ -133,6 +133,18 @@ def test_stopping_ends_every_machine_and_leaves_no_file_of_one(own_dir: Path) ->
     wait_for(lambda: process_started(region.pid) == "", "the daemon's own end")
 
 
+def test_an_instance_whose_machine_dies_is_terminated_and_the_log_says_so(own_dir: Path) -> None:
+    region = client.ensure()
+    instance_id = launch(region)
+    children = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(region.pid)], capture_output=True, text=True, check=True
+    )
+    for pid in children.stdout.split():
+        os.kill(int(pid), signal.SIGKILL)
+    wait_for(lambda: client.status()["instances"][0]["state"] == "terminated", "the end of a dead instance")
+    assert f"{instance_id}: ended (died)" in (own_dir / "daemon.log").read_text()
+
+
 def test_an_unused_region_stops_by_itself(own_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLOUDRUN_SANDBOX_IDLE_S", "0.5")
     client.ensure()
