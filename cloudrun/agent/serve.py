@@ -1,4 +1,17 @@
-"""The agent's end of a channel: reads a request, answers it, reads the next, until the client hangs up."""
+"""The agent's end of a channel: reads a request, answers it, reads the next, until the client hangs up.
+
+    verb         with                           then                            reply
+    environment  fingerprint                                                    ready
+    ship         run_dir, entries               DATA... FILE_END per file ->    files
+    start        run_dir, spec                                                  status
+    status       run_dir                                                        status, null where never started
+    follow       run_dir, offsets               <- STDOUT, STDERR, ALIVE...     status
+    cancel       run_dir, grace_s               <- ALIVE...                     status
+    outputs      run_dir                        <- DATA... (outputs.json)
+    fetch        run_dir, area, entries         <- DATA... FILE_END per file    files
+
+`area` is "work" or "logs". A run directory is named relative to the home, as `core.rundir` does.
+"""
 
 from __future__ import annotations
 

@@ -192,6 +192,8 @@ class Agent:
         open_sink: OpenSink,
         on_progress: OnProgress | None,
     ) -> None:
+        if not entries:
+            return
         total = sum(entry.size for entry in entries)
         done = 0
         failures: list[str] = []

@@ -31,6 +31,7 @@ class AgentChannel:
 
     def __init__(self, session: Session, archive: Archive) -> None:
         self.stream: Stream = session.stream(_command(archive))
+        self.hello: dict[str, Any] = {}
         try:
             kind, payload = self._frame()
             if kind == wire.NEEDED:
@@ -75,7 +76,7 @@ class AgentChannel:
             raise ConnectionLost(f"the agent stopped in the middle: {error}. {self.stream.errors()}") from error
         if frame is None:
             said = self.stream.errors()
-            if "python3" in said:
+            if said and not self.hello:
                 raise LaunchError(
                     f"the agent does not start on the unit: {said}",
                     next_step="use an image whose `python3` is 3.9 or newer",

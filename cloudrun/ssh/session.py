@@ -29,6 +29,7 @@ AFTER_EXIT_S = 1.0  # how long a finished command's output may still trickle in:
 # 256 MB over one exec channel took 0.8 to 1.1 s with this cipher and a window of 2 to 8 MB; 32 MB was 3 to 8 times
 # slower to receive, because paramiko's buffer copies what it holds.
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes256-ctr")
+KEY_TYPE = "ssh-ed25519"
 WINDOW_BYTES = 4 * 1024 * 1024
 REKEY_BYTES = 1 << 35  # OpenSSH's own limit for these ciphers is 64 GB; paramiko's 512 MB ends long transfers
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # it logs every try on a booting machine as an error
@@ -47,12 +48,9 @@ class Session:
         """Wait until the unit answers and lets us in; both may take a while on a machine that is booting.
 
         Raises HostKeyMismatch at once where another key than the pinned one answers, ConnectionLost when `timeout_s` is
-        over, Cancelled when the event is set, UsageError for a private key that cannot be read.
+        over, Cancelled when the event is set, UsageError for a key that cannot be read.
         """
-        try:
-            key = paramiko.Ed25519Key.from_private_key_file(str(target.key_path))
-        except (OSError, paramiko.SSHException) as error:
-            raise UsageError(f"cannot read the private key {target.key_path}: {error}") from error
+        key, host_key = _login_key(target.key_path), _public_key(target.host_key)
         stop = cancelled or threading.Event()
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type((OSError, EOFError, paramiko.SSHException)),
@@ -61,7 +59,7 @@ class Session:
             sleep=tenacity.sleep_using_event(stop),
         )
         try:
-            return cls(retrying(_connect, target, key, time.monotonic() + timeout_s), target)
+            return cls(retrying(_connect, target, key, host_key, time.monotonic() + timeout_s), target)
         except tenacity.RetryError as error:
             if stop.is_set():
                 raise Cancelled("cancelled while connecting to the unit") from None
@@ -149,14 +147,33 @@ class Session:
         return channel
 
 
-def _connect(target: SshTarget, key: paramiko.PKey, give_up: float) -> paramiko.SSHClient:
+def _login_key(path: Path) -> paramiko.PKey:
+    try:
+        return paramiko.Ed25519Key.from_private_key_file(str(path))
+    except (OSError, paramiko.SSHException) as error:
+        raise UsageError(
+            f"cannot read the private key {path}: {error}",
+            next_step="without it nobody can log in any more; `cloudrun reap` ends the unit",
+        ) from error
+
+
+def _public_key(line: str) -> paramiko.PKey:
+    try:
+        kind, encoded = line.split()[:2]
+        if kind != KEY_TYPE:
+            raise ValueError(f"not an {KEY_TYPE} key")
+        return paramiko.Ed25519Key(data=base64.b64decode(encoded, validate=True))
+    except (ValueError, paramiko.SSHException) as error:
+        raise UsageError(f"cannot read the host key {line!r}: {error}") from error
+
+
+def _connect(target: SshTarget, key: paramiko.PKey, host_key: paramiko.PKey, give_up: float) -> paramiko.SSHClient:
     """One try. Lets OSError, EOFError and SSHException out, which mean "not yet"; HostKeyMismatch means "never"."""
     limit_s = max(0.1, min(LOGIN_S, give_up - time.monotonic()))
-    kind, encoded = target.host_key.split()[:2]
     client = paramiko.SSHClient()
     client.set_missing_host_key_policy(paramiko.RejectPolicy())
     name = target.host if target.port == 22 else f"[{target.host}]:{target.port}"
-    client.get_host_keys().add(name, kind, paramiko.Ed25519Key(data=base64.b64decode(encoded)))
+    client.get_host_keys().add(name, KEY_TYPE, host_key)
     connection = socket.create_connection((target.host, target.port), timeout=min(CONNECT_S, limit_s))
     try:
         _notice_a_dead_peer(connection)
@@ -200,7 +217,7 @@ def _transport(connection: Any, **options: Any) -> paramiko.Transport:
     """A transport that offers only what we want: the pinned key's type, fast ciphers, a window that fits them."""
     transport = paramiko.Transport(connection, default_window_size=WINDOW_BYTES, **options)
     choice = transport.get_security_options()
-    choice.key_types = ("ssh-ed25519",)
+    choice.key_types = (KEY_TYPE,)
     choice.ciphers = CIPHERS
     transport.packetizer.REKEY_BYTES = REKEY_BYTES
     transport.packetizer.REKEY_PACKETS = REKEY_BYTES

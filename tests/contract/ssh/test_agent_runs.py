@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -17,6 +20,7 @@ import pytest
 
 from cloudrun.core import rundir
 from cloudrun.core.errors import Cancelled, CloudrunError, ConnectionLost
+from cloudrun.core.records import FileEntry
 from cloudrun.core.rundir import RunDir, read_json
 from cloudrun.ssh.agent import Agent
 from cloudrun.ssh.archive import archive
@@ -354,6 +358,30 @@ def test_a_unit_without_python_says_so(tmp_path: Path, start_host: Any) -> None:
     assert "3.9" in caught.value.next_step
 
 
+@pytest.mark.parametrize("version", ["3.9", "3.10", "3.12", "3.13"])
+def test_the_agent_runs_on_other_pythons(tmp_path: Path, start_host: Any, run_dir: str, version: str) -> None:
+    python = _python(version)
+    if python is None:
+        pytest.skip(f"no Python {version} here")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python3").symlink_to(python)
+    with (
+        start_host("asyncssh", tmp_path, first_on_path=str(tmp_path / "bin")) as host,
+        Session.open(host.target, timeout_s=30) as session,
+    ):
+        agent = Agent(session)
+        agent.ship(run_dir, Path(__file__).parent, [_entry(Path(__file__))])
+        agent.start(
+            run_dir, spec("import os, sys; print(sys.version); os.mkfifo('pipe'); open('made', 'w').write('x')")
+        )
+        assert agent.follow(run_dir, Printed()).exit_code == 0
+        made = agent.outputs(run_dir)
+        assert [entry.path for entry in made.entries] == ["made"]
+        assert made.left_out == (("pipe", "a named pipe"),)
+        with agent._channel() as channel:
+            assert channel.hello["python"].startswith(version)
+
+
 def test_an_environment_is_there_once_it_is_marked(agent: Agent, host: Any) -> None:
     assert not agent.has_environment("abc")
     marker = host.home / rundir.env_ready("abc")
@@ -405,3 +433,20 @@ def _cancel_when_ready(agent: Agent, run_dir: str, *, grace_s: float) -> Any:
     ended = agent.cancel(run_dir, grace_s)
     follower.join()
     return ended
+
+
+def _python(version: str) -> str | None:
+    """An interpreter of that version that really starts (a version manager's shim may not)."""
+    for python in filter(None, [shutil.which(f"python{version}"), *_pyenv(version)]):
+        if subprocess.run([python, "-c", ""], capture_output=True, timeout=30, check=False).returncode == 0:
+            return python
+    return None
+
+
+def _pyenv(version: str) -> list[str]:
+    return sorted(map(str, Path.home().glob(f".pyenv/versions/{version}.*/bin/python3")))
+
+
+def _entry(path: Path) -> FileEntry:
+    data = path.read_bytes()
+    return FileEntry(path.name, len(data), hashlib.sha256(data).hexdigest())

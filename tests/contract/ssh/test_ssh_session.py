@@ -101,6 +101,12 @@ def test_a_private_key_that_cannot_be_read_is_the_callers_mistake(host: Any, tmp
         Session.open(replace(host.target, key_path=tmp_path / "rubbish"), timeout_s=1)
 
 
+@pytest.mark.parametrize("line", ["", "ssh-ed25519", "ssh-ed25519 AAAA", "ssh-rsa AAAAB3NzaC1yc2E=", "ssh-ed25519 !"])
+def test_a_host_key_that_cannot_be_read_is_the_callers_mistake(host: Any, line: str) -> None:
+    with pytest.raises(UsageError):
+        Session.open(replace(host.target, host_key=line), timeout_s=1)
+
+
 def test_nobody_listening_is_an_error_with_a_next_step(host: Any) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound, not listening: refused
