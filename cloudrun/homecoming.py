@@ -12,6 +12,7 @@ from cloudrun.core.events import Note, Observer, Progress
 from cloudrun.core.records import Artifact, FileEntry, JobStatus, Passport, RunRecord
 from cloudrun.core.states import RunState
 from cloudrun.ledger import Ledger
+from cloudrun.ledger.models import is_model
 from cloudrun.phases import Phases
 from cloudrun.plan.endings import Ending, verdict
 from cloudrun.plan.ranking import better_is_smaller
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from cloudrun.ssh.agent import Agent, Outputs
 
 SCORES_TAIL_BYTES = 1_000_000  # of stdout, where scores are looked for
-MODEL_SUFFIXES = (".joblib", ".pkl", ".pickle")
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Homecoming:
         return scores_from(_tail(store.path(stdout.sha256)) if stdout else "", text)
 
     def _passport(self, outputs: Outputs | None) -> Passport | None:
-        if outputs is None or not any(entry.path.endswith(MODEL_SUFFIXES) for entry in outputs.entries):
+        if outputs is None or not any(is_model(entry.path) for entry in outputs.entries):
             return None
         return Passport(
             outputs.python,
@@ -118,7 +118,10 @@ class Homecoming:
 
 
 def _tail(path: Path) -> str:
+    """The last whole lines of a file: half a line could read as a score that nobody printed."""
     with path.open("rb") as stream:
-        stream.seek(0, 2)
-        stream.seek(max(0, stream.tell() - SCORES_TAIL_BYTES))
+        size = stream.seek(0, 2)
+        stream.seek(max(0, size - SCORES_TAIL_BYTES))
+        if size > SCORES_TAIL_BYTES:
+            stream.readline(SCORES_TAIL_BYTES)
         return stream.read().decode(errors="replace")

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,19 +36,6 @@ class Project:
     @property
     def environment(self) -> dict[str, str]:
         return {**os.environ, "COLUMNS": "120", **self.env}
-
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        """A command whose output nobody reads before it ends; in a process group of its own."""
-        return subprocess.Popen(
-            list(words),
-            cwd=self.root,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
 
     def cloudrun(self, *words: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
         return self.python("-m", "cloudrun", *words, timeout_s=timeout_s)
@@ -81,6 +68,34 @@ class Project:
 def project(tmp_path: Path) -> Project:
     (tmp_path / "project").mkdir()
     return Project(tmp_path / "project")
+
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start(project: Project) -> Iterator[Start]:
+    """Starts Python with these arguments in the project, in a process group of its own; killed after the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(*words: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, *words],
+            cwd=project.root,
+            env=project.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture(scope="session")
@@ -139,15 +154,14 @@ def nothing_left(aws: Aws, region: client.Region) -> Callable[[Project], None]:
 
 
 def processes_of(instance_id: str) -> list[str]:
-    """Processes that carry a unit's id in their command line or environment, as seen from outside the unit."""
+    """The processes of a unit, as seen from outside it: those whose files are the unit's."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            text = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
+            if instance_id in (folder / "mountinfo").read_text() and int(folder.name) != os.getpid():
+                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
         except OSError:
             continue
-        if instance_id.encode() in text and int(folder.name) != os.getpid():
-            found.append(text.replace(b"\0", b" ")[:200].decode(errors="replace"))
     return found
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
 
 from cloudrun.core.states import RunState
-from tests.sandbox.conftest import Aws, Project, processes_of, wait_for
+from tests.sandbox.conftest import Aws, Project, Start, processes_of, wait_for
 
 LONG = "import time; open('early.txt', 'w').write('x'); print('started', flush=True); time.sleep(600)"
 Nothing = Callable[[Project], None]
@@ -21,9 +20,9 @@ def running(project: Project) -> bool:
     return any(run.state is RunState.RUNNING for run in project.ledger.runs())
 
 
-def start_long_job(project: Project) -> subprocess.Popen[str]:
+def start_long_job(project: Project, start: Start) -> subprocess.Popen[str]:
     project.write("long.py", LONG)
-    client = project.start(sys.executable, "-m", "cloudrun", "submit", "long.py")
+    client = start("-m", "cloudrun", "submit", "long.py")
     wait_for(lambda: running(project) or client.poll() is not None, "the job to run")
     assert client.poll() is None, client.communicate()[1]
     return client
@@ -31,9 +30,9 @@ def start_long_job(project: Project) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_brings_home_what_there_is_and_ends_the_machine(
-    project: Project, nothing_left: Nothing, number: int, code: int
+    project: Project, start: Start, nothing_left: Nothing, number: int, code: int
 ) -> None:
-    client = start_long_job(project)
+    client = start_long_job(project, start)
     client.send_signal(number)
     _, err = client.communicate(timeout=60)
     assert client.returncode == code, err
@@ -45,9 +44,9 @@ def test_a_signal_brings_home_what_there_is_and_ends_the_machine(
     nothing_left(project)
 
 
-def test_a_second_ctrl_c_terminates_at_once(project: Project, nothing_left: Nothing) -> None:
+def test_a_second_ctrl_c_terminates_at_once(project: Project, start: Start, nothing_left: Nothing) -> None:
     project.write("stubborn.py", "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + LONG)
-    client = project.start(sys.executable, "-m", "cloudrun", "submit", "stubborn.py")
+    client = start("-m", "cloudrun", "submit", "stubborn.py")
     wait_for(lambda: running(project), "the job to run")
     client.send_signal(signal.SIGINT)
     wait_for(lambda: bool(project.ledger.runs()), "the first signal to arrive")
@@ -62,9 +61,11 @@ def test_a_second_ctrl_c_terminates_at_once(project: Project, nothing_left: Noth
 
 
 @pytest.mark.parametrize("when", ["launching", "booting", "provisioning"])
-def test_a_signal_before_the_job_runs_leaves_nothing(project: Project, nothing_left: Nothing, when: str) -> None:
+def test_a_signal_before_the_job_runs_leaves_nothing(
+    project: Project, start: Start, nothing_left: Nothing, when: str
+) -> None:
     project.write("long.py", LONG)
-    client = project.start(sys.executable, "-m", "cloudrun", "submit", "long.py")
+    client = start("-m", "cloudrun", "submit", "long.py")
     ready = {
         "launching": lambda: bool(project.ledger.launches()),
         "booting": lambda: bool(project.ledger.units()),
@@ -79,9 +80,9 @@ def test_a_signal_before_the_job_runs_leaves_nothing(project: Project, nothing_l
 
 
 def test_after_kill_9_the_reaper_saves_what_there_is_and_ends_the_machine(
-    project: Project, nothing_left: Nothing
+    project: Project, start: Start, nothing_left: Nothing
 ) -> None:
-    client = start_long_job(project)
+    client = start_long_job(project, start)
     client.kill()
     client.communicate()
     planned = project.json("reap", "--dry-run")
@@ -95,13 +96,14 @@ def test_after_kill_9_the_reaper_saves_what_there_is_and_ends_the_machine(
     nothing_left(project)
 
 
-def test_after_kill_9_a_finished_job_is_still_a_success(project: Project, nothing_left: Nothing) -> None:
+def test_after_kill_9_a_finished_job_is_still_a_success(project: Project, start: Start, nothing_left: Nothing) -> None:
     project.write("quick.py", "import time; print('n: 1', flush=True); time.sleep(3); open('done.txt', 'w').write('x')")
-    client = project.start(sys.executable, "-m", "cloudrun", "submit", "quick.py")
+    client = start("-m", "cloudrun", "submit", "quick.py")
     wait_for(lambda: running(project), "the job to run")
     client.kill()
     client.communicate()
     (unit,) = project.ledger.units()
+    assert any("quick.py" in line for line in processes_of(unit.instance_id)), "it outlives its client"
     wait_for(lambda: not any("quick.py" in line for line in processes_of(unit.instance_id)), "the job to end")
     assert project.cloudrun("reap").returncode == 0
     (run,) = project.ledger.ranking("n")
@@ -109,9 +111,9 @@ def test_after_kill_9_a_finished_job_is_still_a_success(project: Project, nothin
     nothing_left(project)
 
 
-def test_after_kill_9_and_no_reaper_the_deadline_ends_the_machine(project: Project, aws: Aws) -> None:
+def test_after_kill_9_and_no_reaper_the_deadline_ends_the_machine(project: Project, start: Start, aws: Aws) -> None:
     project.write("long.py", LONG)
-    client = project.start(sys.executable, "-m", "cloudrun", "submit", "long.py", "--deadline", "30s")
+    client = start("-m", "cloudrun", "submit", "long.py", "--deadline", "30s")
     wait_for(lambda: running(project), "the job to run")
     client.kill()
     client.communicate()
@@ -130,8 +132,10 @@ def test_after_kill_9_and_no_reaper_the_deadline_ends_the_machine(project: Proje
     assert record.state is RunState.LOST
 
 
-def test_a_machine_that_vanishes_under_a_run_is_noticed(project: Project, aws: Aws, nothing_left: Nothing) -> None:
-    client = start_long_job(project)
+def test_a_machine_that_vanishes_under_a_run_is_noticed(
+    project: Project, start: Start, aws: Aws, nothing_left: Nothing
+) -> None:
+    client = start_long_job(project, start)
     (unit,) = project.ledger.units()
     aws("ec2", "terminate-instances", "--instance-ids", unit.instance_id)
     _, err = client.communicate(timeout=90)
@@ -141,7 +145,9 @@ def test_a_machine_that_vanishes_under_a_run_is_noticed(project: Project, aws: A
     nothing_left(project)
 
 
-def test_a_job_that_powers_the_machine_off_ends_the_machine_only(project: Project, nothing_left: Nothing) -> None:
+def test_a_job_that_powers_the_machine_off_ends_the_machine_only(
+    project: Project, start: Start, nothing_left: Nothing
+) -> None:
     project.write(
         "off.py", "import os, time; print('bye', flush=True); os.system('sudo shutdown -h now'); time.sleep(60)"
     )
@@ -152,7 +158,7 @@ def test_a_job_that_powers_the_machine_off_ends_the_machine_only(project: Projec
     nothing_left(project)
 
 
-def test_sigterm_ends_the_units_of_every_thread(project: Project, nothing_left: Nothing) -> None:
+def test_sigterm_ends_the_units_of_every_thread(project: Project, start: Start, nothing_left: Nothing) -> None:
     project.write("long.py", LONG)
     project.write(
         "threads.py",
@@ -165,7 +171,7 @@ def test_sigterm_ends_the_units_of_every_thread(project: Project, nothing_left: 
         "for thread in threads: thread.start()\n"
         "for thread in threads: thread.join()\n",
     )
-    client = project.start(sys.executable, "threads.py")
+    client = start("threads.py")
     wait_for(lambda: sum(r.state is RunState.RUNNING for r in project.ledger.runs()) == 2, "two jobs to run")
     client.send_signal(signal.SIGTERM)
     client.communicate(timeout=60)
@@ -174,7 +180,9 @@ def test_sigterm_ends_the_units_of_every_thread(project: Project, nothing_left: 
     nothing_left(project)
 
 
-def test_a_failing_playbook_is_told_with_its_task_and_log(project: Project, nothing_left: Nothing) -> None:
+def test_a_failing_playbook_is_told_with_its_task_and_log(
+    project: Project, start: Start, nothing_left: Nothing
+) -> None:
     project.write("train.py", "# /// script\n# dependencies = ['joblib']\n# ///\nprint(1)\n")
     # The machine's own clock of trouble: no room for an environment where it is to be built.
     project.write(
@@ -194,8 +202,8 @@ def test_a_failing_playbook_is_told_with_its_task_and_log(project: Project, noth
     nothing_left(project)
 
 
-def test_no_process_of_ours_is_left_when_a_client_ends(project: Project) -> None:
-    client = start_long_job(project)
+def test_no_process_of_ours_is_left_when_a_client_ends(project: Project, start: Start) -> None:
+    client = start_long_job(project, start)
     client.send_signal(signal.SIGTERM)
     client.communicate(timeout=60)
     group = subprocess.run(["ps", "-o", "pid=", "-g", str(client.pid)], capture_output=True, text=True, check=False)
