@@ -18,7 +18,7 @@ import socket
 import sys
 from typing import Any
 
-from cloudrun.sandbox.guest import disk, init, kernel
+from cloudrun.sandbox.guest import commands, disk, init, kernel
 
 # The keeper's exit status: how the unit ended. Anything else means it died.
 POWERED_OFF = 0
@@ -35,7 +35,7 @@ _READ_ONLY = _GUARDED | kernel.ATTR_RDONLY
 
 
 def main() -> int:
-    config = json.loads(_read_line(0))
+    config = json.loads(read_line(0))
     os.umask(0o022)
     _enter_namespaces(config["uid"])
     lifeline, _held = os.pipe()  # reads as ended once the keeper, which alone keeps the other end, is gone
@@ -51,7 +51,7 @@ def main() -> int:
     return _keep(unit)
 
 
-def _read_line(handle: int) -> bytes:
+def read_line(handle: int) -> bytes:
     """One line, not a byte more: what follows is the daemon's to close."""
     line = bytearray()
     while not line.endswith(b"\n"):
@@ -146,14 +146,18 @@ def _become_the_unit(config: dict[str, Any], lifeline: int) -> None:
     _mount_kernel_files(devices)
     kernel.pivot_root_here()
     socket.sethostname(config["hostname"])
-    init.install_commands(config)
+    commands.install(config["python"])
     kernel.keep_capabilities(kernel.KEPT_CAPABILITIES)
     kernel.forbid_new_privileges()
     for handle in (place, root, own_bin, lifeline):
         os.close(handle)
+    os.setsid()
+    null = os.open("/dev/null", os.O_RDWR)
+    os.dup2(null, 0)  # the daemon's word is the keeper's to hear
+    os.close(null)
     if config["probe"]:
         os._exit(POWERED_OFF)
-    os._exit({"poweroff": POWERED_OFF, "reboot": REBOOTED, "failure": DIED}[init.run(config)])
+    os._exit({"poweroff": POWERED_OFF, "reboot": REBOOTED, "failure": DIED}[init.Init(config).run()])
 
 
 def _system_folders() -> tuple[list[str], dict[str, str]]:

@@ -15,12 +15,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from cloudrun.core.errors import SandboxError
+from cloudrun.sandbox.guest import processes
 
 Driver = Literal["namespaces", "plain"]
 Ending = Literal["powered_off", "rebooted", "died"]
@@ -56,8 +57,9 @@ class MachineSpec:
 class Machine:
     """A unit that was started. Safe to use from several threads."""
 
-    def __init__(self, keeper: subprocess.Popen[bytes]) -> None:
+    def __init__(self, keeper: subprocess.Popen[bytes], sweep: Callable[[], None]) -> None:
         self._keeper = keeper
+        self._sweep = sweep
 
     @property
     def pid(self) -> int:
@@ -70,6 +72,7 @@ class Machine:
         except subprocess.TimeoutExpired:
             return None
         self._let_go()
+        self._sweep()
         return _ENDINGS.get(code, "died")
 
     def kill(self) -> None:
@@ -77,7 +80,7 @@ class Machine:
         self._let_go()
         if self.wait(_KILL_TIMEOUT_S) is None:
             self._keeper.kill()
-            self._keeper.wait()
+            self.wait(None)
             raise SandboxError(
                 f"process {self.pid} did not end its unit within {_KILL_TIMEOUT_S:.0f} s",
                 next_step="cloudrun sandbox stop",
@@ -138,9 +141,7 @@ def start(spec: MachineSpec, driver: str, *, probe: bool = False) -> Machine:
     try:
         first_boot = not root.exists()
         if first_boot:
-            root.mkdir()
-            if spec.uid is not None:
-                os.chown(root, spec.uid, spec.uid)
+            _make_root(root, spec.uid, driver)
         config = _config(spec, root, first_boot=first_boot) | {"probe": probe}
         with (spec.directory / CONSOLE).open("ab") as console:
             keeper = subprocess.Popen(
@@ -149,20 +150,38 @@ def start(spec: MachineSpec, driver: str, *, probe: bool = False) -> Machine:
                 stdout=console,
                 stderr=console,
                 cwd="/",
-                env={"PATH": os.defpath, "LANG": "C.UTF-8", "CLOUDRUN_UNIT": str(spec.directory)},
+                env={"PATH": os.defpath, "LANG": "C.UTF-8", processes.MARK: str(spec.directory)},
                 start_new_session=True,
             )
-        machine = Machine(keeper)
+        machine = Machine(keeper, _sweep(driver, spec.directory))
         machine.configure(config)
     except OSError as error:
         raise SandboxError(f"{spec.instance_id} could not be started: {error}") from error
     return machine
 
 
+def _make_root(root: Path, uid: int | None, driver: str) -> None:
+    """The unit's disk, empty. Root's own folders are closed to the plain driver's user: there it is a link to one."""
+    if driver == "plain" and os.geteuid() == 0:
+        root.symlink_to(tempfile.mkdtemp(prefix="cloudrun-unit-", dir="/var/tmp"))
+    else:
+        root.mkdir()
+    if uid is not None:
+        os.chown(root, uid, uid)
+
+
+def _sweep(driver: str, directory: Path) -> Callable[[], None]:
+    """What is to be done once the keeper has ended. A namespace ends with its PID 1; a process tree may not."""
+    if driver == "namespaces":
+        return lambda: None
+    return lambda: processes.kill_marked(str(directory))
+
+
 def _config(spec: MachineSpec, root: Path, *, first_boot: bool) -> dict[str, Any]:
     return {
         "instance_id": spec.instance_id,
-        "root": str(root),
+        "directory": str(spec.directory),
+        "root": str(root.resolve()),
         "first_boot": first_boot,
         "address": spec.address,
         "ssh_port": spec.ssh_port,
@@ -177,6 +196,9 @@ def _config(spec: MachineSpec, root: Path, *, first_boot: bool) -> dict[str, Any
         "tools": {name: os.path.realpath(path) for name, path in spec.tools.items()},
         "python": os.path.realpath(sys.executable),
         "import_path": _import_path(),
+        "prefix": "",
+        "roots_tasks": True,
+        "environment": {},
     }
 
 
@@ -194,6 +216,8 @@ def _import_path() -> tuple[str, ...]:
 
 def remove(directory: Path) -> None:
     """Delete a unit's directory, if it is there. The unit must have ended."""
+    if (directory / "root").is_symlink():
+        remove((directory / "root").resolve())
     try:
         shutil.rmtree(directory)
     except FileNotFoundError:

@@ -11,11 +11,13 @@ from cloudrun.sandbox.guest import disk, kernel
 
 POWER = ("systemctl", "shutdown", "poweroff", "reboot", "halt", "init", "telinit", "service")
 _PLACES = ("/usr/sbin", "/usr/bin", "/sbin", "/bin")
-_SCRIPTS = "/run/cloudrun/bin"
-_CLIENT = "/run/cloudrun/systemctl.py"
+FOLDER = "/run/cloudrun"
+SOCKET = "init.sock"  # in FOLDER
+_SCRIPTS = f"{FOLDER}/bin"
+_CLIENT = f"{FOLDER}/systemctl.py"
 
 _POWER_SCRIPT = """#!/bin/sh
-exec '{python}' -IS {client} "${{0##*/}}" "$@"
+exec '{python}' -IS '{client}' "${{0##*/}}" "$@"
 """
 
 # Every process of a unit is its user 0 already; what is left of sudo is its command line.
@@ -55,9 +57,10 @@ import json, os, re, socket, sys, time
 def ask(*words):
     with socket.socket(socket.AF_UNIX) as client:
         try:
-            client.connect({socket!r})
+            os.chdir(os.path.dirname(__file__))
+            client.connect("init.sock")
             client.sendall(json.dumps(words).encode() + b"\\n")
-            answer = json.loads(client.makefile("rb").readline() or b'{{"code": 0, "out": "", "err": ""}}')
+            answer = json.loads(client.makefile("rb").readline() or b'{"code": 0, "out": "", "err": ""}')
         except OSError as error:
             sys.exit("the machine does not answer: %s" % error)
     sys.stdout.write(answer["out"])
@@ -68,7 +71,7 @@ name, words = sys.argv[1], sys.argv[2:]
 if name == "systemctl":
     ask(*words)
 if name == "service" and len(words) == 2:
-    ask({{"status": "is-active"}}.get(words[1], words[1]), words[0])
+    ask({"status": "is-active"}.get(words[1], words[1]), words[0])
 if name in ("init", "telinit") and words in (["0"], ["6"]):
     ask("poweroff" if words == ["0"] else "reboot")
 if name in ("poweroff", "halt", "reboot"):
@@ -94,18 +97,9 @@ sys.exit("%s %s: not emulated in the sandbox" % (name, " ".join(words)))
 '''
 
 
-def install(python: str, socket: str) -> None:
-    """Put the commands in place. Needs to be on the unit's own root, and the right to mount."""
-    disk.write(_CLIENT, _CLIENT_SCRIPT.format(socket=socket).encode())
-    os.mkdir(_SCRIPTS)
-    power = _POWER_SCRIPT.format(python=disk.in_unit(python), client=_CLIENT)
-    scripts = {**dict.fromkeys(POWER, power), "sudo": _SUDO_SCRIPT}
-    for name, text in scripts.items():
-        script = f"{_SCRIPTS}/{name}"
-        disk.write(script, text.encode(), 0o755)
-        link = f"/usr/local/bin/{name}"
-        if not os.path.lexists(link):
-            os.symlink(script, link)
+def install(python: str) -> None:
+    """Put the commands in place of the host's own. Needs to be on the unit's own root, and the right to mount."""
+    scripts = write("", disk.in_unit(python), _SUDO_SCRIPT)
     covered: set[str] = set()
     for place in _PLACES:
         for name in scripts:
@@ -114,3 +108,19 @@ def install(python: str, socket: str) -> None:
             if os.path.isfile(target) and os.path.basename(target) in scripts and target not in covered:
                 covered.add(target)
                 kernel.bind(f"{_SCRIPTS}/{os.path.basename(target)}", target)
+
+
+def write(prefix: str, python: str, sudo: str) -> tuple[str, ...]:
+    """Write the commands below `prefix`, with links in its /usr/local/bin. Returns their names."""
+    client = prefix + _CLIENT
+    disk.write(client, _CLIENT_SCRIPT.encode())
+    os.mkdir(prefix + _SCRIPTS)
+    power = _POWER_SCRIPT.format(python=python, client=client)
+    scripts = {**dict.fromkeys(POWER, power), "sudo": sudo}
+    for name, text in scripts.items():
+        script = f"{prefix}{_SCRIPTS}/{name}"
+        disk.write(script, text.encode(), 0o755)
+        link = f"{prefix}/usr/local/bin/{name}"
+        if not os.path.lexists(link):
+            os.symlink(script, link)
+    return tuple(scripts)

@@ -1,7 +1,8 @@
 """PID 1 of a unit: starts sshd, applies user-data, keeps timers, answers `systemctl` and `shutdown`, reaps, powers off.
 
 Single-threaded and without any library, so that it can fork: everything else is a child of it. A child that matters has
-a callback for its end. Requests arrive on a Unix socket from the commands that `install_commands` puts in place.
+a callback for its end. Requests arrive on a Unix socket from the programs of commands.py. The unit's own tree of files
+is `config["prefix"]`: "" in a container, a folder with the plain driver, whose init is a subclass.
 """
 
 from __future__ import annotations
@@ -20,22 +21,13 @@ from typing import Any, Literal, NoReturn
 from cloudrun.sandbox.guest import commands, sshd, userdata
 from cloudrun.sandbox.guest.systemd import Reply, Systemd
 
-SOCKET = "/run/cloudrun/init.sock"
-CONSOLE = "/var/log/cloud-init-output.log"
 _GRACE_S = 1.0  # between SIGTERM and SIGKILL at power-off
+_KILL_TIMEOUT_S = 5.0
 _RESTARTS, _RESTART_WINDOW_S = 4, 10.0  # as systemd limits the starts of a service
 _LONGEST_SLEEP_S = 30.0  # a laptop that slept finds an overdue timer within this time
 _REQUEST_MAX_BYTES = 65536
 
 Ending = Literal["poweroff", "reboot", "failure"]
-
-
-def install_commands(config: Mapping[str, Any]) -> None:
-    commands.install(config["python"], SOCKET)
-
-
-def run(config: Mapping[str, Any]) -> Ending:
-    return Init(config).run()
 
 
 class Init:
@@ -47,14 +39,11 @@ class Init:
         self._sshd: int | None = None
         self._sshd_ends: list[float] = []
         self._listen: int | None = None  # written to once the host key is in place
-        self._systemd = Systemd(spawn=self.spawn, end=self._end, reload_ssh=self._reload_ssh)
+        self._systemd = Systemd(config["prefix"], spawn=self.spawn, end=self.end, reload_ssh=self._reload_ssh)
+        self.watched: dict[int, Callable[[], None]] = {}  # other descriptors and what to do when they can be read
 
     def run(self) -> Ending:
         """Until somebody ends the machine. Every process is dead when this returns."""
-        os.setsid()
-        null = os.open("/dev/null", os.O_RDWR)
-        os.dup2(null, 0)
-        os.close(null)
         os.environ.clear()
         os.environ.update(sshd.environment(self._config))
         wake_read, wake_write = os.pipe()
@@ -65,15 +54,17 @@ class Init:
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: None)  # PID 1 gets only the signals it handles
         server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        server.bind(SOCKET)
+        os.chdir(self._config["prefix"] + commands.FOLDER)  # a socket's path must be short
+        server.bind(commands.SOCKET)
+        os.chdir("/")
         server.listen(64)
 
         self._start_sshd(ready=False)
-        self.spawn(lambda: userdata.apply_early(self._config, CONSOLE), self._early_done)
+        self.spawn(lambda: userdata.apply_early(self._config), self._early_done)
         self._systemd.boot()
         while self._ending is None:
             wait_s = min(self._systemd.next_due_s(time.time()), _LONGEST_SLEEP_S)
-            ready, _, _ = select.select([wake_read, server, *self._clients], [], [], max(wait_s, 0.0))
+            ready, _, _ = select.select([wake_read, server, *self.watched, *self._clients], [], [], max(wait_s, 0.0))
             if wake_read in ready:
                 os.read(wake_read, 4096)
             self._reap()
@@ -81,6 +72,8 @@ class Init:
                 client, _ = server.accept()
                 client.setblocking(False)
                 self._clients[client.fileno()] = (client, bytearray())
+            for handle in [handle for handle in ready if handle in self.watched]:
+                self.watched[handle]()
             for handle in [handle for handle in ready if handle in self._clients]:
                 self._receive(handle)
             self._systemd.run_due(time.time())
@@ -116,7 +109,7 @@ class Init:
             print(f"user-data: the first stage ended with {exit_code}", flush=True)
         if self._listen is not None:
             self._let_sshd_listen(self._listen)
-        self.spawn(lambda: userdata.apply_late(self._config, CONSOLE), lambda _code: None)
+        self.spawn(lambda: userdata.apply_late(self._config), lambda _code: None)
 
     def _start_sshd(self, *, ready: bool) -> None:
         """Fork sshd. Where `ready` is False it loads what it needs and then waits for the host key."""
@@ -186,22 +179,32 @@ class Init:
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
-    def _end(self, how: Ending) -> None:
+    def end(self, how: Ending) -> None:
         self._ending = how
 
     def _stop_everything(self) -> None:
-        for number, patience_s in ((signal.SIGTERM, _GRACE_S), (signal.SIGKILL, 5.0)):
-            try:
-                os.kill(-1, number)
-            except ProcessLookupError:
-                return
-            until = time.monotonic() + patience_s
-            while time.monotonic() < until:
-                try:
-                    if os.waitpid(-1, os.WNOHANG)[0] == 0:
-                        time.sleep(0.01)
-                except ChildProcessError:
-                    return
+        """Ask every process to end and then end those that are left; after a failure without asking."""
+        asked_until = time.monotonic() + (0.0 if self._ending == "failure" else _GRACE_S)
+        if self._ending != "failure":
+            self.signal_all(signal.SIGTERM)
+        while self._any_left() and time.monotonic() < asked_until + _KILL_TIMEOUT_S:
+            if time.monotonic() >= asked_until:
+                self.signal_all(signal.SIGKILL)
+            time.sleep(0.01)
+
+    def signal_all(self, number: int) -> None:
+        """Send a signal to every process of the unit but this one. In a namespace that is all there are."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(-1, number)
+
+    def _any_left(self) -> bool:
+        """Whether the unit still has other processes. Reaps those that have ended."""
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return False
+        return True
 
 
 def _run_child(work: Callable[[], int]) -> NoReturn:

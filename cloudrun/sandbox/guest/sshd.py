@@ -19,11 +19,13 @@ import termios
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+from cloudrun.sandbox.guest import disk
+
 if TYPE_CHECKING:
     import asyncssh
 
-HOST_KEYS = "/etc/ssh/ssh_host_*_key"
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_HOST_KEYS = "/etc/ssh/ssh_host_*_key"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _BLOCK_BYTES = 1 << 18
 _WINDOW_BYTES = 1 << 21
 _KEEPALIVE_S = 30
@@ -33,37 +35,35 @@ _ACCEPTED_ENVIRONMENT = ("LANG", "LC_")  # AcceptEnv of Ubuntu's sshd_config
 def environment(config: Mapping[str, Any]) -> dict[str, str]:
     """What a login and a service of the unit start with."""
     user = config["user"]
-    found = {
-        "PATH": _PATH,
-        "HOME": f"/home/{user}",
-        "USER": user,
-        "LOGNAME": user,
-        "SHELL": _shell(),
-        "LANG": "C.UTF-8",
-    }
+    found = {"PATH": PATH, "HOME": home(config), "USER": user, "LOGNAME": user, "SHELL": disk.shell()}
+    found["LANG"] = "C.UTF-8"
     if config["metadata_url"]:
         found["AWS_EC2_METADATA_SERVICE_ENDPOINT"] = config["metadata_url"]
-    return found
+    return found | config["environment"]
 
 
-def _shell() -> str:
-    return "/bin/bash" if os.path.exists("/bin/bash") else "/bin/sh"
+def home(config: Mapping[str, Any]) -> str:
+    return f"{config['prefix']}/home/{config['user']}"
 
 
 def serve(config: Mapping[str, Any], gate: int) -> int:
     """Load everything, wait for a byte on `gate`, and serve until SIGTERM. Returns an exit code."""
+    load()
+    if not os.read(gate, 1):
+        return 1
+    os.close(gate)
+    os.chdir(home(config))
+    asyncio.run(_serve(config))
+    return 0
+
+
+def load() -> None:
+    """Import what a server needs, which takes some tenths of a second."""
     # asyncssh asks for a library of post-quantum algorithms at import, for which ctypes starts ldconfig and gcc
     import ctypes.util
 
     ctypes.util.find_library = lambda _name: None  # type: ignore[assignment]
-    import asyncssh  # noqa: F401 - loaded here, while user-data is applied
-
-    if not os.read(gate, 1):
-        return 1
-    os.close(gate)
-    os.chdir(f"/home/{config['user']}")
-    asyncio.run(_serve(config))
-    return 0
+    import asyncssh  # noqa: F401
 
 
 async def _serve(config: Mapping[str, Any]) -> None:
@@ -76,7 +76,7 @@ async def _serve(config: Mapping[str, Any]) -> None:
         def begin_auth(self, username: str) -> bool:
             if username == config["user"]:
                 with contextlib.suppress(OSError, ValueError):
-                    keys = asyncssh.read_authorized_keys(f"/home/{username}/.ssh/authorized_keys")
+                    keys = asyncssh.read_authorized_keys(f"{home(config)}/.ssh/authorized_keys")
                     self._connection.set_authorized_keys(keys)
             return True
 
@@ -97,7 +97,7 @@ async def _serve(config: Mapping[str, Any]) -> None:
         config["address"],
         config["ssh_port"],
         server_factory=Server,
-        server_host_keys=_host_keys(),
+        server_host_keys=_host_keys(config),
         process_factory=handle,
         sftp_factory=Files,
         allow_scp=False,  # `scp -O` runs the machine's own scp, as with OpenSSH
@@ -113,7 +113,7 @@ async def _serve(config: Mapping[str, Any]) -> None:
         reuse_address=True,
     )
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGHUP, lambda: acceptor.update(server_host_keys=_host_keys()))
+    loop.add_signal_handler(signal.SIGHUP, lambda: acceptor.update(server_host_keys=_host_keys(config)))
     stopping = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     print(f"sshd listens on {config['address']} port {config['ssh_port']}", flush=True)
@@ -121,18 +121,19 @@ async def _serve(config: Mapping[str, Any]) -> None:
     acceptor.close()
 
 
-def _host_keys() -> list[asyncssh.SSHKey]:
+def _host_keys(config: Mapping[str, Any]) -> list[asyncssh.SSHKey]:
     """The keys in place; a machine without any makes its own."""
     import asyncssh
 
-    if not glob.glob(HOST_KEYS):
-        path = HOST_KEYS.replace("*", "ed25519")
+    pattern = config["prefix"] + _HOST_KEYS
+    if not glob.glob(pattern):
+        path = pattern.replace("*", "ed25519")
         key = asyncssh.generate_private_key("ssh-ed25519")
         with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as stream:
             stream.write(key.export_private_key())
         key.write_public_key(path + ".pub")
     keys = []
-    for path in sorted(glob.glob(HOST_KEYS)):
+    for path in sorted(glob.glob(pattern)):
         try:
             keys.append(asyncssh.read_private_key(path))
         except (OSError, ValueError, asyncssh.KeyImportError) as error:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
-ROOT = "/etc/systemd/system"
+UNITS = "/etc/systemd/system"
 STAMPS = "/var/lib/systemd/timers"
-_WANTS = f"{ROOT}/timers.target.wants"
 _SPANS_S = {"": 1.0, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _SSH_NAMES = frozenset({"ssh", "sshd", "ssh.service", "sshd.service"})
 
@@ -53,7 +53,12 @@ class Unit:
 
 
 class Systemd:
-    def __init__(self, *, spawn: Spawn, end: Callable[[Ending], None], reload_ssh: Callable[[], None]) -> None:
+    def __init__(
+        self, prefix: str, *, spawn: Spawn, end: Callable[[Ending], None], reload_ssh: Callable[[], None]
+    ) -> None:
+        self._units = prefix + UNITS
+        self._stamps = prefix + STAMPS
+        self._wants = f"{self._units}/timers.target.wants"
         self._spawn = spawn
         self._end = end
         self._reload_ssh = reload_ssh
@@ -62,7 +67,7 @@ class Systemd:
 
     def boot(self) -> None:
         """Start every enabled timer."""
-        for name in sorted(os.listdir(_WANTS)) if os.path.isdir(_WANTS) else []:
+        for name in sorted(os.listdir(self._wants)) if os.path.isdir(self._wants) else []:
             try:
                 self._start_timer(name)
             except (NotEmulated, OSError) as error:
@@ -136,13 +141,13 @@ class Systemd:
             raise NotEmulated(f"{verb} ssh")
 
     def _timer(self, verb: str, name: str, options: list[str], reply: Callable[[Reply], None]) -> None:
-        link = f"{_WANTS}/{name}"
+        link = f"{self._wants}/{name}"
         now = "--now" in options
         if verb == "enable":
-            _load(name)
-            os.makedirs(_WANTS, exist_ok=True)
+            self._load(name)
+            os.makedirs(self._wants, exist_ok=True)
             if not os.path.lexists(link):
-                os.symlink(f"{ROOT}/{name}", link)
+                os.symlink(f"{self._units}/{name}", link)
         elif verb == "disable" and os.path.lexists(link):
             os.unlink(link)
         if verb in ("start", "restart", "reload-or-restart") or (verb == "enable" and now):
@@ -178,13 +183,13 @@ class Systemd:
     # -- what units do -----------------------------------------------------------------------------------------------
 
     def _start_timer(self, name: str) -> None:
-        unit = _load(name)
+        unit = self._load(name)
         service = unit.last("Timer", "Unit") or name.removesuffix(".timer") + ".service"
         now = datetime.now(UTC).timestamp()
         stamp = None
         since = now
         if unit.last("Timer", "Persistent").lower() in ("1", "yes", "true", "on"):
-            stamp = f"{STAMPS}/stamp-{name}"
+            stamp = f"{self._stamps}/stamp-{name}"
             if os.path.exists(stamp):
                 since = os.stat(stamp).st_mtime
             else:
@@ -195,7 +200,7 @@ class Systemd:
         if name in self._running:
             reply(Reply(0))
             return
-        unit = _load(name)
+        unit = self._load(name)
         commands = [shlex.split(line.lstrip("-@+!:")) for line in unit.values.get(("Service", "ExecStart"), [])]
         if not commands:
             raise NotEmulated(f"{name} without ExecStart")
@@ -207,7 +212,7 @@ class Systemd:
             os.environ.update(word.split("=", 1) for word in environment if "=" in word)
             os.chdir(folder)
             for command in commands:
-                pid = os.posix_spawnp(command[0], command, os.environ)
+                pid = os.posix_spawnp(command[0], command, os.environ, setsigdef=[signal.SIGPIPE])
                 if status := os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
                     return status
             return 0
@@ -224,10 +229,16 @@ class Systemd:
         if not oneshot:
             reply(Reply(0))
 
+    def _load(self, name: str) -> Unit:
+        if "/" in name:
+            raise NotEmulated(name)
+        with open(f"{self._units}/{name}", encoding="utf-8") as stream:
+            return parse(stream.read())
+
     def _stop_service(self, name: str) -> None:
         pid = self._running.get(name)
         if pid is not None:
-            os.killpg(pid, 15)  # every child of PID 1 leads a group of its own
+            os.killpg(pid, signal.SIGTERM)  # every child of PID 1 leads a group of its own
 
 
 def parse(text: str) -> Unit:
@@ -242,13 +253,6 @@ def parse(text: str) -> Unit:
             key, value = (part.strip() for part in line.split("=", 1))
             values[section, key] = [*values.get((section, key), []), value] if value else []
     return Unit({place: found for place, found in values.items() if found})
-
-
-def _load(name: str) -> Unit:
-    if "/" in name:
-        raise NotEmulated(name)
-    with open(f"{ROOT}/{name}", encoding="utf-8") as stream:
-        return parse(stream.read())
 
 
 def _elapses_at(unit: Unit, name: str, since: float, now: float) -> float | None:

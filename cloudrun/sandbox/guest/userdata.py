@@ -10,11 +10,15 @@ import base64
 import contextlib
 import glob
 import os
+import re
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from cloudrun.sandbox.guest import systemd
+
 _ONCE = "/var/lib/cloud/instance"
+_LOG = "/var/log/cloud-init-output.log"
 _KNOWN = frozenset({
     "bootcmd", "write_files", "ssh_keys", "ssh_deletekeys", "ssh_authorized_keys", "ssh_pwauth", "disable_root",
     "runcmd",
@@ -22,41 +26,59 @@ _KNOWN = frozenset({
 _COMMAND_TIMEOUT_S = 3600.0
 
 
-def apply_early(config: Mapping[str, Any], log: str) -> int:
+def apply_early(config: Mapping[str, Any]) -> int:
     """All that comes before sshd. Returns an exit code; a failing command does not keep the machine from booting."""
-    with _logging(log):
+    with _logging(config):
         document = _document(config["user_data"])
         for name in sorted(document.keys() - _KNOWN):
             print(f"cloud-init: {name}: not emulated in the sandbox", flush=True)
-        for command in document.get("bootcmd") or []:
-            _run(command)
-        _once("files", lambda: _files_and_keys(config, document))
+        if config["roots_tasks"]:
+            for command in document.get("bootcmd") or []:
+                _run(command)
+        else:
+            _arm_deadline(config["prefix"], document)
+        _once(config, "files", lambda: _files_and_keys(config, document))
     return 0
 
 
-def apply_late(config: Mapping[str, Any], log: str) -> int:
+def apply_late(config: Mapping[str, Any]) -> int:
     """All that comes after sshd has started."""
-    with _logging(log):
-        _once("commands", lambda: _commands(config["user_data"]))
+    with _logging(config):
+        if config["roots_tasks"]:
+            _once(config, "commands", lambda: _commands(config["user_data"]))
     return 0
 
 
 @contextlib.contextmanager
-def _logging(log: str) -> Any:
+def _logging(config: Mapping[str, Any]) -> Iterator[None]:
     """Everything printed, by us and by commands, goes to the log as cloud-init does it."""
-    handle = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o640)
+    handle = os.open(config["prefix"] + _LOG, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o640)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     os.close(handle)
     yield
 
 
-def _once(name: str, work: Callable[[], None]) -> None:
-    marker = f"{_ONCE}/{name}"
+def _once(config: Mapping[str, Any], name: str, work: Callable[[], None]) -> None:
+    marker = f"{config['prefix']}{_ONCE}/{name}"
     if not os.path.exists(marker):
         work()
         with open(marker, "wb"):
             pass
+
+
+def _arm_deadline(prefix: str, document: Mapping[str, Any]) -> None:
+    """Where commands for root are not run, the one thing in them that must not be lost: the date of the power-off."""
+    print("cloud-init: bootcmd, write_files and runcmd are left out: this machine has no root", flush=True)
+    if found := re.search(r"OnCalendar=(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC)", str(document.get("bootcmd"))):
+        units = prefix + systemd.UNITS
+        for name, text in (
+            ("deadline.service", "[Service]\nType=oneshot\nExecStart=systemctl poweroff\n"),
+            ("deadline.timer", f"[Timer]\nOnCalendar={found[1]}\nPersistent=true\n"),
+        ):
+            with open(f"{units}/{name}", "w", encoding="ascii") as stream:
+                stream.write(text)
+        _run(["systemctl", "start", "deadline.timer"])
 
 
 def _document(user_data: str) -> dict[str, Any]:
@@ -75,17 +97,19 @@ def _document(user_data: str) -> dict[str, Any]:
 
 
 def _files_and_keys(config: Mapping[str, Any], document: Mapping[str, Any]) -> None:
-    for entry in document.get("write_files") or []:
-        _write_file(entry)
+    prefix = config["prefix"]
+    if config["roots_tasks"]:
+        for entry in document.get("write_files") or []:
+            _write_file(entry)
     if document.get("ssh_deletekeys", True):
-        for path in glob.glob("/etc/ssh/ssh_host_*key*"):
+        for path in glob.glob(f"{prefix}/etc/ssh/ssh_host_*key*"):
             os.unlink(path)
     for name, text in (document.get("ssh_keys") or {}).items():
         kind, _, half = str(name).rpartition("_")
-        path = f"/etc/ssh/ssh_host_{kind}_key" + (".pub" if half == "public" else "")
+        path = f"{prefix}/etc/ssh/ssh_host_{kind}_key" + (".pub" if half == "public" else "")
         _write(path, str(text).encode(), 0o644 if half == "public" else 0o600)
     if keys := document.get("ssh_authorized_keys"):
-        with open(f"/home/{config['user']}/.ssh/authorized_keys", "a", encoding="utf-8") as stream:
+        with open(f"{prefix}/home/{config['user']}/.ssh/authorized_keys", "a", encoding="utf-8") as stream:
             stream.writelines(f"{key}\n" for key in keys)
 
 

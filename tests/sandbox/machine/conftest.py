@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import random
@@ -32,6 +33,23 @@ def free_port(address: str) -> int:
     with socket.socket() as probe:
         probe.bind((address, 0))
         return int(probe.getsockname()[1])
+
+
+def require(driver: str) -> None:
+    """Skip a test that this computer cannot do."""
+    if driver == "namespaces" and machine.driver() != "namespaces":
+        pytest.skip("no user namespaces here")
+    if driver == "plain" and os.geteuid() == 0 and not everybody_may_run(sys.executable):
+        pytest.skip("without namespaces a unit of root's needs a Python that every user may run")
+
+
+@functools.cache
+def everybody_may_run(python: str) -> bool:
+    try:
+        done = subprocess.run([python, "-c", ""], user=65534, group=65534, extra_groups=[], check=False)
+    except OSError:
+        return False
+    return done.returncode == 0
 
 
 class Unit:
@@ -129,7 +147,8 @@ def new_unit(tmp_path: Path) -> Iterator[Callable[..., Unit]]:
     """Makes units that are not started yet; ends those that were."""
     made: list[Unit] = []
 
-    def make(driver: str = machine.driver(), **changes: Any) -> Unit:
+    def make(driver: str = "namespaces", **changes: Any) -> Unit:
+        require(driver)
         folder = tmp_path / f"u{len(made)}"
         folder.mkdir()
         made.append(Unit(folder, driver, **changes))
@@ -143,8 +162,7 @@ def new_unit(tmp_path: Path) -> Iterator[Callable[..., Unit]]:
 @pytest.fixture(scope="module", params=["namespaces", "plain"])
 def unit(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Unit]:
     """A unit that runs for all tests of a module, under each driver."""
-    if request.param == "namespaces" and machine.driver() != "namespaces":
-        pytest.skip("no user namespaces here")
+    require(request.param)
     running = Unit(tmp_path_factory.mktemp("machine"), request.param)
     yield running.start()
     running.end()
@@ -153,8 +171,7 @@ def unit(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def container(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Unit]:
     """A unit of the stronger driver that runs for all tests of a module."""
-    if machine.driver() != "namespaces":
-        pytest.skip("no user namespaces here")
+    require("namespaces")
     running = Unit(tmp_path_factory.mktemp("machine"), "namespaces")
     yield running.start()
     running.end()
