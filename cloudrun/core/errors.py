@@ -35,14 +35,16 @@ class CloudrunError(Exception):
     """What happened (`str(error)`), what to type next (`next_step`), and the exit code a shell sees (`exit_code`)."""
 
     exit_code = 1
+    usual_next_step = ""  # where whoever raises knows nothing better
 
     def __init__(self, message: str, *, next_step: str = "") -> None:
         super().__init__(message)
-        self.next_step = next_step
+        self.next_step = next_step or self.usual_next_step
 
 
 class UsageError(CloudrunError):
     exit_code = 2
+    usual_next_step = "correct it and repeat the command"
 
 
 class ConfigError(UsageError):
@@ -84,7 +86,7 @@ class UnresolvedLaunch(LaunchError):
 
 
 class ConnectionLost(CloudrunError):
-    pass
+    usual_next_step = "cloudrun units shows whether the machine is alive, cloudrun reap ends it if nobody needs it"
 
 
 class HostKeyMismatch(ConnectionLost):
@@ -101,7 +103,7 @@ class ProvisionError(CloudrunError):
 
 
 class TransferError(CloudrunError):
-    pass
+    usual_next_step = "submit again"
 
 
 class LedgerError(CloudrunError):
@@ -117,7 +119,7 @@ class PassportMismatch(CloudrunError):
 
 
 class SandboxError(CloudrunError):
-    pass
+    usual_next_step = "cloudrun sandbox stop, then repeat the command"
 
 
 class CleanupIncomplete(CloudrunError):
@@ -136,6 +138,7 @@ class DeadlineReached(CloudrunError):
 
 class Cancelled(CloudrunError):
     exit_code = 130
+    usual_next_step = "cloudrun results shows what came home"
 
 
 def mark_incomplete(error: BaseException) -> None:
