@@ -161,13 +161,13 @@ def test_shutdown_on_the_path_ends_a_unit_of_either_driver(new_unit, driver):
 
 
 @BOTH
-def test_kill_leaves_no_process_of_the_unit(new_unit, processes, driver):
+def test_kill_leaves_no_process_of_the_unit(new_unit, processes, eventually, driver):
     unit = new_unit(driver).start()
     mark = f"sleep 1{os.getpid()}.{time.monotonic_ns()}"
     unit.out(f"setsid sh -c '{mark} & exec {mark}' >/dev/null 2>&1 </dev/null & nohup {mark} >/dev/null 2>&1 & true")
     unit.out(f"python3 -c 'import os; os.fork() and os._exit(0); os.setsid(); os.fork() and os._exit(0);"
              f"os.closerange(0, 9); os.execlp(\"sleep\", *\"{mark}\".split())'")  # fmt: skip
-    assert len(processes(mark.replace(" ", "\0"))) == 4
+    eventually(lambda: len(processes(mark.replace(" ", "\0"))) == 4)
     unit.running.kill()
     assert processes(mark.replace(" ", "\0")) == []
     assert unit.running.wait(0.0) == "died"
