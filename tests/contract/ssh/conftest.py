@@ -99,14 +99,15 @@ def free_port() -> int:
     return unused_port()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def session(host: Host) -> Iterator[Session]:
     with Session.open(host.target, timeout_s=20) as opened:
         yield opened
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def agent(session: Session) -> Iterator[Agent]:
+    """One for many tests: none of them may leave it out of step."""
     agent = Agent(session)
     yield agent
     agent.close()
@@ -149,7 +150,11 @@ class Line:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = self._listener.accept()
-                far = socket.create_connection(self._to)
+                try:
+                    far = socket.create_connection(self._to)
+                except ConnectionRefusedError:  # the host is not up yet: pass it on
+                    near.close()
+                    continue
                 self._sockets += [near, far]
                 self._start(self._relay, near, far)
                 self._start(self._relay, far, near)

@@ -390,8 +390,9 @@ def test_an_environment_is_there_once_it_is_marked(agent: Agent, host: Any) -> N
     assert agent.has_environment("abc")
 
 
-def test_a_whole_run_is_one_process_and_a_handful_of_round_trips(agent: Agent, run_dir: str) -> None:
+def test_a_whole_run_is_one_process_and_a_handful_of_round_trips(session: Session, run_dir: str) -> None:
     """What a run costs on a connection with a long way to go: counted, not timed."""
+    agent = Agent(session)
     frames: Counter[str] = Counter()
     with agent._channel() as channel:
         ask = channel.ask
@@ -408,6 +409,7 @@ def test_a_whole_run_is_one_process_and_a_handful_of_round_trips(agent: Agent, r
     agent.fetch_logs(run_dir, made.logs, lambda entry: io.BytesIO())
     assert frames == Counter({"ship": 1, "start": 1, "follow": 1, "outputs": 1, "fetch": 1})
     assert len(agent._idle) == 1
+    agent.close()
 
 
 def test_the_supervisor_leaves_nothing_but_its_documents(agent: Agent, run_dir: str, host: Any) -> None:

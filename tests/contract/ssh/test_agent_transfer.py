@@ -272,9 +272,10 @@ def test_a_connection_cut_in_the_middle_of_a_fetch_leaves_nothing_half(line: Any
     store = Store()
     with Session.open(line.target, timeout_s=20) as session:
         agent = Agent(session)
-        outputs = work(agent, run_dir, "open('a', 'wb').write(bytes(900_000))")
+        size = 40_000_000  # more than may be on its way when the line is cut
+        work(agent, run_dir, f"open('a', 'wb').truncate({size})")
         with pytest.raises(ConnectionLost):
-            agent.fetch(run_dir, outputs.entries, store.writer, lambda done, total: line.cut())
+            agent.fetch(run_dir, [FileEntry("a", size, "0" * 64)], store.writer, lambda done, total: line.cut())
     assert store.files == {}
 
 
