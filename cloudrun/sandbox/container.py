@@ -149,6 +149,8 @@ def _become_the_unit(config: dict[str, Any], lifeline: int) -> None:
     commands.install(config["python"])
     kernel.keep_capabilities(kernel.KEPT_CAPABILITIES)
     kernel.forbid_new_privileges()
+    kernel.leave_abstract_sockets()
+    kernel.leave_session_keyring()
     for handle in (place, root, own_bin, lifeline):
         os.close(handle)
     os.setsid()

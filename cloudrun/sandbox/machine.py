@@ -120,11 +120,14 @@ def driver() -> Driver:
 
 def weaker(driver: str) -> tuple[str, ...]:
     """What a driver cannot promise, in sentences for the user."""
-    shared = ("Units share this computer's network: what listens on its loopback address can be reached by a job.",)
+    network = (
+        "Units share this computer's network: a job can reach what listens on its loopback address and, on a Linux "
+        "older than 6.12, its abstract Unix sockets."
+    )
     if driver == "namespaces":
-        return shared
+        return (network,)
     return (
-        *shared,
+        network,
         "There are no user namespaces here: a job runs with your own rights and can read and write your files.",
         "Tasks for root (sudo, become) are refused; user-data may write only to the unit's own folder.",
         "`shutdown` ends the unit only where it is found on PATH; by an absolute path it asks this computer.",

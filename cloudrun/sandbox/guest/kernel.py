@@ -6,6 +6,7 @@ have the same number on every architecture.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 from collections.abc import Iterable
@@ -38,6 +39,13 @@ _OPEN_TREE_CLONE = 1
 _MOVE_MOUNT_F_EMPTY_PATH = 0x4
 _MOVE_MOUNT_T_EMPTY_PATH = 0x40
 
+_SYS_LANDLOCK_CREATE_RULESET = 444
+_SYS_LANDLOCK_RESTRICT_SELF = 446
+_LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET = 1
+
+_SYS_KEYCTL = {"x86_64": 250, "aarch64": 219}
+_KEYCTL_JOIN_SESSION_KEYRING = 1
+
 _PR_SET_PDEATHSIG = 1
 _PR_CAPBSET_DROP = 24
 _PR_SET_NO_NEW_PRIVS = 38
@@ -52,6 +60,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 class _MountAttr(ctypes.Structure):
     _fields_ = [(name, ctypes.c_uint64) for name in ("attr_set", "attr_clr", "propagation", "userns_fd")]
+
+
+class _LandlockRuleset(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint64) for name in ("handled_access_fs", "handled_access_net", "scoped")]
 
 
 class _CapHeader(ctypes.Structure):
@@ -157,6 +169,30 @@ def keep_capabilities(kept: Iterable[int]) -> None:
     header = _CapHeader(version=_CAPABILITY_VERSION_3, pid=0)
     data = (_CapData * 2)(_CapData(mask, mask, 0), _CapData(0, 0, 0))  # every kept capability is below 32
     _checked(_libc.capset(ctypes.byref(header), ctypes.byref(data)), "capset")
+
+
+def leave_abstract_sockets() -> bool:
+    """Lose the way to abstract Unix sockets of processes outside, which a shared network leaves open: a desktop's X
+    server has one. Needs Linux 6.12 with Landlock, and no new privileges; returns whether it could be done."""
+    wanted = _LandlockRuleset(scoped=_LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET)
+    size = ctypes.c_size_t(ctypes.sizeof(wanted))
+    try:
+        ruleset = _syscall(_SYS_LANDLOCK_CREATE_RULESET, "landlock", ctypes.byref(wanted), size, ctypes.c_uint(0))
+    except OSError:
+        return False
+    try:
+        _syscall(_SYS_LANDLOCK_RESTRICT_SELF, "landlock", ctypes.c_int(ruleset), ctypes.c_uint(0))
+    finally:
+        os.close(ruleset)
+    return True
+
+
+def leave_session_keyring() -> None:
+    """Hold no key of the daemon's session any more."""
+    number = _SYS_KEYCTL.get(os.uname().machine)
+    if number is not None:
+        with contextlib.suppress(OSError):  # a kernel without keyrings, or a filter that forbids the call
+            _syscall(number, "keyctl", ctypes.c_int(_KEYCTL_JOIN_SESSION_KEYRING), None)
 
 
 def _read(path: str) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -151,6 +153,16 @@ def test_a_socket_of_the_host_cannot_be_reached_by_a_file(container):
         "/run/cloudrun/init.sock",
     )
     assert container.ssh("ls /run/user /run/dbus /run/systemd/private").returncode != 0
+
+
+@pytest.mark.skipif(tuple(map(int, platform.release().split(".")[:2])) < (6, 12), reason="Landlock scopes: Linux 6.12")
+def test_an_abstract_socket_of_the_host_cannot_be_reached(container):
+    with socket.socket(socket.AF_UNIX) as server:
+        name = f"cloudrun-test-{os.getpid()}-{time.monotonic_ns()}"
+        server.bind(f"\0{name}")
+        server.listen()
+        code = f'import socket; socket.socket(socket.AF_UNIX).connect(chr(0) + "{name}")'
+        assert b"PermissionError" in container.ssh(f"python3 -c '{code}'").stderr
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="is an ordinary user already")
