@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cloudrun.core.errors import CloudrunError, JobFailed
     from cloudrun.ledger import Ledger, Run
-    from cloudrun.units import Unit, process_unit
+    from cloudrun.process import Unit, process_unit
 
 __all__ = ["CloudrunError", "JobFailed", "Ledger", "Run", "Unit", "__version__", "process_unit"]
 
@@ -26,8 +26,8 @@ _HOMES = {
     "JobFailed": "cloudrun.core.errors",
     "Ledger": "cloudrun.ledger",
     "Run": "cloudrun.ledger",
-    "Unit": "cloudrun.units",
-    "process_unit": "cloudrun.units",
+    "Unit": "cloudrun.process",
+    "process_unit": "cloudrun.process",
 }
 
 

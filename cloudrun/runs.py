@@ -38,7 +38,7 @@ from cloudrun.plan.imports import scan_imports
 from cloudrun.project import Shipment, shipment
 
 if TYPE_CHECKING:
-    from cloudrun.units import Unit
+    from cloudrun.units import OpenUnit
 
 # The client ends a job itself this long before the unit's deadline, so that what was written can still come home.
 HOMEWARD_S = 60.0
@@ -129,7 +129,7 @@ def command_line(plan: Prepared) -> list[str]:
     return words + list(plan.job.arguments)
 
 
-def execute(unit: Unit, plan: Prepared, *, check: bool = True) -> Run:
+def execute(unit: OpenUnit, plan: Prepared, *, check: bool = True) -> Run:
     """Run it. Returns when everything is home and recorded; raises JobFailed (with `.run`) where `check` is true.
 
     Whatever interrupts this (Ctrl-C, SIGTERM, the deadline), the job is ended, what it wrote is brought home where the
@@ -180,7 +180,7 @@ def job_failed(run: Run) -> JobFailed:
 class Execution:
     """One attempt under way. Split from `execute` so that a rescue knows how far it came."""
 
-    def __init__(self, unit: Unit, plan: Prepared, run: RunRecord, number: int) -> None:
+    def __init__(self, unit: OpenUnit, plan: Prepared, run: RunRecord, number: int) -> None:
         self.unit = unit
         self.plan = plan
         self.run = run

@@ -1,27 +1,24 @@
-"""A unit: one rented machine, open for exactly as long as its `with` block."""
+"""One rented machine: launched or joined, logged into, and ended as it should be whatever happens."""
 
 from __future__ import annotations
 
 import getpass
 import socket
 import threading
-from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cloudrun import launching
 from cloudrun.clients import HEARTBEAT_S, this_client
 from cloudrun.core.clock import Clock, SystemClock
 from cloudrun.core.errors import Cancelled, CleanupIncomplete, CloudrunError, UsageError, mark_incomplete
-from cloudrun.core.events import Event, Note, Observer, Output
+from cloudrun.core.events import Note, Observer
 from cloudrun.core.ids import new_id
-from cloudrun.core.records import ClientRecord, CommandResult, Image, OnExit, SshTarget, UnitRecord
+from cloudrun.core.records import ClientRecord, Image, OnExit, SshTarget, UnitRecord
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import EndReason, UnitState
-from cloudrun.ledger import Ledger, Run
+from cloudrun.ledger import Ledger
 from cloudrun.lifeline import LIFELINE
 from cloudrun.phases import Phases
 from cloudrun.wiring import Cloud
@@ -33,8 +30,8 @@ if TYPE_CHECKING:
 LIFELINE.take_signals()
 
 
-class Unit:
-    """An open unit. Made by `process_unit`; not thread-safe beyond `interrupt`, `hurry` and `close`."""
+class OpenUnit:
+    """A machine from its launch to its end. Not thread-safe beyond `interrupt`, `hurry` and `close`."""
 
     def __init__(self, cloud: Cloud, ledger: Ledger, settings: Settings, observe: Observer, clock: Clock) -> None:
         self.cloud = cloud
@@ -47,6 +44,7 @@ class Unit:
         self.cancelled = threading.Event()  # the user, or a signal, says so: no further run either
         self.hurried = threading.Event()
         self.ended = threading.Event()
+        self.signalled = False
         self.busy = False  # a run is on it in the thread that owns it
         self.image: Image
         self.record: UnitRecord
@@ -57,49 +55,9 @@ class Unit:
         self.run_ids: list[str] = []
         self.keep_until_deadline = False  # outputs wait on it
 
-    # -- what a user does with it -------------------------------------------------------------------------------
-
     @property
     def instance_id(self) -> str:
         return self.record.instance_id
-
-    def send_run(
-        self,
-        script: str | Path,
-        *arguments: str,
-        params: Mapping[str, Any] | None = None,
-        name: str | None = None,
-        metric: str | None = None,
-        minimize: bool | None = None,
-        check: bool = True,
-    ) -> Run:
-        """Ship a script's project, run it and bring everything home. Blocks until then.
-
-        `params` arrive as `--name value` arguments and as JSON in `CLOUDRUN_PARAMS`. Raises JobFailed (with the run as
-        `error.run`) where the script failed, unless `check` is false; UsageError for a script that cannot be run.
-        """
-        from cloudrun import runs
-
-        job = runs.Job(Path(script), tuple(arguments), dict(params or {}), name)
-        settings = replace(
-            self.settings,
-            metric=self.settings.metric if metric is None else metric,
-            minimize=self.settings.minimize if minimize is None else minimize,
-        )
-        plan = runs.prepare(job, settings, self.ledger, self.image.architecture, self.observe)
-        return runs.execute(self, plan, check=check)
-
-    def run(self, command: str, *, timeout_s: float = 3600.0) -> CommandResult:
-        """Run a shell command on the unit, in the login user's home."""
-        return self.session.run(command, timeout_s=timeout_s)
-
-    def put(self, local: str | Path, remote: str) -> None:
-        """Copy a file or folder to the unit; `remote` is relative to the login user's home."""
-        self.session.put(Path(local), remote)
-
-    def get(self, remote: str, local: str | Path) -> None:
-        """Copy a file or folder from the unit."""
-        self.session.get(remote, Path(local))
 
     # -- opening ------------------------------------------------------------------------------------------------
 
@@ -188,15 +146,19 @@ class Unit:
 
     # -- ending -------------------------------------------------------------------------------------------------
 
-    def interrupt(self) -> None:
+    def cancel(self) -> None:
+        """Whatever runs on it ends, and nothing else is started."""
         self.cancelled.set()
         self.stop.set()
+
+    def interrupt(self) -> None:
+        self.signalled = True
+        self.cancel()
         if not self.busy:
             self.close()
 
     def hurry(self) -> None:
-        self.cancelled.set()
-        self.stop.set()
+        self.interrupt()
         self.hurried.set()
         session = getattr(self, "session", None)
         if session is not None:
@@ -221,8 +183,8 @@ class Unit:
         if not ids:
             return
         how: OnExit = "keep" if self.keep_until_deadline else self.settings.on_exit
-        if self.cancelled.is_set():
-            how = "terminate"
+        if self.signalled:
+            how = "terminate"  # a machine that outlives a signal by intention would be a surprise on the bill
         if how == "terminate":
             with self.phases.phase("terminate", ", ".join(ids)):
                 launching.terminate(
@@ -254,73 +216,6 @@ class Unit:
             self.ledger.set_timings(run_id, replace(timings, terminate_s=terminate_s, total_s=total_s))
 
 
-class process_unit:  # noqa: N801 - used like a function: `with process_unit() as unit`
-    """Rent one machine for the length of a `with` block.
-
-    Keywords override what `cloudrun.toml` and `CLOUDRUN_*` say; the same names mean the same in all three. `deadline`
-    is seconds or text such as "4h". `instance_id` joins a unit that was kept or stopped instead of launching one.
-    `observe` is called with `cloudrun.core.events`; by default the job's output goes to `sys.stdout` and `sys.stderr`.
-
-    Whatever ends the block (its last line, an exception, Ctrl-C, SIGTERM) ends the machine, and surfaces unchanged.
-    Raises UsageError before anything is launched, CredentialsError, CapacityError, LaunchError, CleanupIncomplete.
-    """
-
-    def __init__(
-        self,
-        *,
-        provider: str | None = None,
-        region: str | None = None,
-        profile: str | None = None,
-        instance_type: str | None = None,
-        image: str | None = None,
-        spot: bool | None = None,
-        deadline: float | str | None = None,
-        on_exit: OnExit | None = None,
-        instance_id: str | None = None,
-        project: str | Path | None = None,
-        observe: Observer | None = None,
-        **settings: Any,
-    ) -> None:
-        given = {
-            "provider": provider,
-            "region": region,
-            "profile": profile,
-            "instance_type": instance_type,
-            "image": image,
-            "spot": spot,
-            "deadline_s": deadline,
-            "on_exit": on_exit,
-            **settings,
-        }
-        self._given = {name: value for name, value in given.items() if value is not None}
-        self._instance_id = instance_id
-        self._project = project
-        self._observe = observe
-        self._unit: Unit | None = None
-
-    def __enter__(self) -> Unit:
-        from cloudrun import config, wiring
-
-        ledger = Ledger(self._project)
-        settings = config.load(ledger.project, self._given)
-        observe = self._observe or write_output
-        if self._instance_id is not None:
-            place = ledger.unit(self._instance_id).place
-            cloud = wiring.reconnect(place, settings.profile)
-            if cloud is None:
-                raise UsageError(f"{self._instance_id} went away with its sandbox", next_step="cloudrun reap")
-        else:
-            cloud = wiring.connect(settings.provider, settings.region, settings.profile)
-        self._unit = open_unit(cloud, ledger, settings, observe, instance_id=self._instance_id)
-        return self._unit
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._unit is not None:
-            close_behind(self._unit, error)
-
-
 def open_unit(
     cloud: Cloud,
     ledger: Ledger,
@@ -330,7 +225,7 @@ def open_unit(
     image: Image | None = None,
     instance_id: str | None = None,
     clock: Clock | None = None,
-) -> Unit:
+) -> OpenUnit:
     """Launch (or join) a unit and log in. Where that fails, all that was made is gone before the error surfaces."""
     from cloudrun import reaper
     from cloudrun.provisioning.playbook import check_playbook
@@ -338,7 +233,7 @@ def open_unit(
     check_playbook(cache_dir=ledger.home / "cache")  # a unit that cannot be provisioned is not worth launching
     for note in cloud.notes:
         observe(Note(note))
-    unit = Unit(cloud, ledger, settings, observe, clock or SystemClock())
+    unit = OpenUnit(cloud, ledger, settings, observe, clock or SystemClock())
     client = this_client(unit.clock.now())
     ledger.register_client(client)
     unit.busy = True
@@ -360,7 +255,7 @@ def open_unit(
     return unit
 
 
-def close_behind(unit: Unit, error: BaseException | None) -> None:
+def close_behind(unit: OpenUnit, error: BaseException | None) -> None:
     """Close; where an error is already on its way up, a failure to close is a note on it and never hides it."""
     try:
         unit.close()
@@ -373,7 +268,7 @@ def close_behind(unit: Unit, error: BaseException | None) -> None:
         unit.observe(Note(f"{failure}; next: {failure.next_step}", "warning"))
 
 
-def _beat(unit: Unit, client_id: str) -> None:
+def _beat(unit: OpenUnit, client_id: str) -> None:
     """Tell the ledger now and then that this client lives, for clients on other computers."""
 
     def run() -> None:
@@ -382,15 +277,3 @@ def _beat(unit: Unit, client_id: str) -> None:
                 unit.ledger.beat(client_id, unit.clock.now())
 
     threading.Thread(target=run, name="cloudrun-heartbeat", daemon=True).start()
-
-
-def write_output(event: Event) -> None:
-    """The observer of a plain script: the job's output, as it comes, and warnings."""
-    import sys
-
-    if isinstance(event, Output):
-        stream = sys.stdout if event.stream == "stdout" else sys.stderr
-        stream.write(event.data.decode(errors="replace"))
-        stream.flush()
-    elif isinstance(event, Note) and event.level == "warning":
-        print(f"cloudrun: {event.text}", file=sys.stderr)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
-from cloudrun import JobFailed, process_unit
+from cloudrun import JobFailed, Run, process_unit
 from cloudrun.core.errors import CloudrunError, UsageError
-from tests.sandbox.conftest import Project
+from tests.sandbox.conftest import Project, wait_for
 
 JOBS = Path(__file__).parents[2] / "jobs"
 
@@ -171,6 +172,35 @@ def test_several_threads_open_units_at_once(project: Project, nothing_left: Call
 
     with ThreadPoolExecutor(3) as pool:
         assert len(set(pool.map(one, range(3)))) == 3
+    nothing_left(project)
+
+
+def test_submitted_scripts_run_in_order_and_the_block_waits_for_them(project: Project) -> None:
+    script = project.write("n.py", "import sys, time; time.sleep(0.3); print(f'n: {sys.argv[2]}')")
+    with process_unit(project=project.root, observe=lambda event: None) as unit:
+        futures = [unit.submit(script, params={"i": number}) for number in range(3)]
+    assert [future.result().scores["n"] for future in futures] == [0, 1, 2]
+
+
+def test_an_exception_in_the_block_ends_what_was_submitted(
+    project: Project, nothing_left: Callable[[Project], None]
+) -> None:
+    script = project.write("long.py", "import time; time.sleep(600)")
+    futures: list[Future[Run]] = []
+
+    def block() -> None:
+        with process_unit(project=project.root) as unit:
+            futures.extend([unit.submit(script), unit.submit(script)])
+            wait_for(lambda: any(run.state == "running" for run in project.ledger.runs()), "the job to run")
+            raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        block()
+    running, waiting = futures
+    assert waiting.cancelled()
+    with pytest.raises(CloudrunError):
+        running.result(timeout=0)
+    assert [run.state for run in project.ledger.runs()] == ["cancelled"]
     nothing_left(project)
 
 

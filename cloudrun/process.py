@@ -1,0 +1,175 @@
+"""`process_unit`: a rented machine as a `with` block, and what can be done with it in there."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from cloudrun import config, runs, wiring
+from cloudrun.core.errors import UsageError
+from cloudrun.core.events import Event, Note, Observer, Output
+from cloudrun.core.records import CommandResult, OnExit
+from cloudrun.ledger import Ledger, Run
+from cloudrun.units import OpenUnit, close_behind, open_unit
+
+
+class Unit:
+    """One open machine, for the thread that opened it."""
+
+    def __init__(self, unit: OpenUnit) -> None:
+        self._unit = unit
+        self._queue = ThreadPoolExecutor(1, thread_name_prefix="cloudrun-submit")  # starts no thread before it is used
+
+    def __repr__(self) -> str:
+        return f"<Unit {self.instance_id} {self.instance_type} in {self._unit.record.place.region}>"
+
+    @property
+    def instance_id(self) -> str:
+        return self._unit.record.instance_id
+
+    @property
+    def instance_type(self) -> str:
+        return self._unit.record.instance_type
+
+    @property
+    def deadline(self) -> datetime:
+        """When the machine powers itself off, whatever happens (UTC)."""
+        return self._unit.record.deadline
+
+    def send_run(
+        self,
+        script: str | Path,
+        *arguments: str,
+        params: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        metric: str | None = None,
+        minimize: bool | None = None,
+        check: bool = True,
+    ) -> Run:
+        """Ship a script's project, run it and bring everything home. Blocks until then.
+
+        `params` arrive as `--name value` arguments and as JSON in `CLOUDRUN_PARAMS`. Raises JobFailed (with the run as
+        `error.run`) where the script failed, unless `check` is false; UsageError for a script that cannot be run.
+        """
+        unit = self._unit
+        job = runs.Job(Path(script), tuple(arguments), dict(params or {}), name)
+        settings = replace(
+            unit.settings,
+            metric=unit.settings.metric if metric is None else metric,
+            minimize=unit.settings.minimize if minimize is None else minimize,
+        )
+        plan = runs.prepare(job, settings, unit.ledger, unit.image.architecture, unit.observe)
+        return runs.execute(unit, plan, check=check)
+
+    def submit(self, script: str | Path, *arguments: str, **keywords: Any) -> Future[Run]:
+        """The same as `send_run`, without blocking: scripts run one after the other, in the order of submission.
+
+        The block waits for them at its end; an exception in the block cancels those that have not started.
+        """
+        return self._queue.submit(self.send_run, script, *arguments, **keywords)
+
+    def _finish_queue(self, *, cancel: bool) -> None:
+        if cancel:
+            self._unit.cancel()
+        self._queue.shutdown(wait=True, cancel_futures=cancel)
+
+    def run(self, command: str, *, timeout_s: float = 3600.0) -> CommandResult:
+        """Run a shell command on the unit, in the login user's home."""
+        return self._unit.session.run(command, timeout_s=timeout_s)
+
+    def put(self, local: str | Path, remote: str) -> None:
+        """Copy a file or folder to the unit; `remote` is relative to the login user's home."""
+        self._unit.session.put(Path(local), remote)
+
+    def get(self, remote: str, local: str | Path) -> None:
+        """Copy a file or folder from the unit."""
+        self._unit.session.get(remote, Path(local))
+
+
+class process_unit:  # noqa: N801 - used like a function: `with process_unit() as unit`
+    """Rent one machine for the length of a `with` block.
+
+    Keywords override what `cloudrun.toml` and `CLOUDRUN_*` say; the same names mean the same in all three. `deadline`
+    is seconds or text such as "4h". `instance_id` joins a unit that was kept or stopped instead of launching one.
+    `observe` is called with `cloudrun.core.events`; by default the job's output goes to `sys.stdout` and `sys.stderr`.
+
+    Whatever ends the block (its last line, an exception, Ctrl-C, SIGTERM) ends the machine, and surfaces unchanged.
+    Raises UsageError before anything is launched, CredentialsError, CapacityError, LaunchError, CleanupIncomplete.
+    """
+
+    def __init__(
+        self,
+        *,
+        provider: str | None = None,
+        region: str | None = None,
+        profile: str | None = None,
+        instance_type: str | None = None,
+        image: str | None = None,
+        spot: bool | None = None,
+        deadline: float | str | None = None,
+        on_exit: OnExit | None = None,
+        instance_id: str | None = None,
+        project: str | Path | None = None,
+        observe: Observer | None = None,
+        **settings: Any,
+    ) -> None:
+        given = {
+            "provider": provider,
+            "region": region,
+            "profile": profile,
+            "instance_type": instance_type,
+            "image": image,
+            "spot": spot,
+            "deadline_s": deadline,
+            "on_exit": on_exit,
+            **settings,
+        }
+        self._given = {name: value for name, value in given.items() if value is not None}
+        self._instance_id = instance_id
+        self._project = project
+        self._observe = observe
+        self._open: OpenUnit | None = None
+        self._unit: Unit | None = None
+
+    def __enter__(self) -> Unit:
+        ledger = Ledger(self._project)
+        settings = config.load(ledger.project, self._given)
+        observe = self._observe or write_output
+        if self._instance_id is not None:
+            place = ledger.unit(self._instance_id).place
+            cloud = wiring.reconnect(place, settings.profile)
+            if cloud is None:
+                raise UsageError(f"{self._instance_id} went away with its sandbox", next_step="cloudrun reap")
+        else:
+            cloud = wiring.connect(settings.provider, settings.region, settings.profile)
+        self._open = open_unit(cloud, ledger, settings, observe, instance_id=self._instance_id)
+        self._unit = Unit(self._open)
+        return self._unit
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._open is None or self._unit is None:
+            return
+        try:
+            self._unit._finish_queue(cancel=error is not None)  # noqa: SLF001 - the other half of this module's Unit
+        except BaseException as interruption:
+            close_behind(self._open, interruption)
+            raise
+        close_behind(self._open, error)
+
+
+def write_output(event: Event) -> None:
+    """The observer of a plain script: the job's output, as it comes, and warnings."""
+    if isinstance(event, Output):
+        stream = sys.stdout if event.stream == "stdout" else sys.stderr
+        stream.write(event.data.decode(errors="replace"))
+        stream.flush()
+    elif isinstance(event, Note) and event.level == "warning":
+        print(f"cloudrun: {event.text}", file=sys.stderr)
