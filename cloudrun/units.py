@@ -158,11 +158,11 @@ class OpenUnit:
             self.close()
 
     def hurry(self) -> None:
-        self.interrupt()
         self.hurried.set()
         session = getattr(self, "session", None)
         if session is not None:
-            session.close()
+            session.close()  # whatever still waits for the machine gives up
+        self.interrupt()
 
     def close(self) -> None:
         """End the unit as `on_exit` says, once; a second caller waits for the first. Raises CleanupIncomplete."""
