@@ -36,12 +36,14 @@ _READ_ONLY = _GUARDED | kernel.ATTR_RDONLY
 
 def main() -> int:
     config = json.loads(read_line(0))
+    if os.geteuid() == 0 and not config["uid"]:
+        sys.exit("the daemon is root and gave no other user for the unit")
     os.umask(0o022)
     _enter_namespaces(config["uid"])
-    lifeline, _held = os.pipe()  # reads as ended once the keeper, which alone keeps the other end, is gone
+    lifeline, held = os.pipe()  # reads as ended once the keeper, which alone keeps the other end, is gone
     unit = os.fork()
     if unit == 0:
-        os.close(_held)
+        os.close(held)
         try:
             _become_the_unit(config, lifeline)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the log gets it and the unit never runs

@@ -27,8 +27,7 @@ _FOLDERS = (
     "var/lib/cloud/instance", "var/lib/systemd/timers", "var/log", "var/cache", "var/spool", "usr",
 )  # fmt: skip
 _FRESH = ("run", "tmp", "var/tmp")  # emptied at every boot
-_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
-DEVICES = tuple(f"dev/{name}" for name in _DEVICES)
+DEVICES = ("dev/null", "dev/zero", "dev/full", "dev/random", "dev/urandom", "dev/tty")
 LOCAL_BIN = "usr-local-bin"  # where the unit's own /usr/local/bin is kept, since /usr is the host's
 HOST_LOCAL_BIN = "/run/cloudrun/host-bin"  # where the host's is mounted
 
@@ -44,7 +43,7 @@ def prepare(config: Mapping[str, Any], host_etc: Mapping[str, bytes]) -> None:
 
 
 def _empty(path: str) -> None:
-    """A new, empty folder that everybody may write to, in place of whatever is there."""
+    """A new, empty folder in place of whatever is there."""
     above, _, name = path.rpartition("/")
     parent = open_folder(above)
     try:
@@ -55,6 +54,7 @@ def _empty(path: str) -> None:
         except OSError:
             shutil.rmtree(name, dir_fd=parent)  # does not follow links
         os.mkdir(name, dir_fd=parent)
+        os.chmod(name, 0o1777 if name == "tmp" else 0o755, dir_fd=parent)
     finally:
         os.close(parent)
 

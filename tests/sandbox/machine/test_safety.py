@@ -115,6 +115,18 @@ def test_nothing_of_a_unit_is_root_on_this_computer(container, processes):
         assert "Groups:\t \n" in Path(f"/proc/{sleeper}/status").read_text()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be refused")
+def test_a_unit_of_roots_without_a_user_of_its_own_is_refused(new_unit):
+    unit = new_unit(uid=None)
+    with pytest.raises(AssertionError, match="gave no other user"):
+        unit.start()
+    assert unit.running.wait(0.0) == "died"
+
+
+def test_temporary_folders_are_everybodys_and_sticky(container):
+    assert container.out("stat -c %a /tmp /var/tmp /run").split() == ["1777", "1777", "755"]
+
+
 def test_two_units_do_not_see_each_other(container, new_unit, processes):
     other = new_unit().start()
     mark = f"100.{time.monotonic_ns()}"
