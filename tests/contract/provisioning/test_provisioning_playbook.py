@@ -20,6 +20,7 @@ from cloudrun.core.errors import Cancelled, HostKeyMismatch, ProvisionError, Usa
 from cloudrun.core.records import Environment, SshTarget
 from cloudrun.core.rundir import env_dir, env_python, env_ready
 from cloudrun.plan.fingerprint import environment_fingerprint
+from cloudrun.provisioning.ansible import ansible_environment
 from cloudrun.provisioning.environment import client_python
 from cloudrun.provisioning.playbook import check_playbook, provision
 
@@ -80,8 +81,8 @@ def test_a_unit_gets_the_environment_and_a_second_time_keeps_it(
     assert told.stdout.split() == ["1.4.0", client_python(), str(host.home / env_dir(wanted.fingerprint))]
     marker = host.home / env_ready(wanted.fingerprint)
     made = marker.stat().st_mtime_ns
-    for path in private.rglob("*"):
-        assert not path.is_file() or b"must-not-be-written" not in path.read_bytes()
+    assert list(private.iterdir()) == [log]  # inventory and Ansible's own files have gone
+    assert "must-not-be-written" not in log.read_text()
     provision(host.target, wanted, private_dir=private, timeout_s=TIMEOUT_S, verbose=True, on_line=lines.append)
     assert marker.stat().st_mtime_ns == made
     assert processes_with(str(private)) == []
@@ -195,6 +196,20 @@ def test_without_an_ssh_client_the_package_is_named(tmp_path: Path, monkeypatch:
         provision(target, environment(), private_dir=tmp_path / "private", timeout_s=TIMEOUT_S)
     assert "openssh-client" in caught.value.next_step
     assert not (tmp_path / "private").exists()
+
+
+def test_a_log_that_cannot_be_written_is_told(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ProvisionError, match="could not be written"):
+        provision(host.target, environment(), private_dir=tmp_path / "file" / "below", timeout_s=TIMEOUT_S)
+
+
+def test_no_key_of_the_callers_reaches_ansible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "must-not-be-known")
+    monkeypatch.setenv("ANSIBLE_STRATEGY", "nonsense")
+    told = ansible_environment(None)
+    assert "must-not-be-known" not in told.values()
+    assert {name for name in told if name.startswith("ANSIBLE")} == {"ANSIBLE_CONFIG", "ANSIBLE_HOST_KEY_CHECKING"}
 
 
 # -- how it ends -----------------------------------------------------------------------------------------------------
