@@ -65,6 +65,7 @@ class Prepared:
     environment: Environment
     settings: Settings
     code_digest: str
+    search_path: tuple[str, ...] = ()  # folders below the root, beside the script's own, that its modules come from
 
 
 def prepare(job: Job, settings: Settings, ledger: Ledger, architecture: str, observe: Observer) -> Prepared:
@@ -75,18 +76,20 @@ def prepare(job: Job, settings: Settings, ledger: Ledger, architecture: str, obs
     environment = environment_for(
         goods.root / goods.script, goods.root, architecture=architecture, cache_dir=ledger.home / "cache"
     )
-    return Prepared(job, goods, environment, settings, _code_digest(goods))
+    digest, search_path = _local_code(goods)
+    return Prepared(job, goods, environment, settings, digest, search_path)
 
 
-def _code_digest(goods: Shipment) -> str:
-    """Of the script and the local modules it can import, not of the whole tree: a note beside them changes nothing."""
+def _local_code(goods: Shipment) -> tuple[str, tuple[str, ...]]:
+    """The digest of the script and the local modules it can import (not of the whole tree: a note beside them changes
+    nothing), and the folders of the project that they are imported from."""
 
     def read(path: str) -> bytes | None:
         file = goods.root / path
         return file.read_bytes() if file.is_file() else None
 
     scan = scan_imports(goods.script, read)
-    return code_digest({path: read(path) or b"" for path in scan.local_files})
+    return code_digest({path: read(path) or b"" for path in scan.local_files}), scan.search_path
 
 
 def inspect(job: Job, settings: Settings, ledger: Ledger, observe: Observer) -> Shipment:
@@ -127,6 +130,16 @@ def command_line(plan: Prepared) -> list[str]:
     for name, value in plan.job.params.items():
         words += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
     return words + list(plan.job.arguments)
+
+
+def job_environment(plan: Prepared, run_id: str) -> dict[str, str]:
+    """The variables a job finds beside the machine's own."""
+    variables = {"CLOUDRUN_PARAMS": json.dumps(dict(plan.job.params)), "CLOUDRUN_RUN_ID": run_id}
+    if plan.search_path:
+        # Relative to where the job starts; Python makes them absolute before the script's first line.
+        folders = [posixpath.relpath(folder or ".", plan.shipment.cwd) for folder in plan.search_path]
+        variables["PYTHONPATH"] = ":".join(folders)
+    return variables
 
 
 def execute(unit: OpenUnit, plan: Prepared, *, check: bool = True) -> Run:
@@ -235,7 +248,7 @@ class Execution:
             attempt=self.number,
             argv=command_line(self.plan),
             cwd=self.plan.shipment.cwd,
-            env={"CLOUDRUN_PARAMS": json.dumps(dict(self.plan.job.params)), "CLOUDRUN_RUN_ID": self.run.run_id},
+            env=job_environment(self.plan, self.run.run_id),
             output_max_bytes=settings.output_max_bytes,
             output_max_files=settings.output_max_files,
             grace_s=settings.grace_s,

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING
 from cloudrun import launching
 from cloudrun.clients import HEARTBEAT_S, this_client
 from cloudrun.core.clock import Clock, SystemClock
-from cloudrun.core.errors import Cancelled, CleanupIncomplete, CloudrunError, UsageError, mark_incomplete
+from cloudrun.core.errors import (
+    Cancelled,
+    CleanupIncomplete,
+    CloudrunError,
+    ConnectionLost,
+    HostKeyMismatch,
+    LaunchError,
+    UsageError,
+    mark_incomplete,
+)
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.ids import new_id
 from cloudrun.core.records import ClientRecord, Image, OnExit, SshTarget, UnitRecord
@@ -26,6 +35,8 @@ from cloudrun.wiring import Cloud
 if TYPE_CHECKING:
     from cloudrun.ssh.agent import Agent
     from cloudrun.ssh.session import Session
+
+LOOK_EVERY_S = 15.0  # while SSH does not answer: whether the machine is still there
 
 LIFELINE.take_signals()
 
@@ -133,12 +144,32 @@ class OpenUnit:
 
     def _log_in(self) -> None:
         from cloudrun.ssh.agent import Agent
-        from cloudrun.ssh.session import Session
 
-        self.session = Session.open(self.target(), timeout_s=self.settings.boot_timeout_s, cancelled=self.stop)
+        self.session = self._open_session()
         self._ending.callback(self.session.close)
         self.agent = Agent(self.session)
         self.agent.install()
+
+    def _open_session(self) -> Session:
+        """Wait for SSH, and look now and then whether the machine that is waited for still runs."""
+        from cloudrun.ssh.session import Session
+
+        end = self.clock.monotonic() + self.settings.boot_timeout_s
+        while True:
+            left_s = max(0.1, end - self.clock.monotonic())
+            try:
+                return Session.open(self.target(), timeout_s=min(left_s, LOOK_EVERY_S), cancelled=self.stop)
+            except HostKeyMismatch:
+                raise
+            except ConnectionLost as error:
+                found = self.cloud.instances.describe([self.instance_id]).get(self.instance_id)
+                if found is not None and found.state not in ("pending", "running"):
+                    why = found.state_reason or "EC2 gave no reason"
+                    raise LaunchError(
+                        f"{self.instance_id} went to {found.state} before it let us in: {why}", next_step="submit again"
+                    ) from error
+                if self.clock.monotonic() >= end:
+                    raise
 
     def check_cancelled(self) -> None:
         if self.cancelled.is_set():

@@ -86,6 +86,11 @@ def write_inventory(target: SshTarget, environment: Environment, work: Path) -> 
     arguments = ["-F", "/dev/null"]
     for option, value in options.items():
         arguments += ["-o", f"{option}={value}"]
+    record = {
+        "python": environment.python,
+        "architecture": environment.architecture,
+        "requirements": list(environment.requirements),
+    }
     host = {
         "ansible_host": target.host,
         "ansible_port": target.port,
@@ -94,6 +99,7 @@ def write_inventory(target: SshTarget, environment: Environment, work: Path) -> 
         "python": environment.python,
         "requirements": list(environment.requirements),
         "environment_dir": env_dir(environment.fingerprint),
+        "environment_record": json.dumps(record),
     }
     path = work / "hosts.json"
     path.write_text(json.dumps({"all": {"hosts": {"unit": host}}}, indent=2), encoding="utf-8")

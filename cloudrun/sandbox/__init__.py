@@ -2,7 +2,7 @@
 
 One daemon per user holds it. `client` starts, finds and stops the daemon; everything else here runs inside it:
 `gate` (who may call), `services` (moto), `ec2` (what moto does otherwise than EC2), `seeds` (images and parameters),
-`hypervisor` and `machine` (instances become machines), `metadata`, `mirror` (packages).
+`hypervisor` and `machine` (instances become machines), `metadata`, `mirror` (packages), `environments` (kept ones).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ NOT_EMULATED = (
     "other regions: a request signed for one is refused",
     "instance sizes: any type runs on this computer's processor, memory and disk; an arm64 type runs as what this is",
     "the contents of images: every machine has this computer's programs, read-only",
+    "a new machine's emptiness: environments built before are there already, read-only, as if baked into the image",
     "volumes, snapshots and the disks of stopped instances beyond the unit's own directory",
     "networks: units share this computer's network; security groups are kept and not enforced",
     "spot markets, capacity, quotas, throttling, prices and bills",

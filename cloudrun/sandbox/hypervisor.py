@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from cloudrun.sandbox import machine
+from cloudrun.sandbox.environments import Environments
 
 Outcome = Literal["powered_off", "rebooted", "died"]
 
@@ -64,6 +65,7 @@ class Hypervisor:
         metadata_url: Callable[[PowerOn], str],
         forget_metadata: Callable[[str], None],
         index_url: str | None,
+        environments: Path,
     ) -> None:
         self._directories = units
         self._metadata_url = metadata_url
@@ -74,6 +76,8 @@ class Hypervisor:
         self._addresses = _addresses()
         self._uids: dict[str, int] = {}
         self._programs: tuple[dict[str, Path], tuple[Path, ...]] | None = None
+        self._environments_folder = environments
+        self._environments: Environments | None = None
 
     def next_address(self) -> tuple[str, int]:
         """Where the next machine shall listen: an address of its own on Linux, a port of its own elsewhere."""
@@ -107,6 +111,8 @@ class Hypervisor:
 
     def end_all(self) -> None:
         """Kill every machine, all at the same time, wait for them for END_TIMEOUT_S, and remove their disks."""
+        if self._environments is not None:
+            self._environments.stop()
         give_up = time.monotonic() + END_TIMEOUT_S
         with self._guard:
             units = list(self._units.values())
@@ -119,9 +125,7 @@ class Hypervisor:
     def spec(self, order: PowerOn, uid: int) -> machine.MachineSpec:
         directory = self._directories / order.instance_id
         directory.mkdir(mode=0o700, exist_ok=True)
-        with self._guard:  # sysconfig, which uv's package asks, is not safe in two threads at once
-            self._programs = self._programs or _programs()
-        tools, readable = self._programs
+        tools, readable, environments = self._furnish()
         return machine.MachineSpec(
             instance_id=order.instance_id,
             directory=directory,
@@ -136,7 +140,24 @@ class Hypervisor:
             uid=uid if os.geteuid() == 0 else None,
             readable=readable,
             tools=tools,
+            environments=environments.ready(),
         )
+
+    def _furnish(self) -> tuple[dict[str, Path], tuple[Path, ...], Environments]:
+        """What machines see of this computer. Found once, when the first one boots."""
+        with self._guard:  # sysconfig, which uv's package asks, is not safe in two threads at once
+            if self._programs is None or self._environments is None:
+                self._programs = _programs()
+                tools = self._programs[0]
+                pythons = {name.removeprefix("python"): path for name, path in tools.items() if "." in name}
+                uv, folder = tools.get("uv"), self._environments_folder
+                self._environments = Environments(folder, uv, pythons, self._index_url)
+            return *self._programs, self._environments
+
+    def learn(self, order: PowerOn) -> None:
+        """A machine has ended: what it was provisioned with is kept for the next ones."""
+        if self._environments is not None and machine.driver() == "namespaces":
+            self._environments.learn(self._directories / order.instance_id / "root" / "home" / LOGIN_USER)
 
     def console_tail(self, order: PowerOn) -> str:
         try:
@@ -176,6 +197,7 @@ class _Unit(threading.Thread):
             _LOG.error(
                 "%s: its console said last:\n%s", self.order.instance_id, self._hypervisor.console_tail(self.order)
             )
+        self._hypervisor.learn(self.order)
         self._reports.machine_ended(self.order.instance_id, outcome)
 
     def end(self) -> None:

@@ -52,6 +52,7 @@ class MachineSpec:
     uid: int | None  # host uid it runs as, where the daemon is root
     readable: tuple[Path, ...]  # host folders that it sees, read-only, at the same place
     tools: Mapping[str, Path] = field(default_factory=dict)  # programs of the host by their name in /usr/local/bin
+    environments: Mapping[str, Path] = field(default_factory=dict)  # kept Python environments by their fingerprint
 
 
 class Machine:
@@ -195,7 +196,8 @@ def _config(spec: MachineSpec, root: Path, *, first_boot: bool) -> dict[str, Any
         "metadata_url": spec.metadata_url,
         "index_url": spec.index_url,
         "uid": spec.uid,
-        "readable": [str(path) for path in spec.readable],
+        "readable": [str(path) for path in (*spec.readable, *spec.environments.values())],
+        "environments": {fingerprint: str(path) for fingerprint, path in spec.environments.items()},
         "tools": {name: os.path.realpath(path) for name, path in spec.tools.items()},
         "python": os.path.realpath(sys.executable),
         "import_path": _import_path(),

@@ -56,6 +56,7 @@ class RunningRegion:
             metadata_url=metadata.url,
             forget_metadata=metadata.forget,
             index_url=mirror.index_url,
+            environments=self._state.cache / "environments",
         )
         credentials = Credentials(_access_key(), secrets.token_urlsafe(30), REGION_NAME)
         signed: dict[str, Application] = {**dict.fromkeys(SERVICES, self._services), "sandbox": self._status}

@@ -13,6 +13,8 @@ import stat
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from cloudrun.core.rundir import BASE
+
 # Folders of the host that make it a Linux machine. Where they are links on the host they are links in the unit.
 SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "nix")
 # Parts of /etc that are the same for every machine of this distribution; private keys among them stay unreadable.
@@ -75,6 +77,9 @@ def _install(config: Mapping[str, Any], host_etc: Mapping[str, bytes]) -> None:
     keys = "".join(f"{key.strip()}\n" for key in config["authorized_keys"])
     write(f"{home}/.ssh/authorized_keys", keys.encode(), 0o600)
     os.chmod("root", 0o700)
+    for fingerprint, path in config["environments"].items():
+        folder(f"{home}/{BASE}/envs")
+        os.symlink(path, f"{home}/{BASE}/envs/{fingerprint}")
     commands = {name: f"/usr/local/bin/{name}" for name in os.listdir("/usr/local/bin")} | dict(config["tools"])
     for name, target in commands.items():
         if name.startswith("python"):

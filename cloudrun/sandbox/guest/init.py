@@ -64,7 +64,8 @@ class Init:
         self._systemd.boot()
         while self._ending is None:
             wait_s = min(self._systemd.next_due_s(time.time()), _LONGEST_SLEEP_S)
-            ready, _, _ = select.select([wake_read, server, *self.watched, *self._clients], [], [], max(wait_s, 0.0))
+            awaited: list[Any] = [wake_read, server, *self.watched, *self._clients]
+            ready, _, _ = select.select(awaited, [], [], max(wait_s, 0.0))
             if wake_read in ready:
                 os.read(wake_read, 4096)
             self._reap()

@@ -39,7 +39,8 @@ def environment(config: Mapping[str, Any]) -> dict[str, str]:
     found["LANG"] = "C.UTF-8"
     if config["metadata_url"]:
         found["AWS_EC2_METADATA_SERVICE_ENDPOINT"] = config["metadata_url"]
-    return found | config["environment"]
+    found |= config["environment"]
+    return found
 
 
 def home(config: Mapping[str, Any]) -> str:

@@ -209,7 +209,9 @@ class Systemd:
         folder = unit.last("Service", "WorkingDirectory", "/")
 
         def work() -> int:
-            os.environ.update(word.split("=", 1) for word in environment if "=" in word)
+            for word in environment:
+                variable, _, value = word.partition("=")
+                os.environ[variable] = value
             os.chdir(folder)
             for command in commands:
                 pid = os.posix_spawnp(command[0], command, os.environ, setsigdef=[signal.SIGPIPE])
