@@ -51,11 +51,14 @@ class Environments:
         """Folders by fingerprint."""
         return {folder.name: folder for folder in self._folder.iterdir() if _FINGERPRINT.fullmatch(folder.name)}
 
-    def learn(self, home: Path) -> None:
-        """Note what the environments in a machine's home were built from. The machine may have put anything there."""
-        for fingerprint, record in _records(home / BASE / "envs").items():
-            if not (self._folder / fingerprint).exists():
-                self._waiting.put((fingerprint, record))
+    def learn(self, home: Path) -> list[str]:
+        """Note what the environments in a machine's home were built from; the fingerprints of those that are new here.
+        The machine may have put anything there."""
+        records = _records(home / BASE / "envs")
+        new = [fingerprint for fingerprint in records if not (self._folder / fingerprint).exists()]
+        for fingerprint in new:
+            self._waiting.put((fingerprint, records[fingerprint]))
+        return new
 
     def stop(self) -> None:
         with self._guard:
