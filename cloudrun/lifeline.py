@@ -6,6 +6,7 @@ taken when `cloudrun.units` was first imported by the main thread. With no unit 
 
 First signal: every unit is asked to stop (its run is ended, what is done is pulled, the instance terminated), and the
 main thread gets the exception the signal stands for. Second: no more pulling, terminate. Later ones change nothing.
+While the main thread is cleaning up (`shield`), an exception would leave that half done: it comes afterwards.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any, Protocol
 
@@ -42,6 +45,8 @@ class Lifeline:
         self._open: list[Closable] = []
         self._before: dict[int, Handler] = {}
         self._signalled = 0
+        self._shields = 0
+        self._postponed: Callable[[], None] | None = None
         self._pid = os.getpid()
 
     def add(self, unit: Closable) -> None:
@@ -91,13 +96,25 @@ class Lifeline:
         if units:
             # In a thread, since the handler may have interrupted code that holds the very locks this needs.
             self._in_thread([unit.interrupt for unit in units])
-        if callable(before):
-            before(number, frame)
-        elif units:
-            raise SystemExit(128 + number)
+        if self._shields:
+            self._postponed = partial(_deliver, number, frame, before, gently=bool(units))
         else:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+            _deliver(number, frame, before, gently=bool(units))
+
+    @contextmanager
+    def shield(self) -> Iterator[None]:
+        """Signals that arrive in the main thread while it is in here raise at the end, and only if all went well."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self._shields += 1
+        try:
+            yield
+        finally:
+            self._shields -= 1
+        if not self._shields and self._postponed is not None:
+            deliver, self._postponed = self._postponed, None
+            deliver()
 
     @staticmethod
     def _in_thread(calls: list[Callable[[], None]]) -> None:
@@ -113,6 +130,17 @@ class Lifeline:
             units = list(self._open) if self._pid == os.getpid() else []
         for unit in reversed(units):
             unit.close()
+
+
+def _deliver(number: int, frame: FrameType | None, before: Handler, *, gently: bool) -> None:
+    """Do what the signal did before we took it. `gently`: with units open, leave by an exception, not by dying."""
+    if callable(before):
+        before(number, frame)
+    elif gently:
+        raise SystemExit(128 + number)
+    else:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
 
 
 LIFELINE = Lifeline()

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from cloudrun import launching, wiring
+from cloudrun.clients import is_alive
 from cloudrun.core import rundir
 from cloudrun.core.clock import Clock, SystemClock
 from cloudrun.core.errors import ConnectionLost, NotFound, UsageError
@@ -35,10 +36,15 @@ def pull(ledger: Ledger, run_id: str, *, observe: Observer, profile: str | None 
     run = ledger.run(run_id)
     if is_terminal(run.state):
         raise UsageError(f"{run.run_id} is home already ({run.state})", next_step=f"cloudrun show {run.run_id}")
-    if run.state is not RunState.PULL_PENDING:
-        raise UsageError(f"{run.run_id} is {run.state}: there is nothing to pull yet", next_step="cloudrun results")
-    attempt = ledger.attempts(run.run_id)[-1]
-    unit = ledger.unit(attempt.instance_id)
+    attempts = ledger.attempts(run.run_id)
+    if not attempts:
+        raise UsageError(f"{run.run_id} never reached a machine", next_step=f"cloudrun show {run.run_id}")
+    unit = ledger.unit(attempts[-1].instance_id)
+    if is_alive(ledger.client(unit.client_id), clock.now()):
+        raise UsageError(
+            f"{run.run_id} is {run.state}, and the process that started it still looks after it",
+            next_step="wait for that process, or end it",
+        )
     cloud = wiring.reconnect(unit.place, profile)
     found = cloud.instances.describe([unit.instance_id]).get(unit.instance_id) if cloud else None
     if cloud is None or found is None or found.state != "running":

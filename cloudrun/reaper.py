@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cloudrun import launching, wiring
 from cloudrun.clients import is_alive
 from cloudrun.core.clock import Clock, SystemClock
-from cloudrun.core.errors import CleanupIncomplete, CloudrunError, UnresolvedLaunch
+from cloudrun.core.errors import CleanupIncomplete, CloudrunError, LedgerError, NotFound, UnresolvedLaunch
 from cloudrun.core.events import Note, Observer, nobody
 from cloudrun.core.records import Place, RunRecord, UnitRecord
 from cloudrun.core.states import EndReason, LaunchState, RunState, UnitState
@@ -155,7 +155,8 @@ def _act(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, action: 
     rows = {unit.instance_id: unit for unit in ledger.units()}
     try:
         if action.kind == "terminate" and action.target in rows:
-            _save_runs(cloud, ledger, clock, observe, rows[action.target])
+            if unsaved := _save_runs(cloud, ledger, clock, observe, rows[action.target]):
+                return unsaved
             launching.terminate(
                 cloud, ledger, [action.target], reason=EndReason.CLIENT_LOST, timeout_s=TERMINATE_S, clock=clock
             )
@@ -175,11 +176,14 @@ def _act(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, action: 
     return ""
 
 
-def _save_runs(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, unit: UnitRecord) -> None:
-    """Before a unit goes: what its runs have written comes home, as long as the unit answers."""
+def _save_runs(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, unit: UnitRecord) -> str:
+    """Before a unit goes: what its runs have written comes home, as long as the unit answers.
+
+    Returns why the unit must not go yet ("" where it may): outputs that are there and find no room at home.
+    """
     runs = ledger.unfinished_runs(unit.instance_id)
     if not runs:
-        return
+        return ""
     from cloudrun.pulling import log_in, pull_run
 
     found = cloud.instances.describe([unit.instance_id]).get(unit.instance_id)
@@ -189,9 +193,14 @@ def _save_runs(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, un
                 raise CloudrunError("its unit does not run any more")
             with log_in(ledger, unit, timeout_s=RESCUE_LOGIN_S) as agent:
                 pull_run(ledger, run, agent, observe, clock)
+        except LedgerError as error:
+            if not isinstance(error, NotFound):
+                return f"the outputs of {run.run_id} are still on it: {error}"
+            _end_lost(ledger, run, str(error), clock)
         except CloudrunError as error:
             observe(Note(f"{run.run_id}: nothing could be brought home: {error}", "warning"))
             _end_lost(ledger, run, str(error), clock)
+    return ""
 
 
 def _end_lost(ledger: Ledger, run: RunRecord, why: str, clock: Clock) -> None:

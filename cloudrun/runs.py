@@ -31,6 +31,7 @@ from cloudrun.core.settings import Settings
 from cloudrun.core.states import RunState
 from cloudrun.homecoming import Homecoming
 from cloudrun.ledger import Ledger, Run
+from cloudrun.lifeline import LIFELINE
 from cloudrun.phases import Phases
 from cloudrun.plan.endings import interruption
 from cloudrun.plan.fingerprint import code_digest
@@ -173,7 +174,8 @@ def execute(unit: OpenUnit, plan: Prepared, *, check: bool = True) -> Run:
     try:
         execution.go()
     except BaseException as error:
-        execution.rescue(error)
+        with LIFELINE.shield():
+            execution.rescue(error)
         raise
     finally:
         unit.busy = False

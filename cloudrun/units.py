@@ -19,12 +19,13 @@ from cloudrun.core.errors import (
     ConnectionLost,
     HostKeyMismatch,
     LaunchError,
+    UnresolvedLaunch,
     UsageError,
     mark_incomplete,
 )
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.ids import new_id
-from cloudrun.core.records import ClientRecord, Image, OnExit, SshTarget, UnitRecord
+from cloudrun.core.records import ClientRecord, Image, LaunchRecord, OnExit, SshTarget, UnitRecord
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import EndReason, UnitState
 from cloudrun.ledger import Ledger
@@ -197,7 +198,7 @@ class OpenUnit:
 
     def close(self) -> None:
         """End the unit as `on_exit` says, once; a second caller waits for the first. Raises CleanupIncomplete."""
-        with self._lock:
+        with LIFELINE.shield(), self._lock:
             try:
                 self._ending.pop_all().close()
             finally:
@@ -208,14 +209,15 @@ class OpenUnit:
         """Terminate (or stop, or leave) every instance of the launch, also those that only EC2 knows of."""
         launch = self.ledger.launch(launch_id)
         if launch.state not in launching.SETTLED:
-            with suppress(CloudrunError):
-                launching.resolve(self.cloud, self.ledger, launch, self.clock)
+            self._settle(launch)
         ids = [unit.instance_id for unit in self.ledger.units() if unit.launch_id == launch_id]
         if not ids:
             return
-        how: OnExit = "keep" if self.keep_until_deadline else self.settings.on_exit
+        how: OnExit = self.settings.on_exit
         if self.signalled:
             how = "terminate"  # a machine that outlives a signal by intention would be a surprise on the bill
+        if self.keep_until_deadline and not self.hurried.is_set():
+            how = "keep"
         if how == "terminate":
             with self.phases.phase("terminate", ", ".join(ids)):
                 launching.terminate(
@@ -236,7 +238,22 @@ class OpenUnit:
                 Note(f"{instance_id} is left {left}: cloudrun units shows it, cloudrun reap ends what expired")
             )
 
+    def _settle(self, launch: LaunchRecord) -> None:
+        """Learn what became of a launch whose answer was lost, or say that a machine may be running."""
+        try:
+            launching.resolve(self.cloud, self.ledger, launch, self.clock)
+        except UnresolvedLaunch as error:
+            raise CleanupIncomplete(
+                f"nobody knows whether launch {launch.launch_id} happened: {error}",
+                ids=[launch.launch_id],
+                next_step="cloudrun reap, when EC2 can be reached",
+            ) from error
+        except CloudrunError as refusal:
+            self.observe(Note(f"launch {launch.launch_id} did not happen: {refusal}", "verbose"))
+
     def _release(self, launch_id: str) -> None:
+        if any(launch.launch_id == launch_id for launch in self.ledger.launches(unsettled=True)):
+            return  # a machine may still use them
         if not any(unit.launch_id == launch_id for unit in self.ledger.units()):
             launching.release_resources(
                 self.cloud, self.ledger, launch_id, timeout_s=self.settings.terminate_timeout_s, clock=self.clock

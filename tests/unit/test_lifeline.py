@@ -172,3 +172,24 @@ def test_a_forked_child_leaves_its_parents_units_alone() -> None:
             say("child gone")
     """)
     assert lines == ["child gone", "a closed"]
+
+
+def test_a_signal_during_the_clean_up_comes_after_it() -> None:
+    lines, code = run("""
+        class Careful(Unit):
+            def close(self):
+                with LIFELINE.shield():
+                    send(signal.SIGTERM)
+                    say("cleaned up")
+                    super().close()
+        try:
+            with Careful("a"):
+                pass
+            say("not reached")
+        except SystemExit as error:
+            say("then it surfaced")
+            raise
+    """)
+    assert sorted(lines) == ["a closed", "a interrupted", "cleaned up", "then it surfaced"]
+    assert lines[-1] == "then it surfaced"
+    assert code == 143
