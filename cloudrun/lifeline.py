@@ -102,8 +102,11 @@ class Lifeline:
             _deliver(number, frame, before, gently=bool(units))
 
     @contextmanager
-    def shield(self) -> Iterator[None]:
-        """Signals that arrive in the main thread while it is in here raise at the end, and only if all went well."""
+    def shield(self, *, drop: bool = False) -> Iterator[None]:
+        """Signals that arrive in the main thread while it is in here raise at the end, and only if all went well.
+
+        `drop`: not even then, because an earlier cause is on its way up already.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -114,7 +117,8 @@ class Lifeline:
             self._shields -= 1
         if not self._shields and self._postponed is not None:
             deliver, self._postponed = self._postponed, None
-            deliver()
+            if not drop:
+                deliver()
 
     @staticmethod
     def _in_thread(calls: list[Callable[[], None]]) -> None:

@@ -174,7 +174,7 @@ def execute(unit: OpenUnit, plan: Prepared, *, check: bool = True) -> Run:
     try:
         execution.go()
     except BaseException as error:
-        with LIFELINE.shield():
+        with LIFELINE.shield(drop=True):
             execution.rescue(error)
         raise
     finally:

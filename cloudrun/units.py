@@ -306,7 +306,8 @@ def open_unit(
 def close_behind(unit: OpenUnit, error: BaseException | None) -> None:
     """Close; where an error is already on its way up, a failure to close is a note on it and never hides it."""
     try:
-        unit.close()
+        with LIFELINE.shield(drop=error is not None):
+            unit.close()
     except CloudrunError as failure:
         if error is None:
             raise

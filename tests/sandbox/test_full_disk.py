@@ -1,0 +1,67 @@
+"""No room at home: refused before launching where it can be known, and else the machine keeps what it has."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cloudrun.core.states import RunState
+from tests.sandbox.conftest import Project
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Callable[[int], Project]]:
+    """A project on a file system of so many megabytes."""
+    mounted = tmp_path / "small"
+    mounted.mkdir()
+
+    def mount(megabytes: int) -> Project:
+        options = f"size={megabytes}m"
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(mounted)], check=True)
+        return Project(mounted)
+
+    yield mount
+    subprocess.run(["umount", "--lazy", str(mounted)], check=False)
+
+
+def test_too_little_room_is_refused_before_launching(small: Callable[[int], Project]) -> None:
+    project = small(50)
+    project.write("a.py", "print(1)")
+    done = project.cloudrun("submit", "a.py")
+    assert done.returncode == 2, done.stderr
+    assert "are free" in done.stderr
+    assert project.ledger.launches() == []
+
+
+def test_outputs_that_do_not_fit_wait_on_their_machine(
+    small: Callable[[int], Project], nothing_left: Callable[[Project], None]
+) -> None:
+    project = small(160)
+    project.write("big.py", "import os; open('big.bin', 'wb').write(os.urandom(120_000_000)); print('n: 1')")
+    ballast = project.root / "ballast"
+    ballast.write_bytes(bytes(50_000_000))
+    done = project.cloudrun("submit", "big.py")
+    assert done.returncode == 1, done.stderr
+    (record,) = project.ledger.runs()
+    assert record.state is RunState.PULL_PENDING
+    assert f"cloudrun pull {record.run_id}" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(project.ledger.units()) == 1
+
+    reaped = project.json("reap")
+    assert reaped["actions"] == [], "outputs that wait are a reason to live"
+
+    ballast.unlink()
+    done = project.cloudrun("pull", record.run_id)
+    assert done.returncode == 0, done.stderr
+    run = project.ledger.get(record.run_id)
+    assert run.state is RunState.SUCCEEDED
+    assert run.path("big.bin").stat().st_size == 120_000_000
+    assert run.scores == {"n": 1.0}
+    nothing_left(project)
