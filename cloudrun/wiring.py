@@ -68,7 +68,12 @@ def _sandbox(region: client.Region, wanted: str | None) -> Cloud:
         secret_key=region.secret_key,
     )
     place = Place("sandbox", region.region, region.generation)
-    return _bundle(aws, place, lambda: "127.0.0.1/32")
+    notes: tuple[str, ...] = ()
+    if region.driver == "plain":
+        notes = (
+            "this system has no user namespaces: machines are plain processes; sandbox status says what is weaker",
+        )
+    return _bundle(aws, place, lambda: "127.0.0.1/32", notes)
 
 
 def _aws(region: str | None, profile: str | None) -> Cloud:

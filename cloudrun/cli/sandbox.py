@@ -112,4 +112,7 @@ def _exports(document: Mapping[str, Any]) -> list[str]:
 
 
 def _address(instance: Mapping[str, Any]) -> str:
-    return f"{instance['ssh_host']}:{instance['ssh_port']}" if instance["ssh_host"] else "-"
+    """What OpenSSH takes; the key is the one that the instance was launched with."""
+    if not instance["ssh_host"]:
+        return "-"
+    return f"ssh -p {instance['ssh_port']} {instance['ssh_user']}@{instance['ssh_host']}"

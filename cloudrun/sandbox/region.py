@@ -128,6 +128,8 @@ class RunningRegion:
 
     def _status(self, _environ: Environ, start_response: StartResponse) -> list[bytes]:
         """GET /status of the service `sandbox`: what `cloudrun sandbox status` lists."""
+        from cloudrun.sandbox.hypervisor import LOGIN_USER
+
         instances = []
         if self._ec2 is not None:
             with self._services.locks["ec2"]:
@@ -142,6 +144,7 @@ class RunningRegion:
                             "name": tags.get("Name", ""),
                             "ssh_host": instance.public_ip,
                             "ssh_port": int(port) if port and instance.public_ip else None,
+                            "ssh_user": LOGIN_USER,
                         }
                     )
         return answer(start_response, 200, json.dumps({"instances": instances}).encode(), "application/json")
