@@ -7,6 +7,7 @@ Machines see it read-only. One is built at a time, at low priority.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -25,6 +26,7 @@ from cloudrun.plan.fingerprint import environment_fingerprint
 KEPT = 8  # environments, of some 250 MB each where they hold scikit-learn
 BUILD_TIMEOUT_S = 600.0
 RECORD_MAX_BYTES = 1_000_000
+ENTRIES_MAX = 1000  # of a machine's folder that are looked at
 _PIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9,._-]+\])?==[A-Za-z0-9.!+_-]+")
 _FINGERPRINT = re.compile(r"[0-9a-f]{32}")
 
@@ -51,10 +53,10 @@ class Environments:
         """Folders by fingerprint."""
         return {folder.name: folder for folder in self._folder.iterdir() if _FINGERPRINT.fullmatch(folder.name)}
 
-    def learn(self, home: Path) -> list[str]:
-        """Note what the environments in a machine's home were built from; the fingerprints of those that are new here.
-        The machine may have put anything there."""
-        records = _records(home / BASE / "envs")
+    def learn(self, root: Path, home: str) -> list[str]:
+        """Note what the environments in a home of the machine's disk at `root` were built from; the fingerprints of
+        those that are new here. The machine may have put anything there."""
+        records = _records(root, f"{home}/{BASE}/envs")
         new = [fingerprint for fingerprint in records if not (self._folder / fingerprint).exists()]
         for fingerprint in new:
             self._waiting.put((fingerprint, records[fingerprint]))
@@ -141,27 +143,48 @@ class Record:
         return environment_fingerprint(self.python, self.architecture, self.requirements)
 
 
-def _records(folder: Path) -> dict[str, Record]:
+def _open_below(root: Path, folder: str) -> int:
+    """A descriptor of a folder of a machine's disk, which may be full of links: none is followed. Raises OSError."""
+    handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    for part in folder.split("/"):
+        try:
+            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=handle)
+        finally:
+            os.close(handle)
+        handle = inner
+    return handle
+
+
+def _records(root: Path, folder: str) -> dict[str, Record]:
     """Records by the fingerprint that they really have, whatever the machine calls them."""
     found = {}
     try:
-        names = sorted(path.name for path in folder.iterdir())[:KEPT]
+        envs = _open_below(root, folder)
     except OSError:
         return {}
-    for name in names:
-        try:
-            record = Record(_read_regular(folder / name / ".ready"))
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
-            continue
-        if _FINGERPRINT.fullmatch(name) and record.fingerprint == name:
-            found[name] = record
+    try:
+        with os.scandir(envs) as entries:
+            names = [entry.name for entry in itertools.islice(entries, ENTRIES_MAX)]
+        for name in sorted(filter(_FINGERPRINT.fullmatch, names))[:KEPT]:
+            try:
+                record = Record(_read_regular(envs, name))
+            except (OSError, ValueError, TypeError, KeyError, RecursionError):
+                continue
+            if record.fingerprint == name:
+                found[name] = record
+    finally:
+        os.close(envs)
     return found
 
 
-def _read_regular(path: Path) -> str:
-    """Not a FIFO that never ends, nor anything large."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+def _read_regular(envs: int, name: str) -> str:
+    """The record of an environment: not a FIFO that never ends, nor anything large, nor what a link leads to."""
+    folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=envs)
+    try:
+        descriptor = os.open(".ready", os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=folder)
+    finally:
+        os.close(folder)
     with os.fdopen(descriptor, "rb") as stream:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(f"{path} is not a file")
+            raise OSError(f"the record of {name} is not a file")
         return stream.read(RECORD_MAX_BYTES).decode()

@@ -21,6 +21,7 @@ from cloudrun.sandbox.environments import Environments
 Outcome = Literal["powered_off", "rebooted", "died"]
 
 PENDING_S = 0.3  # how long an instance stays `pending`: long enough that a client must wait for `running`
+CONSOLE_TAIL_BYTES = 16 * 1024
 END_TIMEOUT_S = 20.0  # for all machines together, when the region stops
 LOGIN_USER = "ubuntu"
 # Host user ids for units where the daemon is root: one per unit, above those that systemd gives to containers
@@ -157,12 +158,14 @@ class Hypervisor:
     def learn(self, order: PowerOn) -> None:
         """A machine has ended: what it was provisioned with is kept for the next ones."""
         if self._environments is not None and machine.driver() == "namespaces":
-            self._environments.learn(self._directories / order.instance_id / "root" / "home" / LOGIN_USER)
+            self._environments.learn(self._directories / order.instance_id / "root", f"home/{LOGIN_USER}")
 
     def console_tail(self, order: PowerOn) -> str:
+        """The last lines, of a file that a machine can make as long as it likes."""
         try:
-            console = self._directories / order.instance_id / machine.CONSOLE
-            return "\n".join(console.read_text(encoding="utf-8", errors="replace").splitlines()[-20:])
+            with (self._directories / order.instance_id / machine.CONSOLE).open("rb") as console:
+                console.seek(max(0, os.fstat(console.fileno()).st_size - CONSOLE_TAIL_BYTES))
+                return "\n".join(console.read(CONSOLE_TAIL_BYTES).decode("utf-8", "replace").splitlines()[-20:])
         except OSError:
             return "(nothing)"
 
@@ -197,7 +200,10 @@ class _Unit(threading.Thread):
             _LOG.error(
                 "%s: its console said last:\n%s", self.order.instance_id, self._hypervisor.console_tail(self.order)
             )
-        self._hypervisor.learn(self.order)
+        try:
+            self._hypervisor.learn(self.order)
+        except Exception:  # noqa: BLE001 (whatever it left on its disk: its end must be reported)
+            _LOG.exception("%s: what it was provisioned with could not be read", self.order.instance_id)
         self._reports.machine_ended(self.order.instance_id, outcome)
 
     def end(self) -> None:

@@ -165,9 +165,16 @@ def start(spec: MachineSpec, driver: str, *, probe: bool = False) -> Machine:
 
 
 def _make_root(root: Path, uid: int | None, driver: str) -> None:
-    """The unit's disk, empty. Root's own folders are closed to the plain driver's user: there it is a link to one."""
+    """The unit's disk, empty. Root's own folders are closed to the plain driver's user: there it is a link to one.
+
+    That one lies in a folder of root's: whoever may rename a unit's disk could put a link to anywhere in its place,
+    which root would follow when it removes the disk.
+    """
     if driver == "plain" and os.geteuid() == 0:
-        root.symlink_to(tempfile.mkdtemp(prefix="cloudrun-unit-", dir="/var/tmp"))
+        held = Path(tempfile.mkdtemp(prefix="cloudrun-unit-", dir="/var/tmp"))
+        held.chmod(0o711)
+        root.symlink_to(held / "root")
+        (held / "root").mkdir()
     else:
         root.mkdir()
     if uid is not None:
@@ -221,8 +228,8 @@ def _import_path() -> tuple[str, ...]:
 
 def remove(directory: Path) -> None:
     """Delete a unit's directory, if it is there. The unit must have ended."""
-    if (directory / "root").is_symlink():
-        remove((directory / "root").resolve())
+    if (directory / "root").is_symlink():  # made by `_make_root`; the unit may write neither it nor what it names
+        remove((directory / "root").readlink().parent)
     try:
         shutil.rmtree(directory)
     except FileNotFoundError:

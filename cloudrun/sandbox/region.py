@@ -150,11 +150,13 @@ class RunningRegion:
         return answer(start_response, 200, json.dumps({"instances": instances}).encode(), "application/json")
 
     def _remove_units(self) -> None:
-        """What an earlier region left on disk. The machines of a daemon that was killed died with it."""
+        """What an earlier region left on disk. The machines of a daemon that was killed died with it. Whatever else is
+        there is not ours: the directory was somebody's before it was a sandbox's."""
         from cloudrun.sandbox import machine
 
-        for directory in self._state.units.iterdir():
-            machine.remove(directory)
+        for directory in self._state.units.glob("i-*"):
+            if directory.is_dir() and not directory.is_symlink():
+                machine.remove(directory)
 
 
 def _access_key() -> str:

@@ -65,16 +65,16 @@ def test_a_record_that_is_not_exact_pins_of_its_own_name_builds_nothing(
 ) -> None:
     record(tmp_path / "home", name, **changes)
     kept = Environments(tmp_path / "kept", None, {}, None)
-    assert kept.learn(tmp_path / "home") == []
+    assert kept.learn(tmp_path, "home") == []
     kept.stop()
 
 
 def test_a_record_of_exact_pins_is_learnt_once(tmp_path: Path) -> None:
     record(tmp_path / "home", FINGERPRINT)
     kept = Environments(tmp_path / "kept", None, {}, None)
-    assert kept.learn(tmp_path / "home") == [FINGERPRINT]
+    assert kept.learn(tmp_path, "home") == [FINGERPRINT]
     (tmp_path / "kept" / FINGERPRINT).mkdir()
-    assert kept.learn(tmp_path / "home") == []
+    assert kept.learn(tmp_path, "home") == []
     kept.stop()
 
 
@@ -94,7 +94,21 @@ def test_traps_in_a_machines_home_are_passed_over(tmp_path: Path, trap: str) -> 
         case "folder":
             marker.mkdir()
     kept = Environments(tmp_path / "kept", None, {}, None)
-    assert kept.learn(tmp_path / "home") == []
+    assert kept.learn(tmp_path, "home") == []
+    kept.stop()
+
+
+@pytest.mark.parametrize(
+    "trap", ["home", "home/.cloudrun", "home/.cloudrun/envs", f"home/.cloudrun/envs/{FINGERPRINT}"]
+)
+def test_no_link_of_a_machines_disk_is_followed(tmp_path: Path, trap: str) -> None:
+    """Where the region runs as root, it could read what the machine may not."""
+    record(tmp_path / "disk" / "home", FINGERPRINT)
+    linked = tmp_path / "disk" / trap
+    linked.rename(tmp_path / "elsewhere")
+    linked.symlink_to(tmp_path / "elsewhere")
+    kept = Environments(tmp_path / "kept", None, {}, None)
+    assert kept.learn(tmp_path / "disk", "home") == []
     kept.stop()
 
 

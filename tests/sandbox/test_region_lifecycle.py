@@ -122,6 +122,19 @@ def test_a_region_file_that_cannot_be_read_is_none(own_dir: Path, content: str) 
         assert client.current() is None
 
 
+def test_what_is_not_a_machines_is_left_alone(own_dir: Path, tmp_path: Path) -> None:
+    """A directory that had a folder `units` before it was a sandbox's."""
+    (own_dir / "units" / "imperial").mkdir(parents=True)
+    (own_dir / "units" / "metric.csv").write_text("kept")
+    (own_dir / "units" / "i-0123456789abcdef0" / "root").mkdir(parents=True)
+    (tmp_path / "mine").mkdir()
+    (own_dir / "units" / "i-link").symlink_to(tmp_path / "mine")
+    client.ensure()
+    left = sorted(path.name for path in (own_dir / "units").iterdir())
+    assert left == ["i-link", "imperial", "metric.csv"]
+    assert (tmp_path / "mine").is_dir()
+
+
 def test_stopping_ends_every_machine_and_leaves_no_file_of_one(own_dir: Path) -> None:
     region = client.ensure()
     launch(region)
