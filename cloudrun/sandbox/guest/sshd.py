@@ -209,7 +209,7 @@ async def _run_on_terminal(
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     reading, _ = await loop.connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(os.dup(controller), "rb", buffering=0)
+        lambda: _TerminalProtocol(reader), os.fdopen(os.dup(controller), "rb", buffering=0)
     )
     flow, protocol = await loop.connect_write_pipe(
         lambda: asyncio.streams.FlowControlMixin(loop), os.fdopen(controller, "wb", buffering=0)
@@ -222,6 +222,14 @@ async def _run_on_terminal(
     finally:
         reading.close()  # both ends closed: the kernel hangs up on whatever still runs on this terminal
         flow.abort()
+
+
+class _TerminalProtocol(asyncio.StreamReaderProtocol):
+    """A terminal whose last process has ended reads as an error. To a StreamReader an error comes before what it still
+    holds, so a quick command's output would be lost: here it is the end of the file."""
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        super().connection_lost(None)
 
 
 async def _until_over(
@@ -296,10 +304,7 @@ async def _feed(
 async def _empty(reader: asyncio.StreamReader, writer: asyncssh.SSHWriter[bytes]) -> None:
     """Command to client, as fast as the client takes it."""
     while True:
-        try:
-            data = await reader.read(_BLOCK_BYTES)
-        except OSError:
-            return  # a terminal whose last process has ended reads as an error
+        data = await reader.read(_BLOCK_BYTES)
         if not data:
             return
         writer.write(data)

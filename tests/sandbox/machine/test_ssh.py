@@ -56,6 +56,16 @@ def test_a_terminal_is_given_when_asked_for(unit):
     assert b"not a tty" in unit.ssh("tty").stdout
 
 
+def test_a_quick_commands_output_on_a_terminal_is_never_lost(unit):
+    client = paramiko_client(unit)
+    try:
+        for _ in range(30):
+            _, out, _ = client.exec_command("echo quick", get_pty=True)
+            assert out.read() == b"quick\r\n"
+    finally:
+        client.close()
+
+
 def test_a_terminal_has_the_size_of_the_clients(unit):
     client = paramiko_client(unit)
     channel = client.get_transport().open_session()
