@@ -68,7 +68,7 @@ def _until_exited(run: RunDir, positions: dict[bytes, int], stdin: BinaryIO, out
 
 def _read(path: str, offset: int) -> bytes:
     try:
-        with open(path, "rb", buffering=0) as stream:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as stream:
             if os.fstat(stream.fileno()).st_size <= offset:
                 return b""
             stream.seek(offset)

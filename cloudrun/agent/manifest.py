@@ -7,7 +7,7 @@ import os
 import stat
 from typing import Any, Iterator
 
-from cloudrun.core.rundir import RunDir, read_json, safe_relative
+from cloudrun.core.rundir import RunDir, read_object, safe_relative
 
 CHUNK = 1024 * 1024
 REASONS_KEPT = 1000  # how many left-out files are named one by one; the rest is counted
@@ -66,7 +66,7 @@ def outputs(run: RunDir, max_bytes: int, max_files: int, since_ns: int) -> dict[
     Files come in the order of their names. One that would pass `max_bytes`, or comes after `max_files`, is left out,
     and `refused` says so; smaller ones behind it still come.
     """
-    shipped = read_json(run.shipped) or {}
+    shipped = read_object(run.shipped) or {}
     left_out = LeftOut()
     entries: list[dict[str, Any]] = []
     total = 0

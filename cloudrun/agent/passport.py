@@ -49,5 +49,5 @@ def finish(question: subprocess.Popen[bytes] | None) -> dict[str, Any]:
         question.kill()
         question.communicate()
         return nothing
-    except ValueError:
+    except (ValueError, TypeError):
         return nothing

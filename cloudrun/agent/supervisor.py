@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from cloudrun.agent import manifest, passport, processes
-from cloudrun.core.rundir import RunDir, read_json, write_json
+from cloudrun.core.rundir import RunDir, read_object, write_json
 
+STATES = ("starting", "running", "exited")
 POLL_S = 0.2  # how late a cancellation may be noticed; a job's end is noticed at once
 HEARTBEAT_S = 1.0
 JOB_UMASK = 0o022  # what a login has; the agent's own files are for its user alone
@@ -75,9 +76,14 @@ def status(run: RunDir) -> dict[str, Any] | None:
 
 
 def recorded(run: RunDir) -> dict[str, Any] | None:
-    """`status.json` as it is, without asking whether its supervisor lives."""
-    known: dict[str, Any] | None = read_json(run.status)
-    return known
+    """`status.json` as it is, without asking whether its supervisor lives.
+
+    One that the job has spoilt counts as "running": its supervisor writes another, or is gone, which `status` finds.
+    """
+    known = read_object(run.status)
+    if known is not None and known.get("state") in STATES:
+        return known
+    return {"state": "running"} if os.path.lexists(run.status) else None
 
 
 def cancel(run: RunDir, grace_s: float) -> None:
@@ -93,8 +99,7 @@ def cancel(run: RunDir, grace_s: float) -> None:
 
 def outputs(run: RunDir) -> dict[str, Any]:
     """`outputs.json`; made now where the supervisor could not, without what only it knows."""
-    known: dict[str, Any] | None = read_json(run.outputs)
-    return known or _outputs(run, read_json(run.spec) or {}, since_ns=0)
+    return read_object(run.outputs) or _outputs(run, read_object(run.spec) or {}, since_ns=0)
 
 
 def _try_lock(run: RunDir) -> IO[bytes] | None:
@@ -214,7 +219,7 @@ def _wait(run: RunDir, job: subprocess.Popen[bytes], wake: int) -> str:
                 run.heartbeat.touch()
             next_heartbeat = now + HEARTBEAT_S
         if not reason:
-            request = read_json(run.cancel)
+            request = read_object(run.cancel)
             if request is not None:
                 reason = "cancelled"
                 kill_at = now + request["grace_s"]

@@ -104,12 +104,22 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Optional[Any]:
-    """The document, or None where there is none yet. Raises ValueError where it is not JSON."""
+    """The document, or None where there is none yet. Raises ValueError where it is not JSON. Waits for no named pipe."""
     try:
-        with open(path, encoding="utf-8") as stream:
-            return json.load(stream)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
+    with os.fdopen(descriptor, encoding="utf-8") as stream:
+        return json.load(stream)
+
+
+def read_object(path: Path) -> Optional[Dict[str, Any]]:
+    """The JSON object, or None. For files that a job may have spoilt: what is none is taken for missing."""
+    try:
+        value = read_json(path)
+    except (OSError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def safe_relative(path: str) -> bool:

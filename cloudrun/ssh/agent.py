@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from cloudrun.ssh.session import Session
 from cloudrun.ssh.stream import SILENCE_S
 
 MANIFEST_MAX_BYTES = 256 * 1024 * 1024  # a manifest of 100,000 files has some 20 MB
+ENDING_S = 300.0  # from a job's SIGKILL to its status: leftovers are ended, the digests of all outputs are made
 MANIFEST_S = 600.0  # where a supervisor was killed, the manifest is made while we wait: digests of all outputs
 OnProgress = Callable[[int, int], None]  # (bytes done, bytes in all)
 Sink = Callable[[Literal["stdout", "stderr"], bytes], None]
@@ -139,9 +141,9 @@ class Agent:
     def cancel(self, run_dir: str, grace_s: float) -> JobStatus:
         """SIGTERM to the job's process group, `grace_s` seconds to save what it has, SIGKILL. Returns its last status.
 
-        What it wrote are outputs like any others.
+        What it wrote are outputs like any others. Raises ConnectionLost where it has not ended ENDING_S after that.
         """
-        with self._channel() as channel:
+        with self._channel(within_s=grace_s + ENDING_S) as channel:
             channel.ask("cancel", run_dir=run_dir, grace_s=grace_s)
             return _until_exited(channel, lambda *_: None)
 
@@ -217,7 +219,11 @@ class Agent:
 
     @contextlib.contextmanager
     def _channel(
-        self, *, cancelled: threading.Event | None = None, silence_s: float | None = None
+        self,
+        *,
+        cancelled: threading.Event | None = None,
+        silence_s: float | None = None,
+        within_s: float = float("inf"),
     ) -> Iterator[AgentChannel]:
         """A channel for one request. After anything but success it may be out of step, so it is not used again."""
         with self._lock:
@@ -227,6 +233,7 @@ class Agent:
             channel = AgentChannel(self._session, archive())
         channel.stream.cancelled = cancelled
         channel.stream.silence_s = silence_s or self._silence_s
+        channel.stream.give_up_at = time.monotonic() + within_s
         try:
             yield channel
         except BaseException:
@@ -302,7 +309,7 @@ def _outputs(manifest: Mapping[str, Any]) -> Outputs:
             python=str(manifest.get("python", "")),
             platform=str(manifest.get("platform", "")),
         )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise TransferError(f"the unit's manifest has a shape nobody knows: {error!r}") from error
 
 

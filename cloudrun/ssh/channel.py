@@ -89,7 +89,7 @@ def as_object(payload: bytes) -> dict[str, Any]:
     """The JSON object in a frame. Raises ConnectionLost where there is none: then the other side is not our agent."""
     try:
         value = json.loads(payload)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise ConnectionLost(f"the agent is out of step: {payload[:100]!r} where an object was due")

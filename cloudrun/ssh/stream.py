@@ -26,6 +26,7 @@ class Stream:
     def __init__(self, channel: paramiko.Channel) -> None:
         self._channel = channel
         self.silence_s = SILENCE_S
+        self.give_up_at = float("inf")  # on the monotonic clock: no read is begun after it, however lively the unit
         self.cancelled: threading.Event | None = None
         self.reader = io.BufferedReader(_Reader(self), 1024 * 1024)
 
@@ -57,6 +58,8 @@ class Stream:
     def read_some(self, size: int) -> bytes:
         """At least one byte, at most `size`; b"" at the end."""
         waited_since = time.monotonic()
+        if waited_since > self.give_up_at:
+            raise ConnectionLost("the unit lives, and does not come to an end")
         self._channel.settimeout(TICK_S)
         while True:
             try:

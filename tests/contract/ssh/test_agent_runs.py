@@ -72,6 +72,10 @@ def alive(pid: int) -> bool:
     return True
 
 
+def _parent(pid: int) -> int:
+    return int(subprocess.run(["ps", "-o", "ppid=", "-p", str(pid)], capture_output=True, check=True).stdout)
+
+
 def pid_in(path: Path) -> int:
     until(lambda: path.exists() and path.read_text().endswith("\n"))
     return int(path.read_text())
@@ -330,6 +334,53 @@ def test_a_job_that_removes_its_own_folder_still_ends(agent: Agent, run_dir: str
     agent.start(run_dir, spec("import os, shutil; shutil.rmtree(os.getcwd())"))
     assert agent.follow(run_dir, Printed()).exit_code == 0
     assert agent.outputs(run_dir).entries == ()
+
+
+@pytest.mark.parametrize("name", ["status.json", "shipped.json", "cancel.json", "outputs.json"])
+@pytest.mark.parametrize("spoil", ["os.mkfifo(path)", "open(path, 'w').write('[1')", "open(path, 'w').write('[]')"])
+def test_a_job_that_spoils_the_agents_documents_still_ends(agent: Agent, run_dir: str, name: str, spoil: str) -> None:
+    code = f"""
+import os, time
+path = os.path.join(os.environ["TMPDIR"], "spoilt")
+{spoil}
+os.replace(path, os.path.join(os.environ["TMPDIR"], "..", {name!r}))
+time.sleep(0.3)
+print("done")
+"""
+    agent.start(run_dir, spec(code))
+    printed = Printed()
+    status = agent.follow(run_dir, printed)
+    assert (status.state, status.exit_code, status.error) == ("exited", 0, "")
+    assert printed.stdout == b"done\n"
+    assert agent.outputs(run_dir).entries == ()
+
+
+def test_a_log_that_became_a_pipe_stops_nobody(agent: Agent, run_dir: str) -> None:
+    code = """
+import os
+path = os.path.join(os.environ["TMPDIR"], "..", "stdout.log")
+os.unlink(path)
+os.mkfifo(path)
+"""
+    agent.start(run_dir, spec(code))
+    assert agent.follow(run_dir, Printed()).exit_code == 0
+
+
+def test_a_cancelled_job_that_never_ends_is_given_up(
+    agent: Agent, run_dir: str, host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its supervisor, stopped for good, cannot tell; the agent says every few seconds that it is there itself."""
+    monkeypatch.setattr("cloudrun.ssh.agent.ENDING_S", 0.5)
+    agent.start(run_dir, spec(WAIT))
+    run = RunDir(host.home / run_dir)
+    supervisor = _parent(agent.status(run_dir).pid)  # type: ignore[union-attr,arg-type]
+    os.kill(supervisor, signal.SIGSTOP)
+    try:
+        with pytest.raises(ConnectionLost, match="does not come to an end"):
+            agent.cancel(run_dir, 0.1)
+    finally:
+        os.kill(supervisor, signal.SIGCONT)
+    until(lambda: read_json(run.status)["state"] == "exited")  # type: ignore[index]
 
 
 def test_the_agent_is_brought_once(host: Any, tmp_path: Path, start_host: Any) -> None:

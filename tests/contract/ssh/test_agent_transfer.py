@@ -247,6 +247,7 @@ def test_a_link_put_in_an_outputs_place_is_not_followed(agent: Agent, run_dir: s
         {"path": "fine", "size": 1, "sha256": "../../escape", "mode": 0o644},
         {"path": "fine", "size": 1, "mode": 0o644},
         {"path": "fine", "size": "many", "sha256": "0" * 64, "mode": 0o644},
+        {"path": "fine", "size": float("inf"), "sha256": "0" * 64, "mode": 0o644},
         "no entry at all",
     ],
 )
