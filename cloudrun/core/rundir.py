@@ -104,7 +104,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Optional[Any]:
-    """The document, or None where there is none yet. Raises ValueError where it is not JSON. Waits for no named pipe."""
+    """The document, or None where there is none yet. Raises ValueError where it is not JSON, a named pipe for one."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:

@@ -33,6 +33,11 @@ def main() -> int:
         with locked(state.daemon_lock, timeout_s=TAKEOVER_TIMEOUT_S):
             state.sign_lock()
             return _serve(state, arguments.ready_fd)
+    except OSError as error:  # a full disk, which leaves no room in the log either
+        if arguments.ready_fd is not None:
+            with contextlib.suppress(OSError):  # it was ready, and the pipe is closed
+                os.write(arguments.ready_fd, str(error).encode())
+        raise
     except Locked:
         print("another sandbox daemon holds the lock and does not end", file=sys.stderr)
         return 1

@@ -13,9 +13,11 @@ import time
 import urllib.error
 import urllib.request
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from cloudrun import __version__
 from cloudrun.core.errors import SandboxError
 from cloudrun.sandbox.state import Driver, Locked, Region, StateDir, locked, state_dir
 
@@ -42,6 +44,9 @@ def ensure() -> Region:
     try:
         with locked(state.start_lock, timeout_s=START_TIMEOUT_S):
             region = _current(state)
+            if _is_anothers(state, region):
+                _replace(state, region)
+                region = None
             if region is not None:
                 with contextlib.suppress(FileNotFoundError):  # it has been told to stop this moment
                     os.utime(state.region)  # counts as use: a region that is handed out must not stop for idleness
@@ -61,14 +66,8 @@ def stop() -> bool:
         return False
     with contextlib.suppress(Locked), locked(state.start_lock, timeout_s=START_TIMEOUT_S):
         pass  # one that is being started is up by now
-    for number in (signal.SIGTERM, signal.SIGKILL):  # its machines die with it, whichever way
-        if (pid := state.daemon_pid()) is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-        if _ended(state, STOP_TIMEOUT_S):
-            state.region.unlink(missing_ok=True)
-            return True
-    raise SandboxError("The sandbox does not stop.", next_step=f"Look at {state.log}.")
+    _end(state)
+    return True
 
 
 def status() -> dict[str, Any]:
@@ -99,6 +98,37 @@ def status() -> dict[str, Any]:
         "weaker": list(region.weaker),
         "not_emulated": list(NOT_EMULATED),
     }
+
+
+def _end(state: StateDir) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):  # its machines die with it, whichever way
+        if (pid := state.daemon_pid()) is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        if _ended(state, STOP_TIMEOUT_S):
+            state.region.unlink(missing_ok=True)
+            return
+    raise SandboxError("The sandbox does not stop.", next_step=f"Look at {state.log}.")
+
+
+def _is_anothers(state: StateDir, region: Region | None) -> bool:
+    """Whether a region runs that machines of this cloudrun cannot be started in: another version's, which would start
+    them from files that are ours by now, or one whose Python has been removed."""
+    if region is None:
+        return state.region.exists() and state.daemon_runs()  # what it says is in another form
+    return region.version != __version__ or not Path(region.python).exists()
+
+
+def _replace(state: StateDir, region: Region | None) -> None:
+    """End a region of another installation. Raises SandboxError where it has machines, or does not say."""
+    live = region is None or any(instance["state"] != "terminated" for instance in _ask(region)["instances"])
+    if live:
+        raise SandboxError(
+            f"The sandbox that runs is of cloudrun {region.version if region else '(another version)'} and may have "
+            f"machines; this is cloudrun {__version__}.",
+            next_step="Wait until its runs are home, or end it with them: `cloudrun sandbox stop`.",
+        )
+    _end(state)
 
 
 def _current(state: StateDir) -> Region | None:
@@ -136,15 +166,16 @@ def _start(state: StateDir) -> Region:
         launcher.wait()
     region = _current(state)
     if told != b"ready" or region is None:
+        reason = told.decode("utf-8", "replace").removeprefix("ready")
         raise SandboxError(
-            f"The sandbox did not start. The end of {state.log}:\n{_tail(state)}",
+            f"The sandbox did not start{': ' + reason if reason else ''}. The end of {state.log}:\n{_tail(state)}",
             next_step="Run `cloudrun sandbox start` again once the cause is gone.",
         )
     return region
 
 
 def _read_until_closed(descriptor: int, timeout_s: float) -> bytes:
-    told = b""
+    told = b""  # "ready", or why not
     give_up = time.monotonic() + timeout_s
     while (left := give_up - time.monotonic()) > 0 and select.select([descriptor], [], [], left)[0]:
         piece = os.read(descriptor, 64)

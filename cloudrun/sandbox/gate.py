@@ -76,7 +76,7 @@ class Gate:
         path, query = request_target(environ)
         if reason := self._foreign(environ, headers):
             return aws_error("sts", 403, "AccessDenied", reason, start_response)
-        prefix = path.split("/")[1]
+        prefix = path.split("/")[1]  # every path begins with one
         if prefix in self._unsigned:
             with self._in_use():
                 return self._unsigned[prefix](environ, start_response)
@@ -111,7 +111,7 @@ class Gate:
         """Read the request's body and check its signature. Raises Refused."""
         now = datetime.now(UTC)
         if message.headers.get("content-type", "").startswith("multipart/form-data"):
-            _read(environ, body)
+            _read(environ, body, opening=self._credentials.access_key.encode())
             return check_post(message, body, self._credentials, now)
         claim = sigv4.claim_of(message)
         sigv4.check_scope(claim, self._credentials, now)  # before a stranger may fill the disk with a body
@@ -120,14 +120,18 @@ class Gate:
         return claim
 
 
-def _read(environ: Environ, body: IO[bytes]) -> str:
-    """Copy the request's body to a file, rewound, and say its SHA-256. Raises Refused where it is too long."""
+def _read(environ: Environ, body: IO[bytes], opening: bytes = b"") -> str:
+    """Copy the request's body to a file, rewound, and say its SHA-256. Raises Refused where it is too long, or where
+    its first mebibyte does not hold `opening`: in a form whatever is signed comes before the file, which may be long.
+    """
     digest = hashlib.sha256()
     source = environ["wsgi.input"]
     left = BODY_MAX_BYTES if environ.get("wsgi.input_terminated") else int(environ.get("CONTENT_LENGTH") or 0)
     if left > BODY_MAX_BYTES:
         raise Refused("payload", "The request's body is too long.")
     while left > 0 and (piece := source.read(min(left, 1 << 20))):
+        if opening not in piece and body.tell() == 0:
+            raise Refused("key", "The form does not begin with this sandbox's access key.")
         digest.update(piece)
         body.write(piece)
         left -= len(piece)

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import string
+import sys
 import threading
 import time
 from collections.abc import Iterable
@@ -13,6 +14,7 @@ from typing import Any
 
 from werkzeug.serving import BaseWSGIServer, make_server
 
+from cloudrun import __version__
 from cloudrun.core.ids import new_id
 from cloudrun.sandbox.gate import Gate
 from cloudrun.sandbox.services import ACCOUNT_ID, SERVICES, Services
@@ -73,6 +75,8 @@ class RunningRegion:
                 secret_key=credentials.secret_key,
                 generation=new_id("region"),
                 pid=os.getpid(),
+                version=__version__,
+                python=sys.executable,
                 driver=driver,
                 weaker=machine.weaker(driver),
             )

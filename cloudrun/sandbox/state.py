@@ -1,6 +1,6 @@
 """Where a sandbox keeps itself: its directory, locks and `region.json`, shared by the daemon and its clients.
 
-region.json    how to reach the region that runs; removed first when it stops
+region.json    how to reach the region that runs, in a form of its version's; removed first when it stops
 daemon.lock    held (flock) by the daemon for its life, the one proof that a region is there; names the process
 start.lock     held by whoever starts a region, or decides that it has been idle long enough
 daemon.log     what the daemon printed
@@ -37,6 +37,8 @@ class Region:
     secret_key: str
     generation: str  # a new one each time a region is started: units of another generation are gone
     pid: int
+    version: str  # of the cloudrun that it is
+    python: str  # the program it runs with, and starts machines with
     driver: Driver
     weaker: tuple[str, ...]  # what the driver cannot promise on this computer, as sentences
 
@@ -123,8 +125,15 @@ def state_dir() -> StateDir:
     if explicit := os.environ.get("CLOUDRUN_SANDBOX_DIR"):
         return StateDir(Path(explicit).absolute())
     state_home = os.environ.get("XDG_STATE_HOME") or ""
-    base = Path(state_home) if Path(state_home).is_absolute() else Path.home() / ".local" / "state"
-    return StateDir(base / "cloudrun" / "sandbox")
+    if Path(state_home).is_absolute():
+        return StateDir(Path(state_home) / "cloudrun" / "sandbox")
+    try:
+        return StateDir(Path.home() / ".local" / "state" / "cloudrun" / "sandbox")
+    except RuntimeError as error:
+        raise SandboxError(
+            "This user has no home, where a sandbox would be kept.",
+            next_step="Set CLOUDRUN_SANDBOX_DIR to a directory of your own.",
+        ) from error
 
 
 @contextlib.contextmanager

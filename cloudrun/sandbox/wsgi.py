@@ -6,7 +6,6 @@ import json
 import secrets
 from collections.abc import Callable, Iterable
 from typing import Any
-from urllib.parse import urlsplit
 from xml.sax.saxutils import escape
 
 Environ = dict[str, Any]
@@ -50,8 +49,8 @@ def aws_error(service: str, status: int, code: str, message: str, start_response
 def request_target(environ: Environ) -> tuple[str, str]:
     """Path and query as they were sent, percent-encoding and all."""
     target = environ["REQUEST_URI"]  # werkzeug's server keeps it
-    parts = urlsplit(target if target.startswith("/") else "/" + target)
-    return parts.path, parts.query
+    path, _, query = (target if target.startswith("/") else "/" + target).partition("?")
+    return path, query
 
 
 def header_fields(environ: Environ) -> dict[str, str]:

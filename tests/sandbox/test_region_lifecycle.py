@@ -135,6 +135,52 @@ def test_what_is_not_a_machines_is_left_alone(own_dir: Path, tmp_path: Path) -> 
     assert (tmp_path / "mine").is_dir()
 
 
+def _rewrite(own_dir: Path, **changes: object) -> None:
+    document = json.loads((own_dir / "region.json").read_text())
+    (own_dir / "region.json").write_text(json.dumps({**document, **changes}))
+
+
+@pytest.mark.parametrize("change", [{"version": "0.0.1"}, {"python": "/no/such/python"}])
+def test_an_unused_region_of_another_installation_is_replaced(own_dir: Path, change: dict[str, object]) -> None:
+    before = client.ensure()
+    _rewrite(own_dir, **change)
+    after = client.ensure()
+    assert after.generation != before.generation
+    assert process_started(before.pid) == ""
+
+
+def test_a_region_of_another_installation_keeps_its_machines(own_dir: Path) -> None:
+    region = client.ensure()
+    launch(region)
+    for change in ({"version": "0.0.1"}, {"schema_version": 99}):
+        _rewrite(own_dir, **change)
+        with pytest.raises(SandboxError, match="may have machines") as error:
+            client.ensure()
+        assert "sandbox stop" in error.value.next_step
+    assert process_started(region.pid)
+    assert client.stop()
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("CLOUDRUN_SANDBOX_DIR", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(SandboxError) as error:
+        client.current()
+    assert "CLOUDRUN_SANDBOX_DIR" in error.value.next_step
+
+
+def test_a_daemon_that_cannot_write_its_files_says_so_without_its_log(own_dir: Path) -> None:
+    """A disk that is full takes no log either."""
+    (own_dir / "cache").mkdir(parents=True)
+    (own_dir / "cache" / "pages").write_text("")  # where a folder is to be
+    with pytest.raises(SandboxError, match=r"did not start: .*pages"):
+        client.ensure()
+
+
 def test_stopping_ends_every_machine_and_leaves_no_file_of_one(own_dir: Path) -> None:
     region = client.ensure()
     launch(region)

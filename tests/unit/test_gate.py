@@ -120,6 +120,26 @@ def test_an_unsigned_request_is_refused() -> None:
     assert call(HTTP_AUTHORIZATION=None)[0] == "403 Forbidden"
 
 
+def test_a_form_is_not_read_to_its_end_before_the_key_is_known() -> None:
+    class Endless(BytesIO):
+        taken = 0
+
+        def read(self, size: int | None = -1) -> bytes:
+            self.taken += size or 0
+            assert self.taken < 10_000_000, "a stranger's form was read"
+            return b"x" * (size or 0)
+
+    form = {"CONTENT_TYPE": "multipart/form-data; boundary=x", "CONTENT_LENGTH": str(5 * 1024**3)}
+    status, _, content = call(HTTP_AUTHORIZATION=None, **form, **{"wsgi.input": Endless()})  # type: ignore[arg-type]
+    assert status == "403 Forbidden"
+    assert b"access key" in content
+
+
+@pytest.mark.parametrize("path", ["//[", "//host", "http://127.0.0.1/", "*", "", "/?", "//%00"])
+def test_a_target_that_is_no_path_is_refused_like_any_other(path: str) -> None:
+    assert call(HTTP_AUTHORIZATION=None, REQUEST_URI=path)[0] == "403 Forbidden"
+
+
 def test_a_body_is_not_read_before_the_key_is_known() -> None:
     class Unread(BytesIO):
         def read(self, size: int | None = -1) -> bytes:
