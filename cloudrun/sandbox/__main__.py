@@ -31,13 +31,7 @@ def main() -> int:
     state.create()
     try:
         with locked(state.daemon_lock, timeout_s=TAKEOVER_TIMEOUT_S):
-            state.sign_lock()
             return _serve(state, arguments.ready_fd)
-    except OSError as error:  # a full disk, which leaves no room in the log either
-        if arguments.ready_fd is not None:
-            with contextlib.suppress(OSError):  # it was ready, and the pipe is closed
-                os.write(arguments.ready_fd, str(error).encode())
-        raise
     except Locked:
         print("another sandbox daemon holds the lock and does not end", file=sys.stderr)
         return 1
@@ -54,7 +48,14 @@ def _serve(state: StateDir, ready_fd: int | None) -> int:
     for number in ENDING:
         signal.signal(number, end)
     try:
-        region.start()
+        try:
+            state.sign_lock()
+            region.start()
+        except OSError as error:  # a full disk, which leaves no room in the log either
+            if ready_fd is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    os.write(ready_fd, str(error).encode())
+            raise
         if ready_fd is not None:
             with contextlib.suppress(BrokenPipeError):  # the client that asked has gone; others may come
                 os.write(ready_fd, b"ready")
