@@ -254,17 +254,18 @@ def _move(
 
 
 def _find(connection: sqlite3.Connection, reference: str) -> str:
+    named = {"it": reference}
     exact = connection.execute(
-        """SELECT run_id FROM runs WHERE run_id = ?1 OR name = ?1
-        ORDER BY run_id = ?1 DESC, created_at DESC, run_id DESC LIMIT 1""",
-        [reference],
+        """SELECT run_id FROM runs WHERE run_id = :it OR name = :it
+        ORDER BY run_id = :it DESC, created_at DESC, run_id DESC LIMIT 1""",
+        named,
     ).fetchone()
     if exact:
         return str(exact["run_id"])
     begins = connection.execute(
-        """SELECT run_id FROM runs WHERE ?1 <> '' AND (substr(run_id, 1, length(?1)) = ?1
-        OR substr(run_id, 1, length(?1) + 4) = 'run-' || ?1) ORDER BY created_at DESC LIMIT 6""",
-        [reference],
+        """SELECT run_id FROM runs WHERE :it <> '' AND (substr(run_id, 1, length(:it)) = :it
+        OR substr(run_id, instr(run_id, '-') + 1, length(:it)) = :it) ORDER BY created_at DESC LIMIT 6""",
+        named,
     ).fetchall()
     if len(begins) > 1:
         some = ", ".join(row["run_id"] for row in begins[:5]) + (", ..." if len(begins) > 5 else "")
