@@ -18,7 +18,7 @@ import socket
 import sys
 from typing import Any
 
-from cloudrun.sandbox.guest import commands, disk, init, kernel
+from cloudrun.sandbox.guest import commands, disk, init, kernel, processes
 
 # The keeper's exit status: how the unit ended. Anything else means it died.
 POWERED_OFF = 0
@@ -39,6 +39,7 @@ def main() -> int:
     if os.geteuid() == 0 and not config["uid"]:
         sys.exit("the daemon is root and gave no other user for the unit")
     os.umask(0o022)
+    processes.be_first_to_go()
     _enter_namespaces(config["uid"])
     lifeline, held = os.pipe()  # reads as ended once the keeper, which alone keeps the other end, is gone
     unit = os.fork()

@@ -25,8 +25,10 @@ CONSOLE_TAIL_BYTES = 16 * 1024
 END_TIMEOUT_S = 20.0  # for all machines together, when the region stops
 LOGIN_USER = "ubuntu"
 # Host user ids for units where the daemon is root: one per unit, above those that systemd gives to containers
-# (524288 to 1879048191, systemd's "Users, Groups, UIDs and GIDs") and far above people's.
+# (524288 to 1879048191, systemd's "Users, Groups, UIDs and GIDs") and far above people's. Each region draws a block of
+# its own, so that the units of two of root's regions are not one another's.
 FIRST_UID = 1_900_000_000
+UID_BLOCK, UID_BLOCKS = 100_000, 2_400
 
 _LOG = logging.getLogger(__name__)
 
@@ -75,6 +77,7 @@ class Hypervisor:
         self._guard = threading.Lock()
         self._units: dict[str, _Unit] = {}
         self._addresses = _addresses()
+        self._first_uid = FIRST_UID + UID_BLOCK * secrets.randbelow(UID_BLOCKS)
         self._uids: dict[str, int] = {}
         self._programs: tuple[dict[str, Path], tuple[Path, ...]] | None = None
         self._environments_folder = environments
@@ -87,7 +90,7 @@ class Hypervisor:
 
     def power_on(self, order: PowerOn, reports: Reports) -> None:
         with self._guard:
-            uid = self._uids.setdefault(order.instance_id, FIRST_UID + len(self._uids))
+            uid = self._uids.setdefault(order.instance_id, self._first_uid + len(self._uids))
             unit = _Unit(self, order, uid, reports)
             self._units[order.instance_id] = unit
         unit.start()

@@ -131,6 +131,7 @@ def weaker(driver: str) -> tuple[str, ...]:
         network,
         "There are no user namespaces here: a job runs with your own rights and can read and write your files.",
         "Tasks for root (sudo, become) are refused; user-data may write only to the unit's own folder.",
+        "A process that leaves its parents and clears its environment can outlive its unit, unless cloudrun is root.",
         "`shutdown` ends the unit only where it is found on PATH; by an absolute path it asks this computer.",
     )
 
@@ -157,7 +158,7 @@ def start(spec: MachineSpec, driver: str, *, probe: bool = False) -> Machine:
                 env={"PATH": os.defpath, "LANG": "C.UTF-8", processes.MARK: str(spec.directory)},
                 start_new_session=True,
             )
-        machine = Machine(keeper, _sweep(driver, spec.directory))
+        machine = Machine(keeper, _sweep(driver, spec.directory, spec.uid))
         machine.configure(config)
     except OSError as error:
         raise SandboxError(f"{spec.instance_id} could not be started: {error}") from error
@@ -181,11 +182,11 @@ def _make_root(root: Path, uid: int | None, driver: str) -> None:
         os.chown(root, uid, uid)
 
 
-def _sweep(driver: str, directory: Path) -> Callable[[], None]:
+def _sweep(driver: str, directory: Path, uid: int | None) -> Callable[[], None]:
     """What is to be done once the keeper has ended. A namespace ends with its PID 1; a process tree may not."""
     if driver == "namespaces":
         return lambda: None
-    return lambda: processes.kill_marked(str(directory))
+    return lambda: processes.kill_marked(str(directory), uid)
 
 
 def _config(spec: MachineSpec, root: Path, *, first_boot: bool) -> dict[str, Any]:

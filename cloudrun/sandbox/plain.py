@@ -46,6 +46,7 @@ def main() -> int:
     root = config["root"]
     config |= {"prefix": root, "roots_tasks": False, "environment": _environment(config)}
     os.umask(0o022)
+    processes.be_first_to_go()
     sshd.load()  # while all of it can still be read
     if os.geteuid() == 0:
         _give_up_root(config)

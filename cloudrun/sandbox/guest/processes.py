@@ -11,6 +11,7 @@ import sys
 import time
 
 MARK = "CLOUDRUN_UNIT"
+_OOM_SCORE = 500  # of 1000: as if it held half of all memory more than it does
 _PR_SET_CHILD_SUBREAPER = 36
 _SWEEP_TIMEOUT_S = 5.0
 
@@ -19,6 +20,12 @@ def adopt_orphans() -> None:
     """Become the parent of every orphan below this process, so that none is lost from sight. On Linux only."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0)
+
+
+def be_first_to_go() -> None:
+    """Let the kernel end a process of this unit, rather than one of the user's own, when memory runs out."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as stream:
+        stream.write(f"{_OOM_SCORE}\n")
 
 
 def descendants(ancestor: int) -> set[int]:
@@ -47,11 +54,23 @@ def marked(directory: str) -> set[int]:
     return found
 
 
-def kill_marked(directory: str) -> None:
-    """End them all, and those they start meanwhile."""
+def of_user(uid: int) -> set[int]:
+    """Every process of a user that only one unit has."""
+    if not os.path.isdir("/proc/self"):
+        return {int(pid) for pid, owner in (line.split() for line in _ps("ax", "pid=,uid=")) if int(owner) == uid}
+    found = set()
+    for pid in _pids():
+        with contextlib.suppress(OSError):
+            if os.stat(f"/proc/{pid}").st_uid == uid:
+                found.add(pid)
+    return found
+
+
+def kill_marked(directory: str, uid: int | None) -> None:
+    """End them all, and those they start meanwhile; where the unit has a user of its own, all of that user's."""
     give_up = time.monotonic() + _SWEEP_TIMEOUT_S
     while time.monotonic() < give_up:
-        alive = marked(directory)
+        alive = marked(directory) | (of_user(uid) if uid else set())
         if not alive:
             return
         for pid in alive:

@@ -47,6 +47,24 @@ def test_root_follows_no_link_that_a_unit_without_namespaces_made_of_its_disk(tm
     assert not directory.exists()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a unit another user")
+def test_a_process_without_a_mark_does_not_outlive_a_unit_with_a_user_of_its_own(tmp_path: Path) -> None:
+    hidden = subprocess.Popen(["sleep", "60"], user=UNIT_UID, group=UNIT_UID, extra_groups=[], env={})
+    try:
+        machine._sweep("plain", tmp_path, UNIT_UID)()
+        assert hidden.wait(5) == -9
+    finally:
+        hidden.kill()
+
+
+def test_two_regions_give_their_units_different_users(tmp_path: Path) -> None:
+    made = {hypervisor.Hypervisor(
+        tmp_path, metadata_url=str, forget_metadata=print, index_url=None, environments=tmp_path
+    )._first_uid for _ in range(5)}  # fmt: skip
+    assert len(made) > 1
+    assert all(hypervisor.FIRST_UID <= first < 2**31 - hypervisor.UID_BLOCK for first in made)
+
+
 def test_the_tail_of_an_endless_console_is_short(hardware: Hypervisor, tmp_path: Path) -> None:
     (tmp_path / "i-1").mkdir()
     with (tmp_path / "i-1" / machine.CONSOLE).open("wb") as console:

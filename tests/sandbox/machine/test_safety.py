@@ -45,6 +45,39 @@ def test_the_hosts_files_are_read_only(container):
         assert done.returncode != 0, (command, done.stdout)
 
 
+_IN_ANOTHER_NAMESPACE = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.unshare(0x10000000 | 0x20000) == 0, "no namespace: this would prove nothing"
+assert "0000000000000000" not in open("/proc/self/status").read().split("CapEff:")[1].split()[0]
+clear = (ctypes.c_uint64 * 4)(0, 1, 0, 0)
+for place in PLACES:
+    libc.mount(b"none", place.encode(), None, ctypes.c_ulong(32 | 4096), None)
+    libc.syscall(442, -100, place.encode(), 0x8000, ctypes.byref(clear), ctypes.sizeof(clear))
+    libc.umount2(place.encode(), 2)
+libc.mount(b"/", b"/mnt", None, ctypes.c_ulong(4096 | 16384), None)
+for place in [*PLACES, *("/mnt" + place for place in PLACES)]:
+    try:
+        open(place + "/cloudrun-test", "w")
+    except OSError as error:
+        assert error.errno == 30, error
+    else:
+        print("written below", place)
+"""
+
+
+def test_a_namespace_inside_the_unit_gives_no_right_to_write(container):
+    """util-linux's `unshare` maps users, which is refused; the system call alone gives every capability over a copy."""
+    places = ["/usr", "/usr/bin", "/usr/lib", sys.prefix, sys.base_prefix]
+    code = f"PLACES = {places!r}\n{_IN_ANOTHER_NAMESPACE}"
+    done = container.ssh("python3 -", stdin=code.encode())
+    assert (done.returncode, done.stdout) == (0, b""), (done.stdout, done.stderr)
+
+
+def test_a_unit_goes_first_when_memory_runs_out(container):
+    assert int(container.out("cat /proc/self/oom_score_adj")) == 500
+
+
 def test_what_a_unit_writes_stays_in_its_own_folder(container, tmp_path):
     mark = f"mark-{time.monotonic_ns()}"
     for place in ("/etc", "/tmp", "/var/tmp", "/opt", "/root", "/home/ubuntu", "/run", "/usr/local/bin", "/srv"):
