@@ -24,6 +24,8 @@ from cloudrun.core.rundir import BASE
 from cloudrun.plan.fingerprint import environment_fingerprint
 
 KEPT = 8  # environments, of some 250 MB each where they hold scikit-learn
+KEPT_MEANWHILE = 16  # as many until the region starts again: machines may use them, so none is removed before that
+ROOM_BYTES = 5 * 1024**3  # left free on the disk
 BUILD_TIMEOUT_S = 600.0
 RECORD_MAX_BYTES = 1_000_000
 ENTRIES_MAX = 1000  # of a machine's folder that are looked at
@@ -81,13 +83,16 @@ class Environments:
             fingerprint, record = self._waiting.get()
             building = self._folder / f"building-{fingerprint}"
             try:
-                if not (self._folder / fingerprint).exists() and self._build(building, record):
+                if not (self._folder / fingerprint).exists() and self._has_room() and self._build(building, record):
                     building.rename(self._folder / fingerprint)
                     _LOG.info("environment %s is kept", fingerprint)
             except (OSError, subprocess.SubprocessError) as error:
                 _LOG.info("environment %s is not kept: %s", fingerprint, error)
             finally:
                 shutil.rmtree(building, ignore_errors=True)
+
+    def _has_room(self) -> bool:
+        return len(self.ready()) < KEPT_MEANWHILE and shutil.disk_usage(self._folder).free > ROOM_BYTES
 
     def _build(self, folder: Path, record: Record) -> bool:
         python = self._pythons.get(record.python)

@@ -11,7 +11,7 @@ import pytest
 
 from cloudrun import process_unit
 from cloudrun.plan.fingerprint import environment_fingerprint
-from cloudrun.sandbox.environments import Environments
+from cloudrun.sandbox.environments import KEPT_MEANWHILE, Environments
 from tests.sandbox.conftest import Project, wait_for
 
 PYTHON = "{}.{}".format(*sys.version_info)
@@ -109,6 +109,27 @@ def test_no_link_of_a_machines_disk_is_followed(tmp_path: Path, trap: str) -> No
     linked.symlink_to(tmp_path / "elsewhere")
     kept = Environments(tmp_path / "kept", None, {}, None)
     assert kept.learn(tmp_path / "disk", "home") == []
+    kept.stop()
+
+
+def test_no_more_are_built_than_there_is_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine can name any number of them."""
+    built: list[str] = []
+    kept = Environments(tmp_path / "kept", None, {}, None)
+
+    def build(folder: Path, record: object) -> bool:
+        folder.mkdir()
+        built.append(folder.name)
+        return True
+
+    monkeypatch.setattr(kept, "_build", build)
+    for number in range(KEPT_MEANWHILE + 4):
+        pins = [f"joblib==1.0.{number}"]
+        home = tmp_path / str(number)
+        record(home / "home", environment_fingerprint(PYTHON, "x86_64", pins), requirements=pins)
+        kept.learn(home, "home")
+    wait_for(lambda: kept._waiting.empty(), "all that was asked for")
+    assert len(built) == len(kept.ready()) == KEPT_MEANWHILE
     kept.stop()
 
 
