@@ -105,7 +105,7 @@ class Environments:
         self._run(
             [
                 *(str(self._uv), "pip", "install", "--quiet", "--no-config", "--no-cache", "--no-deps"),
-                *("--only-binary", ":all:", "--default-index", self._index_url),
+                *("--only-binary", ":all:"),
                 *("--python", str(folder / "bin" / "python"), *record.requirements),
             ]
         )
@@ -114,12 +114,26 @@ class Environments:
         (folder / ".ready").write_text(record.text)
         return True
 
+    def _environment(self) -> dict[str, str]:
+        """The index goes here and not into a command line, which everybody on this computer can read: its address is a
+        secret. No proxy is to hear it either."""
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("UV_") and not name.lower().endswith("_proxy")
+        }
+        return {**kept, "UV_DEFAULT_INDEX": self._index_url or ""}
+
     def _run(self, command: list[str]) -> None:
         with self._guard:
             if self._stopped:
                 raise OSError("the region is being stopped")
             self._process = subprocess.Popen(
-                ["nice", *command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                ["nice", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=self._environment(),
             )
         try:
             if code := self._process.wait(BUILD_TIMEOUT_S):

@@ -112,6 +112,23 @@ def test_no_link_of_a_machines_disk_is_followed(tmp_path: Path, trap: str) -> No
     kept.stop()
 
 
+def test_the_mirrors_address_is_in_no_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has it can use the index that the user logs in to; command lines are everybody's to read."""
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy.example")
+    uv = tmp_path / "uv"
+    uv.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/words; env > {tmp_path}/told; mkdir -p {tmp_path}/done\n')
+    uv.chmod(0o755)
+    record(tmp_path / "home", FINGERPRINT)
+    kept = Environments(tmp_path / "kept", uv, {PYTHON: Path("/bin/true")}, "http://127.0.0.1:1/secret/simple/")
+    assert kept.learn(tmp_path, "home") == [FINGERPRINT]
+    wait_for(lambda: "install" in (tmp_path / "words").read_text() if (tmp_path / "done").exists() else False, "uv")
+    kept.stop()
+    assert "secret" not in (tmp_path / "words").read_text()
+    told = (tmp_path / "told").read_text()
+    assert "UV_DEFAULT_INDEX=http://127.0.0.1:1/secret/simple/" in told
+    assert "proxy.example" not in told
+
+
 def test_no_more_are_built_than_there_is_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine can name any number of them."""
     built: list[str] = []
