@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -164,12 +165,22 @@ def load_with_origins(
             if field in in_layer:
                 raise given.error(f"{given.name} is set twice, also as {in_layer[field].name}", "keep one of the two")
             try:
+                _require_unit(given, field)
                 values[field] = _READERS[field](given.value)
             except ValueError as problem:
                 raise given.error(f"{given.name}: {problem}", f"correct {given.name}, or leave it out") from problem
             in_layer[field] = given
         origins |= in_layer
     return Settings(**values), origins
+
+
+def _require_unit(given: Given, field: str) -> None:
+    """`deadline = 2` in a file may be meant in hours. A number is clear only where the name says its unit."""
+    named_with_unit = given.key.replace("-", "_") == field
+    value = given.value
+    a_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if field.endswith("_s") and a_number and not named_with_unit:
+        raise ValueError(f'{value} has no unit: write {given.key} = "{value}s", "{value}m" or "{value}h"')
 
 
 def _field(given: Given) -> str:

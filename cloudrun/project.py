@@ -12,6 +12,7 @@ from pathlib import Path
 from cloudrun.core.errors import UsageError
 from cloudrun.core.records import FileEntry
 from cloudrun.core.rundir import safe_relative
+from cloudrun.plan.quantities import size_text
 
 ROOT_MARKERS = ("cloudrun.toml", "pyproject.toml", ".git")
 _NEVER = {".cloudrun", "__pycache__", "node_modules"}
@@ -92,7 +93,7 @@ def shipment(script: str | Path, *, warn_bytes: int, refuse_bytes: int, caller_c
         elif reason:
             left_out.append((name, reason))
     if total > warn_bytes:
-        left_out.append(("", f"{total / 1e6:,.0f} MB travel to the unit; .gitignore what the job does not need"))
+        left_out.append(("", f"{size_text(total)} travel to the unit, in {len(entries)} files"))
     cwd = (caller_cwd or Path.cwd()).absolute()
     start = cwd if cwd.is_relative_to(root) else path.parent
     return Shipment(
@@ -124,10 +125,13 @@ def _refusal(root: Path, name: str) -> str | None:
 
 def _too_large(root: Path, names: set[str], refuse_bytes: int) -> UsageError:
     sizes = sorted(((root / name).stat().st_size, name) for name in names if (root / name).is_file())
-    largest = ", ".join(f"{name} ({size / 1e6:,.0f} MB)" for size, name in sizes[:-4:-1])
+    largest = ", ".join(f"{name} ({size_text(size)})" for size, name in sizes[:-4:-1])
+    leave_out = "put what the job does not need into .gitignore"
+    if not (root / ".git").exists():
+        leave_out = f"move what the job does not need elsewhere, or `git init {root}` and name it in .gitignore"
     return UsageError(
-        f"{root} has more than {refuse_bytes / 1e9:g} GB to ship; the largest are {largest}",
-        next_step="put what the job does not need into .gitignore, or raise ship_refuse_bytes in cloudrun.toml",
+        f"{root} has more than {size_text(refuse_bytes)} to ship; the largest are {largest}",
+        next_step=f"{leave_out}, or raise ship_refuse in cloudrun.toml",
     )
 
 

@@ -45,6 +45,11 @@ def fingerprint(info: os.stat_result) -> list[int]:
     return [info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns]
 
 
+def _written(before: list[int], info: os.stat_result) -> bool:
+    """Whether a file was made anew, or written with the very bytes it had: a job's result all the same."""
+    return [before[0], before[2]] != [info.st_ino, info.st_mtime_ns]
+
+
 def file_digest(path: str, limit: int | None = None) -> tuple[int, str]:
     """Size and SHA-256 of a regular file, or of its first `limit` bytes. Raises OSError; never follows a link."""
     digest = hashlib.sha256()
@@ -60,7 +65,7 @@ def file_digest(path: str, limit: int | None = None) -> tuple[int, str]:
 
 
 def outputs(run: RunDir, max_bytes: int, max_files: int, since_ns: int) -> dict[str, Any]:
-    """The manifest of everything below work/ that was not shipped, or is no longer what was shipped.
+    """The manifest of everything below work/ that was not shipped, or was written since.
 
     `since_ns` is when the job started, by the file system's clock: what was shipped just before is compared by content.
     Files come in the order of their names. One that would pass `max_bytes`, or comes after `max_files`, is left out,
@@ -93,7 +98,7 @@ def outputs(run: RunDir, max_bytes: int, max_files: int, since_ns: int) -> dict[
         except OSError as error:
             left_out.add(name, error.strerror or "unreadable")
             continue
-        if before and before["sha256"] == digest:
+        if before and before["sha256"] == digest and not _written(before["stat"], info):
             continue
         total += size
         entries.append({"path": name, "size": size, "sha256": digest, "mode": stat.S_IMODE(info.st_mode)})

@@ -40,8 +40,17 @@ def abandon(stream: IO[Any]) -> None:
             os.close(nowhere)
 
 
-def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
-    """Columns below bold headers; those named in `right` are flush right. Cut to a terminal's width, else never."""
+def print_table(
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Sequence[str] = (),
+    dispensable: Sequence[str] = (),
+) -> None:
+    """Columns below bold headers; those named in `right` are flush right.
+
+    On a terminal that is too narrow the `dispensable` columns go first, in their order, before anything is cut off.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -50,6 +59,8 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right:
     console = Console(
         file=sys.stdout, force_terminal=terminal, width=None if terminal else _UNBOUNDED, highlight=False, markup=False
     )
+    kept = _columns_that_fit(headers, rows, console.width, dispensable)
+    headers, rows = [headers[index] for index in kept], [[row[index] for index in kept] for row in rows]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for header in headers:
         table.add_column(
@@ -60,6 +71,18 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right:
     with console.capture() as captured:
         console.print(table)
     sys.stdout.writelines(line.rstrip() + "\n" for line in captured.get().splitlines())
+
+
+def _columns_that_fit(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], width: int, dispensable: Sequence[str]
+) -> list[int]:
+    """Indexes of the columns that stay."""
+    kept = list(range(len(headers)))
+    wide = [max(len(printable(line[index])) for line in (headers, *rows)) + 2 for index in kept]
+    for name in dispensable:
+        if sum(wide[index] for index in kept) - 2 > width and name in headers:
+            kept.remove(headers.index(name))
+    return kept
 
 
 def score_text(value: float) -> str:

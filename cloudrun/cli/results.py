@@ -54,7 +54,7 @@ def results(
 
 def _newest_metric(ledger: Ledger) -> str | None:
     succeeded = ledger.runs(states=[RunState.SUCCEEDED], limit=100)
-    return next((run.metric for run in succeeded if run.metric), None)
+    return next((run.metric for run in succeeded if run.metric in run.scores), None)
 
 
 def _others(ledger: Ledger, ranked: list[Run], limit: int) -> list[Run]:
@@ -72,7 +72,7 @@ def _print_results(ranked: list[Run], others: list[Run], metric: str) -> None:
         params = assignments_text(run.params) or "-"
         rows.append([str(rank or "-"), run.run_id, run.name, str(run.state), score, params, when_text(run.created_at)])
     headers = ["rank", "run", "name", "state", metric, "params", "when"]
-    print_table(headers, rows, right=("rank", metric))
+    print_table(headers, rows, right=("rank", metric), dispensable=("when", "params", "name", "state"))
 
 
 def show(

@@ -25,7 +25,7 @@ _SIZE = re.compile(rf"({_NUMBER})\s*([kmgt]?i?b)", re.IGNORECASE)
 
 
 def duration_s(value: str | int | float) -> float:
-    """Seconds in "4h", "1h30m", "90s", "1.5 h" or a bare number of seconds. Units go from large to small, each once.
+    """Seconds in "4h", "1h30m", "90s", "1.5 h", or a number that is seconds. Units go from large to small, each once.
 
     Raises ValueError, in words for the user, for anything else and for what is not more than zero.
     """
@@ -38,7 +38,7 @@ def duration_s(value: str | int | float) -> float:
 def _duration_text_s(text: str) -> float:
     stripped = text.strip().lower()
     if _PLAIN.fullmatch(stripped):
-        return float(stripped)
+        raise ValueError(f"{text!r} has no unit: write {stripped}s, {stripped}m or {stripped}h")
     total, position, smallest = 0.0, 0, math.inf
     while match := _DURATION_PART.match(stripped, position):
         unit_s = _SECONDS[match[2]]

@@ -97,10 +97,17 @@ def test_a_pyproject_toml_that_is_not_about_us_is_passed_by(project: Path, home:
 
 
 def test_durations_and_sizes_are_read_as_people_write_them(project: Path, home: Mapping[str, str]) -> None:
-    (project / "cloudrun.toml").write_text('deadline = "1h30m"\nship-refuse = "1.5GB"\noutput_max = 10\ngrace = 5')
-    settings = load(project, {}, {**home, "CLOUDRUN_BOOT_TIMEOUT": "90"})
+    (project / "cloudrun.toml").write_text('deadline = "1h30m"\nship-refuse = "1.5GB"\noutput_max = 10\ngrace_s = 5')
+    settings = load(project, {}, {**home, "CLOUDRUN_BOOT_TIMEOUT": "90s"})
     assert (settings.deadline_s, settings.ship_refuse_bytes, settings.output_max_bytes) == (5400, 1_500_000_000, 10)
     assert (settings.grace_s, settings.boot_timeout_s) == (5, 90)
+
+
+@pytest.mark.parametrize("text", ["deadline = 2", "deadline = '2'"])
+def test_a_duration_without_a_unit_is_refused(project: Path, home: Mapping[str, str], text: str) -> None:
+    (project / "cloudrun.toml").write_text(text)
+    with pytest.raises(ConfigError, match=r"cloudrun\.toml:1: .*no unit.*2h"):
+        load(project, {}, home)
 
 
 @pytest.mark.parametrize(("text", "expected"), [("1", True), ("yes", True), ("False", False), ("off", False)])
