@@ -10,7 +10,7 @@ from types import FrameType
 from typing import NoReturn
 
 from cloudrun.cli.catalogue import COMMANDS, front_page
-from cloudrun.cli.printing import abandon
+from cloudrun.cli.printing import abandon, print_json, printed_json
 from cloudrun.core.errors import Cancelled, CloudrunError, UsageError, exit_code_of
 
 LOOK_STEP = "cloudrun results shows what came home, cloudrun units what is alive"
@@ -36,11 +36,19 @@ def main() -> NoReturn:
         code = exit_code_of(error, 128 + received[0])
     except CloudrunError as error:
         _tell(str(error), error, error.next_step)
+        if _wants_json() and not printed_json():
+            print_json({"error": {"kind": type(error).__name__, "message": str(error), "next_step": error.next_step}})
         by_signal = received and isinstance(error, Cancelled)
         code = exit_code_of(error, 128 + received[0] if by_signal else error.exit_code)
     except Exception as error:  # noqa: BLE001 - the outermost place: a bug becomes a short message and a crash log
         code = _crash(error)
     sys.exit(code)
+
+
+def _wants_json() -> bool:
+    """Whether stdout is for a program. What comes after -- is the script's."""
+    words = sys.argv[1:]
+    return "--json" in (words[: words.index("--")] if "--" in words else words)
 
 
 def run(arguments: Sequence[str]) -> int:

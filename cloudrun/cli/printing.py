@@ -15,9 +15,18 @@ SCHEMA_VERSION = 1
 _UNBOUNDED = 100_000  # columns: where there is no terminal nothing is cut off or folded
 
 
+_printed: list[int] = []  # lengths of the documents so far: there is to be one
+
+
+def printed_json() -> bool:
+    """Whether stdout has its document already."""
+    return bool(_printed)
+
+
 def print_json(document: Mapping[str, Any]) -> None:
     """One document. Raises ValueError for NaN and infinities, which are no JSON: they are texts by then."""
-    sys.stdout.write(json.dumps({"schema_version": SCHEMA_VERSION, **document}, indent=2, allow_nan=False) + "\n")
+    text = json.dumps({"schema_version": SCHEMA_VERSION, **document}, indent=2, allow_nan=False) + "\n"
+    _printed.append(sys.stdout.write(text))
 
 
 def printable(text: object) -> str:

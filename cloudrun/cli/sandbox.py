@@ -39,14 +39,28 @@ def start(*, as_json: Json = False) -> None:
 
 
 @app.command
-def stop(*, as_json: Json = False) -> None:
-    """End the sandbox and every machine in it.
+def stop(
+    *,
+    force: Annotated[
+        bool, Parameter(help="Also where machines are alive, with all that is on them. Example: --force")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """End the sandbox. Machines that are alive go only with --force: outputs that are not home go with them.
 
     Type, for example:
         cloudrun sandbox stop
+        cloudrun sandbox stop --force
     """
     from cloudrun.sandbox import client
 
+    alive = [each["instance_id"] for each in client.status()["instances"] if each["state"] != "terminated"]
+    if alive and not force:
+        some = ", ".join(alive[:5]) + (", ..." if len(alive) > 5 else "")
+        raise SandboxError(
+            f"{len(alive)} machine(s) are alive in it: {some}",
+            next_step="cloudrun units shows this project's; cloudrun sandbox stop --force ends all",
+        )
     stopped = client.stop()
     if as_json:
         print_json({"running": False, "stopped": stopped})

@@ -192,7 +192,7 @@ def test_a_malformed_configuration_is_one_message_with_file_and_line(
     cloudrun: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     (tmp_path / "cloudrun.toml").write_text('region = "eu-west-1"\ndeadline = \n')
-    done = cloudrun("submit", "train.py", "--json")
+    done = cloudrun("submit", "train.py")
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith(f"cloudrun: {tmp_path / 'cloudrun.toml'}:2: this is not valid TOML")
@@ -292,6 +292,22 @@ def test_a_bug_is_a_short_message_and_a_crash_log(acted: Acted, tmp_path: Path) 
     assert str(log) in done.stderr
     assert "RuntimeError: oh" in log.read_text()
     assert log.stat().st_mode & 0o777 == 0o600
+
+
+def test_an_error_is_a_document_where_a_program_reads(
+    cloudrun: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    done = cloudrun("submit", "nowhere.py", "--json")
+    assert done.returncode == 2
+    document = json.loads(done.stdout)
+    assert document["error"]["kind"] == "UsageError"
+    assert "nowhere.py" in document["error"]["message"]
+    assert document["schema_version"] == 1
+    assert "nowhere.py" in done.stderr, "a person may be reading too"
+
+
+def test_the_scripts_own_json_option_is_not_ours(cloudrun: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    assert cloudrun("submit", "nowhere.py", "--", "--json").stdout == ""
 
 
 def test_with_debug_the_traceback_is_shown(acted: Acted, environment: dict[str, str]) -> None:
