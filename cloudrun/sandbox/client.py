@@ -126,7 +126,7 @@ def _replace(state: StateDir, region: Region | None) -> None:
         raise SandboxError(
             f"The sandbox that runs is of cloudrun {region.version if region else '(another version)'} and may have "
             f"machines; this is cloudrun {__version__}.",
-            next_step="Wait until its runs are home, or end it with them: `cloudrun sandbox stop`.",
+            next_step="Wait until its runs are home, or end it with them: `cloudrun sandbox stop --force`.",
         )
     _end(state)
 
