@@ -13,6 +13,7 @@
     │   └── HostKeyMismatch       1    the machine that answered is not the one that was launched
     ├── ProvisionError            1    the playbook failed (knows the task and the log)
     ├── TransferError             1    bytes did not arrive whole
+    │   └── ManifestRefused       1    the list of outputs makes no sense, or could do harm
     ├── LedgerError               1    the ledger could not be read or written
     │   └── NotFound              2    no such run, unit or artifact
     ├── PassportMismatch          1    a model made with other versions than those here
@@ -106,6 +107,10 @@ class TransferError(CloudrunError):
     usual_next_step = "submit again"
 
 
+class ManifestRefused(TransferError):
+    """What a unit says about its outputs makes no sense or could do harm: asking again will not help."""
+
+
 class LedgerError(CloudrunError):
     pass
 
@@ -119,7 +124,7 @@ class PassportMismatch(CloudrunError):
 
 
 class SandboxError(CloudrunError):
-    usual_next_step = "cloudrun sandbox stop, then repeat the command"
+    usual_next_step = "cloudrun sandbox stop --force, then repeat the command"
 
 
 class CleanupIncomplete(CloudrunError):

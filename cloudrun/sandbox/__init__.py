@@ -16,6 +16,7 @@ NOT_EMULATED = (
     "a new machine's emptiness: environments built before are there already, read-only, as if baked into the image",
     "volumes, snapshots and the disks of stopped instances beyond the unit's own directory",
     "networks: units share this computer's network; security groups are kept and not enforced",
+    "limits on a machine's processes and memory beyond this computer's",
     "spot markets, capacity, quotas, throttling, prices and bills",
     "RunInstances with MaxCount above MinCount: MinCount instances are launched",
     "cloud-init beyond bootcmd, runcmd, write_files, users' SSH keys and host keys",

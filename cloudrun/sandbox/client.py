@@ -217,5 +217,5 @@ def _ask(region: Region) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise SandboxError(
             f"The sandbox at {region.endpoint_url} does not answer: {error}.",
-            next_step="Run `cloudrun sandbox stop`, then `cloudrun sandbox start`.",
+            next_step="Run `cloudrun sandbox stop --force`, then `cloudrun sandbox start`.",
         ) from error

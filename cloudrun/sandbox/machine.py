@@ -84,7 +84,7 @@ class Machine:
             self.wait(None)
             raise SandboxError(
                 f"process {self.pid} did not end its unit within {_KILL_TIMEOUT_S:.0f} s",
-                next_step="cloudrun sandbox stop",
+                next_step="cloudrun sandbox stop --force",
             )
 
     def configure(self, config: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from cloudrun.core import rundir, wire
-from cloudrun.core.errors import CloudrunError, ConnectionLost, TransferError
+from cloudrun.core.errors import CloudrunError, ConnectionLost, ManifestRefused, TransferError
 from cloudrun.core.records import FileEntry, JobStatus
 from cloudrun.ssh.archive import archive
 from cloudrun.ssh.channel import AgentChannel, as_object
@@ -158,7 +158,7 @@ class Agent:
                     return _outputs(as_object(bytes(text)))
                 text += payload
                 if len(text) > MANIFEST_MAX_BYTES:
-                    raise TransferError(f"the manifest of {run_dir} is longer than {MANIFEST_MAX_BYTES} bytes")
+                    raise ManifestRefused(f"the manifest of {run_dir} is longer than {MANIFEST_MAX_BYTES} bytes")
 
     def fetch(
         self,
@@ -310,7 +310,7 @@ def _outputs(manifest: Mapping[str, Any]) -> Outputs:
             platform=str(manifest.get("platform", "")),
         )
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
-        raise TransferError(f"the unit's manifest has a shape nobody knows: {error!r}") from error
+        raise ManifestRefused(f"the unit's manifest has a shape nobody knows: {error!r}") from error
 
 
 def _entries(listed: Sequence[Mapping[str, Any]]) -> tuple[FileEntry, ...]:
@@ -319,6 +319,6 @@ def _entries(listed: Sequence[Mapping[str, Any]]) -> tuple[FileEntry, ...]:
     for item in listed:
         entry = FileEntry(str(item["path"]), int(item["size"]), str(item["sha256"]), int(item["mode"]) & 0o777)
         if not rundir.safe_relative(entry.path) or entry.size < 0 or not _SHA256.fullmatch(entry.sha256):
-            raise TransferError(f"the unit's manifest names {entry.path!r}, which is refused")
+            raise ManifestRefused(f"the unit's manifest names {entry.path!r}, which is refused")
         entries[entry.path] = entry
     return tuple(entries.values())
