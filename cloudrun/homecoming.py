@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cloudrun.core.clock import Clock
+from cloudrun.core.errors import LedgerError, ManifestRefused
 from cloudrun.core.events import Note, Observer, Progress
 from cloudrun.core.records import Artifact, FileEntry, JobStatus, Passport, RunRecord
+from cloudrun.core.settings import Settings
 from cloudrun.core.states import RunState
 from cloudrun.ledger import Ledger
 from cloudrun.ledger.models import is_model
@@ -34,23 +36,36 @@ class Homecoming:
     phases: Phases
     observe: Observer
     clock: Clock
+    max_bytes: int = Settings.output_max_bytes
+    max_files: int = Settings.output_max_files
 
     def bring(
-        self, agent: Agent, status: JobStatus, forced: Ending | None = None, extra_log: Path | None = None
+        self,
+        agent: Agent,
+        status: JobStatus,
+        forced: Ending | None = None,
+        logs: Mapping[str, Path] | None = None,
     ) -> None:
-        """Fetch and record. `forced` overrides what the exit code says. Raises what those raise."""
+        """Fetch and record. `forced` overrides what the exit code says; `logs` as for `end`. Raises what those raise."""
         store = self.ledger.artifacts
         if self.ledger.run(self.run.run_id).state is not RunState.PULLING:
             self.ledger.move_run(self.run.run_id, RunState.PULLING)
         with self.phases.phase("pull"):
             outputs = agent.outputs(self.place)
+            self._check_caps(outputs)
             # By digest: what the ledger has, from this run or another, is not fetched again.
             wanted = {entry.sha256: entry for entry in outputs.entries if not store.has(entry.sha256)}
             agent.fetch(self.place, tuple(wanted.values()), store.writer, self._progress)
             agent.fetch_logs(self.place, outputs.logs, store.writer)
         for path, why in outputs.left_out:
             self.observe(Note(f"{path!r} was not brought home: {why}", "warning"))
-        self.end(forced or verdict(status, outputs.refused), status.exit_code, outputs, extra_log)
+        self.end(forced or verdict(status, outputs.refused), status.exit_code, outputs, logs)
+
+    def _check_caps(self, outputs: Outputs) -> None:
+        """The unit keeps to the limits of its spec; one that does not is not believed."""
+        total = sum(entry.size for entry in outputs.entries)
+        if len(outputs.entries) > self.max_files or total > self.max_bytes:
+            raise ManifestRefused(f"the unit lists {len(outputs.entries)} outputs of {total} bytes, over the limits")
 
     def end(
         self,
@@ -88,7 +103,11 @@ class Homecoming:
     def _provision_log(self, path: Path | None) -> list[FileEntry]:
         if path is None or not path.exists():
             return []
-        stored = self.ledger.artifacts.add(path)
+        try:
+            stored = self.ledger.artifacts.add(path)
+        except LedgerError as error:  # how a run ended is worth more than how its machine was made
+            self.observe(Note(f"Ansible's log stays at {path}: {error}", "warning"))
+            return []
         return [FileEntry("provision.log", stored.size, stored.sha256)]
 
     def _scores(self, entries: Sequence[FileEntry], logs: Sequence[FileEntry]) -> dict[str, float]:

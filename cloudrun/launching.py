@@ -8,23 +8,33 @@ answer is asked for again with the same token until it is known; and the end is 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
 from cloudrun.core.clock import Clock, utc_text
-from cloudrun.core.errors import CleanupIncomplete, CloudrunError, LaunchError, LedgerError, UnresolvedLaunch
+from cloudrun.core.errors import (
+    CleanupIncomplete,
+    CloudrunError,
+    LaunchError,
+    LedgerError,
+    UnresolvedLaunch,
+    mark_incomplete,
+)
 from cloudrun.core.records import Image, Instance, LaunchRecord, LaunchRequest, UnitRecord
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import EndReason, LaunchState, UnitState
 from cloudrun.ledger import Ledger
-from cloudrun.plan.reaping import key_name
+from cloudrun.plan.reaping import CONSISTENCY, key_name
 from cloudrun.plan.userdata import user_data
 from cloudrun.wiring import Cloud
 
 SETTLED = (LaunchState.RESOLVED, LaunchState.REFUSED)
 RESOLVE_ATTEMPTS = 5
 POLL_S = (0.1, 2.0)  # the first pause between two describes, and the longest
+UNWRITTEN_TIMEOUT_S = 120.0
+ABSENT = 3  # describes in a row that do not know an instance, before it is taken for gone
 
 
 class MakeKey(Protocol):
@@ -135,9 +145,25 @@ def _ask(
             raise
         else:
             units = [_unit(launch, instance) for instance in instances]
-            ledger.resolve_launch(launch.launch_id, units)
+            try:
+                ledger.resolve_launch(launch.launch_id, units)
+            except LedgerError as error:
+                _end_unwritten(cloud, ledger, units, error, clock)
+                raise
             return units
     raise AssertionError("a launch is asked for at least once")
+
+
+def _end_unwritten(cloud: Cloud, ledger: Ledger, units: Sequence[UnitRecord], error: LedgerError, clock: Clock) -> None:
+    """Machines that the ledger cannot hold (a full disk) must not live: nobody would know of them."""
+    ids = [unit.instance_id for unit in units]
+    try:
+        terminate(cloud, ledger, ids, reason=EndReason.COMPLETED, timeout_s=UNWRITTEN_TIMEOUT_S, clock=clock)
+    except CleanupIncomplete as failure:
+        error.add_note(str(failure))
+        mark_incomplete(error)
+    except LedgerError:
+        pass  # the very same once more
 
 
 def _unit(launch: LaunchRecord, instance: Instance) -> UnitRecord:
@@ -212,28 +238,47 @@ def _end(
     timeout_s: float,
     clock: Clock,
 ) -> None:
-    """Ask EC2, poll until it is so, and write it down; a ledger that cannot be written never keeps a machine alive."""
+    """Ask EC2, poll until it is so, and write it down; a ledger that cannot be read or written keeps no machine alive.
+
+    What does not go is asked to again: EC2 does not know a new instance everywhere yet, and an id that it does not
+    know is no error to `ask`. One that it has not known for a while, over several answers, is gone.
+    """
     going, gone = path
-    left = [instance_id for instance_id in ids if ledger.unit(instance_id).state is not UnitState.TERMINATED]
+    rows = {instance_id: _row(ledger, instance_id) for instance_id in ids}
+    left = [each for each, row in rows.items() if row is None or row.state is not UnitState.TERMINATED]
     unwritten: list[LedgerError] = []
     for instance_id in left:
         _note(ledger, instance_id, going, reason, unwritten)
     end = clock.monotonic() + timeout_s
     pause = POLL_S[0]
     failure: CloudrunError | None = None
-    asked = False
+    unasked = list(left)
+    absent = dict.fromkeys(left, 0)
     while left:
+        found: dict[str, Instance] | None = None
+        try:  # a network that comes and goes: time is the judge, not one answer
+            if unasked:
+                ask(unasked)
+        except CloudrunError as error:
+            failure = error
         try:
-            if not asked:
-                ask(left)
-                asked = True
             found = cloud.instances.describe(left)
-        except CloudrunError as error:  # a network that comes and goes: time is the judge, not one answer
-            failure, found = error, {}
-        for instance_id in list(left):
-            if instance_id in found and found[instance_id].state in (gone, "terminated"):
-                _note(ledger, instance_id, UnitState(found[instance_id].state), reason, unwritten)
+        except CloudrunError as error:
+            failure = error
+        if failure is not None and not cloud.exists():
+            for instance_id in left:
+                _note(ledger, instance_id, UnitState.TERMINATED, reason, unwritten)
+            break
+        for instance_id in list(left) if found is not None else ():
+            state = found[instance_id].state if found and instance_id in found else None
+            absent[instance_id] = absent[instance_id] + 1 if state is None else 0
+            row = rows[instance_id]
+            old = row is not None and clock.now() - row.created_at > CONSISTENCY
+            if state in (gone, "terminated") or (old and absent[instance_id] >= ABSENT):
+                _note(ledger, instance_id, UnitState(state or UnitState.TERMINATED), reason, unwritten)
                 left.remove(instance_id)
+        on_their_way = {each for each, one in (found or {}).items() if one.state in (going, gone, "shutting-down")}
+        unasked = [each for each in left if each not in on_their_way]
         if left and clock.monotonic() >= end:
             raise CleanupIncomplete(
                 f"could not see {', '.join(left)} {gone} after {timeout_s:.0f} s", ids=left, next_step="cloudrun reap"
@@ -243,6 +288,13 @@ def _end(
             pause = min(pause * 1.5, POLL_S[1])
     if unwritten:
         raise unwritten[0]
+
+
+def _row(ledger: Ledger, instance_id: str) -> UnitRecord | None:
+    try:
+        return ledger.unit(instance_id)
+    except LedgerError:
+        return None
 
 
 def _note(
@@ -266,12 +318,35 @@ def move_on(ledger: Ledger, instance_id: str, state: UnitState, reason: EndReaso
 def release_resources(cloud: Cloud, ledger: Ledger, launch_id: str, *, timeout_s: float, clock: Clock) -> None:
     """Delete the launch's key pair and security group. Only after its instances are terminated: EC2 refuses before.
 
-    The group is found by its tag, since an abort in the middle of creating it leaves no id behind.
+    The group is found by its tag, since an abort in the middle of creating it leaves no id behind, and by what the
+    ledger knows, since a list may miss what was made a moment ago. All is tried; raises CleanupIncomplete.
     """
-    cloud.network.delete_key_pair(key_name(launch_id))
-    for group in cloud.network.leftovers(ledger.ledger_id, launch_id=launch_id).security_group_ids:
-        delete_group(cloud, group, timeout_s=timeout_s, clock=clock)
     key_path(ledger, launch_id).unlink(missing_ok=True)
+    if not cloud.exists():
+        return
+    name = key_name(launch_id)
+    failures: dict[str, CloudrunError] = {}
+    try:
+        cloud.network.delete_key_pair(name)
+    except CloudrunError as error:
+        failures[name] = error
+    groups: list[str] = []
+    with suppress(LedgerError):  # the intent was never written
+        groups.append(ledger.launch(launch_id).request.security_group_id)
+    try:
+        groups += cloud.network.leftovers(ledger.ledger_id, launch_id=launch_id).security_group_ids
+    except CloudrunError as error:
+        failures["its security group"] = error
+    for group in dict.fromkeys(groups):
+        try:
+            delete_group(cloud, group, timeout_s=timeout_s, clock=clock)
+        except CloudrunError as error:
+            failures[group] = error
+    if failures:
+        why = "; ".join(dict.fromkeys(str(error) for error in failures.values()))
+        raise CleanupIncomplete(
+            f"could not delete {', '.join(failures)}: {why}", ids=list(failures), next_step="cloudrun reap"
+        ) from next(iter(failures.values()))
 
 
 def delete_group(cloud: Cloud, group: str, *, timeout_s: float, clock: Clock) -> None:

@@ -1,8 +1,8 @@
 """The process-wide registry of open units: a signal, or the interpreter's end, closes every one of them.
 
-Signal handlers can be set by the main thread only, and Python runs them there. So: a unit opened in the main thread
-takes the handlers while it is open and gives them back; a unit opened by another thread relies on the ones that were
-taken when `cloudrun.units` was first imported by the main thread. With no unit open they do what was there before.
+Signal handlers can be set by the main thread only, and Python runs them there. So: importing `cloudrun.units` in the
+main thread takes them for good, for units that other threads open, and with no unit open they do what was there before;
+a handler that the caller set since then is taken while a unit of the main thread is open, and put back after it.
 
 First signal: every unit is asked to stop (its run is ended, what is done is pulled, the instance terminated), and the
 main thread gets the exception the signal stands for. Second: no more pulling, terminate. Later ones change nothing.
@@ -22,6 +22,8 @@ from functools import partial
 from types import FrameType
 from typing import Any, Protocol
 
+from cloudrun.core.errors import CloudrunError
+
 Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -35,6 +37,9 @@ class Closable(Protocol):
     def hurry(self) -> None:
         """Give up on everything but terminating."""
 
+    def wait_for_end(self) -> None:
+        """Where another thread works on it: tell that one to end, and wait for it, some minutes at most."""
+
     def close(self) -> None:
         """End the unit as its settings say, now, in the calling thread."""
 
@@ -44,6 +49,7 @@ class Lifeline:
         self._lock = threading.RLock()
         self._open: list[Closable] = []
         self._before: dict[int, Handler] = {}
+        self._borrowed: set[int] = set()  # taken while a unit is open, to be given back after it
         self._signalled = 0
         self._shields = 0
         self._postponed: Callable[[], None] | None = None
@@ -54,7 +60,7 @@ class Lifeline:
             if self._pid != os.getpid():  # forked: the parent's units are the parent's to end
                 self._open, self._pid = [], os.getpid()
             self._open.append(unit)
-        self.take_signals()
+        self._borrowed.update(self.take_signals())
 
     def remove(self, unit: Closable) -> None:
         with self._lock:
@@ -64,23 +70,28 @@ class Lifeline:
             self._signalled = 0
         self._give_signals_back()
 
-    def take_signals(self) -> None:
+    def take_signals(self) -> set[int]:
+        """Those that were taken now: none outside the main thread, and none that are ours already."""
+        taken: set[int] = set()
         if threading.current_thread() is not threading.main_thread():
-            return
+            return taken
         for number in SIGNALS:
             before = signal.getsignal(number)
             # Ignored stays ignored (nohup); None is a handler that C code set: not ours to wrap.
             if before not in (signal.SIG_IGN, None) and before != self._on_signal:
                 self._before[number] = before
                 signal.signal(number, self._on_signal)
+                taken.add(number)
+        return taken
 
     def _give_signals_back(self) -> None:
+        """Those taken by the import stay: a unit that another thread opens later has no others to rely on."""
         if threading.current_thread() is not threading.main_thread():
             return
-        for number, before in list(self._before.items()):
+        for number in self._borrowed:
             if signal.getsignal(number) == self._on_signal:
-                signal.signal(number, before)
-            del self._before[number]
+                signal.signal(number, self._before.pop(number))
+        self._borrowed.clear()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         before = self._before.get(number, signal.SIG_DFL)
@@ -113,27 +124,41 @@ class Lifeline:
         self._shields += 1
         try:
             yield
+        except BaseException:
+            drop = True
+            raise
         finally:
             self._shields -= 1
-        if not self._shields and self._postponed is not None:
-            deliver, self._postponed = self._postponed, None
-            if not drop:
-                deliver()
+            if not self._shields:
+                deliver, self._postponed = self._postponed, None
+                if deliver is not None and not drop:
+                    deliver()
 
     @staticmethod
     def _in_thread(calls: list[Callable[[], None]]) -> None:
-        def run() -> None:
-            for call in calls:
-                call()
-
-        threading.Thread(target=run, name="cloudrun-signal").start()
+        """Each in a thread of its own: one unit that takes long, or cannot be ended, keeps no other one waiting."""
+        for call in calls:
+            threading.Thread(target=_told, args=(call,), name="cloudrun-signal").start()
 
     def close_all(self) -> None:
-        """End what is still open: the interpreter is going."""
+        """End what is still open: the interpreter is going.
+
+        It may go while other threads work on their units (a signal that interrupts `Thread.join` makes Python forget
+        to wait for that thread): those end their own, bring home what they can, and are waited for.
+        """
         with self._lock:
             units = list(self._open) if self._pid == os.getpid() else []
         for unit in reversed(units):
-            unit.close()
+            _told(unit.wait_for_end)
+            _told(unit.close)
+
+
+def _told(call: Callable[[], None]) -> None:
+    """Do it; a failure is said, since nobody may be left who would."""
+    try:
+        call()
+    except CloudrunError as failure:
+        print(f"cloudrun: {failure}; next: {failure.next_step}", file=sys.stderr)
 
 
 def _deliver(number: int, frame: FrameType | None, before: Handler, *, gently: bool) -> None:

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Any
 
@@ -16,6 +17,7 @@ from cloudrun.core.errors import UsageError
 from cloudrun.core.events import Event, Note, Observer, Output
 from cloudrun.core.records import CommandResult, OnExit
 from cloudrun.ledger import Ledger, Run
+from cloudrun.lifeline import LIFELINE
 from cloudrun.units import OpenUnit, close_behind, open_unit
 
 
@@ -24,6 +26,7 @@ class Unit:
 
     def __init__(self, unit: OpenUnit) -> None:
         self._unit = unit
+        self._turn = Lock()  # one job at a time, whether sent or submitted
         self._queue = ThreadPoolExecutor(1, thread_name_prefix="cloudrun-submit")  # starts no thread before it is used
 
     def __repr__(self) -> str:
@@ -65,7 +68,8 @@ class Unit:
             minimize=unit.settings.minimize if minimize is None else minimize,
         )
         plan = runs.prepare(job, settings, unit.ledger, unit.image.architecture, unit.observe)
-        return runs.execute(unit, plan, check=check)
+        with self._turn:
+            return runs.execute(unit, plan, check=check)
 
     def submit(self, script: str | Path, *arguments: str, **keywords: Any) -> Future[Run]:
         """The same as `send_run`, without blocking: scripts run one after the other, in the order of submission.
@@ -160,6 +164,8 @@ class process_unit:  # noqa: N801 - used like a function: `with process_unit() a
         try:
             self._unit._finish_queue(cancel=error is not None)  # noqa: SLF001 - the other half of this module's Unit
         except BaseException as interruption:
+            with LIFELINE.shield(drop=True):
+                self._unit._finish_queue(cancel=True)  # noqa: SLF001 - what is under way brings home what it has
             close_behind(self._open, interruption)
             raise
         close_behind(self._open, error)

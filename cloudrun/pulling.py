@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from cloudrun import launching, wiring
 from cloudrun.clients import is_alive
 from cloudrun.core import rundir
 from cloudrun.core.clock import Clock, SystemClock
-from cloudrun.core.errors import ConnectionLost, NotFound, UsageError
+from cloudrun.core.errors import CloudrunError, ConnectionLost, NotFound, UsageError
 from cloudrun.core.events import Observer
 from cloudrun.core.records import RunRecord, SshTarget, UnitRecord
 from cloudrun.core.states import EndReason, RunState, is_terminal
 from cloudrun.homecoming import Homecoming
 from cloudrun.ledger import Ledger, Run
 from cloudrun.phases import Phases
-from cloudrun.plan.endings import Ending, verdict
+from cloudrun.plan.endings import Ending
 
 if TYPE_CHECKING:
     from cloudrun.ssh.agent import Agent
@@ -28,12 +28,15 @@ TERMINATE_S = 300.0
 
 
 def pull(ledger: Ledger, run_id: str, *, observe: Observer, profile: str | None = None) -> Run:
-    """Bring home the outputs that wait on a unit; the unit is terminated then, unless it was launched to be kept.
+    """Bring home the outputs that wait on a unit. With the last of them home the unit is terminated, unless it was
+    launched to be kept.
 
     Raises NotFound, UsageError (the run is home, or still going), ConnectionLost (its unit is gone).
     """
     clock = SystemClock()
     run = ledger.run(run_id)
+    if run.state is RunState.LOST:
+        raise UsageError(f"{run.run_id} is lost: its machine is gone", next_step="submit again")
     if is_terminal(run.state):
         raise UsageError(f"{run.run_id} is home already ({run.state})", next_step=f"cloudrun show {run.run_id}")
     attempts = ledger.attempts(run.run_id)
@@ -51,9 +54,16 @@ def pull(ledger: Ledger, run_id: str, *, observe: Observer, profile: str | None 
         raise ConnectionLost(
             f"{unit.instance_id} is gone, and the outputs with it", next_step="cloudrun reap, then submit again"
         )
-    with log_in(ledger, unit, timeout_s=LOGIN_S) as agent:
-        pull_run(ledger, run, agent, observe, clock)
-    if ledger.launch(unit.launch_id).on_exit == "terminate":
+    try:
+        with log_in(ledger, unit, timeout_s=LOGIN_S) as agent:
+            pull_run(ledger, run, agent, observe, clock)
+    except CloudrunError:
+        with suppress(CloudrunError):  # it waits on, for the next try
+            if ledger.run(run.run_id).state is RunState.PULLING:
+                ledger.move_run(run.run_id, RunState.PULL_PENDING)
+        raise
+    others_wait = bool(ledger.unfinished_runs(unit.instance_id))
+    if ledger.launch(unit.launch_id).on_exit == "terminate" and not others_wait:
         launching.terminate(
             cloud, ledger, [unit.instance_id], reason=EndReason.COMPLETED, timeout_s=TERMINATE_S, clock=clock
         )
@@ -91,4 +101,4 @@ def pull_run(ledger: Ledger, run: RunRecord, agent: Agent, observe: Observer, cl
     if run.state is RunState.SHIPPING:
         ledger.move_run(run.run_id, RunState.RUNNING)
     home = Homecoming(ledger, run, place, Phases(observe, clock), observe, clock)
-    home.bring(agent, status, forced or verdict(status))
+    home.bring(agent, status, forced)

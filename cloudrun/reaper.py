@@ -61,24 +61,33 @@ def reap(
     """
     clock = SystemClock()
     actions: list[ReapAction] = []
-    for place in _places(ledger):
+    for place in dict.fromkeys(launch.place for launch in ledger.launches()):
         try:
             cloud = wiring.reconnect(place, profile)
-        except CloudrunError as error:
+            if cloud is None:
+                actions += _forget_place(ledger, place, dry_run)
+            else:
+                actions += reap_place(cloud, ledger, clock, observe, dry_run=dry_run)
+        except CloudrunError as error:  # the other places are tried all the same
             actions.append(
                 ReapAction("connect", f"{place.provider} {place.region}", place, str(error), False, str(error))
             )
+    return ReapReport((*actions, *_end_orphans(ledger, clock, dry_run=dry_run)))
+
+
+def _end_orphans(ledger: Ledger, clock: Clock, *, dry_run: bool) -> list[ReapAction]:
+    """Runs that nobody ended: their machine is gone, and so is the client that could have said so."""
+    living = _living(ledger, clock)
+    units = {unit.instance_id: unit for unit in ledger.units(live=False)}
+    actions = []
+    for run in ledger.unfinished_runs():
+        unit = units.get(run.instance_id or "")
+        if unit is None or unit.state is not UnitState.TERMINATED or unit.client_id in living:
             continue
-        if cloud is None:
-            actions += _forget_place(ledger, place, dry_run)
-        else:
-            actions += reap_place(cloud, ledger, clock, observe, dry_run=dry_run)
-    return ReapReport(tuple(actions))
-
-
-def _places(ledger: Ledger) -> list[Place]:
-    """Where something of ours may still be: every place with a live unit, an unsettled or a recent launch."""
-    return list(dict.fromkeys(launch.place for launch in ledger.launches()))
+        if not dry_run:
+            _end_lost(ledger, run, "its unit is gone", clock)
+        actions.append(ReapAction("forget", run.run_id, unit.place, "its unit is gone", not dry_run))
+    return actions
 
 
 def _forget_place(ledger: Ledger, place: Place, dry_run: bool) -> list[ReapAction]:
@@ -104,13 +113,16 @@ def forget(ledger: Ledger, unit: UnitRecord) -> None:
 
 
 def _living(ledger: Ledger, clock: Clock) -> frozenset[str]:
-    owners = {launch.client_id for launch in ledger.launches()} | {unit.client_id for unit in ledger.units()}
-    return frozenset(owner for owner in owners if owner and is_alive(ledger.client(owner), clock.now()))
+    """Also clients that have launched nothing yet: they may be making their key pair just now."""
+    return frozenset(client.client_id for client in ledger.clients() if is_alive(client, clock.now()))
 
 
-def settle(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer) -> None:
-    """Resolve the launches of dead clients in this place, before anything new is launched there."""
+def settle(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer) -> list[UnresolvedLaunch]:
+    """Resolve the launches of dead clients in this place and end what they launched: nobody is there to use it, and
+    asking again launches it where the first request never arrived. Returns those that are still unknown.
+    """
     living = _living(ledger, clock)
+    unknown = []
     for launch in ledger.launches(unsettled=True):
         if launch.place != cloud.place or launch.client_id in living:
             continue
@@ -118,17 +130,35 @@ def settle(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer) -> Non
             Note(f"an earlier launch ({launch.launch_id}) was left unresolved: asking EC2 what became of it", "verbose")
         )
         try:
-            launching.resolve(cloud, ledger, launch, clock)
-        except UnresolvedLaunch:
+            units = launching.resolve(cloud, ledger, launch, clock)
+        except UnresolvedLaunch as error:
+            unknown.append(error)
+            continue
+        except LedgerError:
             raise
         except CloudrunError as refusal:
             observe(Note(f"launch {launch.launch_id} never happened: {refusal}", "verbose"))
+            continue
+        ids = [unit.instance_id for unit in units]
+        launching.terminate(cloud, ledger, ids, reason=EndReason.CLIENT_LOST, timeout_s=TERMINATE_S, clock=clock)
+        launching.release_resources(cloud, ledger, launch.launch_id, timeout_s=TERMINATE_S, clock=clock)
+    return unknown
 
 
 def reap_place(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, *, dry_run: bool) -> list[ReapAction]:
     """Decide and act for one place. A problem with one action is on that action; the others are still done."""
-    if not dry_run:
-        settle(cloud, ledger, clock, observe)
+    unknown = [] if dry_run else settle(cloud, ledger, clock, observe)
+    done = [ReapAction("resolve", cloud.place.region, cloud.place, str(why), False, str(why)) for why in unknown]
+    done += _reap_decided(cloud, ledger, clock, observe, dry_run=dry_run)
+    if any(action.kind == "terminate" and action.done for action in done):
+        # Keys and groups of what was just terminated are free now.
+        known = {(action.kind, action.target) for action in done}
+        again = _reap_decided(cloud, ledger, clock, observe, dry_run=False)
+        done += [action for action in again if (action.kind, action.target) not in known]
+    return done
+
+
+def _reap_decided(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, *, dry_run: bool) -> list[ReapAction]:
     launches = {launch.launch_id: launch for launch in ledger.launches() if launch.place == cloud.place}
     decided = reaping.plan(
         units=[unit for unit in ledger.units() if unit.place == cloud.place],
@@ -144,9 +174,6 @@ def reap_place(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, *,
         done.append(
             ReapAction(action.kind, action.target, cloud.place, action.reason, not dry_run and not problem, problem)
         )
-    if any(action.kind == "terminate" and action.done for action in done):
-        # Keys and groups of what was just terminated are free now.
-        done += [a for a in reap_place(cloud, ledger, clock, observe, dry_run=False) if a.kind != "terminate"]
     return done
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import posixpath
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Timer
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cloudrun.core import rundir
 from cloudrun.core.errors import (
@@ -20,11 +20,13 @@ from cloudrun.core.errors import (
     DeadlineReached,
     JobFailed,
     LedgerError,
+    ManifestRefused,
     ProvisionError,
     TransferError,
     UsageError,
+    mark_incomplete,
 )
-from cloudrun.core.events import Note, Observer, Output, Progress
+from cloudrun.core.events import Note, Observer, Progress
 from cloudrun.core.ids import new_id
 from cloudrun.core.records import Environment, JobStatus, RunRecord
 from cloudrun.core.settings import Settings
@@ -36,6 +38,8 @@ from cloudrun.phases import Phases
 from cloudrun.plan.endings import interruption
 from cloudrun.plan.fingerprint import code_digest
 from cloudrun.plan.imports import scan_imports
+from cloudrun.plan.quantities import size_text
+from cloudrun.printed import Printed
 from cloudrun.project import Shipment, shipment
 
 if TYPE_CHECKING:
@@ -45,6 +49,8 @@ if TYPE_CHECKING:
 HOMEWARD_S = 60.0
 # Less free space than this at home and nothing is launched: the ledger itself needs room to say how a run ended.
 ROOM_BYTES = 100_000_000
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -116,10 +122,11 @@ def _checked_params(params: Mapping[str, Any]) -> None:
 
 
 def _checked_room(ledger: Ledger) -> None:
+    _ = ledger.ledger_id  # makes the ledger, or says why it cannot be made
     free = shutil.disk_usage(ledger.project).free
     if free < ROOM_BYTES:
         raise UsageError(
-            f"only {free / 1e6:,.0f} MB are free under {ledger.project}: results would not fit",
+            f"only {size_text(free)} are free under {ledger.project}, and results need some {size_text(ROOM_BYTES)}",
             next_step="free some space, then submit again",
         )
 
@@ -150,6 +157,27 @@ def execute(unit: OpenUnit, plan: Prepared, *, check: bool = True) -> Run:
     unit still answers, and the run says how far it came, before the interruption goes on its way.
     """
     unit.check_cancelled()
+    execution = None
+    unit.busy = True
+    try:
+        with LIFELINE.shield():
+            execution = _begin(unit, plan)
+        execution.go()
+    except BaseException as error:
+        if execution is not None:
+            with LIFELINE.shield(drop=True):
+                execution.rescue(error)
+        raise
+    finally:
+        unit.busy = False
+    run = unit.ledger.get(execution.run.run_id)
+    if check and run.state is not RunState.SUCCEEDED:
+        raise job_failed(run)
+    return run
+
+
+def _begin(unit: OpenUnit, plan: Prepared) -> Execution:
+    """Write down the run and its attempt on this unit."""
     run_id = new_id("r")
     ledger = unit.ledger
     ledger.add_run(
@@ -169,20 +197,7 @@ def execute(unit: OpenUnit, plan: Prepared, *, check: bool = True) -> Run:
     )
     attempt = ledger.begin_attempt(run_id, unit.instance_id, unit.clock.now())
     unit.run_ids.append(run_id)
-    execution = Execution(unit, plan, ledger.run(run_id), attempt.number)
-    unit.busy = True
-    try:
-        execution.go()
-    except BaseException as error:
-        with LIFELINE.shield(drop=True):
-            execution.rescue(error)
-        raise
-    finally:
-        unit.busy = False
-    run = ledger.get(run_id)
-    if check and run.state is not RunState.SUCCEEDED:
-        raise job_failed(run)
-    return run
+    return Execution(unit, plan, ledger.run(run_id), attempt.number)
 
 
 def job_failed(run: Run) -> JobFailed:
@@ -203,7 +218,18 @@ class Execution:
         self.place = rundir.run_dir(run.run_id, number)
         # Launch and boot count for the run they were done for, the first.
         self.phases = unit.phases if unit.run_ids == [run.run_id] else Phases(unit.observe, unit.clock)
-        self.home = Homecoming(unit.ledger, run, self.place, self.phases, unit.observe, unit.clock)
+        self.home = Homecoming(
+            unit.ledger,
+            run,
+            self.place,
+            self.phases,
+            unit.observe,
+            unit.clock,
+            unit.settings.output_max_bytes,
+            unit.settings.output_max_files,
+        )
+        self.folder = unit.ledger.home / "runs" / f"{run.run_id}.{number}"
+        self.printed = Printed(self.folder, unit.observe)
         self.provision_log: Path | None = None
         self.started = False
 
@@ -211,7 +237,8 @@ class Execution:
         self._provision()
         self._ship()
         status = self._follow()
-        self.home.bring(self.unit.agent, status, extra_log=self.provision_log)
+        self._despite_cuts(lambda: self.home.bring(self.unit.agent, status, logs=self._logs()))
+        self.printed.discard()
 
     def _provision(self) -> None:
         unit, environment = self.unit, self.plan.environment
@@ -224,7 +251,7 @@ class Execution:
                 self.provision_log = provision(
                     unit.target(),
                     environment,
-                    private_dir=unit.ledger.home / "runs" / f"{self.run.run_id}.{self.number}",
+                    private_dir=self.folder,
                     timeout_s=unit.settings.provision_timeout_s,
                     on_line=lambda line: unit.observe(Note(line, "verbose")),
                     cancelled=unit.stop,
@@ -260,9 +287,33 @@ class Execution:
             self.started = True
             unit.agent.start(self.place, spec)
             unit.ledger.move_run(self.run.run_id, RunState.RUNNING)
-            return unit.agent.follow(
-                self.place, lambda stream, data: unit.observe(Output(stream, data)), cancelled=unit.stop
+            return self._despite_cuts(
+                lambda: unit.agent.follow(
+                    self.place, self.printed, offsets=self.printed.offsets, cancelled=unit.stop
+                )
             )
+
+    def _despite_cuts(self, act: Callable[[], T]) -> T:
+        """Do it, over a new connection where the old one is lost: the job does not depend on either."""
+        unit = self.unit
+        while True:
+            try:
+                return act()
+            except ConnectionLost as lost:
+                if unit.stop.is_set():
+                    raise
+                unit.observe(Note("the connection is lost; the job goes on, connecting again", "warning"))
+                try:
+                    unit.reconnect()
+                except CloudrunError as failure:
+                    raise lost from failure
+
+    def _logs(self) -> dict[str, Path]:
+        """Logs that are on this computer already, by name. The unit's own take their place where they come home."""
+        logs = dict(self.printed.logs())
+        if self.provision_log is not None and self.provision_log.exists():
+            logs["provision.log"] = self.provision_log
+        return logs
 
     @contextmanager
     def _in_time(self) -> Iterator[None]:
@@ -290,20 +341,28 @@ class Execution:
         if isinstance(error, LedgerError | TransferError) and self._can_be_pulled_later(error):
             return
         try:
-            if self.started and not unit.hurried.is_set() and unit.session.is_alive:
+            if self.started and not unit.hurried.is_set():
+                if not unit.session.is_alive:
+                    unit.reconnect()
                 status = unit.agent.cancel(self.place, unit.settings.grace_s)
-                self.home.bring(unit.agent, status, ending, self.provision_log)
+                self.home.bring(unit.agent, status, ending, logs=self._logs())
+                self.printed.discard()
+                error.add_note(f"{self.run.run_id} is recorded as {ending.state}; what it had written is home")
                 return
-        except CloudrunError as failure:
+        except Exception as failure:  # noqa: BLE001 - whatever it is, it must not take the place of the first cause
             error.add_note(f"what the run had written could not be brought home: {failure}")
         try:
-            self.home.end(ending, extra_log=self.provision_log)
-        except CloudrunError as failure:
+            self.home.end(ending, logs=self._logs())
+            self.printed.discard()
+            error.add_note(f"{self.run.run_id} is recorded as {ending.state}")
+        except Exception as failure:  # noqa: BLE001
             error.add_note(f"the run's end could not be recorded: {failure}")
 
     def _can_be_pulled_later(self, error: LedgerError | TransferError) -> bool:
         """The work is done and does not fit, or did not arrive: the unit keeps it until its deadline."""
         unit, run_id = self.unit, self.run.run_id
+        if isinstance(error, ManifestRefused):
+            return False
         try:
             if unit.ledger.run(run_id).state is not RunState.PULLING:
                 return False
@@ -313,4 +372,5 @@ class Execution:
         unit.keep_until_deadline = True
         error.next_step = f"{error.next_step + ', then: ' if error.next_step else ''}cloudrun pull {run_id}"
         error.add_note(f"{unit.instance_id} keeps the outputs until {unit.record.deadline:%Y-%m-%d %H:%M} UTC")
+        mark_incomplete(error)  # it is billing until then
         return True

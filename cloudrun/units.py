@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import socket
 import threading
 from contextlib import ExitStack, suppress
@@ -10,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cloudrun import launching
-from cloudrun.clients import HEARTBEAT_S, this_client
+from cloudrun.clients import HEARTBEAT_S, is_alive, this_client
 from cloudrun.core.clock import Clock, SystemClock
 from cloudrun.core.errors import (
     Cancelled,
@@ -19,11 +20,12 @@ from cloudrun.core.errors import (
     ConnectionLost,
     HostKeyMismatch,
     LaunchError,
+    LedgerError,
     UnresolvedLaunch,
     UsageError,
     mark_incomplete,
 )
-from cloudrun.core.events import Note, Observer
+from cloudrun.core.events import Event, Note, Observer
 from cloudrun.core.ids import new_id
 from cloudrun.core.records import ClientRecord, Image, LaunchRecord, OnExit, SshTarget, UnitRecord
 from cloudrun.core.settings import Settings
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from cloudrun.ssh.agent import Agent
     from cloudrun.ssh.session import Session
 
+ENDING_S = 600.0  # at the interpreter's end: how long another thread may take to bring its run home
 LOOK_EVERY_S = 15.0  # while SSH does not answer: whether the machine is still there
 
 LIFELINE.take_signals()
@@ -49,9 +52,8 @@ class OpenUnit:
         self.cloud = cloud
         self.ledger = ledger
         self.settings = settings
-        self.observe = observe
         self.clock = clock
-        self.phases = Phases(observe, clock)
+        self.phases = Phases(self.observe, clock)
         self.stop = threading.Event()  # the job should end: the user says so, or the deadline is near
         self.cancelled = threading.Event()  # the user, or a signal, says so: no further run either
         self.hurried = threading.Event()
@@ -62,7 +64,13 @@ class OpenUnit:
         self.record: UnitRecord
         self.session: Session
         self.agent: Agent
+        self.opened = False
+        self.client_id = ""
+        self._observer = observe
         self._ending = ExitStack()
+        self._closing = False
+        self._failure: Exception | None = None  # of `close`, for whoever asks next
+        self._pid = os.getpid()
         self._lock = threading.Lock()
         self.run_ids: list[str] = []
         self.keep_until_deadline = False  # outputs wait on it
@@ -70,6 +78,14 @@ class OpenUnit:
     @property
     def instance_id(self) -> str:
         return self.record.instance_id
+
+    def observe(self, event: Event) -> None:
+        """Tell the observer; one that fails keeps no machine alive."""
+        try:
+            self._observer(event)
+        except Exception:
+            if not self._closing:
+                raise
 
     # -- opening ------------------------------------------------------------------------------------------------
 
@@ -102,14 +118,17 @@ class OpenUnit:
             # The key in user-data can be read by whoever may describe the instance: from here on the unit has its own.
             self.ledger.update_unit(self.instance_id, host_key=self.agent.new_host_key())
             self.record = self.ledger.unit(self.instance_id)
+        self.opened = True
 
     def join(self, instance_id: str, client: ClientRecord) -> None:
         """Take over a kept unit of this ledger, or start a stopped one."""
         unit = self.ledger.unit(instance_id)
-        if unit.deadline <= self.clock.now():
-            raise UsageError(
-                f"the deadline of {instance_id} has passed", next_step="cloudrun reap, then launch a new unit"
-            )
+        self._check_free(unit)
+        self.opened = True  # by whoever launched it: where this fails, what it was told to do at its end still holds
+        waiting = [run.run_id for run in self.ledger.unfinished_runs(instance_id)]
+        if waiting:
+            self.keep_until_deadline = True
+            self.observe(Note(f"outputs wait on {instance_id}: cloudrun pull {waiting[0]}", "warning"))
         self.image = self.cloud.images.find(unit.instance_type)
         self.ledger.update_unit(instance_id, client_id=client.client_id, on_exit=self.settings.on_exit)
         self.record = self.ledger.unit(instance_id)
@@ -121,11 +140,28 @@ class OpenUnit:
                 launching.stop(self.cloud, self.ledger, [instance_id], timeout_s=timeout_s, clock=self.clock)
             if unit.state in (UnitState.STOPPING, UnitState.STOPPED):
                 self.cloud.instances.start([instance_id])
+            if unit.state in (UnitState.STOPPING, UnitState.STOPPED, UnitState.LAUNCHING):
                 self._await_running()
             self._log_in()
             if self.record.state is not UnitState.READY:
                 self.ledger.move_unit(instance_id, UnitState.READY)
             self.record = self.ledger.unit(instance_id)
+
+    def _check_free(self, unit: UnitRecord) -> None:
+        """Raises UsageError for a unit that is at its end, or in the hands of another client."""
+        now = self.clock.now()
+        if unit.state in (UnitState.TERMINATING, UnitState.TERMINATED):
+            raise UsageError(f"{unit.instance_id} is {unit.state}", next_step="launch a new unit")
+        if is_alive(self.ledger.client(unit.client_id), now):
+            raise UsageError(
+                f"{unit.instance_id} is in use by another process or block", next_step="wait for its end, or end it"
+            )
+        if unit.deadline <= now:
+            raise UsageError(
+                f"the deadline of {unit.instance_id} has passed",
+                next_step=f"launch a new unit; a stopped one goes with `aws ec2 terminate-instances --instance-ids"
+                f" {unit.instance_id}`, then cloudrun reap",
+            )
 
     def _await_running(self) -> None:
         launching.wait_running(
@@ -189,6 +225,11 @@ class OpenUnit:
         if not self.busy:
             self.close()
 
+    def wait_for_end(self) -> None:
+        if self.busy:
+            self.cancel()
+            self.ended.wait(ENDING_S)
+
     def hurry(self) -> None:
         self.hurried.set()
         session = getattr(self, "session", None)
@@ -197,25 +238,36 @@ class OpenUnit:
         self.interrupt()
 
     def close(self) -> None:
-        """End the unit as `on_exit` says, once; a second caller waits for the first. Raises CleanupIncomplete."""
+        """End the unit as `on_exit` says, once; a second caller waits for the first, and learns what that one learnt.
+
+        Raises CleanupIncomplete. In a forked child it does nothing: the machine is the parent's.
+        """
+        if self._pid != os.getpid():
+            return
         with LIFELINE.shield(), self._lock:
-            try:
-                self._ending.pop_all().close()
-            finally:
-                self.ended.set()
-                LIFELINE.remove(self)
+            if not self.ended.is_set():
+                self._closing = True
+                try:
+                    self._ending.pop_all().close()
+                except Exception as failure:
+                    self._failure = failure
+                    raise
+                finally:
+                    self.ended.set()
+                    LIFELINE.remove(self)
+                    with suppress(CloudrunError):  # or the reaper would leave to us what we have let go of
+                        self.ledger.dismiss_client(self.client_id)
+            elif self._failure is not None:
+                raise self._failure
 
     def _end_instances(self, launch_id: str) -> None:
         """Terminate (or stop, or leave) every instance of the launch, also those that only EC2 knows of."""
-        launch = self.ledger.launch(launch_id)
-        if launch.state not in launching.SETTLED:
-            self._settle(launch)
-        ids = [unit.instance_id for unit in self.ledger.units() if unit.launch_id == launch_id]
+        ids = self._instances_of(launch_id)
         if not ids:
             return
         how: OnExit = self.settings.on_exit
-        if self.signalled:
-            how = "terminate"  # a machine that outlives a signal by intention would be a surprise on the bill
+        if self.signalled or not self.opened:
+            how = "terminate"  # one that outlives a signal, or never let us in, would be a surprise on the bill
         if self.keep_until_deadline and not self.hurried.is_set():
             how = "keep"
         if how == "terminate":
@@ -238,6 +290,17 @@ class OpenUnit:
                 Note(f"{instance_id} is left {left}: cloudrun units shows it, cloudrun reap ends what expired")
             )
 
+    def _instances_of(self, launch_id: str) -> list[str]:
+        try:
+            launch = self.ledger.launch(launch_id)
+            if launch.state not in launching.SETTLED:
+                self._settle(launch)
+            return [unit.instance_id for unit in self.ledger.units() if unit.launch_id == launch_id]
+        except LedgerError:
+            if not hasattr(self, "record"):
+                raise
+            return [self.instance_id]  # a ledger that cannot be read keeps no machine alive
+
     def _settle(self, launch: LaunchRecord) -> None:
         """Learn what became of a launch whose answer was lost, or say that a machine may be running."""
         try:
@@ -248,6 +311,8 @@ class OpenUnit:
                 ids=[launch.launch_id],
                 next_step="cloudrun reap, when EC2 can be reached",
             ) from error
+        except LedgerError:
+            raise
         except CloudrunError as refusal:
             self.observe(Note(f"launch {launch.launch_id} did not happen: {refusal}", "verbose"))
 
@@ -258,10 +323,11 @@ class OpenUnit:
             launching.release_resources(
                 self.cloud, self.ledger, launch_id, timeout_s=self.settings.terminate_timeout_s, clock=self.clock
             )
-        for run_id in self.run_ids:
-            timings, terminate_s = self.ledger.run(run_id).timings, self.phases.timings().terminate_s
-            total_s = timings.total_s + terminate_s
-            self.ledger.set_timings(run_id, replace(timings, terminate_s=terminate_s, total_s=total_s))
+        with suppress(LedgerError):  # a time is not worth hiding why the clean-up failed
+            for run_id in self.run_ids:
+                timings, terminate_s = self.ledger.run(run_id).timings, self.phases.timings().terminate_s
+                total_s = timings.total_s + terminate_s
+                self.ledger.set_timings(run_id, replace(timings, terminate_s=terminate_s, total_s=total_s))
 
 
 def open_unit(
@@ -278,16 +344,21 @@ def open_unit(
     from cloudrun import reaper
     from cloudrun.provisioning.playbook import check_playbook
 
+    if settings.spot and settings.on_exit == "stop":
+        raise UsageError("EC2 does not stop a spot machine", next_step="leave out --spot, or --on-exit stop")
     check_playbook(cache_dir=ledger.home / "cache")  # a unit that cannot be provisioned is not worth launching
     for note in cloud.notes:
         observe(Note(note))
     unit = OpenUnit(cloud, ledger, settings, observe, clock or SystemClock())
     client = this_client(unit.clock.now())
     ledger.register_client(client)
+    unit.client_id = client.client_id
     unit.busy = True
     LIFELINE.add(unit)
     try:
-        reaper.settle(cloud, ledger, unit.clock, observe)
+        _beat(unit)
+        for unknown in reaper.settle(cloud, ledger, unit.clock, observe):
+            raise unknown
         if instance_id is not None:
             unit.join(instance_id, client)
         else:
@@ -295,11 +366,10 @@ def open_unit(
                 image or cloud.images.find(settings.instance_type, image_id=settings.image, user=settings.user), client
             )
         unit.check_cancelled()
+        unit.busy = False
     except BaseException as error:
         close_behind(unit, error)
         raise
-    unit.busy = False
-    _beat(unit, client.client_id)
     return unit
 
 
@@ -308,21 +378,22 @@ def close_behind(unit: OpenUnit, error: BaseException | None) -> None:
     try:
         with LIFELINE.shield(drop=error is not None):
             unit.close()
-    except CloudrunError as failure:
+    except Exception as failure:
         if error is None:
             raise
-        error.add_note(f"cleaning up failed too: {failure} (next: {failure.next_step})")
+        next_step = failure.next_step if isinstance(failure, CloudrunError) else "cloudrun reap"
+        error.add_note(f"cleaning up failed too: {failure} (next: {next_step})")
         if isinstance(failure, CleanupIncomplete):
             mark_incomplete(error)
-        unit.observe(Note(f"{failure}; next: {failure.next_step}", "warning"))
+        unit.observe(Note(f"{failure}; next: {next_step}", "warning"))
 
 
-def _beat(unit: OpenUnit, client_id: str) -> None:
+def _beat(unit: OpenUnit) -> None:
     """Tell the ledger now and then that this client lives, for clients on other computers."""
 
     def run() -> None:
         while not unit.ended.wait(HEARTBEAT_S):
             with suppress(CloudrunError):  # a full disk must not end a run; silence is what the reaper reads
-                unit.ledger.beat(client_id, unit.clock.now())
+                unit.ledger.beat(unit.client_id, unit.clock.now())
 
     threading.Thread(target=run, name="cloudrun-heartbeat", daemon=True).start()

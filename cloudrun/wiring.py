@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from cloudrun.core.errors import UsageError
+from cloudrun.core.errors import CredentialsError, UsageError
 from cloudrun.core.records import Place
 
 if TYPE_CHECKING:
@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cloud:
-    """The adapters for one place. `caller_cidr` tells from where SSH is let in."""
+    """The adapters for one place. `caller_cidr` tells from where SSH is let in; `exists` is false where the place has
+    gone with all that was in it."""
 
     place: Place
     instances: Instances
     images: Images
     network: Network
     caller_cidr: Callable[[], str]
+    exists: Callable[[], bool] = lambda: True
     notes: tuple[str, ...] = ()
 
 
@@ -44,9 +46,19 @@ def connect(provider: str, region: str | None = None, profile: str | None = None
 
 
 def reconnect(place: Place, profile: str | None = None) -> Cloud | None:
-    """The place a unit was launched in; None where it has gone with all that was in it (a sandbox that ended)."""
+    """The place a unit was launched in; None where it has gone with all that was in it (a sandbox that ended).
+
+    Raises CredentialsError for those of another account: there every machine would look gone.
+    """
     if place.provider != "sandbox":
-        return connect(place.provider, place.region, profile)
+        cloud = connect(place.provider, place.region, profile)
+        if cloud.place != place:
+            raise CredentialsError(
+                f"the machines are in the AWS account {place.generation}, these credentials are of"
+                f" {cloud.place.generation}",
+                next_step="name the profile they were launched with: --profile NAME, or AWS_PROFILE",
+            )
+        return cloud
     from cloudrun.sandbox import client
 
     region = client.current()
@@ -73,16 +85,23 @@ def _sandbox(region: client.Region, wanted: str | None) -> Cloud:
         notes = (
             "this system has no user namespaces: machines are plain processes; sandbox status says what is weaker",
         )
-    return _bundle(aws, place, lambda: "127.0.0.1/32", notes)
+
+    def exists() -> bool:
+        from cloudrun.sandbox import client
+
+        now = client.current()
+        return now is not None and now.generation == region.generation
+
+    return replace(_bundle(aws, place, lambda: "127.0.0.1/32", notes), exists=exists)
 
 
 def _aws(region: str | None, profile: str | None) -> Cloud:
     from cloudrun.aws.session import connect as aws_connect
 
     aws = aws_connect(region=region, profile=profile)
-    aws.account_id()  # credentials that do not work are told now, before anything else is asked
+    account = aws.account_id()  # credentials that do not work are told now, before anything else is asked
     notes = (f"no region is set anywhere: using {aws.region}",) if aws.region_guessed else ()
-    return _bundle(aws, Place("aws", aws.region), None, notes)
+    return _bundle(aws, Place("aws", aws.region, account), None, notes)
 
 
 def _bundle(aws: Aws, place: Place, caller_cidr: Callable[[], str] | None, notes: tuple[str, ...] = ()) -> Cloud:
@@ -97,5 +116,5 @@ def _bundle(aws: Aws, place: Place, caller_cidr: Callable[[], str] | None, notes
         Images(aws),
         network,
         caller_cidr or (lambda: f"{network.caller_address()}/32"),
-        notes,
+        notes=notes,
     )

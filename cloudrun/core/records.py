@@ -24,7 +24,7 @@ def _empty() -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a unit lives. `generation` is "" on AWS; a sandbox that was started anew has another one."""
+    """Where a unit lives. `generation` is the account on AWS; a sandbox that was started anew has a new one."""
 
     provider: str
     region: str

@@ -73,6 +73,8 @@ class Database:
             raise
         self._connection, self._pid = connection, os.getpid()
         self._closer = weakref.finalize(self, _close, connection, self._pid)
+        # Not at exit: units end there with the ledger's help, and a thread of theirs may be in the middle of a query.
+        self._closer.atexit = False
         return connection
 
 

@@ -174,6 +174,16 @@ class Fleet:
             if not beaten.rowcount:
                 raise NotFound(f"no client {client_id} in the ledger", next_step="register it first")
 
+    def dismiss_client(self, client_id: str) -> None:
+        """It acts on nothing any more, though its process may live on. One that is not there is fine."""
+        with self._database.writing() as connection:
+            connection.execute("DELETE FROM clients WHERE client_id = ?", [client_id])
+
+    def clients(self) -> list[ClientRecord]:
+        """Every process that may act on units: those that let go of all are not among them, those that died are."""
+        with self._database.reading() as connection:
+            return [client_record(row) for row in connection.execute("SELECT * FROM clients ORDER BY client_id")]
+
     def client(self, client_id: str) -> ClientRecord | None:
         with self._database.reading() as connection:
             row = connection.execute("SELECT * FROM clients WHERE client_id = ?", [client_id]).fetchone()

@@ -84,7 +84,8 @@ def plan(
                 )
             )
     for launch in launches.values():
-        if launch.client_id in living and launch.state is not LaunchState.REFUSED:
+        unknown = launch.state in (LaunchState.REQUESTED, LaunchState.UNRESOLVED)  # asked again with these very ids
+        if unknown or (launch.client_id in living and launch.state is not LaunchState.REFUSED):
             needed.add(launch.launch_id)
     actions += _release(launches, leftovers, needed, living)
     return actions

@@ -31,6 +31,8 @@ class Unit:
         self.interrupted.set()
     def hurry(self):
         say(self.name, "hurried")
+    def wait_for_end(self):
+        pass
     def close(self):
         if not self.closed:
             self.closed = True
@@ -192,4 +194,89 @@ def test_a_signal_during_the_clean_up_comes_after_it() -> None:
     """)
     assert sorted(lines) == ["a closed", "a interrupted", "cleaned up", "then it surfaced"]
     assert lines[-1] == "then it surfaced"
+    assert code == 143
+
+
+def test_a_signal_put_off_by_a_clean_up_that_failed_does_not_come_back_later() -> None:
+    lines, code = run("""
+        with Unit("a"):
+            try:
+                with LIFELINE.shield():
+                    send(signal.SIGINT)
+                    raise ValueError("first cause")
+            except ValueError:
+                say("first cause")
+            with LIFELINE.shield():
+                pass
+            say("no second one")
+    """)
+    assert [line for line in lines if "a " not in line] == ["first cause", "no second one"]
+    assert code == 0
+
+
+def test_a_unit_that_cannot_be_ended_keeps_no_other_one_from_being_told() -> None:
+    lines, code = run("""
+        from cloudrun.core.errors import CleanupIncomplete
+        class Stuck(Unit):
+            def interrupt(self):
+                raise CleanupIncomplete("i-1 stays", next_step="cloudrun reap")
+            def close(self):
+                super().close()
+                raise CleanupIncomplete("i-1 stays", next_step="cloudrun reap")
+        Unit("b").__enter__()
+        Stuck("a").__enter__()
+        try:
+            send(signal.SIGINT)
+        except KeyboardInterrupt:
+            pass
+    """)
+    assert sorted(lines) == ["a closed", "b closed", "b interrupted"]
+    assert code == 0
+
+
+def test_a_thread_opens_a_unit_after_the_main_thread_has_closed_its_own() -> None:
+    lines, code = run("""
+        LIFELINE.take_signals()     # what importing cloudrun.units in the main thread does
+        with Unit("main"):
+            pass
+        opened = threading.Event()
+        def work():
+            with Unit("worker") as unit:
+                opened.set()
+                unit.interrupted.wait(10)
+        thread = threading.Thread(target=work)
+        thread.start()
+        opened.wait()
+        send(signal.SIGTERM)
+        thread.join()
+    """)
+    assert lines == ["main closed", "worker interrupted", "worker closed"]
+    assert code == 143
+
+
+def test_a_thread_that_python_forgot_to_wait_for_ends_its_own_unit() -> None:
+    """A signal that interrupts `Thread.join` makes Python take the thread for ended."""
+    lines, code = run("""
+        class Busy(Unit):
+            ended = threading.Event()
+            def wait_for_end(self):
+                self.ended.wait(10)
+            def close(self):
+                super().close()
+                self.ended.set()
+        LIFELINE.take_signals()
+        opened = threading.Event()
+        def work():
+            with Busy("worker") as unit:
+                opened.set()
+                unit.interrupted.wait(10)
+                time.sleep(0.3)
+                say("home")
+        thread = threading.Thread(target=work)
+        thread.start()
+        opened.wait()
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        thread.join()
+    """)
+    assert lines[-2:] == ["home", "worker closed"]
     assert code == 143
