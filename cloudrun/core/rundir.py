@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
@@ -95,7 +96,7 @@ def spec(
 
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` at once and durably: a reader sees the old document or the new one, never half of one."""
-    temporary = path.with_name(path.name + ".tmp{}".format(os.getpid()))
+    temporary = path.with_name(path.name + ".tmp{}.{}".format(os.getpid(), threading.get_ident()))
     with open(temporary, "w", encoding="utf-8") as stream:
         json.dump(value, stream, separators=(",", ":"), ensure_ascii=True)
         stream.flush()
