@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -46,7 +46,7 @@ class Homecoming:
         forced: Ending | None = None,
         logs: Mapping[str, Path] | None = None,
     ) -> None:
-        """Fetch and record. `forced` overrides what the exit code says; `logs` as for `end`. Raises what those raise."""
+        """Fetch and record; raises what those raise. `forced` overrides the exit code; `logs` as for `end`."""
         store = self.ledger.artifacts
         if self.ledger.run(self.run.run_id).state is not RunState.PULLING:
             self.ledger.move_run(self.run.run_id, RunState.PULLING)
@@ -72,12 +72,15 @@ class Homecoming:
         ending: Ending,
         exit_code: int | None = None,
         outputs: Outputs | None = None,
-        extra_log: Path | None = None,
+        logs: Mapping[str, Path] | None = None,
     ) -> None:
-        """Write the run's end. Called alone where nothing can be fetched. Raises LedgerError."""
-        entries, logs = (outputs.entries, outputs.logs) if outputs else ((), ())
-        kept = [*logs, *self._provision_log(extra_log)]
-        scores = self._scores(entries, logs)
+        """Write the run's end. Called alone where nothing can be fetched: then `logs`, by name, are what was seen.
+
+        Raises LedgerError.
+        """
+        entries = outputs.entries if outputs else ()
+        kept = self._stored(logs or {}, outputs.logs if outputs else ())
+        scores = self._scores(entries, kept)
         metric = self.run.metric or next(iter(scores), None)
         if self.run.metric and self.run.metric not in scores and ending.state is RunState.SUCCEEDED:
             has = ", ".join(scores) or "none at all"
@@ -100,15 +103,19 @@ class Homecoming:
             at=self.clock.now(),
         )
 
-    def _provision_log(self, path: Path | None) -> list[FileEntry]:
-        if path is None or not path.exists():
-            return []
-        try:
-            stored = self.ledger.artifacts.add(path)
-        except LedgerError as error:  # how a run ended is worth more than how its machine was made
-            self.observe(Note(f"Ansible's log stays at {path}: {error}", "warning"))
-            return []
-        return [FileEntry("provision.log", stored.size, stored.sha256)]
+    def _stored(self, logs: Mapping[str, Path], fetched: Sequence[FileEntry]) -> list[FileEntry]:
+        """Logs of the unit's, and of those kept on this computer the ones that the unit did not give."""
+        entries = list(fetched)
+        for name, path in logs.items():
+            if name in {entry.path for entry in fetched}:
+                continue
+            try:
+                stored = self.ledger.artifacts.add(path)
+            except LedgerError as error:  # how a run ended is worth more than what was said on the way
+                self.observe(Note(f"{name} stays at {path}: {error}", "warning"))
+                continue
+            entries.append(FileEntry(name, stored.size, stored.sha256))
+        return entries
 
     def _scores(self, entries: Sequence[FileEntry], logs: Sequence[FileEntry]) -> dict[str, float]:
         store = self.ledger.artifacts

@@ -25,6 +25,7 @@ from typing import Any, Protocol
 from cloudrun.core.errors import CloudrunError
 
 Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
+FIRST_WORDS = "cloudrun: ending what runs and bringing it home; once more: terminate now, lose what is not home"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -105,6 +106,7 @@ class Lifeline:
                 print("cloudrun: terminating now", file=sys.stderr)
             return
         if units:
+            print(FIRST_WORDS, file=sys.stderr)
             # In a thread, since the handler may have interrupted code that holds the very locks this needs.
             self._in_thread([unit.interrupt for unit in units])
         if self._shields:

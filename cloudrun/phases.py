@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 from cloudrun.core.clock import Clock, SystemClock
+from cloudrun.core.errors import Cancelled
 from cloudrun.core.events import Observer, Phase, PhaseEnded, PhaseStarted
 from cloudrun.core.records import Timings
 
@@ -22,14 +24,19 @@ class Phases:
     def phase(self, name: Phase, detail: str = "") -> Iterator[None]:
         self._observe(PhaseStarted(name, detail))
         began = self._clock.monotonic()
-        ok = False
+        outcome: Literal["done", "failed", "interrupted"] = "done"
         try:
             yield
-            ok = True
+        except Exception as error:
+            outcome = "interrupted" if isinstance(error, Cancelled) else "failed"
+            raise
+        except BaseException:
+            outcome = "interrupted"
+            raise
         finally:
             elapsed_s = self._clock.monotonic() - began
             self._spent[name] += elapsed_s
-            self._observe(PhaseEnded(name, elapsed_s, ok))
+            self._observe(PhaseEnded(name, elapsed_s, outcome))
 
     def timings(self) -> Timings:
         """Every phase so far, and the whole since this was made."""

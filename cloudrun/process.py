@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
@@ -61,6 +62,8 @@ class Unit:
         `error.run`) where the script failed, unless `check` is false; UsageError for a script that cannot be run.
         """
         unit = self._unit
+        if not isinstance(params or {}, Mapping):
+            raise UsageError(f"params is a {type(params).__name__}", next_step='write params={"alpha": 0.1}')
         job = runs.Job(Path(script), tuple(arguments), dict(params or {}), name)
         settings = replace(
             unit.settings,
@@ -83,9 +86,10 @@ class Unit:
             self._unit.cancel()
         self._queue.shutdown(wait=True, cancel_futures=cancel)
 
-    def run(self, command: str, *, timeout_s: float = 3600.0) -> CommandResult:
-        """Run a shell command on the unit, in the login user's home."""
-        return self._unit.session.run(command, timeout_s=timeout_s)
+    def run(self, command: str | Sequence[str], *, timeout_s: float = 3600.0) -> CommandResult:
+        """Run a shell command (or the words of one, quoted for it) on the unit, in the login user's home."""
+        text = command if isinstance(command, str) else shlex.join(command)
+        return self._unit.session.run(text, timeout_s=timeout_s)
 
     def put(self, local: str | Path, remote: str) -> None:
         """Copy a file or folder to the unit; `remote` is relative to the login user's home."""

@@ -288,9 +288,7 @@ class Execution:
             unit.agent.start(self.place, spec)
             unit.ledger.move_run(self.run.run_id, RunState.RUNNING)
             return self._despite_cuts(
-                lambda: unit.agent.follow(
-                    self.place, self.printed, offsets=self.printed.offsets, cancelled=unit.stop
-                )
+                lambda: unit.agent.follow(self.place, self.printed, offsets=self.printed.offsets, cancelled=unit.stop)
             )
 
     def _despite_cuts(self, act: Callable[[], T]) -> T:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from cloudrun.ssh.session import Session
 
 ENDING_S = 600.0  # at the interpreter's end: how long another thread may take to bring its run home
+RECONNECT_S = 60.0  # a network that comes back later finds the job ended by the deadline, or pulled by the reaper
 LOOK_EVERY_S = 15.0  # while SSH does not answer: whether the machine is still there
 
 LIFELINE.take_signals()
@@ -182,16 +183,31 @@ class OpenUnit:
     def _log_in(self) -> None:
         from cloudrun.ssh.agent import Agent
 
-        self.session = self._open_session()
-        self._ending.callback(self.session.close)
+        self.session = self._open_session(self.settings.boot_timeout_s)
+        self._ending.callback(lambda: self.session.close())
         self.agent = Agent(self.session)
         self.agent.install()
 
-    def _open_session(self) -> Session:
+    def reconnect(self) -> None:
+        """A new connection in place of one that is lost. Raises ConnectionLost where the machine lets nobody in."""
+        from cloudrun.ssh.agent import Agent
+
+        self.session.close()
+        found = self.cloud.instances.describe([self.instance_id]).get(self.instance_id) if self.cloud.exists() else None
+        if found is None or found.state != "running":
+            raise ConnectionLost(f"{self.instance_id} is {found.state if found else 'gone'}")
+        try:
+            self.session = self._open_session(RECONNECT_S)
+        except LaunchError as error:
+            raise ConnectionLost(str(error)) from error
+        self.agent = Agent(self.session)
+        self.agent.install()
+
+    def _open_session(self, timeout_s: float) -> Session:
         """Wait for SSH, and look now and then whether the machine that is waited for still runs."""
         from cloudrun.ssh.session import Session
 
-        end = self.clock.monotonic() + self.settings.boot_timeout_s
+        end = self.clock.monotonic() + timeout_s
         while True:
             left_s = max(0.1, end - self.clock.monotonic())
             try:

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 Stream = Literal["stdout", "stderr"]
 
 
-def phase_line(phase: Phase, elapsed_s: float, detail: str = "", *, ok: bool = True) -> str:
-    failed = "" if ok else "failed  "
-    return f"  {phase:<10}{duration_text(elapsed_s):>9}  {failed}{printable(detail)}".rstrip()
+def phase_line(phase: Phase, elapsed_s: float, detail: str = "", *, outcome: str = "done") -> str:
+    how = "" if outcome == "done" else f"{outcome}  "
+    return f"  {phase:<10}{duration_text(elapsed_s):>9}  {how}{printable(detail)}".rstrip()
 
 
 class Display:
@@ -107,7 +107,7 @@ class Display:
             detail = self._phase.detail
         self._stop_moving()
         self._phase = None
-        self.say(phase_line(event.phase, event.elapsed_s, detail, ok=event.ok))
+        self.say(phase_line(event.phase, event.elapsed_s, detail, outcome=event.outcome))
 
     def _output(self, stream: Stream, data: bytes) -> None:
         self._stop_moving()

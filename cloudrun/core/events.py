@@ -19,7 +19,7 @@ class PhaseStarted:
 class PhaseEnded:
     phase: Phase
     elapsed_s: float
-    ok: bool = True
+    outcome: Literal["done", "failed", "interrupted"] = "done"
     detail: str = ""
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -130,6 +132,52 @@ def test_after_kill_9_and_no_reaper_the_deadline_ends_the_machine(project: Proje
     assert project.ledger.units() == []
     (record,) = project.ledger.runs()
     assert record.state is RunState.LOST
+
+
+def test_a_job_that_cuts_every_connection_still_succeeds(project: Project, nothing_left: Nothing) -> None:
+    # The machine's SSH server is killed in the middle, with the connection and the agent that follows the job.
+    project.write(
+        "cut.py",
+        "import os, signal, subprocess, time\n"
+        "print('before', flush=True); time.sleep(1)\n"
+        "found = subprocess.run(['pgrep', '-f', 'agent/.*pyz'], capture_output=True, text=True).stdout.split()\n"
+        "mine = {os.getpid(), os.getppid()}\n"
+        "for pid in map(int, found):\n"
+        "    if pid not in mine: os.kill(pid, signal.SIGKILL)\n"
+        "time.sleep(2); print('n: 1'); open('out.txt', 'w').write('x')\n",
+    )
+    done = project.cloudrun("submit", "cut.py")
+    assert done.returncode == 0, done.stderr
+    assert "connecting again" in done.stderr
+    assert done.stdout == "before\nn: 1\n", "no line lost or doubled"
+    (run,) = project.ledger.ranking("n")
+    assert run.path("out.txt").read_text() == "x"
+    nothing_left(project)
+
+
+def test_what_was_seen_is_kept_where_nothing_can_be_brought_home(project: Project, start: Start) -> None:
+    client = start_long_job(project, start)
+    wait_for(lambda: "started" in "".join(p.read_text() for p in project.root.rglob("stdout.log")), "the first line")
+    (unit,) = project.ledger.units()
+    client.send_signal(signal.SIGINT)
+    client.send_signal(signal.SIGTERM)
+    client.communicate(timeout=60)
+    (record,) = project.ledger.runs()
+    assert record.state is RunState.CANCELLED
+    assert project.ledger.get(record.run_id).log() == "started\n"
+    assert project.ledger.unit(unit.instance_id).state == "terminated"
+
+
+def test_when_the_whole_region_dies_its_client_says_so_soon(project: Project, start: Start, tmp_path: Path) -> None:
+    project.env["CLOUDRUN_SANDBOX_DIR"] = str(tmp_path / "own")
+    client = start_long_job(project, start)
+    daemon = json.loads((tmp_path / "own" / "region.json").read_text())["pid"]
+    os.kill(daemon, signal.SIGKILL)
+    _, err = client.communicate(timeout=90)
+    assert client.returncode == 1, err
+    (record,) = project.ledger.runs()
+    assert record.state is RunState.LOST
+    assert project.ledger.units() == []
 
 
 def test_a_machine_that_vanishes_under_a_run_is_noticed(

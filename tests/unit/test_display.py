@@ -73,7 +73,7 @@ def test_without_a_terminal_each_phase_is_two_plain_lines(streams: tuple[io.Text
         display(PhaseEnded("launch", 0.84))
         display(PhaseStarted("ship", "3 files"))
         display(Progress("ship", 5, 10))
-        display(PhaseEnded("ship", 200.0, ok=False))
+        display(PhaseEnded("ship", 200.0, "failed"))
     assert written(stdout) == b""
     assert written(stderr).decode().splitlines() == [
         "  launch          ...  m7i.large in us-east-1",
