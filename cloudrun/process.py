@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +19,8 @@ from cloudrun.core.events import Event, Note, Observer, Output
 from cloudrun.core.records import CommandResult, OnExit
 from cloudrun.ledger import Ledger, Run
 from cloudrun.lifeline import LIFELINE
-from cloudrun.units import OpenUnit, close_behind, open_unit
+from cloudrun.opening import close_behind, open_unit
+from cloudrun.units import OpenUnit
 
 
 class Unit:
@@ -28,6 +29,7 @@ class Unit:
     def __init__(self, unit: OpenUnit) -> None:
         self._unit = unit
         self._turn = Lock()  # one job at a time, whether sent or submitted
+        self._submitted: list[Future[Run]] = []
         self._queue = ThreadPoolExecutor(1, thread_name_prefix="cloudrun-submit")  # starts no thread before it is used
 
     def __repr__(self) -> str:
@@ -79,12 +81,16 @@ class Unit:
 
         The block waits for them at its end; an exception in the block cancels those that have not started.
         """
-        return self._queue.submit(self.send_run, script, *arguments, **keywords)
+        future = self._queue.submit(self.send_run, script, *arguments, **keywords)
+        self._submitted.append(future)
+        return future
 
     def _finish_queue(self, *, cancel: bool) -> None:
         if cancel:
             self._unit.cancel()
-        self._queue.shutdown(wait=True, cancel_futures=cancel)
+        self._queue.shutdown(wait=False, cancel_futures=cancel)
+        # Not the executor's own waiting: a signal that interrupts `Thread.join` makes Python take the thread for ended.
+        wait(self._submitted)
 
     def run(self, command: str | Sequence[str], *, timeout_s: float = 3600.0) -> CommandResult:
         """Run a shell command (or the words of one, quoted for it) on the unit, in the login user's home."""

@@ -206,6 +206,23 @@ def test_a_job_that_powers_the_machine_off_ends_the_machine_only(
     nothing_left(project)
 
 
+def test_ctrl_c_while_a_block_waits_for_what_it_submitted_brings_home_what_there_is(
+    project: Project, start: Start, nothing_left: Nothing
+) -> None:
+    project.write("long.py", LONG)
+    project.write(
+        "main.py", "from cloudrun import process_unit\nwith process_unit() as unit:\n    unit.submit('long.py')\n"
+    )
+    client = start("main.py")
+    wait_for(lambda: running(project), "the job to run")
+    client.send_signal(signal.SIGINT)
+    client.communicate(timeout=60)
+    (record,) = project.ledger.runs()
+    assert (record.state, record.end_reason) == (RunState.CANCELLED, "cancelled")
+    assert "early.txt" in [one.path for one in record.artifacts]
+    nothing_left(project)
+
+
 def test_sigterm_ends_the_units_of_every_thread(project: Project, start: Start, nothing_left: Nothing) -> None:
     project.write("long.py", LONG)
     project.write(

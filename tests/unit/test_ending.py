@@ -38,7 +38,8 @@ from cloudrun.core.records import (
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import EndReason, LaunchState, RunState, UnitState
 from cloudrun.ledger import Ledger
-from cloudrun.units import OpenUnit, close_behind
+from cloudrun.opening import close_behind
+from cloudrun.units import OpenUnit
 from cloudrun.wiring import Cloud
 
 PLACE = Place("aws", "eu-west-1", "111122223333")
@@ -116,7 +117,7 @@ class Network:
 
 
 def cloud_of(ec2: Ec2, network: Network | None = None) -> Cloud:
-    parts = SimpleNamespace(place=PLACE, instances=ec2, network=network or Network(), notes=())
+    parts = SimpleNamespace(place=PLACE, instances=ec2, network=network or Network(), notes=(), exists=lambda: True)
     return cast("Cloud", parts)
 
 
