@@ -19,8 +19,7 @@ from cloudrun.core.events import Event, Note, Observer, Output
 from cloudrun.core.records import CommandResult, OnExit
 from cloudrun.ledger import Ledger, Run
 from cloudrun.lifeline import LIFELINE
-from cloudrun.opening import close_behind, open_unit
-from cloudrun.units import OpenUnit
+from cloudrun.units import OpenUnit, close_behind, open_unit
 
 
 class Unit:
