@@ -19,7 +19,8 @@ from cloudrun.core.events import Event, Note, Observer, Output
 from cloudrun.core.records import CommandResult, OnExit
 from cloudrun.ledger import Ledger, Run
 from cloudrun.lifeline import LIFELINE
-from cloudrun.units import OpenUnit, close_behind, open_unit
+from cloudrun.opening import close_behind, open_unit
+from cloudrun.units import OpenUnit
 
 
 class Unit:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from cloudrun import launching, wiring
 from cloudrun.clients import is_alive
 from cloudrun.core.clock import Clock, SystemClock
-from cloudrun.core.errors import CleanupIncomplete, CloudrunError, LedgerError, NotFound, UnresolvedLaunch
+from cloudrun.core.errors import CleanupIncomplete, CloudrunError, LedgerError, NotFound, UnresolvedLaunch, UsageError
 from cloudrun.core.events import Note, Observer, nobody
 from cloudrun.core.records import Place, RunRecord, UnitRecord
 from cloudrun.core.states import EndReason, LaunchState, RunState, UnitState
@@ -53,26 +54,45 @@ class ReapReport:
 
 
 def reap(
-    ledger: Ledger, *, dry_run: bool = False, observe: Observer = nobody, profile: str | None = None
+    ledger: Ledger,
+    *,
+    units: Sequence[str] = (),
+    dry_run: bool = False,
+    observe: Observer = nobody,
+    profile: str | None = None,
 ) -> ReapReport:
-    """End this ledger's expired and unneeded units, each where it was launched, and delete what launches left.
+    """End this ledger's expired and unneeded units, each where it was launched, and delete what launches left; or end
+    the named `units`, which were kept or stopped, and no others.
 
-    Everything is tried; what could not be done is in the report, as `problems`.
+    Everything is tried; what could not be done is in the report, as `problems`. Raises NotFound for a unit that this
+    ledger does not know, UsageError for one that another process is using.
     """
     clock = SystemClock()
     actions: list[ReapAction] = []
+    unwanted = frozenset(_free_unit(ledger, each, clock).instance_id for each in units)
     for place in dict.fromkeys(launch.place for launch in ledger.launches()):
+        if unwanted and all(ledger.unit(each).place != place for each in unwanted):
+            continue
         try:
             cloud = wiring.reconnect(place, profile)
             if cloud is None:
                 actions += _forget_place(ledger, place, dry_run)
             else:
-                actions += reap_place(cloud, ledger, clock, observe, dry_run=dry_run)
+                actions += reap_place(cloud, ledger, clock, observe, dry_run=dry_run, unwanted=unwanted)
         except CloudrunError as error:  # the other places are tried all the same
             actions.append(
                 ReapAction("connect", f"{place.provider} {place.region}", place, str(error), False, str(error))
             )
     return ReapReport((*actions, *_end_orphans(ledger, clock, dry_run=dry_run)))
+
+
+def _free_unit(ledger: Ledger, instance_id: str, clock: Clock) -> UnitRecord:
+    unit = ledger.unit(instance_id)
+    if unit.state is UnitState.TERMINATED:
+        raise UsageError(f"{instance_id} has ended already", next_step="cloudrun units")
+    if is_alive(ledger.client(unit.client_id), clock.now()):
+        raise UsageError(f"{instance_id} is in use by another process", next_step="wait for that process, or end it")
+    return unit
 
 
 def _end_orphans(ledger: Ledger, clock: Clock, *, dry_run: bool) -> list[ReapAction]:
@@ -145,20 +165,30 @@ def settle(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer) -> lis
     return unknown
 
 
-def reap_place(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, *, dry_run: bool) -> list[ReapAction]:
+def reap_place(
+    cloud: Cloud,
+    ledger: Ledger,
+    clock: Clock,
+    observe: Observer,
+    *,
+    dry_run: bool,
+    unwanted: Set[str] = frozenset(),
+) -> list[ReapAction]:
     """Decide and act for one place. A problem with one action is on that action; the others are still done."""
     unknown = [] if dry_run else settle(cloud, ledger, clock, observe)
     done = [ReapAction("resolve", cloud.place.region, cloud.place, str(why), False, str(why)) for why in unknown]
-    done += _reap_decided(cloud, ledger, clock, observe, dry_run=dry_run)
+    done += _reap_decided(cloud, ledger, clock, observe, dry_run=dry_run, unwanted=unwanted)
     if any(action.kind == "terminate" and action.done for action in done):
         # Keys and groups of what was just terminated are free now.
         known = {(action.kind, action.target) for action in done}
-        again = _reap_decided(cloud, ledger, clock, observe, dry_run=False)
+        again = _reap_decided(cloud, ledger, clock, observe, dry_run=False, unwanted=unwanted)
         done += [action for action in again if (action.kind, action.target) not in known]
     return done
 
 
-def _reap_decided(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, *, dry_run: bool) -> list[ReapAction]:
+def _reap_decided(
+    cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, *, dry_run: bool, unwanted: Set[str]
+) -> list[ReapAction]:
     launches = {launch.launch_id: launch for launch in ledger.launches() if launch.place == cloud.place}
     decided = reaping.plan(
         units=[unit for unit in ledger.units() if unit.place == cloud.place],
@@ -167,6 +197,7 @@ def _reap_decided(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer,
         leftovers=cloud.network.leftovers(ledger.ledger_id),
         living=_living(ledger, clock),
         now=clock.now(),
+        unwanted=unwanted,
     )
     done = []
     for action in decided:

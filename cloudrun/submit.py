@@ -6,8 +6,8 @@ from cloudrun import runs, wiring
 from cloudrun.core.events import Observer
 from cloudrun.core.settings import Settings
 from cloudrun.ledger import Ledger, Run
+from cloudrun.opening import close_behind, open_unit
 from cloudrun.runs import Job
-from cloudrun.units import close_behind, open_unit
 
 __all__ = ["Job", "submit"]
 

@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cloudrun import launching
-from cloudrun.clients import HEARTBEAT_S, is_alive, this_client
-from cloudrun.core.clock import Clock, SystemClock
+from cloudrun.clients import is_alive
+from cloudrun.core.clock import Clock
 from cloudrun.core.errors import (
     Cancelled,
     CleanupIncomplete,
@@ -23,7 +23,6 @@ from cloudrun.core.errors import (
     LedgerError,
     UnresolvedLaunch,
     UsageError,
-    mark_incomplete,
 )
 from cloudrun.core.events import Event, Note, Observer
 from cloudrun.core.ids import new_id
@@ -303,7 +302,7 @@ class OpenUnit:
             self.ledger.update_unit(instance_id, client_id="", on_exit=how)
             left = "stopped" if how == "stop" else "running"
             self.observe(
-                Note(f"{instance_id} is left {left}: cloudrun units shows it, cloudrun reap ends what expired")
+                Note(f"{instance_id} is left {left}: cloudrun units shows it, cloudrun reap {instance_id} ends it")
             )
 
     def _instances_of(self, launch_id: str) -> list[str]:
@@ -344,72 +343,3 @@ class OpenUnit:
                 timings, terminate_s = self.ledger.run(run_id).timings, self.phases.timings().terminate_s
                 total_s = timings.total_s + terminate_s
                 self.ledger.set_timings(run_id, replace(timings, terminate_s=terminate_s, total_s=total_s))
-
-
-def open_unit(
-    cloud: Cloud,
-    ledger: Ledger,
-    settings: Settings,
-    observe: Observer,
-    *,
-    image: Image | None = None,
-    instance_id: str | None = None,
-    clock: Clock | None = None,
-) -> OpenUnit:
-    """Launch (or join) a unit and log in. Where that fails, all that was made is gone before the error surfaces."""
-    from cloudrun import reaper
-    from cloudrun.provisioning.playbook import check_playbook
-
-    if settings.spot and settings.on_exit == "stop":
-        raise UsageError("EC2 does not stop a spot machine", next_step="leave out --spot, or --on-exit stop")
-    check_playbook(cache_dir=ledger.home / "cache")  # a unit that cannot be provisioned is not worth launching
-    for note in cloud.notes:
-        observe(Note(note))
-    unit = OpenUnit(cloud, ledger, settings, observe, clock or SystemClock())
-    client = this_client(unit.clock.now())
-    ledger.register_client(client)
-    unit.client_id = client.client_id
-    unit.busy = True
-    LIFELINE.add(unit)
-    try:
-        _beat(unit)
-        for unknown in reaper.settle(cloud, ledger, unit.clock, observe):
-            raise unknown
-        if instance_id is not None:
-            unit.join(instance_id, client)
-        else:
-            unit.launch(
-                image or cloud.images.find(settings.instance_type, image_id=settings.image, user=settings.user), client
-            )
-        unit.check_cancelled()
-        unit.busy = False
-    except BaseException as error:
-        close_behind(unit, error)
-        raise
-    return unit
-
-
-def close_behind(unit: OpenUnit, error: BaseException | None) -> None:
-    """Close; where an error is already on its way up, a failure to close is a note on it and never hides it."""
-    try:
-        with LIFELINE.shield(drop=error is not None):
-            unit.close()
-    except Exception as failure:
-        if error is None:
-            raise
-        next_step = failure.next_step if isinstance(failure, CloudrunError) else "cloudrun reap"
-        error.add_note(f"cleaning up failed too: {failure} (next: {next_step})")
-        if isinstance(failure, CleanupIncomplete):
-            mark_incomplete(error)
-        unit.observe(Note(f"{failure}; next: {next_step}", "warning"))
-
-
-def _beat(unit: OpenUnit) -> None:
-    """Tell the ledger now and then that this client lives, for clients on other computers."""
-
-    def run() -> None:
-        while not unit.ended.wait(HEARTBEAT_S):
-            with suppress(CloudrunError):  # a full disk must not end a run; silence is what the reaper reads
-                unit.ledger.beat(unit.client_id, unit.clock.now())
-
-    threading.Thread(target=run, name="cloudrun-heartbeat", daemon=True).start()

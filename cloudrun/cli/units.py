@@ -75,7 +75,9 @@ def _place_document(place: Place) -> dict[str, str]:
 
 
 def reap(
-    *,
+    *units: Annotated[
+        str, Parameter(help="End these, which were kept or stopped, and no others. Example: i-0123456789abcdef0")
+    ],
     dry_run: Annotated[
         bool, Parameter(help="Only say what would be ended, and why. Example: cloudrun reap --dry-run")
     ] = False,
@@ -90,12 +92,13 @@ def reap(
     Type, for example:
         cloudrun reap --dry-run
         cloudrun reap
+        cloudrun reap i-0123456789abcdef0
     """
     from cloudrun.ledger import Ledger
     from cloudrun.reaper import reap as reap_all
 
     with closing(Ledger()) as ledger, Display() as display:
-        report = reap_all(ledger, dry_run=dry_run, observe=display, profile=profile)
+        report = reap_all(ledger, units=units, dry_run=dry_run, observe=display, profile=profile)
     if as_json:
         actions = [
             {

@@ -56,9 +56,13 @@ def plan(
     leftovers: Leftovers,
     living: Set[str],
     now: datetime,
+    unwanted: Set[str] = frozenset(),
     launch_tag: str = "cloudrun:launch",
 ) -> list[ReapAction]:
-    """Actions for one place, instances first. `instances` are those tagged as this ledger's; `units` its live rows."""
+    """Actions for one place, instances first. `instances` are those tagged as this ledger's; `units` its live rows.
+
+    `unwanted`: ids of kept or stopped units that the user gives up; then no other instance is touched.
+    """
     actions: list[ReapAction] = []
     rows = {unit.instance_id: unit for unit in units}
     seen: dict[str, Instance] = {instance.instance_id: instance for instance in instances}
@@ -69,6 +73,8 @@ def plan(
         if instance.state in ENDED:
             continue
         why = doomed(unit, launches.get(launch_id), instance, living, now)
+        if unwanted:
+            why = "you asked for it" if instance.instance_id in unwanted else None
         if why is None:
             needed.add(launch_id)
         else:

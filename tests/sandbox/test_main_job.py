@@ -217,6 +217,16 @@ def test_a_kept_unit_is_listed_joined_and_ended(project: Project, nothing_left: 
     nothing_left(project)
 
 
+def test_a_kept_unit_is_ended_by_name(project: Project, nothing_left: Callable[[Project], None]) -> None:
+    with process_unit(project=project.root, on_exit="keep", observe=lambda event: None) as unit:
+        busy = project.cloudrun("reap", unit.instance_id)
+    assert busy.returncode == 2, "its process still uses it"
+    assert project.cloudrun("reap", "i-00000000000000000").returncode == 2
+    done = project.cloudrun("reap", unit.instance_id)
+    assert done.returncode == 0, done.stderr
+    nothing_left(project)
+
+
 def test_a_stopped_unit_starts_again(project: Project, nothing_left: Callable[[Project], None]) -> None:
     with process_unit(project=project.root, on_exit="stop", observe=lambda event: None) as unit:
         unit.run("echo kept > file")

@@ -1,0 +1,86 @@
+"""Opening a unit and closing it behind whatever happens: the two ends between which `units` does its work."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+
+from cloudrun import reaper
+from cloudrun.clients import HEARTBEAT_S, this_client
+from cloudrun.core.clock import Clock, SystemClock
+from cloudrun.core.errors import CleanupIncomplete, CloudrunError, UsageError, mark_incomplete
+from cloudrun.core.events import Note, Observer
+from cloudrun.core.records import Image
+from cloudrun.core.settings import Settings
+from cloudrun.ledger import Ledger
+from cloudrun.lifeline import LIFELINE
+from cloudrun.units import OpenUnit
+from cloudrun.wiring import Cloud
+
+
+def open_unit(
+    cloud: Cloud,
+    ledger: Ledger,
+    settings: Settings,
+    observe: Observer,
+    *,
+    image: Image | None = None,
+    instance_id: str | None = None,
+    clock: Clock | None = None,
+) -> OpenUnit:
+    """Launch (or join) a unit and log in. Where that fails, all that was made is gone before the error surfaces."""
+    from cloudrun.provisioning.playbook import check_playbook
+
+    if settings.spot and settings.on_exit == "stop":
+        raise UsageError("EC2 does not stop a spot machine", next_step="leave out --spot, or --on-exit stop")
+    check_playbook(cache_dir=ledger.home / "cache")  # a unit that cannot be provisioned is not worth launching
+    for note in cloud.notes:
+        observe(Note(note))
+    unit = OpenUnit(cloud, ledger, settings, observe, clock or SystemClock())
+    client = this_client(unit.clock.now())
+    ledger.register_client(client)
+    unit.client_id = client.client_id
+    unit.busy = True
+    LIFELINE.add(unit)
+    try:
+        _beat(unit)
+        for unknown in reaper.settle(cloud, ledger, unit.clock, observe):
+            raise unknown
+        if instance_id is not None:
+            unit.join(instance_id, client)
+        else:
+            unit.launch(
+                image or cloud.images.find(settings.instance_type, image_id=settings.image, user=settings.user), client
+            )
+        unit.check_cancelled()
+        unit.busy = False
+    except BaseException as error:
+        close_behind(unit, error)
+        raise
+    return unit
+
+
+def close_behind(unit: OpenUnit, error: BaseException | None) -> None:
+    """Close; where an error is already on its way up, a failure to close is a note on it and never hides it."""
+    try:
+        with LIFELINE.shield(drop=error is not None):
+            unit.close()
+    except Exception as failure:
+        if error is None:
+            raise
+        next_step = failure.next_step if isinstance(failure, CloudrunError) else "cloudrun reap"
+        error.add_note(f"cleaning up failed too: {failure} (next: {next_step})")
+        if isinstance(failure, CleanupIncomplete):
+            mark_incomplete(error)
+        unit.observe(Note(f"{failure}; next: {next_step}", "warning"))
+
+
+def _beat(unit: OpenUnit) -> None:
+    """Tell the ledger now and then that this client lives, for clients on other computers."""
+
+    def run() -> None:
+        while not unit.ended.wait(HEARTBEAT_S):
+            with suppress(CloudrunError):  # a full disk must not end a run; silence is what the reaper reads
+                unit.ledger.beat(unit.client_id, unit.clock.now())
+
+    threading.Thread(target=run, name="cloudrun-heartbeat", daemon=True).start()
