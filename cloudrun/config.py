@@ -188,9 +188,11 @@ def _field(given: Given) -> str:
     if name in _FIELDS:
         return _FIELDS[name]
     near = get_close_matches(name, [key_of(field) for field in NAMES], n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    prefix = "CLOUDRUN_" if given.name.startswith("CLOUDRUN_") else ""
+    meant = [f"{prefix}{key.upper()}" if prefix else key for key in near]
+    hint = f"; did you mean {meant[0]}?" if meant else ""
     next_step = (
-        f"write {near[0]}, or leave it out" if near else f"use one of {', '.join(key_of(field) for field in NAMES)}"
+        f"write {meant[0]}, or leave it out" if meant else f"use one of {', '.join(key_of(field) for field in NAMES)}"
     )
     raise given.error(f"there is no setting {given.name}{hint}", next_step)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -100,7 +101,10 @@ def _aws(region: str | None, profile: str | None) -> Cloud:
 
     aws = aws_connect(region=region, profile=profile)
     account = aws.account_id()  # credentials that do not work are told now, before anything else is asked
-    notes = (f"no region is set anywhere: using {aws.region}",) if aws.region_guessed else ()
+    notes: tuple[str, ...] = (f"no region is set anywhere: using {aws.region}",) if aws.region_guessed else ()
+    for variable in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_EC2"):
+        if url := os.environ.get(variable):
+            notes += (f"{variable} is set: this is not AWS but {url}",)
     return _bundle(aws, Place("aws", aws.region, account), None, notes)
 
 

@@ -42,7 +42,7 @@ def headline(run: RunRecord) -> str:
 def _outcome(run: RunRecord) -> str:
     if run.state is RunState.SUCCEEDED:
         scores = scores_text(run)
-        return f": {scores}" if scores else ": it printed no score"
+        return f": {scores}" if scores else ""
     if run.end_reason is EndReason.EXITED and run.exit_code is not None:
         return f": the script exited with code {run.exit_code}"
     why = run.detail or (str(run.end_reason).replace("_", " ") if run.end_reason else "")
@@ -63,6 +63,8 @@ def closing_lines(run: RunRecord, stored_at: Callable[[str], Path]) -> list[str]
     lines = [headline(run)]
     if timings := timings_text(run.timings):
         lines.append(f"  time   {timings}")
+    if run.state is RunState.SUCCEEDED and not run.scores:
+        lines.append('  score  none was found; print one as JSON, {"accuracy": 0.97}, or as a line, accuracy: 0.97')
     models = [artifact for artifact in run.artifacts if artifact.kind == "output" and is_model(artifact.path)]
     lines += [
         f"  model  {printable(model.path)} ({size_text(model.size)}) is {stored_at(model.sha256)}" for model in models

@@ -127,7 +127,7 @@ def test_variables_that_are_no_settings_are_left_alone(project: Path, home: Mapp
 def test_a_mistyped_variable_is_told(project: Path, home: Mapping[str, str]) -> None:
     error = refusal(project, {**home, "CLOUDRUN_DEADLNE": "1h"})
     assert "CLOUDRUN_DEADLNE" in str(error)
-    assert "did you mean deadline?" in str(error)
+    assert "did you mean CLOUDRUN_DEADLINE?" in str(error)
 
 
 def test_an_unknown_key_names_file_line_and_the_nearest_key(project: Path, home: Mapping[str, str]) -> None:
