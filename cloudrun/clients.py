@@ -28,13 +28,21 @@ def is_alive(client: ClientRecord | None, now: datetime) -> bool:
         return False
     if client.host != socket.gethostname():
         return now - client.heartbeat_at < SILENCE
-    return client.boot_id == _boot_id() and bool(client.pid_started) and _started(client.pid) == client.pid_started
+    boot, _, namespace = client.boot_id.partition(" ")
+    here, _, our_namespace = _boot_id().partition(" ")
+    if boot != here:
+        return False
+    if namespace != our_namespace:  # a container that shares our name: its pids are not ours to look up
+        return now - client.heartbeat_at < SILENCE
+    return bool(client.pid_started) and _started(client.pid) == client.pid_started
 
 
 @functools.cache
 def _boot_id() -> str:
+    """The boot, and on Linux the pid namespace, in one text."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:  # macOS
         found = subprocess.run(["sysctl", "-n", "kern.boottime"], capture_output=True, text=True, check=False)
         return found.stdout.strip()

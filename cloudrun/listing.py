@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from cloudrun import wiring
+from cloudrun.clients import is_alive
+from cloudrun.core.clock import SystemClock
 from cloudrun.core.records import UnitRecord
 from cloudrun.ledger import Ledger
 
@@ -18,6 +20,8 @@ def live_units(ledger: Ledger, profile: str | None = None) -> list[UnitRecord]:
         found = {} if cloud is None else cloud.instances.describe([unit.instance_id for unit in here])
         for unit in here:
             instance = found.get(unit.instance_id)
+            if cloud is None and is_alive(ledger.client(unit.client_id), SystemClock().now()):
+                continue  # its client sees its own sandbox, in another folder or as another user
             if cloud is None or (instance is not None and instance.state == "terminated"):
                 forget(ledger, unit)
     return ledger.units()

@@ -116,8 +116,10 @@ def _forget_place(ledger: Ledger, place: Place, dry_run: bool) -> list[ReapActio
     for launch in ledger.launches(unsettled=True):
         if launch.place == place and not dry_run:
             ledger.move_launch(launch.launch_id, LaunchState.REFUSED, "its sandbox ended")
+    living = _living(ledger, SystemClock())
     for unit in ledger.units():
-        if unit.place == place:
+        # A living client sees its own sandbox; this one may be looking for it in another folder, or as another user.
+        if unit.place == place and unit.client_id not in living:
             if not dry_run:
                 forget(ledger, unit)
             actions.append(ReapAction("forget", unit.instance_id, place, "its sandbox ended", not dry_run))
@@ -221,7 +223,9 @@ def _act(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, action: 
         elif action.kind == "terminate":
             cloud.instances.terminate([action.target])
         elif action.kind == "forget":
-            forget(ledger, rows[action.target])
+            again = cloud.instances.describe([action.target]).get(action.target)  # one empty answer proves nothing
+            if again is None or again.state == "terminated":
+                forget(ledger, rows[action.target])
         elif action.kind == "delete_key_pair":
             cloud.network.delete_key_pair(action.target)
             launching.key_path(ledger, action.target.removeprefix(reaping.KEY_PREFIX)).unlink(missing_ok=True)

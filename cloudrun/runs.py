@@ -349,6 +349,10 @@ class Execution:
                 return
         except Exception as failure:  # noqa: BLE001 - whatever it is, it must not take the place of the first cause
             error.add_note(f"what the run had written could not be brought home: {failure}")
+            if isinstance(failure, LedgerError | TransferError) and self._can_be_pulled_later(failure):
+                error.add_note(f"next: {failure.next_step}")
+                mark_incomplete(error)
+                return
         try:
             self.home.end(ending, logs=self._logs())
             self.printed.discard()

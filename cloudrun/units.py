@@ -105,7 +105,7 @@ class OpenUnit:
                 image,
                 launch_id=launch_id,
                 client_id=client.client_id,
-                owner=f"{getpass.getuser()}@{socket.gethostname()}",
+                owner=f"{_user_name()}@{socket.gethostname()}",
                 make_key=make_key,
                 clock=self.clock,
             )
@@ -130,7 +130,8 @@ class OpenUnit:
             self.keep_until_deadline = True
             self.observe(Note(f"outputs wait on {instance_id}: cloudrun pull {waiting[0]}", "warning"))
         self.image = self.cloud.images.find(unit.instance_type)
-        self.ledger.update_unit(instance_id, client_id=client.client_id, on_exit=self.settings.on_exit)
+        if not self.ledger.take_unit(instance_id, client.client_id, of=unit.client_id, on_exit=self.settings.on_exit):
+            raise in_use(instance_id)
         self.record = self.ledger.unit(instance_id)
         self._ending.callback(self._release, unit.launch_id)
         self._ending.callback(self._end_instances, unit.launch_id)
@@ -153,14 +154,11 @@ class OpenUnit:
         if unit.state in (UnitState.TERMINATING, UnitState.TERMINATED):
             raise UsageError(f"{unit.instance_id} is {unit.state}", next_step="launch a new unit")
         if is_alive(self.ledger.client(unit.client_id), now):
-            raise UsageError(
-                f"{unit.instance_id} is in use by another process or block", next_step="wait for its end, or end it"
-            )
+            raise in_use(unit.instance_id)
         if unit.deadline <= now:
             raise UsageError(
                 f"the deadline of {unit.instance_id} has passed",
-                next_step=f"launch a new unit; a stopped one goes with `aws ec2 terminate-instances --instance-ids"
-                f" {unit.instance_id}`, then cloudrun reap",
+                next_step=f"cloudrun reap {unit.instance_id}, then launch a new unit",
             )
 
     def _await_running(self) -> None:
@@ -343,3 +341,14 @@ class OpenUnit:
                 timings, terminate_s = self.ledger.run(run_id).timings, self.phases.timings().terminate_s
                 total_s = timings.total_s + terminate_s
                 self.ledger.set_timings(run_id, replace(timings, terminate_s=terminate_s, total_s=total_s))
+
+
+def in_use(instance_id: str) -> UsageError:
+    return UsageError(f"{instance_id} is in use by another process or block", next_step="wait for its end, or end it")
+
+
+def _user_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return str(os.getuid())

@@ -131,6 +131,15 @@ class Fleet:
             for name, value in given.items():
                 connection.execute(f"UPDATE units SET {name} = ? WHERE instance_id = ?", (value, instance_id))  # noqa: S608
 
+    def take_unit(self, instance_id: str, client_id: str, *, of: str, on_exit: OnExit) -> bool:
+        """Put a unit into a client's hands, if it still is in those of client `of`; false where another was quicker."""
+        with self._database.writing() as connection:
+            taken = connection.execute(
+                "UPDATE units SET client_id = ?, on_exit = ? WHERE instance_id = ? AND client_id = ?",
+                (client_id, on_exit, instance_id, of),
+            )
+            return taken.rowcount == 1
+
     def unit(self, instance_id: str) -> UnitRecord:
         """Raises NotFound."""
         with self._database.reading() as connection:

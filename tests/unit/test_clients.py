@@ -38,6 +38,13 @@ def test_a_pid_that_was_given_to_another_process_does_not_count() -> None:
     assert not is_alive(replace(this_client(NOW), pid_started="1"), NOW)
 
 
+def test_one_in_a_container_lives_as_long_as_it_is_heard() -> None:
+    boot = this_client(NOW).boot_id.partition(" ")[0]
+    client = replace(this_client(NOW), boot_id=f"{boot} pid:[1]", pid_started="1")
+    assert is_alive(client, NOW + SILENCE - timedelta(seconds=1))
+    assert not is_alive(client, NOW + SILENCE)
+
+
 def test_nor_does_one_from_before_a_reboot() -> None:
     assert not is_alive(replace(this_client(NOW), boot_id="another"), NOW)
 

@@ -86,6 +86,14 @@ def test_a_terminated_unit_never_comes_back(ledger: Ledger, make: SimpleNamespac
             ledger.move_unit("i-1", state)
 
 
+def test_a_unit_is_taken_by_one_client_only(ledger: Ledger, make: SimpleNamespace) -> None:
+    make.launched(ledger, "i-1")
+    ledger.update_unit("i-1", client_id="")
+    assert ledger.take_unit("i-1", "client-2", of="", on_exit="keep")
+    assert not ledger.take_unit("i-1", "client-3", of="", on_exit="terminate")
+    assert (ledger.unit("i-1").client_id, ledger.unit("i-1").on_exit) == ("client-2", "keep")
+
+
 def test_only_what_is_given_changes_of_a_unit(ledger: Ledger, make: SimpleNamespace) -> None:
     make.launched(ledger, "i-1")
     before = ledger.unit("i-1")
