@@ -88,9 +88,12 @@ class Unit:
     def _finish_queue(self, *, cancel: bool) -> None:
         if cancel:
             self._unit.cancel()
-        self._queue.shutdown(wait=False, cancel_futures=cancel)
+            for future in self._submitted:
+                future.cancel()
+        self._queue.shutdown(wait=False)
         # Not the executor's own waiting: a signal that interrupts `Thread.join` makes Python take the thread for ended.
-        wait(self._submitted)
+        # And not for those that were cancelled: nobody would say that they are done.
+        wait([future for future in self._submitted if not future.cancelled()])
 
     def run(self, command: str | Sequence[str], *, timeout_s: float = 3600.0) -> CommandResult:
         """Run a shell command (or the words of one, quoted for it) on the unit, in the login user's home."""
