@@ -343,9 +343,12 @@ class Execution:
                 if not unit.session.is_alive:
                     unit.reconnect()
                 status = unit.agent.cancel(self.place, unit.settings.grace_s)
-                self.home.bring(unit.agent, status, ending, logs=self._logs())
+                # A job that had ended by itself is what it was, whatever happened on its way home.
+                forced = ending if status.reason else None
+                self.home.bring(unit.agent, status, forced, logs=self._logs())
                 self.printed.discard()
-                error.add_note(f"{self.run.run_id} is recorded as {ending.state}; what it had written is home")
+                state = unit.ledger.run(self.run.run_id).state
+                error.add_note(f"{self.run.run_id} is recorded as {state}; what it had written is home")
                 return
         except Exception as failure:  # noqa: BLE001 - whatever it is, it must not take the place of the first cause
             error.add_note(f"what the run had written could not be brought home: {failure}")

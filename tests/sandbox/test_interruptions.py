@@ -134,6 +134,21 @@ def test_after_kill_9_and_no_reaper_the_deadline_ends_the_machine(project: Proje
     assert record.state is RunState.LOST
 
 
+def test_a_finished_job_stays_a_success_when_its_way_home_is_interrupted(
+    project: Project, start: Start, nothing_left: Nothing
+) -> None:
+    project.write("big.py", "open('big.bin', 'wb').write(bytes(400_000_000)); print('n: 1')")
+    client = start("-m", "cloudrun", "submit", "big.py")
+    wait_for(lambda: any(run.state is RunState.PULLING for run in project.ledger.runs()), "the pull to begin")
+    client.send_signal(signal.SIGINT)
+    _, err = client.communicate(timeout=90)
+    assert client.returncode == 130, err
+    (run,) = project.ledger.ranking("n")
+    assert run.state is RunState.SUCCEEDED
+    assert run.path("big.bin").stat().st_size == 400_000_000
+    nothing_left(project)
+
+
 def test_a_job_that_cuts_every_connection_still_succeeds(project: Project, nothing_left: Nothing) -> None:
     # The machine's SSH server is killed in the middle, with the connection and the agent that follows the job.
     project.write(
