@@ -29,6 +29,14 @@ def _text(value: object) -> str:
     return value.strip()
 
 
+def _texts(value: object) -> tuple[str, ...]:
+    """A list of texts; in an environment variable they are separated by commas."""
+    words = value.split(",") if isinstance(value, str) else value
+    if not isinstance(words, list | tuple):
+        raise ValueError(f"{value!r} is not a list of texts")
+    return tuple(_text(word) for word in words)
+
+
 def _one_of(*words: str) -> Callable[[object], str]:
     def read(value: object) -> str:
         if value not in words:
@@ -93,7 +101,14 @@ _READERS: Mapping[str, Callable[[object], object]] = {
     "volume_gib": _count,
     "deadline_s": _duration,
     "grace_s": _duration,
+    "idle_s": _duration,
     "on_exit": _one_of("terminate", "stop", "keep"),
+    "wall_time_s": _duration,
+    "memory_bytes": _size,
+    "disk_bytes": _size,
+    "fresh": _switch,
+    "bucket": _text,
+    "data": _texts,
     "metric": _text,
     "minimize": _switch,
     "ship_warn_bytes": _size,

@@ -10,7 +10,8 @@
     ├── LaunchError               1    EC2 refused, or the machine never came up
     │   └── UnresolvedLaunch      1    nobody knows yet whether a launch happened; resolve it before anything else
     ├── ConnectionLost            1    SSH could not be opened, or went away
-    │   └── HostKeyMismatch       1    the machine that answered is not the one that was launched
+    │   ├── HostKeyMismatch       1    the machine that answered is not the one that was launched
+    │   └── Interrupted           1    the provider took the machine back
     ├── ProvisionError            1    the playbook failed (knows the task and the log)
     ├── TransferError             1    bytes did not arrive whole
     │   └── ManifestRefused       1    the list of outputs makes no sense, or could do harm
@@ -92,6 +93,10 @@ class ConnectionLost(CloudrunError):
 
 class HostKeyMismatch(ConnectionLost):
     pass
+
+
+class Interrupted(ConnectionLost):
+    usual_next_step = "submit again, without --spot if it has to be over soon"
 
 
 class ProvisionError(CloudrunError):

@@ -149,6 +149,17 @@ class Passport:
 
 
 @dataclass(frozen=True)
+class Usage:
+    """What a job and everything it started took of its unit, as the kernel counted it."""
+
+    cpu_user_s: float = 0.0
+    cpu_system_s: float = 0.0
+    peak_memory_bytes: int = 0  # the most that all its processes had resident at once, as far as it was sampled
+    read_bytes: int = 0  # from storage
+    written_bytes: int = 0  # to storage
+
+
+@dataclass(frozen=True)
 class Timings:
     """Seconds by phase. What did not happen is 0."""
 
@@ -210,6 +221,8 @@ class AttemptRecord:
     end_reason: EndReason | None = None
     exit_code: int | None = None
     detail: str = ""
+    outputs: tuple[Artifact, ...] = ()  # what it had written when it was interrupted: the next attempt finds it
+    store: str = ""  # "s3://bucket/prefix/" where its outputs go when no client is there
 
 
 @dataclass(frozen=True)
@@ -236,6 +249,7 @@ class RunRecord:
     instance_type: str | None = None
     place: Place | None = None
     timings: Timings = field(default_factory=Timings)
+    usage: Usage | None = None
     cost_usd: float | None = None
     detail: str = ""  # first cause, in words, where it did not succeed
     attempts: int = 0
@@ -264,7 +278,84 @@ class JobStatus:
     pid: int | None = None
     exit_code: int | None = None
     signal: int | None = None
-    reason: str = ""  # why the agent ended it: "cancelled", "wall_time", ...; "" where it ended by itself
+    reason: str = ""  # why the agent ended it (`rundir.REASONS`); "" where it ended by itself
     started_at: float | None = None
     ended_at: float | None = None
     error: str = ""  # why it could not be started or collected
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True)
+class RunOnUnit:
+    """One attempt's directory on a unit. `home`: a client has it all; `stored`: its outputs are in the bucket."""
+
+    run_dir: str
+    status: JobStatus | None
+    home: bool = False
+    stored: bool = False
+
+
+@dataclass(frozen=True)
+class UnitOrders:
+    """What a client tells a unit's agent. `deadline` in seconds since 1970; `idle_s` None is never.
+
+    `power_off_when_done`: as soon as every run has ended and is home or in the bucket, and no client is there.
+    `spot`: look for interruption notices.
+    """
+
+    deadline: float
+    idle_s: float | None = None
+    spot: bool = False
+    power_off_when_done: bool = False
+
+
+@dataclass(frozen=True)
+class UnitNews:
+    """What a unit's agent has seen of its machine. Times in seconds since 1970 by the unit's clock, None for never."""
+
+    interruption_at: float | None = None  # when the provider takes it back
+    rebalance_at: float | None = None  # when it was said to be at risk
+    power_off_at: float | None = None  # when the agent decided that its time is over
+    why: str = ""
+
+
+# -- what goes to a unit beside code ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Upload:
+    """Leave to put objects below one prefix of a bucket, and nothing else: a presigned POST, so no credentials."""
+
+    url: str
+    fields: Mapping[str, str]  # to be sent with each object, in this order, before `key` is completed and the file
+    prefix: str  # every key begins so
+    max_bytes: int  # of one object
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """An object that a unit may fetch by its presigned address. `path` is where it goes below its data set."""
+
+    path: str
+    url: str
+    size: int
+    etag: str
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Data that runs of a unit share. `key` names its content (a digest); `link` is where a job finds it below work/.
+
+    Either `remote` files, or local ones: `entries` below `root`.
+    """
+
+    key: str
+    link: str
+    source: str  # as the user said it
+    remote: tuple[RemoteFile, ...] = ()
+    root: Path | None = None
+    entries: tuple[FileEntry, ...] = ()
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(file.size for file in self.remote) + sum(entry.size for entry in self.entries)

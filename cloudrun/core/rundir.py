@@ -5,6 +5,11 @@ It runs on both sides, so it uses the standard library only, in a subset that st
     ~/.cloudrun/
       agent/<digest>.pyz            the agent, named by its content
       envs/<fingerprint>/           one environment; `.ready` inside it appears last
+      data/<key>/                   data that runs share; `data/<key>.ready` appears last
+      orders.json                   deadline and idleness   written by the agent for its unit's owner
+      news.json                     what became of the unit written by the warden
+      warden.lock warden.sock       held and served by the warden, the one process that outlives all connections
+      clients.lock                  held, shared, by every channel that serves a client
       runs/<run_id>.<attempt>/
         spec.json                   what to run            written by the client, before the start
         shipped.json                what code was shipped  written by the agent while it receives
@@ -14,7 +19,11 @@ It runs on both sides, so it uses the standard library only, in a subset that st
         status.json                 where the job is       written by the agent, always whole
         heartbeat                   touched by the agent while the job lives
         outputs.json                what the job made      written by the agent, before status says "exited"
-        cancel.json                 a wish to end it       written by the agent for a client
+        ended.json                  how its process ended  written by whoever was its parent, for whoever was not
+        cancel.json                 a wish to end it       written by the agent for a client, or by the warden
+        stored.json                 it is in the bucket    written by the warden
+        home.json                   a client has it all    written by the agent for a client: the directory may go
+        incoming/                   files on their way, by digest: a transfer that was cut goes on from here
         supervisor.lock             held by whoever supervises the job, free once nobody does
 """
 
@@ -28,6 +37,14 @@ from typing import Any, Dict, List, Optional
 
 SCHEMA_VERSION = 1
 BASE = ".cloudrun"  # below the login user's home
+RUNS = BASE + "/runs"
+ORDERS = BASE + "/orders.json"
+NEWS = BASE + "/news.json"
+WARDEN_LOCK = BASE + "/warden.lock"
+WARDEN_SOCKET = BASE + "/warden.sock"
+CLIENTS_LOCK = BASE + "/clients.lock"
+# Why the agent ended a job, as `status.json` says it; a job that ended by itself has none.
+REASONS = ("cancelled", "deadline", "interrupted", "wall_time", "memory", "disk")
 
 
 class RunDir:
@@ -44,13 +61,17 @@ class RunDir:
         self.status = root / "status.json"
         self.heartbeat = root / "heartbeat"
         self.outputs = root / "outputs.json"
+        self.ended = root / "ended.json"
         self.cancel = root / "cancel.json"
+        self.stored = root / "stored.json"
+        self.home = root / "home.json"
+        self.incoming = root / "incoming"
         self.lock = root / "supervisor.lock"
 
 
 def run_dir(run_id: str, attempt: int) -> str:
     """The directory of an attempt, relative to the login user's home."""
-    return "{}/runs/{}.{}".format(BASE, run_id, attempt)
+    return "{}/{}.{}".format(RUNS, run_id, attempt)
 
 
 def agent_path(digest: str) -> str:
@@ -70,6 +91,16 @@ def env_python(fingerprint: str) -> str:
     return env_dir(fingerprint) + "/bin/python"
 
 
+def data_dir(key: str) -> str:
+    """The folder of a data set on a unit, relative to the login user's home."""
+    return "{}/data/{}".format(BASE, key)
+
+
+def data_ready(key: str) -> str:
+    """The marker whose presence means that the data set is complete."""
+    return data_dir(key) + ".ready"
+
+
 def spec(
     run_id: str,
     attempt: int,
@@ -79,8 +110,21 @@ def spec(
     output_max_bytes: int,
     output_max_files: int,
     grace_s: float,
+    *,
+    wall_time_s: Optional[float] = None,
+    memory_bytes: Optional[int] = None,
+    disk_bytes: Optional[int] = None,
+    fresh: bool = False,
+    preload: Optional[List[str]] = None,
+    data: Optional[Dict[str, str]] = None,
+    upload: Optional[Dict[str, Any]] = None,
 ) -> Dict[str, Any]:
-    """A job. `argv[0]` may be relative to the home; `cwd` is relative to work/; sizes in bytes, times in seconds."""
+    """A job. `argv[0]` may be relative to the home; `cwd` is relative to work/; sizes in bytes, times in seconds.
+
+    `wall_time_s`, `memory_bytes`, `disk_bytes`: limits; None is none. `fresh`: never a fork. `preload`: modules that
+    the job will import, for a parent of later jobs. `data`: link below work/ -> key of a data set. `upload`: the fields
+    of `core.records.Upload`, or None where there is no bucket.
+    """
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
@@ -91,6 +135,13 @@ def spec(
         "output_max_bytes": output_max_bytes,
         "output_max_files": output_max_files,
         "grace_s": grace_s,
+        "wall_time_s": wall_time_s,
+        "memory_bytes": memory_bytes,
+        "disk_bytes": disk_bytes,
+        "fresh": fresh,
+        "preload": preload or [],
+        "data": data or {},
+        "upload": upload,
     }
 
 

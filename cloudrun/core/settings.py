@@ -25,7 +25,14 @@ class Settings:
     volume_gib: int = 20
     deadline_s: float = 4 * 3600.0  # from the launch
     grace_s: float = 30.0  # between SIGTERM and SIGKILL
+    idle_s: float | None = None  # with no run, no client and nothing to fetch; None: see `idle_limit_s`
     on_exit: OnExit = "terminate"
+    wall_time_s: float | None = None  # limits of one run; None is none
+    memory_bytes: int | None = None
+    disk_bytes: int | None = None
+    fresh: bool = False  # a new interpreter for every job, instead of a fork of one that has imported what it needs
+    bucket: str | None = None  # S3: where a unit puts outputs that nobody is there to fetch
+    data: tuple[str, ...] = ()  # paths and s3:// addresses that a unit fetches once
     metric: str | None = None
     minimize: bool = False
     ship_warn_bytes: int = 200 * MEGABYTE
@@ -35,6 +42,16 @@ class Settings:
     boot_timeout_s: float = 600.0  # from `running` to a login
     provision_timeout_s: float = 1800.0
     terminate_timeout_s: float = 300.0
+
+
+IDLE_S = 600.0
+
+
+def idle_limit_s(settings: Settings) -> float | None:
+    """After how much idleness a unit powers itself off; a unit that is to be kept does so only where it is said."""
+    if settings.idle_s is not None:
+        return settings.idle_s
+    return IDLE_S if settings.on_exit == "terminate" else None
 
 
 NAMES = tuple(field.name for field in fields(Settings))

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from cloudrun.core.clock import utc_text
 from cloudrun.core.errors import LedgerError, NotFound, UsageError
-from cloudrun.core.records import Artifact, AttemptRecord, Passport, RunRecord, Timings
+from cloudrun.core.records import Artifact, AttemptRecord, Passport, RunRecord, Timings, Usage
 from cloudrun.core.states import RUN, EndReason, RunState, UnitState, is_terminal
 from cloudrun.ledger.artifacts import ArtifactStore
 from cloudrun.ledger.database import Database
@@ -47,8 +47,10 @@ class History:
         with self._database.writing() as connection:
             insert(connection, "runs", run_columns(run))
 
-    def begin_attempt(self, run_id: str, instance_id: str, at: datetime) -> AttemptRecord:
+    def begin_attempt(self, run_id: str, instance_id: str, at: datetime, *, store: str = "") -> AttemptRecord:
         """Claim a queued run for a live unit: one transaction that succeeds for one claimant only.
+
+        `store` is where in S3 its outputs go if nobody fetches them ("" for nowhere).
 
         Raises LedgerError where the run is not queued (any more) or the unit is ending.
         """
@@ -64,9 +66,9 @@ class History:
                 (str(RunState.SHIPPING), instance_id, run_id),
             )
             connection.execute(
-                """INSERT INTO attempts (run_id, number, instance_id, state, started_at, detail)
-                SELECT run_id, attempts, instance_id, state, ?, '' FROM runs WHERE run_id = ?""",
-                (utc_text(at), run_id),
+                """INSERT INTO attempts (run_id, number, instance_id, state, started_at, detail, store)
+                SELECT run_id, attempts, instance_id, state, ?, '', ? FROM runs WHERE run_id = ?""",
+                (utc_text(at), store, run_id),
             )
             return _attempts(connection, run_id)[-1]
 
@@ -89,6 +91,24 @@ class History:
             check_move(RUN, f"run {run_id}", _state(connection, run_id), state)
             _move(connection, run_id, state, reason, exit_code, detail, datetime.now(UTC))
 
+    def requeue_run(
+        self, run_id: str, *, reason: EndReason, detail: str, outputs: Sequence[Artifact] = ()
+    ) -> AttemptRecord:
+        """End a run's attempt and let a next one begin, which finds `outputs`. Returns the attempt that ended.
+
+        Raises LedgerError where the run is over, or an output is not in the store.
+        """
+        for artifact in outputs:
+            self._check_stored(run_id, artifact)
+        with self._database.writing() as connection:
+            check_move(RUN, f"run {run_id}", _state(connection, run_id), RunState.QUEUED)
+            connection.execute(
+                "UPDATE attempts SET outputs = ? WHERE run_id = ? AND ended_at IS NULL",
+                (f"[{','.join(map(record_json, outputs))}]", run_id),
+            )
+            _move(connection, run_id, RunState.QUEUED, reason, None, detail, datetime.now(UTC))
+            return _attempts(connection, run_id)[-1]
+
     def finish_run(
         self,
         run_id: str,
@@ -104,6 +124,7 @@ class History:
         passport: Passport | None,
         timings: Timings,
         at: datetime,
+        usage: Usage | None = None,
     ) -> RunRecord:
         """The end of a run and all it made, in one transaction.
 
@@ -118,12 +139,13 @@ class History:
             check_move(RUN, f"run {run_id}", _state(connection, run_id), state)
             _move(connection, run_id, state, reason, exit_code, detail, at)
             connection.execute(
-                "UPDATE runs SET metric = ?, minimize = ?, passport = ?, timings = ? WHERE run_id = ?",
+                "UPDATE runs SET metric = ?, minimize = ?, passport = ?, timings = ?, usage = ? WHERE run_id = ?",
                 (
                     None if metric is None else text(metric),
                     int(minimize),
                     None if passport is None else record_json(passport),
                     record_json(timings),
+                    None if usage is None else record_json(usage),
                     run_id,
                 ),
             )

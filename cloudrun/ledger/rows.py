@@ -23,6 +23,7 @@ from cloudrun.core.records import (
     RunRecord,
     Timings,
     UnitRecord,
+    Usage,
 )
 from cloudrun.core.states import EndReason, LaunchState, RunState, S, UnitState, allowed
 
@@ -53,7 +54,7 @@ def as_json(value: object) -> str:
         ) from error
 
 
-def record_json(record: LaunchRequest | Passport | Timings) -> str:
+def record_json(record: LaunchRequest | Passport | Timings | Usage | Artifact) -> str:
     return as_json(
         {
             field.name: dict(value) if isinstance(value := getattr(record, field.name), Mapping) else value
@@ -133,6 +134,8 @@ def attempt_record(row: sqlite3.Row) -> AttemptRecord:
         end_reason=optional_reason(row["end_reason"]),
         exit_code=row["exit_code"],
         detail=row["detail"],
+        outputs=tuple(Artifact(**each) for each in json.loads(row["outputs"])),
+        store=row["store"],
     )
 
 
@@ -189,6 +192,7 @@ def _run_record(row: sqlite3.Row, scores: dict[str, float], artifacts: tuple[Art
         instance_type=row["instance_type"],
         place=None if row["provider"] is None else _place(row),
         timings=Timings(**json.loads(row["timings"])),
+        usage=None if row["usage"] is None else Usage(**json.loads(row["usage"])),
         cost_usd=row["cost_usd"],
         detail=row["detail"],
         attempts=row["attempts"],

@@ -119,6 +119,7 @@ class Run(RunRecord):
             "created_at": utc_text(self.created_at),
             "ended_at": None if self.ended_at is None else utc_text(self.ended_at),
             "timings": asdict(self.timings),
+            "usage": None if self.usage is None else asdict(self.usage),
             "cost_usd": self.cost_usd,
         }
         return {name: _finite(value) for name, value in document.items()}

@@ -132,6 +132,14 @@ MIGRATIONS = (
             "CREATE INDEX artifacts_by_content ON artifacts (sha256)",
         ),
     ),
+    Migration(
+        "0002 usage of runs, outputs of interrupted attempts, buckets",
+        (
+            "ALTER TABLE runs ADD COLUMN usage TEXT",  # JSON
+            "ALTER TABLE attempts ADD COLUMN outputs TEXT NOT NULL DEFAULT '[]'",  # JSON
+            "ALTER TABLE attempts ADD COLUMN store TEXT NOT NULL DEFAULT ''",
+        ),
+    ),
 )
 
 

@@ -329,8 +329,8 @@ def test_a_newer_ledger_says_upgrade(ledger: Ledger) -> None:
 
 
 def test_a_migration_happens_once_and_wholly_or_not_at_all(tmp_path: Path) -> None:
-    good = Migration("0002 good", ("CREATE TABLE more (x)",))
-    bad = Migration("0003 bad", ("CREATE TABLE half (x)", "CREATE TABLE more (x)"))
+    good = Migration("9002 good", ("CREATE TABLE more (x)",))
+    bad = Migration("9003 bad", ("CREATE TABLE half (x)", "CREATE TABLE more (x)"))
     with closing(sqlite3.connect(tmp_path / "ledger.sqlite", isolation_level=None)) as connection:
         with pytest.raises(sqlite3.OperationalError, match="already exists"):
             migrate(connection, (*MIGRATIONS, good, bad))
@@ -339,7 +339,7 @@ def test_a_migration_happens_once_and_wholly_or_not_at_all(tmp_path: Path) -> No
         applied = [row[0] for row in connection.execute("SELECT name FROM migrations ORDER BY name")]
     assert "more" in tables
     assert "half" not in tables
-    assert applied == [*(migration.name for migration in MIGRATIONS), "0002 good"]
+    assert applied == [*(migration.name for migration in MIGRATIONS), "9002 good"]
 
 
 def test_what_is_no_database_is_said(tmp_path: Path) -> None:
