@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from cloudrun.core import rundir, wire
+from cloudrun.core import wire
 from cloudrun.core.errors import CloudrunError, ConnectionLost, ManifestRefused, TransferError
+from cloudrun.core.outputs import Outputs, parse_outputs
 from cloudrun.core.records import FileEntry, JobStatus
 from cloudrun.ssh.archive import archive
 from cloudrun.ssh.channel import AgentChannel, as_object
@@ -21,12 +20,13 @@ from cloudrun.ssh.hostkey import make_host_key
 from cloudrun.ssh.session import Session
 from cloudrun.ssh.stream import SILENCE_S
 
+__all__ = ["Agent", "Outputs"]
+
 MANIFEST_MAX_BYTES = 256 * 1024 * 1024  # a manifest of 100,000 files has some 20 MB
 ENDING_S = 300.0  # from a job's SIGKILL to its status: leftovers are ended, the digests of all outputs are made
 MANIFEST_S = 600.0  # where a supervisor was killed, the manifest is made while we wait: digests of all outputs
 OnProgress = Callable[[int, int], None]  # (bytes done, bytes in all)
 Sink = Callable[[Literal["stdout", "stderr"], bytes], None]
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class BinaryWriter(Protocol):
@@ -34,22 +34,6 @@ class BinaryWriter(Protocol):
 
 
 OpenSink = Callable[[FileEntry], AbstractContextManager[BinaryWriter]]
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """The manifest of a finished job. `left_out` are (name, reason); `refused` says which limit it passed, or "".
-
-    `versions`, `python` and `platform` are of the job's own environment, for the passport; empty where unknown.
-    """
-
-    entries: tuple[FileEntry, ...]
-    logs: tuple[FileEntry, ...]  # "stdout.log" and "stderr.log": for `fetch_logs`
-    left_out: tuple[tuple[str, str], ...]
-    refused: str
-    versions: Mapping[str, str]
-    python: str
-    platform: str
 
 
 class Agent:
@@ -155,7 +139,7 @@ class Agent:
             while True:
                 kind, payload = channel.next()
                 if kind == wire.REPLY:
-                    return _outputs(as_object(bytes(text)))
+                    return parse_outputs(as_object(bytes(text)))
                 text += payload
                 if len(text) > MANIFEST_MAX_BYTES:
                     raise ManifestRefused(f"the manifest of {run_dir} is longer than {MANIFEST_MAX_BYTES} bytes")
@@ -296,29 +280,3 @@ def _job_status(reply: Mapping[str, Any]) -> JobStatus:
         return JobStatus(**{name: value for name, value in reply["status"].items() if name in names})
     except (AttributeError, KeyError, TypeError) as error:
         raise ConnectionLost(f"the agent is out of step: {reply!r} where a status was due") from error
-
-
-def _outputs(manifest: Mapping[str, Any]) -> Outputs:
-    try:
-        return Outputs(
-            entries=_entries(manifest["entries"]),
-            logs=_entries(manifest["logs"]),
-            left_out=tuple((str(name), str(reason)) for name, reason in manifest["left_out"]),
-            refused=str(manifest["refused"]),
-            versions={str(name): str(version) for name, version in manifest.get("versions", {}).items()},
-            python=str(manifest.get("python", "")),
-            platform=str(manifest.get("platform", "")),
-        )
-    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ManifestRefused(f"the unit's manifest has a shape nobody knows: {error!r}") from error
-
-
-def _entries(listed: Sequence[Mapping[str, Any]]) -> tuple[FileEntry, ...]:
-    """Entries as the unit lists them, distrusted: raises TransferError for one that could do harm."""
-    entries = {}
-    for item in listed:
-        entry = FileEntry(str(item["path"]), int(item["size"]), str(item["sha256"]), int(item["mode"]) & 0o777)
-        if not rundir.safe_relative(entry.path) or entry.size < 0 or not _SHA256.fullmatch(entry.sha256):
-            raise ManifestRefused(f"the unit's manifest names {entry.path!r}, which is refused")
-        entries[entry.path] = entry
-    return tuple(entries.values())
