@@ -11,7 +11,8 @@ from cyclopts import Parameter
 
 from cloudrun.cli.parser import Json, new_app
 from cloudrun.cli.printing import print_json, print_table, printable
-from cloudrun.core.errors import SandboxError
+from cloudrun.core.errors import SandboxError, UsageError
+from cloudrun.plan.quantities import duration_s
 
 app = new_app(
     "sandbox",
@@ -92,6 +93,42 @@ def status(
         print("\n".join(_exports(document)))
     else:
         _print_status(document, as_json=as_json)
+
+
+@app.command
+def interrupt(
+    instance: Annotated[str, Parameter(help="The instance's id. Example: i-ea582b8c281d6ec43")],
+    *,
+    in_: Annotated[
+        str, Parameter(name="--in", help="How long after the notice it is taken back. Example: --in 30s")
+    ] = "2m",
+    rebalance: Annotated[
+        bool, Parameter(help="Only recommend to move away, as EC2 may do before a notice. Example: --rebalance")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Take a spot machine back, as EC2 does when it needs the capacity: a notice first, the end when its time comes.
+
+    The machine finds the notice in its metadata. Only machines launched with --spot are taken back.
+
+    Type, for example:
+        cloudrun sandbox interrupt i-ea582b8c281d6ec43
+        cloudrun sandbox interrupt i-ea582b8c281d6ec43 --in 30s
+        cloudrun sandbox interrupt i-ea582b8c281d6ec43 --rebalance
+    """
+    from cloudrun.sandbox import client
+
+    try:
+        seconds = duration_s(in_)
+    except ValueError as error:
+        raise UsageError(f"--in: {error}", next_step="write --in 2m") from None
+    said = client.interrupt(instance, seconds, rebalance=rebalance)
+    if as_json:
+        print_json(said)
+    elif rebalance:
+        print(f"{instance} has been told at {said['noticeTime']} that it may be taken back soon", file=sys.stderr)
+    else:
+        print(f"{instance} has been told that it ends at {said['time']}", file=sys.stderr)
 
 
 def _print_status(document: Mapping[str, Any], *, as_json: bool) -> None:

@@ -2,7 +2,8 @@
 
 One daemon per user holds it. `client` starts, finds and stops the daemon; everything else here runs inside it:
 `gate` (who may call), `services` (moto), `ec2` (what moto does otherwise than EC2), `seeds` (images and parameters),
-`hypervisor` and `machine` (instances become machines), `metadata`, `mirror` (packages), `environments` (kept ones).
+`hypervisor` and `machine` (instances become machines), `metadata`, `spot` (interruptions),
+`mirror` (packages), `environments` (kept ones).
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ NOT_EMULATED = (
     "volumes, snapshots and the disks of stopped instances beyond the unit's own directory",
     "networks: units share this computer's network; security groups are kept and not enforced",
     "limits on a machine's processes and memory beyond this computer's",
-    "spot markets, capacity, quotas, throttling, prices and bills",
+    "spot markets: an instance is taken back on request only, by `cloudrun sandbox interrupt`",
+    "capacity, quotas, throttling, prices and bills",
     "RunInstances with MaxCount above MinCount: MinCount instances are launched",
     "cloud-init beyond bootcmd, runcmd, write_files, users' SSH keys and host keys",
     "systemd beyond timers at an absolute time, their services, power-off, reboot and reloading ssh",

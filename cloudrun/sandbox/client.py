@@ -21,11 +21,12 @@ from cloudrun import __version__
 from cloudrun.core.errors import SandboxError
 from cloudrun.sandbox.state import Driver, Locked, Region, StateDir, locked, state_dir
 
-__all__ = ["Driver", "Region", "current", "ensure", "status", "stop"]
+__all__ = ["Driver", "Region", "current", "ensure", "interrupt", "status", "stop"]
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 30.0
 ASK_TIMEOUT_S = 30.0
+INTERRUPTION_NOTICE_S = 120.0  # what EC2 gives ("Spot Instance interruption notices", Amazon EC2 User Guide)
 
 
 def current() -> Region | None:
@@ -98,6 +99,22 @@ def status() -> dict[str, Any]:
         "weaker": list(region.weaker),
         "not_emulated": list(NOT_EMULATED),
     }
+
+
+def interrupt(instance_id: str, in_s: float = INTERRUPTION_NOTICE_S, *, rebalance: bool = False) -> dict[str, str]:
+    """Announce to a spot instance that it is taken back in `in_s` seconds, and do it then; with `rebalance` only say
+    that this may happen soon. Returns what its metadata says from now on.
+
+    Raises SandboxError where no sandbox runs, or the instance is not a running one of the spot market.
+    """
+    region = current()
+    if region is None:
+        raise SandboxError("no sandbox runs", next_step="cloudrun sandbox start")
+    wish = {"instance_id": instance_id, "in_s": in_s, "rebalance": rebalance}
+    said = _ask(region, "/interrupt", json.dumps(wish).encode())
+    if "error" in said:
+        raise SandboxError(said["error"], next_step=said["next_step"])
+    return said
 
 
 def _end(state: StateDir) -> None:
@@ -201,14 +218,16 @@ def _ended(state: StateDir, timeout_s: float) -> bool:
         return False
 
 
-def _ask(region: Region) -> dict[str, Any]:
-    """The daemon's own view of its instances, through the same gate as every other request."""
+def _ask(region: Region, path: str = "/status", body: bytes | None = None) -> dict[str, Any]:
+    """Ask the daemon itself (a body makes it a POST), through the same gate as every other request."""
     from cloudrun.sandbox.sigv4 import Credentials, sign
 
     host = urlsplit(region.endpoint_url).netloc
     credentials = Credentials(region.access_key, region.secret_key, region.region)
-    headers = sign("GET", "/status", "", host, "sandbox", b"", credentials, datetime.now(UTC))
-    request = urllib.request.Request(region.endpoint_url + "/status", headers=headers)  # noqa: S310 (http, loopback)
+    method = "GET" if body is None else "POST"
+    headers = sign(method, path, "", host, "sandbox", body or b"", credentials, datetime.now(UTC))
+    address = region.endpoint_url + path
+    request = urllib.request.Request(address, data=body, headers=headers, method=method)  # noqa: S310 (http, loopback)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy knows nothing of our loopback
     try:
         with opener.open(request, timeout=ASK_TIMEOUT_S) as answer:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import threading
+from datetime import UTC, datetime
 from typing import Any
 
 from moto.ec2 import urls as ec2_urls
@@ -122,6 +123,23 @@ class RegionEC2(EC2Backend):
             raise DependencyViolationError(f"resource {group_id} has a dependent object")
         super().delete_security_group(name, group_id)
 
+    # -- spot ----------------------------------------------------------------------------------------------------------
+
+    def check_spot(self, instance_id: str) -> None:
+        """Raises EC2ClientError where it is no running instance of the spot market: the others are not taken back."""
+        instance = self.get_instance(instance_id)
+        if instance.lifecycle != "spot":
+            raise EC2ClientError("UnsupportedOperation", f"The instance '{instance_id}' is not a Spot Instance.")
+        self._in_state([instance_id], ("running",), "interrupted")
+
+    def take_back(self, instance_id: str) -> None:
+        """What EC2 does when the time that it announced has come."""
+        with self._lock:
+            instance = self.get_instance(instance_id)
+            if instance.state == "running":
+                _set_state(instance, "shutting-down", "Server.SpotInstanceTermination", "Spot instance termination")
+                self._hypervisor.end(instance.id)
+
     # -- reports of the hypervisor -------------------------------------------------------------------------------------
 
     def machine_runs(self, instance_id: str) -> None:
@@ -214,15 +232,15 @@ class RegionEC2(EC2Backend):
         self._hypervisor.power_on(order, self)
 
     def _stopped(self, instance: Instance) -> None:
-        reason = instance.state_reason
-        instance.stop()
-        instance.state_reason = reason
+        reasons = instance.state_reason, instance._reason  # noqa: SLF001 (see _set_state)
+        instance.stop()  # gives reasons of its own
+        instance.state_reason, instance._reason = reasons  # noqa: SLF001
         _set_public_address(instance, None)
 
     def _terminated(self, instance: Instance) -> None:
-        reason = instance.state_reason
-        instance.terminate()
-        instance.state_reason = reason
+        reasons = instance.state_reason, instance._reason  # noqa: SLF001 (see _set_state)
+        instance.terminate()  # gives reasons of its own
+        instance.state_reason, instance._reason = reasons  # noqa: SLF001
         _set_public_address(instance, None)
         self._hypervisor.remove(instance.id)
 
@@ -240,6 +258,9 @@ def _set_state(instance: Instance, name: str, code: str = "", message: str = "")
     instance.instance_state.name = name
     instance.instance_state.code = _CODES[name]
     instance.state_reason = StateReason(f"{code}: {message}", code) if code else StateReason()
+    whose = "Service" if code.startswith("Server.") else "User" if code == "Client.UserInitiatedShutdown" else ""
+    said = f"{whose} initiated ({datetime.now(UTC):%Y-%m-%d %H:%M:%S} GMT)" if whose else ""
+    instance._reason = said  # noqa: SLF001 (StateTransitionReason, which moto lets nobody set)
 
 
 def _set_public_address(instance: Instance, address: str | None) -> None:

@@ -6,17 +6,20 @@ After "Use the Instance Metadata Service to access instance metadata" (Amazon EC
 
 from __future__ import annotations
 
+import json
 import secrets
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from cloudrun.sandbox.hypervisor import PowerOn
 from cloudrun.sandbox.wsgi import Environ, StartResponse, answer, header_fields, request_target
 
 PREFIX = "_metadata"
 TOKEN_LONGEST_S = 21600  # six hours, as on EC2
+TOKENS_MAX = 1024  # of one unit at a time; beyond it the oldest is forgotten, and its holder asks for another
 
 
 @dataclass
@@ -32,19 +35,42 @@ class Metadata:
         self._endpoint_url = endpoint_url
         self._guard = threading.Lock()
         self._guests: dict[str, _Guest] = {}  # by secret
+        self._notices: dict[str, dict[str, str]] = {}  # by instance: paths below latest/meta-data, while it lives
 
     def url(self, order: PowerOn) -> str:
         """The address for a unit, made anew at each power-on: the old one is forgotten."""
-        self.forget(order.instance_id)
         secret = secrets.token_urlsafe(24)
         with self._guard:
+            self._withdraw(order.instance_id)
             self._guests[secret] = _Guest(order)
         return f"{self._endpoint_url}/{PREFIX}/{secret}"
 
     def forget(self, instance_id: str) -> None:
         with self._guard:
-            for secret in [key for key, guest in self._guests.items() if guest.order.instance_id == instance_id]:
-                del self._guests[secret]
+            self._withdraw(instance_id)
+            self._notices.pop(instance_id, None)
+
+    def announce_interruption(self, instance_id: str, at: datetime) -> dict[str, str]:
+        """EC2 takes the instance back at that time: `spot/instance-action`, and its predecessor for old programs."""
+        action = {"action": "terminate", "time": _instant(at)}
+        self._announce(
+            instance_id, {"spot/instance-action": json.dumps(action), "spot/termination-time": action["time"]}
+        )
+        return action
+
+    def announce_rebalance(self, instance_id: str, at: datetime) -> dict[str, str]:
+        """EC2 thinks since that time that it may soon take the instance back."""
+        notice = {"noticeTime": _instant(at)}
+        self._announce(instance_id, {"events/recommendations/rebalance": json.dumps(notice)})
+        return notice
+
+    def _announce(self, instance_id: str, values: Mapping[str, str]) -> None:
+        with self._guard:
+            self._notices.setdefault(instance_id, {}).update(values)
+
+    def _withdraw(self, instance_id: str) -> None:
+        for secret in [key for key, guest in self._guests.items() if guest.order.instance_id == instance_id]:
+            del self._guests[secret]
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> list[bytes]:
         path, _ = request_target(environ)
@@ -54,11 +80,14 @@ class Metadata:
             guest = self._guests.get(secret)
             if guest is None:
                 return answer(start_response, 404, b"Not Found")
-            status, text = _reply(guest, environ["REQUEST_METHOD"], "/".join(rest).rstrip("/"), headers)
+            notices = self._notices.get(guest.order.instance_id, {})
+            status, text = _reply(guest, notices, environ["REQUEST_METHOD"], "/".join(rest).rstrip("/"), headers)
         return answer(start_response, status, text.encode("utf-8", "surrogateescape"))
 
 
-def _reply(guest: _Guest, method: str, path: str, headers: Mapping[str, str]) -> tuple[int, str]:
+def _reply(
+    guest: _Guest, notices: Mapping[str, str], method: str, path: str, headers: Mapping[str, str]
+) -> tuple[int, str]:
     now = time.monotonic()
     if method == "PUT" and path == "latest/api/token":
         if "x-forwarded-for" in headers:
@@ -68,6 +97,8 @@ def _reply(guest: _Guest, method: str, path: str, headers: Mapping[str, str]) ->
             return 400, "Bad Request"
         token = secrets.token_urlsafe(32)
         guest.tokens = {known: ends for known, ends in guest.tokens.items() if ends > now}
+        while len(guest.tokens) >= TOKENS_MAX:
+            del guest.tokens[next(iter(guest.tokens))]
         guest.tokens[token] = now + int(seconds)
         return 200, token
     if method not in ("GET", "HEAD"):
@@ -81,7 +112,7 @@ def _reply(guest: _Guest, method: str, path: str, headers: Mapping[str, str]) ->
         return (200, guest.order.user_data) if guest.order.user_data else (404, "Not Found")
     if not f"{path}/".startswith("latest/meta-data/"):
         return 404, "Not Found"
-    return _look_up(_values(guest.order), path.removeprefix("latest/meta-data").lstrip("/"))
+    return _look_up({**_values(guest.order), **notices}, path.removeprefix("latest/meta-data").lstrip("/"))
 
 
 def _look_up(values: Mapping[str, str], path: str) -> tuple[int, str]:
@@ -97,7 +128,7 @@ def _look_up(values: Mapping[str, str], path: str) -> tuple[int, str]:
 
 
 def _values(order: PowerOn) -> dict[str, str]:
-    """By path below latest/meta-data. There is no `spot/`: nobody takes these machines back."""
+    """By path below latest/meta-data. `spot/` and `events/` are there once something was announced, as on EC2."""
     values = {
         "ami-id": order.image_id,
         "hostname": order.hostname,
@@ -114,3 +145,7 @@ def _values(order: PowerOn) -> dict[str, str]:
         values["public-keys/0"] = "openssh-key"
         values["public-keys/0/openssh-key"] = order.authorized_keys[0]
     return values
+
+
+def _instant(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

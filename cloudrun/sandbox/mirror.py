@@ -31,6 +31,7 @@ from cloudrun.sandbox.wsgi import Environ, StartResponse, answer, header_fields,
 
 PREFIX = "_packages"
 PAGE_FRESH_S = 600.0  # as long as indexes commonly let a page be cached
+PAGES_IN_MEMORY = 64  # pages of large projects take megabytes; all of them are on disk too
 CACHE_MAX_BYTES = 4 * 1024**3
 _CHUNK_BYTES = 256 * 1024
 _PROJECT = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")  # a normalised name (PEP 503)
@@ -59,7 +60,7 @@ class Mirror:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._guard = threading.Lock()
         self._upstream: Upstream | None = None
-        self._pages: dict[str, _Page] = {}
+        self._pages: dict[str, _Page] = {}  # the last PAGES_IN_MEMORY, the one used last at the end
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         path, _ = request_target(environ)
@@ -98,7 +99,7 @@ class Mirror:
 
     def _page(self, project: str) -> _Page | None:
         """The page in memory, else on disk, else from the index. One too old is used where the index is away."""
-        known = self._pages.get(project) or self._load_page(project)
+        known = self._remembered(project) or self._load_page(project)
         if known is not None and time.time() - known.fetched_at < PAGE_FRESH_S:
             return known
         try:
@@ -111,7 +112,7 @@ class Mirror:
         if files is None:
             return None
         page = _Page(time.time(), {file["filename"]: file for file in files})
-        self._pages[project] = page
+        self._remember(project, page)
         with tempfile.NamedTemporaryFile("w", dir=self._page_dir, delete=False, encoding="utf-8") as stream:
             json.dump({"fetched_at": page.fetched_at, "files": files}, stream)
         Path(stream.name).replace(self._page_path(project))
@@ -123,8 +124,22 @@ class Mirror:
             page = _Page(document["fetched_at"], {file["filename"]: file for file in document["files"]})
         except (OSError, ValueError, KeyError):
             return None
-        self._pages[project] = page
+        self._remember(project, page)
         return page
+
+    def _remembered(self, project: str) -> _Page | None:
+        with self._guard:
+            page = self._pages.pop(project, None)
+            if page is not None:
+                self._pages[project] = page
+            return page
+
+    def _remember(self, project: str, page: _Page) -> None:
+        with self._guard:
+            self._pages.pop(project, None)
+            self._pages[project] = page
+            while len(self._pages) > PAGES_IN_MEMORY:
+                del self._pages[next(iter(self._pages))]
 
     def _page_path(self, project: str) -> Path:
         """Two configurations of indexes have two caches: the same name may mean another project there."""

@@ -20,7 +20,7 @@ from cloudrun.sandbox.gate import Gate
 from cloudrun.sandbox.services import ACCOUNT_ID, SERVICES, Services
 from cloudrun.sandbox.sigv4 import Credentials
 from cloudrun.sandbox.state import Region, StateDir
-from cloudrun.sandbox.wsgi import Application, Environ, StartResponse, answer
+from cloudrun.sandbox.wsgi import Application, Environ, StartResponse, answer, request_target
 
 REGION_NAME = "us-east-1"  # the one region there is: what a request must be signed for
 HOST = "127.0.0.1"
@@ -34,7 +34,9 @@ class RunningRegion:
         self._server: BaseWSGIServer | None = None
         self._serving: threading.Thread | None = None
         self._hypervisor: Any = None
+        self._metadata: Any = None
         self._ec2: Any = None
+        self._spot: Any = None
         self._gate: Gate | None = None
         self._services = Services(self._install)
 
@@ -51,7 +53,7 @@ class RunningRegion:
         self._server = server
         host = f"{HOST}:{server.port}"
         endpoint_url = f"http://{host}"
-        metadata = Metadata(endpoint_url)
+        metadata = self._metadata = Metadata(endpoint_url)
         mirror = Mirror(self._state.cache, endpoint_url, find_uv())
         self._hypervisor = Hypervisor(
             self._state.units,
@@ -61,7 +63,7 @@ class RunningRegion:
             environments=self._state.cache / "environments",
         )
         credentials = Credentials(_access_key(), secrets.token_urlsafe(30), REGION_NAME)
-        signed: dict[str, Application] = {**dict.fromkeys(SERVICES, self._services), "sandbox": self._status}
+        signed: dict[str, Application] = {**dict.fromkeys(SERVICES, self._services), "sandbox": self._sandbox}
         self._gate = Gate(signed, {METADATA: metadata, PACKAGES: mirror}, credentials, host)
         self._serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
         self._serving.start()
@@ -119,9 +121,11 @@ class RunningRegion:
         from moto.ssm.models import ssm_backends
 
         from cloudrun.sandbox import ec2, seeds
+        from cloudrun.sandbox.spot import Spot
 
         backend = ec2.install(REGION_NAME, ACCOUNT_ID, self._hypervisor, self._services.locks["ec2"])
         seeds.plant(backend, ssm_backends[ACCOUNT_ID][REGION_NAME])
+        self._spot = Spot(backend, self._metadata, self._services.locks["ec2"])
         self._ec2 = backend
 
     def _live_instances(self) -> bool:
@@ -130,8 +134,16 @@ class RunningRegion:
         with self._services.locks["ec2"]:
             return any(instance.state != "terminated" for instance in self._ec2.all_instances())
 
-    def _status(self, _environ: Environ, start_response: StartResponse) -> list[bytes]:
-        """GET /status of the service `sandbox`: what `cloudrun sandbox status` lists."""
+    def _sandbox(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """The service `sandbox`, which AWS has not: GET /status, POST /interrupt."""
+        if request_target(environ)[0] != "/interrupt":
+            return self._status(start_response)
+        if not self._services.wait() or self._spot is None:
+            return answer(start_response, 503, b"{}", "application/json")
+        return self._spot.answer(environ, start_response)  # type: ignore[no-any-return]
+
+    def _status(self, start_response: StartResponse) -> list[bytes]:
+        """What `cloudrun sandbox status` lists."""
         from cloudrun.sandbox.hypervisor import LOGIN_USER
 
         instances = []

@@ -57,9 +57,13 @@ class Services:
         finally:
             self._ready.set()
 
+    def wait(self) -> bool:
+        """Whether moto is there, after at most LOAD_TIMEOUT_S."""
+        return self._ready.wait(LOAD_TIMEOUT_S) and self.error is None
+
     def __call__(self, environ: Environ, start_response: StartResponse) -> Any:
         service = environ["cloudrun.service"]
-        if not self._ready.wait(LOAD_TIMEOUT_S) or self.error is not None:
+        if not self.wait():
             return aws_error(service, 503, "ServiceUnavailable", "The sandbox is not up.", start_response)
         with self.locks[service]:
             try:

@@ -9,6 +9,7 @@ import io
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 import zipfile
@@ -45,7 +46,7 @@ WHEEL = "tiny-1.0-py3-none-any.whl"
 
 
 class Index:
-    """A package index with one project, a password, and a count of what it was asked."""
+    """A package index with one file, a password, and a count of what it was asked."""
 
     def __init__(self) -> None:
         self.content = wheel("tiny", "1.0")
@@ -75,7 +76,7 @@ class Index:
     def answer(self, path: str, authorization: str) -> tuple[int, bytes]:
         if authorization != "Basic " + base64.b64encode(b"user:pass/word").decode():
             return 401, b""
-        if path == "/simple/tiny/":
+        if path in ("/simple/tiny/", "/simple/small/", "/simple/short/"):
             return 200, (self.page or f'<a href="../../files/{WHEEL}#sha256={self.digest}">{WHEEL}</a>').encode()
         return (200, self.content) if path == f"/files/{WHEEL}" else (404, b"")
 
@@ -170,6 +171,17 @@ def test_an_old_page_is_served_only_where_the_index_is_away(
     assert b"tiny-2.0" in served.get("simple/tiny/")
 
 
+def test_pages_beyond_those_kept_in_memory_come_from_disk(
+    served: Served, index: Index, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_module, "PAGES_IN_MEMORY", 1)
+    for _ in range(2):
+        for project in ("tiny", "small", "short"):
+            assert WHEEL.encode() in served.get(f"simple/{project}/")
+            assert len(served.mirror._pages) == 1
+    assert sorted(index.asked) == ["/simple/short/", "/simple/small/", "/simple/tiny/"]
+
+
 @pytest.mark.parametrize("padding", [0, 1_000_000])
 def test_a_file_that_is_not_what_the_index_said_never_arrives_whole(
     served: Served, index: Index, cache: Path, padding: int
@@ -191,6 +203,9 @@ def test_the_cache_drops_what_was_not_used_for_longest(
     old.write_bytes(b"x" * 1000)
     monkeypatch.setattr(mirror_module, "CACHE_MAX_BYTES", 1000)
     served.get(f"files/tiny/{WHEEL}")
+    end = time.monotonic() + 20
+    while old.exists() and time.monotonic() < end:  # it goes once the file is handed on
+        time.sleep(0.01)
     assert not old.exists()
     assert served.get(f"files/tiny/{WHEEL}")
 

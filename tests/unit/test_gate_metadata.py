@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from cloudrun.sandbox.hypervisor import PowerOn
-from cloudrun.sandbox.metadata import Metadata
+from cloudrun.sandbox.metadata import TOKENS_MAX, Metadata
 
 ORDER = PowerOn(
     instance_id="i-1",
@@ -71,6 +73,35 @@ def test_without_a_token_or_with_a_wrong_one_nothing_is_told() -> None:
     assert ask(metadata, url, "/latest/meta-data/instance-id")[0] == 401
     wrong = {"X-aws-ec2-metadata-token": "guessed"}
     assert ask(metadata, url, "/latest/meta-data/instance-id", headers=wrong)[0] == 401
+
+
+def test_an_announced_interruption_is_told_to_its_own_instance_until_that_is_gone() -> None:
+    metadata = Metadata("http://endpoint")
+    url = metadata.url(ORDER)
+    other = metadata.url(replace(ORDER, instance_id="i-2"))
+    metadata.announce_interruption("i-1", datetime(2026, 1, 2, 3, 4, 5, 600_000, tzinfo=UTC))
+    path = "/latest/meta-data/spot/instance-action"
+    told = '{"action": "terminate", "time": "2026-01-02T03:04:05Z"}'
+    assert ask(metadata, url, path, headers=token(metadata, url)) == (200, told)
+    assert ask(metadata, other, path, headers=token(metadata, other))[0] == 404
+    again = metadata.url(ORDER)  # it was rebooted
+    assert ask(metadata, again, path, headers=token(metadata, again)) == (200, told)
+    metadata.forget("i-1")
+    anew = metadata.url(ORDER)
+    assert ask(metadata, anew, path, headers=token(metadata, anew))[0] == 404
+
+
+def test_a_unit_that_asks_for_tokens_for_ever_loses_the_oldest() -> None:
+    metadata = Metadata("http://endpoint")
+    url = metadata.url(ORDER)
+    oldest, second = token(metadata, url), token(metadata, url)
+    for _ in range(TOKENS_MAX - 2):
+        token(metadata, url)
+    assert ask(metadata, url, "/latest/meta-data/instance-id", headers=oldest)[0] == 200
+    newest = token(metadata, url)
+    assert ask(metadata, url, "/latest/meta-data/instance-id", headers=oldest)[0] == 401
+    for held in (second, newest):
+        assert ask(metadata, url, "/latest/meta-data/instance-id", headers=held)[0] == 200
 
 
 def test_a_token_needs_a_lifetime_and_no_proxy() -> None:
