@@ -66,6 +66,7 @@ _THROTTLED = Rule(None, "wait a minute and repeat: the account makes too many re
 _INPUT = Rule(UsageError, "correct the value that is named here, then repeat")
 _UNSUPPORTED = Rule(UsageError, "try another --instance-type, --image or --region: they do not go together here")
 _NO_VPC = Rule(UsageError, "run `aws ec2 create-default-vpc`, or name another --region")
+_ARCHIVED = Rule(UsageError, "restore it from its archive storage class with `aws s3api restore-object`, then repeat")
 _TOKEN = Rule(None, "repeat the command: it launches under a token of its own")
 _STATE = Rule(None, "look with `cloudrun units`, then repeat: it may be on its way to another state")
 _SERVER = Rule(None, "repeat in a minute; https://health.aws.amazon.com says whether the region has trouble")
@@ -181,7 +182,7 @@ _CLASSES: tuple[tuple[tuple[type[BaseException], ...], Rule], ...] = (
     ),
 )
 
-# Error codes, from "Error codes for the Amazon EC2 API" and the common ones of SSM and STS. The first line with a
+# Error codes, from "Error codes for the Amazon EC2 API" and the common ones of S3, SSM and STS. The first line with a
 # pattern for the whole code decides, so the particular come before the general. A lack of capacity is an HTTP 500
 # there: the code is asked before the status.
 _CODES: tuple[tuple[Rule, re.Pattern[str]], ...] = tuple(
@@ -193,7 +194,15 @@ _CODES: tuple[tuple[Rule, re.Pattern[str]], ...] = tuple(
         (_KEYS, r"UnrecognizedClient(Exception)?", r"MissingAuthenticationToken(Exception)?"),
         (_KEYS, r"IncompleteSignature(Exception)?", "SignatureDoesNotMatch", r"InvalidSignature(Exception)?"),
         (_PERMISSION, r"UnauthorizedOperation(\..+)?", r"AccessDenied(Exception)?", "OperationNotPermitted"),
-        (_PERMISSION, "CustomerKeyHasBeenRevoked", "InaccessibleStorageLocation", ".*PermissionIssue"),
+        (
+            _PERMISSION,
+            "AllAccessDisabled",
+            "AccountProblem",
+            "CustomerKeyHasBeenRevoked",
+            "InaccessibleStorageLocation",
+            ".*PermissionIssue",
+        ),
+        (_PERMISSION, "AllAccessDisabled", "AccountProblem"),
         (_ACCOUNT, "OptInRequired", "PendingVerification", "Blocked", r"SubscriptionRequired(Exception)?"),
         (_THROTTLED, "RequestLimitExceeded", "Throttl.*", r"TooManyRequests(Exception)?", "SlowDown"),
         (_THROTTLED, "BandwidthLimitExceeded", "RequestThrottled.*", "PriorRequestNotComplete", "ConcurrentTagAccess"),
@@ -206,6 +215,8 @@ _CODES: tuple[tuple[Rule, re.Pattern[str]], ...] = tuple(
         (_NO_VPC, "DefaultVpcDoesNotExist", "VPCIdNotSpecified", "VPCResourceNotSpecified"),
         (_UNSUPPORTED, r"(.*\.)?Unsupported.*", r".*Unsupported(\..+)?", r".*NotSupported(Exception)?"),
         (_UNSUPPORTED, "NonEBSInstance", "VolumeTypeNotAvailableInZone", "ZonesMismatched", "InvalidInstanceFamily"),
+        (_ARCHIVED, "InvalidObjectState"),
+        (_REGION, "PermanentRedirect", "IllegalLocationConstraintException", "AuthorizationHeaderMalformed"),
         (_STATE, "DependencyViolation", r".*InUse(Exception)?", "InUse.*", "Incorrect.*", ".*State", ".*InProgress"),
         (_STATE, ".*AlreadyExists.*", ".*Conflict", r".*\.Duplicate", "CannotDelete", r"Resource\.Already.*"),
         (_GARBLED, r"[34]\d\d"),  # botocore's word for an answer that is not in AWS's form
@@ -217,7 +228,7 @@ _CODES: tuple[tuple[Rule, re.Pattern[str]], ...] = tuple(
         ),
         (_TOKEN, "Idempotent.*"),
         (_INPUT, "Invalid.*", "Missing.*", "Malformed.*", "Unknown.*", r"Validation(Error|Exception)"),
-        (_INPUT, r".*NotFound(Exception)?", ".*Malformed", ".*Mismatch", ".*TooLarge", "NoSuchVersion"),
+        (_INPUT, r".*NotFound(Exception)?", ".*Malformed", ".*Mismatch", ".*TooLarge", "NoSuch.*"),
     )
 )
 _REFUSALS = (_CAPACITY, _ADDRESSES, _SPOT_PRICE, _QUOTA)

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import boto3
@@ -19,6 +20,7 @@ from cloudrun.core.errors import ConfigError, CredentialsError, UsageError
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
+    from mypy_boto3_s3 import S3Client
     from mypy_boto3_ssm import SSMClient
     from mypy_boto3_sts import STSClient
 
@@ -44,26 +46,50 @@ class Aws:
         self.region_guessed = region_guessed
         self.endpoint_url = endpoint_url
         self._session = session
-        self._clients: dict[str, Any] = {}
+        self._clients: dict[tuple[str, str], Any] = {}
         self._lock = threading.Lock()  # making a client is not thread-safe in boto3, using one is
 
     @overload
     def client(self, service: Literal["ec2"]) -> EC2Client: ...
     @overload
+    def client(self, service: Literal["s3"], region: str | None = None) -> S3Client: ...
+    @overload
     def client(self, service: Literal["ssm"]) -> SSMClient: ...
     @overload
     def client(self, service: Literal["sts"]) -> STSClient: ...
-    def client(self, service: Literal["ec2", "ssm", "sts"]) -> Any:
+    def client(self, service: Literal["ec2", "s3", "ssm", "sts"], region: str | None = None) -> Any:
         """A boto3 client. Only modules of this package call it: no boto3 object leaves them."""
-        with self._lock, _configured(f"use {service} in {self.region}"):
-            if service not in self._clients:
-                self._clients[service] = self._session.client(
-                    service,
-                    region_name=self.region,
-                    endpoint_url=self.endpoint_url,
-                    config=_patience(first=service == "sts", direct=self.endpoint_url is not None),
+        region = region or self.region
+        with self._lock, _configured(f"use {service} in {region}"):
+            if (service, region) not in self._clients:
+                config = _patience(first=service == "sts", direct=self.endpoint_url is not None)
+                if service == "s3":
+                    config = config.merge(self._addressing())
+                self._clients[service, region] = self._session.client(
+                    service, region_name=region, endpoint_url=self.endpoint_url, config=config
                 )
-            return self._clients[service]
+            return self._clients[service, region]
+
+    def _addressing(self) -> Config:
+        """How S3's addresses are written: a bucket's own name on AWS, so that presigned ones are the region's and need
+        no redirect; a path elsewhere, since an endpoint of one's own rarely has a name for every bucket.
+        """
+        elsewhere = self.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        return Config(signature_version="s3v4", s3={"addressing_style": "path" if elsewhere else "virtual"})
+
+    def credentials_expire_at(self) -> datetime | None:
+        """When the credentials that requests are signed with now expire, and with them all that they have signed.
+
+        None for keys that do not, and for a session token of which nobody said how long it is good. May ask a login
+        service or a helper program. Raises CredentialsError where that does not work.
+        """
+        with _configured("find out how long the AWS credentials are good"):
+            credentials = self._session.get_credentials()
+            if credentials is None:
+                return None
+            credentials.get_frozen_credentials()  # fetches them where that was put off, renews them where it is time
+        expires_at = getattr(credentials, "_expiry_time", None)  # botocore has no public word for it
+        return expires_at.astimezone(UTC) if expires_at is not None else None
 
     def account_id(self) -> str:
         """The account the credentials belong to: the cheap check that they work and that AWS can be reached.

@@ -14,7 +14,8 @@
     │   └── Interrupted           1    the provider took the machine back
     ├── ProvisionError            1    the playbook failed (knows the task and the log)
     ├── TransferError             1    bytes did not arrive whole
-    │   └── ManifestRefused       1    the list of outputs makes no sense, or could do harm
+    │   ├── ManifestRefused       1    the list of outputs makes no sense, or could do harm
+    │   └── ObjectMissing         1    the bucket does not have it (yet, or any more)
     ├── LedgerError               1    the ledger could not be read or written
     │   └── NotFound              2    no such run, unit or artifact
     ├── PassportMismatch          1    a model made with other versions than those here
@@ -96,6 +97,9 @@ class HostKeyMismatch(ConnectionLost):
 
 
 class Interrupted(ConnectionLost):
+    """`run_id` is that of the run that waits for another attempt; "" where none does."""
+
+    run_id = ""
     usual_next_step = "submit again, without --spot if it has to be over soon"
 
 
@@ -114,6 +118,10 @@ class TransferError(CloudrunError):
 
 class ManifestRefused(TransferError):
     """What a unit says about its outputs makes no sense or could do harm: asking again will not help."""
+
+
+class ObjectMissing(TransferError):
+    """The bucket, or the object in it, is not there: asking again helps only if somebody is about to put it there."""
 
 
 class LedgerError(CloudrunError):

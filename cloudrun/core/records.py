@@ -229,9 +229,10 @@ class AttemptRecord:
 class RunRecord:
     run_id: str
     name: str
-    script: str
+    script: str  # relative to its project's root
     state: RunState
     created_at: datetime
+    cwd: str = "."  # where it started, relative to that root
     arguments: tuple[str, ...] = ()
     params: Mapping[str, Any] = field(default_factory=_empty)
     end_reason: EndReason | None = None
@@ -333,6 +334,15 @@ class Upload:
 
 
 @dataclass(frozen=True)
+class StoredObject:
+    """An object of a bucket. `etag` is what S3 calls this content of it, without quotes."""
+
+    key: str
+    size: int  # bytes
+    etag: str
+
+
+@dataclass(frozen=True)
 class RemoteFile:
     """An object that a unit may fetch by its presigned address. `path` is where it goes below its data set."""
 
@@ -352,9 +362,15 @@ class DataSet:
     key: str
     link: str
     source: str  # as the user said it
+    single: str = ""  # the name of its only file, where the source is a file and not a folder
     remote: tuple[RemoteFile, ...] = ()
     root: Path | None = None
     entries: tuple[FileEntry, ...] = ()
+
+    @property
+    def target(self) -> str:
+        """What `link` leads to, below the unit's folder of data sets."""
+        return f"{self.key}/{self.single}" if self.single else self.key
 
     @property
     def total_bytes(self) -> int:
