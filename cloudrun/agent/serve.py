@@ -1,16 +1,32 @@
 """The agent's end of a channel: reads a request, answers it, reads the next, until the client hangs up.
 
-    verb         with                           then                            reply
-    environment  fingerprint                                                    ready
-    ship         run_dir, entries               DATA... FILE_END per file ->    files
-    start        run_dir, spec                                                  status
-    status       run_dir                                                        status, null where never started
-    follow       run_dir, offsets               <- STDOUT, STDERR, ALIVE...     status
-    cancel       run_dir, grace_s               <- ALIVE...                     status
-    outputs      run_dir                        <- DATA... (outputs.json)
-    fetch        run_dir, area, entries         <- DATA... FILE_END per file    files
+    verb         with                                  then                              reply
+    environment  fingerprint                                                             ready
+    orders       orders (or null)                                                        orders, news
+    ship         run_dir, area, inline                 see below                         files, bytes, reused
+    start        run_dir, spec                                                           status
+    status       run_dir                                                                 status, null if never started
+    runs                                                                                 runs: [{run_dir, status, ...}]
+    follow       run_dir, offsets, wait, bring         <- STDOUT STDERR ALIVE, outputs   status, brought
+    cancel       run_dir, grace_s, reason              <- ALIVE...                       status
+    outputs      run_dir                               <- DATA... (outputs.json)
+    fetch        run_dir, area, entries                <- DATA... FILE_END per file      files
+    home         run_dir
+    data         key                                                                     ready
+    fetch_data   key, files                            <- PROGRESS... ALIVE...
 
-`area` is "work" or "logs". A run directory is named relative to the home, as `core.rundir` does.
+A run directory is named relative to the home, as `core.rundir` does.
+
+ship: the client sends the manifest, a list of [path, size, sha256, mode]. With `inline` the contents of all entries
+follow at once (DATA... FILE_END for each). Otherwise the agent answers with the list NEED of [index, offset], and the
+client sends those, from their offsets on. `area` is "project", "outputs" (an earlier attempt's files, which are to be
+outputs again) or "data" (`run_dir` is then the key of a data set).
+
+fetch: entries of {path, size, offset} in `area` "work" or "logs".
+
+follow: without `wait` it sends what there is. With `bring` (bytes) and once the job has exited, outputs.json follows as
+DATA... FILE_END, then outputs and logs as long as they fit into so many bytes (DATA... FILE_END for each); `brought`
+names them in that order, as "work/..." and "logs/...".
 """
 
 from __future__ import annotations
@@ -19,52 +35,41 @@ import json
 import os
 import sys
 import traceback
-from pathlib import Path
 from typing import Any, BinaryIO, Callable
 
-from cloudrun.agent import logs, supervisor, transfer
+from cloudrun.agent import datasets, jobs, locks, logs, shipping, transfer
+from cloudrun.agent.call import IDLE_S, Call, Input
 from cloudrun.agent.errors import AgentError
 from cloudrun.core import rundir, wire
-from cloudrun.core.rundir import RunDir
+from cloudrun.core.rundir import RunDir, read_object
 
 Reply = dict[str, Any]
-
-
-class Call:
-    """A request, and the streams on which some verbs go on talking before they reply."""
-
-    def __init__(self, arguments: dict[str, Any], stdin: BinaryIO, stdout: BinaryIO) -> None:
-        self.arguments = arguments
-        self.stdin = stdin
-        self.stdout = stdout
-
-    def run(self) -> RunDir:
-        name = self.arguments["run_dir"]
-        if not rundir.safe_relative(name):
-            raise AgentError("usage", f"{name!r} is not the name of a run directory")
-        return RunDir(Path.cwd() / name)
 
 
 def main() -> None:
     """Serve standard input and output. The working directory is the login user's home."""
     os.umask(0o077)
-    stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
+    stdin, stdout = Input(sys.stdin.fileno()), sys.stdout.buffer
     hello = {"protocol": wire.PROTOCOL, "python": sys.version.split()[0], "pid": os.getpid()}
     stdout.write(wire.pack_json(wire.HELLO, hello))
     stdout.flush()
+    locks.hold_shared(rundir.CLIENTS_LOCK)
     try:
         while _answer_one(stdin, stdout):
             pass
-    except (BrokenPipeError, wire.WireError):
+    except (BrokenPipeError, ConnectionError, wire.WireError):
         pass  # the client went away, which is its right
+    os._exit(0)  # nothing is left to be flushed to a client that has gone
 
 
-def _answer_one(stdin: BinaryIO, stdout: BinaryIO) -> bool:
+def _answer_one(stdin: Input, stdout: BinaryIO) -> bool:
     """Answer the next request. False where there is none, or where it failed: a failure ends the channel."""
-    frame = wire.read_frame(stdin)
+    frame = stdin.frame(IDLE_S)
     if frame is None:
         return False
     kind, payload = frame
+    if kind == wire.ALIVE:
+        return True
     try:
         if kind != wire.REQUEST:
             raise AgentError("internal", f"expected a request, not {kind!r}")
@@ -72,7 +77,7 @@ def _answer_one(stdin: BinaryIO, stdout: BinaryIO) -> bool:
         reply = VERBS[arguments.pop("verb")](Call(arguments, stdin, stdout))
         stdout.write(wire.pack_json(wire.REPLY, reply))
         failed = False
-    except (BrokenPipeError, wire.WireError):
+    except (BrokenPipeError, ConnectionError, wire.WireError):
         raise
     except AgentError as error:
         stdout.write(wire.pack_json(wire.FAILURE, {"kind": error.kind, "message": str(error)}))
@@ -89,33 +94,80 @@ def _environment(call: Call) -> Reply:
 
 
 def _ship(call: Call) -> Reply:
-    return transfer.receive(call.run(), call.arguments["entries"], call.stdin)
+    return datasets.ship(call) if call.arguments.get("area") == "data" else shipping.ship(call)
 
 
 def _start(call: Call) -> Reply:
-    run = call.run()
-    supervisor.start(run, call.arguments["spec"])
-    return {"status": supervisor.status(run)}
+    run, spec = call.run(), call.arguments["spec"]
+    # not while another channel, of a client that has lost it, still ships this run
+    with locks.folder_lock(str(run.root), call.alive):
+        if spec.get("data") and not os.path.lexists(run.status):
+            with shipping.explained():
+                datasets.link(run, spec["data"])
+        jobs.start(run, spec)
+    return {"status": jobs.status(run)}
 
 
 def _status(call: Call) -> Reply:
-    return {"status": supervisor.status(call.run())}
+    return {"status": jobs.status(call.run())}
+
+
+def _orders(call: Call) -> Reply:
+    return jobs.orders(call.arguments.get("orders"))
+
+
+def _runs(_call: Call) -> Reply:
+    return {"runs": jobs.listed()}
 
 
 def _follow(call: Call) -> Reply:
-    return logs.follow(call.run(), call.arguments["offsets"], call.stdin, call.stdout)
+    run, bring = call.run(), call.arguments.get("bring", 0)
+    reply = logs.follow(run, call.arguments["offsets"], call.stdin, call.stdout, wait=call.arguments.get("wait", True))
+    if bring and (reply["status"] or {}).get("state") == "exited":
+        reply["brought"] = _bring(call, run, bring)
+    return reply
+
+
+def _bring(call: Call, run: RunDir, room: int) -> list[str]:
+    """Send the manifest and what of it fits into `room` bytes; returns its names."""
+    manifest = _manifest(call, run)
+    _send_manifest(call, manifest)
+    call.stdout.write(wire.pack_json(wire.FILE_END, {}))
+    brought = []
+    for area, folder, entries in (
+        ("work", str(run.work), manifest["entries"]),
+        ("logs", str(run.root), manifest["logs"]),
+    ):
+        for entry in entries:
+            content = transfer.small_contents(folder, entry) if entry["size"] <= room else None
+            if content is not None:
+                room -= len(content)
+                call.stdout.write(wire.pack(wire.DATA, content) if content else b"")
+                call.stdout.write(wire.pack_json(wire.FILE_END, {}))
+                brought.append(f"{area}/{entry['path']}")
+    return brought
+
+
+def _manifest(call: Call, run: RunDir) -> dict[str, Any]:
+    """outputs.json; where it has to be made now, which takes a digest of all outputs, the client hears of us."""
+    found: dict[str, Any] = read_object(run.outputs) or call.while_alive(lambda: jobs.outputs(run))
+    return found
+
+
+def _send_manifest(call: Call, manifest: dict[str, Any]) -> None:
+    text = json.dumps(manifest, separators=(",", ":")).encode("ascii")
+    starts = range(0, len(text), wire.CHUNK)  # 100,000 names do not fit into one reply
+    call.stdout.writelines(wire.pack(wire.DATA, text[start : start + wire.CHUNK]) for start in starts)
 
 
 def _cancel(call: Call) -> Reply:
     run = call.run()
-    supervisor.cancel(run, call.arguments["grace_s"])
+    jobs.cancel(run, call.arguments["grace_s"], call.arguments.get("reason", "cancelled"))
     return logs.wait(run, call.stdin, call.stdout)
 
 
 def _outputs(call: Call) -> Reply:
-    text = json.dumps(supervisor.outputs(call.run()), separators=(",", ":")).encode("ascii")
-    starts = range(0, len(text), wire.CHUNK)  # 100,000 names do not fit into one reply
-    call.stdout.writelines(wire.pack(wire.DATA, text[start : start + wire.CHUNK]) for start in starts)
+    _send_manifest(call, _manifest(call, call.run()))
     return {}
 
 
@@ -125,13 +177,27 @@ def _fetch(call: Call) -> Reply:
     return transfer.send(str(folder), call.arguments["entries"], call.stdout)
 
 
+def _home(call: Call) -> Reply:
+    jobs.home(call.run())
+    return {}
+
+
+def _data(call: Call) -> Reply:
+    return {"ready": datasets.is_ready(call.arguments["key"])}
+
+
 VERBS: dict[str, Callable[[Call], Reply]] = {
     "environment": _environment,
+    "orders": _orders,
     "ship": _ship,
     "start": _start,
     "status": _status,
+    "runs": _runs,
     "follow": _follow,
     "cancel": _cancel,
     "outputs": _outputs,
     "fetch": _fetch,
+    "home": _home,
+    "data": _data,
+    "fetch_data": datasets.fetch,
 }

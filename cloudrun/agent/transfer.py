@@ -1,79 +1,21 @@
-"""Files as streams: the project comes in by its manifest, outputs and logs go out by theirs."""
+"""Files that go to a client: outputs and logs, by their manifest."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Optional
 
-from cloudrun.agent.errors import AgentError
-from cloudrun.agent.manifest import fingerprint
 from cloudrun.core import wire
-from cloudrun.core.rundir import RunDir, safe_relative, write_json
+from cloudrun.core.rundir import safe_relative
 
-
-def receive(run: RunDir, entries: list[dict[str, Any]], stream: BinaryIO) -> dict[str, Any]:
-    """Write `entries` below work/ from the DATA frames that follow, and what they were to shipped.json.
-
-    Each file is DATA frames of exactly its size, then FILE_END. Raises AgentError for a path that leads elsewhere,
-    a digest that is not the promised one, a client that gave up, or a disk that is full.
-    """
-    shipped: dict[str, Any] = {}
-    made: set[str] = set()
-    name = "the project"
-    try:
-        os.makedirs(run.work, mode=0o700, exist_ok=True)
-        for entry in entries:
-            name = entry["path"]
-            if not safe_relative(name):
-                raise AgentError("transfer", f"refused to write {name!r}: not a plain relative path")
-            path = os.path.join(run.work, name)
-            folder = os.path.dirname(path)
-            if folder not in made:
-                os.makedirs(folder, exist_ok=True)
-                made.add(folder)
-            info = _receive_one(path, entry, stream)
-            shipped[name] = {"sha256": entry["sha256"], "stat": fingerprint(info)}
-        write_json(run.shipped, shipped)
-    except OSError as error:
-        raise AgentError("transfer", f"could not write {name} on the unit: {error.strerror}") from error
-    return {"files": len(shipped)}
-
-
-def _receive_one(path: str, entry: dict[str, Any], stream: BinaryIO) -> os.stat_result:
-    digest = hashlib.sha256()
-    remaining = entry["size"]
-    # a new inode each time: a file of an interrupted ship is replaced, and a link in its place is not followed
-    if os.path.lexists(path):
-        os.unlink(path)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "wb", buffering=0) as file:
-        while True:
-            frame = wire.read_frame(stream)
-            if frame is None:
-                raise AgentError("transfer", "the client went away while shipping")
-            kind, payload = frame
-            if kind == wire.FILE_END:
-                break
-            if kind != wire.DATA or len(payload) > remaining:
-                raise AgentError("transfer", f"{entry['path']} changed while it was shipped")
-            digest.update(payload)
-            remaining -= len(payload)
-            _write_all(file, payload)
-        if remaining or digest.hexdigest() != entry["sha256"]:
-            raise AgentError("transfer", f"{entry['path']} changed while it was shipped")
-        os.fchmod(file.fileno(), entry["mode"] & 0o777 | 0o600)
-        return os.fstat(file.fileno())
-
-
-def _write_all(file: Any, payload: bytes) -> None:
-    view = memoryview(payload)
-    while view:
-        view = view[file.write(view) :]
+COPIED_BELOW = 64 * 1024  # bytes; a larger piece of a file goes to the client without passing through this process
+FRAME = 1024 * 1024  # bytes of such a piece
+NO_SENDFILE = not hasattr(os, "sendfile")
 
 
 def send(folder: str, entries: list[dict[str, Any]], out: BinaryIO) -> dict[str, Any]:
-    """Send the first `size` bytes of every entry below `folder`: DATA frames, then FILE_END with what went wrong.
+    """Send every entry below `folder` from its `offset` up to its `size`: DATA frames, FILE_END with what went wrong.
 
     A file that only grew is therefore still what its manifest says; the other side checks the digest.
     """
@@ -81,25 +23,77 @@ def send(folder: str, entries: list[dict[str, Any]], out: BinaryIO) -> dict[str,
         name = entry["path"]
         error = "" if safe_relative(name) else "not a plain relative path"
         if not error:
-            error = _send_one(os.path.join(folder, name), entry["size"], out)
+            error = _send_one(os.path.join(folder, name), entry.get("offset", 0), entry["size"], out)
         out.write(wire.pack_json(wire.FILE_END, {"error": error} if error else {}))
+    out.flush()
     return {"files": len(entries)}
 
 
-def _send_one(path: str, size: int, out: BinaryIO) -> str:
-    remaining = size
+def _send_one(path: str, offset: int, size: int, out: BinaryIO) -> str:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         return error.strerror or "unreadable"
-    with open(descriptor, "rb", buffering=0) as file:
-        while remaining:
-            try:
-                chunk = file.read(min(wire.CHUNK, remaining))
-            except OSError as error:
-                return error.strerror or "unreadable"
-            if not chunk:
-                return f"it is {remaining} bytes shorter than it was"
-            out.write(wire.pack(wire.DATA, chunk))
-            remaining -= len(chunk)
+    with open(descriptor, "rb", buffering=0):
+        try:
+            while offset < size:
+                if size - offset < COPIED_BELOW or NO_SENDFILE:
+                    chunk = os.pread(descriptor, min(wire.CHUNK, size - offset), offset)
+                    if not chunk:
+                        return _shorter(size - offset)
+                    out.write(wire.pack(wire.DATA, chunk))
+                    offset += len(chunk)
+                else:
+                    length = min(FRAME, size - offset)
+                    missing = _pass_on(descriptor, offset, length, out)
+                    if missing:
+                        return _shorter(size - offset - length + missing)
+                    offset += length
+        except (BrokenPipeError, ConnectionError):
+            raise
+        except OSError as error:
+            return error.strerror or "unreadable"
     return ""
+
+
+def _shorter(missing: int) -> str:
+    return f"it is {missing} bytes shorter than it was"
+
+
+def _pass_on(descriptor: int, offset: int, length: int, out: BinaryIO) -> int:
+    """One DATA frame straight from the file. Returns how many bytes of it are none of the file's: a frame that was
+    announced has to be filled, whatever becomes of the file."""
+    out.write(wire.pack_header(wire.DATA, length))
+    out.flush()
+    left = length
+    while left:
+        try:
+            sent = os.sendfile(out.fileno(), descriptor, offset, left)
+        except (BrokenPipeError, ConnectionError):
+            raise
+        except OSError:  # this kind of file cannot be sent so, or cannot be read any more
+            try:
+                chunk = os.pread(descriptor, min(wire.CHUNK, left), offset)
+            except OSError:
+                break
+            out.write(chunk)
+            out.flush()
+            sent = len(chunk)
+        if not sent:
+            break
+        left -= sent
+        offset += sent
+    if left:
+        out.write(bytes(left))
+    return left
+
+
+def small_contents(folder: str, entry: dict[str, Any]) -> Optional[bytes]:
+    """The bytes of a small file, or None where they are no longer what its manifest says."""
+    try:
+        descriptor = os.open(os.path.join(folder, entry["path"]), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(descriptor, "rb", buffering=0) as file:
+            content = file.read(entry["size"]) or b""
+    except OSError:
+        return None
+    return content if hashlib.sha256(content).hexdigest() == entry["sha256"] else None

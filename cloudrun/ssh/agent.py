@@ -6,34 +6,29 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from cloudrun.core import wire
-from cloudrun.core.errors import CloudrunError, ConnectionLost, ManifestRefused, TransferError
-from cloudrun.core.outputs import Outputs, parse_outputs
-from cloudrun.core.records import FileEntry, JobStatus
+from cloudrun.core.errors import TransferError
+from cloudrun.core.outputs import Outputs
+from cloudrun.core.records import DataSet, FileEntry, JobStatus, RunOnUnit, UnitNews, UnitOrders
+from cloudrun.ssh import outputs as told
+from cloudrun.ssh import transfer
 from cloudrun.ssh.archive import archive
 from cloudrun.ssh.channel import AgentChannel, as_object
 from cloudrun.ssh.hostkey import make_host_key
+from cloudrun.ssh.outputs import Finished, Sink
 from cloudrun.ssh.session import Session
 from cloudrun.ssh.stream import SILENCE_S
+from cloudrun.ssh.transfer import OnProgress, OpenSink
 
-__all__ = ["Agent", "Outputs"]
+__all__ = ["Agent", "Finished", "OnProgress", "OpenSink", "Outputs", "Sink"]
 
-MANIFEST_MAX_BYTES = 256 * 1024 * 1024  # a manifest of 100,000 files has some 20 MB
 ENDING_S = 300.0  # from a job's SIGKILL to its status: leftovers are ended, the digests of all outputs are made
-MANIFEST_S = 600.0  # where a supervisor was killed, the manifest is made while we wait: digests of all outputs
-OnProgress = Callable[[int, int], None]  # (bytes done, bytes in all)
-Sink = Callable[[Literal["stdout", "stderr"], bytes], None]
-
-
-class BinaryWriter(Protocol):
-    def write(self, data: bytes, /) -> Any: ...
-
-
-OpenSink = Callable[[FileEntry], AbstractContextManager[BinaryWriter]]
+INLINE_BYTES = 64 * 1024  # a project no larger than this is sent without asking what the unit has of it
+BRING_BYTES = 1024 * 1024  # outputs that come along with the end of a job, without being asked for
 
 
 class Agent:
@@ -60,33 +55,68 @@ class Agent:
         for channel in idle:
             channel.close()
 
+    # -- the unit ------------------------------------------------------------------------------------------------------
+
     def has_environment(self, fingerprint: str) -> bool:
+        return bool(self._ask("environment", fingerprint=fingerprint).get("ready"))
+
+    def orders(self, orders: UnitOrders | None = None) -> UnitNews:
+        """Give the unit new orders, or none; returns what its agent has seen of its machine."""
+        return told.unit_news(self._ask("orders", orders=None if orders is None else asdict(orders)))
+
+    def runs(self) -> tuple[RunOnUnit, ...]:
+        """Every run that has a directory on the unit."""
+        return told.runs_on_unit(self._ask("runs"))
+
+    def has_data(self, key: str) -> bool:
+        """Whether the data set is there, whole."""
+        return bool(self._ask("data", key=key).get("ready"))
+
+    def bring_data(self, data: DataSet, on_progress: OnProgress | None = None) -> None:
+        """Make sure that the unit has a data set: it fetches remote files itself, local ones are sent.
+
+        Raises TransferError where a file is not what it was said to be, or cannot be had.
+        """
+        if not data.remote:
+            self.ship(data.key, data.root or Path(), data.entries, on_progress, area="data")
+            return
         with self._channel() as channel:
-            channel.ask("environment", fingerprint=fingerprint)
-            return bool(channel.reply().get("ready"))
+            channel.ask("fetch_data", key=data.key, files=[asdict(file) for file in data.remote])
+            while True:
+                kind, payload = channel.next()
+                if kind == wire.REPLY:
+                    return
+                progress = as_object(payload)
+                if on_progress is not None:
+                    on_progress(int(progress.get("done", 0)), int(progress.get("total", 0)))
+
+    def new_host_key(self) -> str:
+        """Let the unit make a host key of its own and use it from now on; returns the public line to pin.
+
+        The key in user-data is a whole launch's, and anybody on the machine may read it. Connections that are open stay
+        open. Raises CloudrunError where the unit has no ssh-keygen or its user may not become root.
+        """
+        return make_host_key(self._session)
+
+    # -- a run ---------------------------------------------------------------------------------------------------------
 
     def ship(
-        self, run_dir: str, root: Path, entries: Sequence[FileEntry], on_progress: OnProgress | None = None
+        self,
+        run_dir: str,
+        root: Path,
+        entries: Sequence[FileEntry],
+        on_progress: OnProgress | None = None,
+        *,
+        area: Literal["project", "outputs", "data"] = "project",
     ) -> None:
-        """Send the files of `entries`, found below `root`, into the run's work/ as one stream.
+        """Bring the files of `entries`, found below `root`, into the run's work/: as one stream, and only those that
+        the unit does not have. Called again after a connection was lost, it goes on where it was.
 
+        `area` "outputs" is for what an earlier attempt made, "data" for a data set, whose key stands for `run_dir`.
         Raises TransferError, naming the file, where one is not what its entry says, or cannot be read or written.
         """
-        total = sum(entry.size for entry in entries)
-        done = 0
         with self._channel() as channel:
-            channel.ask("ship", run_dir=run_dir, entries=[vars(entry) for entry in entries])
-            try:
-                for entry in entries:
-                    for chunk in _chunks(root / entry.path, entry):
-                        channel.send(wire.DATA, chunk)
-                        done += len(chunk)
-                        if on_progress is not None:
-                            on_progress(done, total)
-                    channel.send(wire.FILE_END)
-            except ConnectionLost:
-                channel.reply()  # the agent may have said why it stopped listening: that is the better error
-                raise
+            transfer.ship(channel, {"run_dir": run_dir, "area": area}, root, entries, on_progress)
             channel.reply()
 
     def start(self, run_dir: str, spec: Mapping[str, Any]) -> JobStatus:
@@ -94,16 +124,43 @@ class Agent:
 
         A job that could not start is no exception here: its status is "exited" with an `error`.
         """
-        with self._channel() as channel:
-            channel.ask("start", run_dir=run_dir, spec=dict(spec))
-            return _job_status(channel.reply())
+        return told.job_status(self._ask("start", run_dir=run_dir, spec=dict(spec)))
+
+    def perform(
+        self,
+        run_dir: str,
+        root: Path,
+        entries: Sequence[FileEntry],
+        spec: Mapping[str, Any],
+        sink: Sink,
+        *,
+        on_started: Callable[[JobStatus], None],
+        on_progress: OnProgress | None = None,
+        offsets: Mapping[str, int] | None = None,
+        cancelled: threading.Event | None = None,
+        bring_bytes: int = BRING_BYTES,
+    ) -> Finished:
+        """`ship`, `start` and `follow` without waiting in between, and small outputs along with the job's end: where
+        the project is small too, one round trip beside the job's own time.
+
+        After a lost connection it is called again, with the `offsets` that `sink` has reached: what has been shipped
+        and started stays so. Raises as those do.
+        """
+        inline = sum(entry.size for entry in entries) <= INLINE_BYTES
+        with self._channel(cancelled=cancelled) as channel:
+            request = {"run_dir": run_dir, "area": "project"}
+            transfer.ship(channel, request, root, entries, on_progress, inline=inline)
+            with channel.sending():
+                channel.ask("start", run_dir=run_dir, spec=dict(spec))
+                channel.ask("follow", run_dir=run_dir, offsets=dict(offsets or {}), wait=True, bring=bring_bytes)
+            channel.reply()
+            on_started(told.job_status(channel.reply()))
+            return told.until_exited(channel, run_dir, sink)
 
     def status(self, run_dir: str) -> JobStatus | None:
         """Where the job is; None where it was never started."""
-        with self._channel() as channel:
-            channel.ask("status", run_dir=run_dir)
-            reply = channel.reply()
-            return None if reply.get("status") is None else _job_status(reply)
+        reply = self._ask("status", run_dir=run_dir)
+        return None if reply.get("status") is None else told.job_status(reply)
 
     def follow(
         self,
@@ -112,37 +169,32 @@ class Agent:
         *,
         offsets: Mapping[str, int] | None = None,
         cancelled: threading.Event | None = None,
+        wait: bool = True,
     ) -> JobStatus:
         """Hand the job's output to `sink` as it comes, until the job has exited; return its last status.
 
-        `offsets` ({"stdout": bytes, "stderr": bytes}) skips what an earlier call has handed over. Raises Cancelled when
-        the event is set; the job goes on then, as it does when the connection is lost.
+        `offsets` ({"stdout": bytes, "stderr": bytes}) skips what an earlier call has handed over. Without `wait` it
+        returns with what there is. Raises Cancelled when the event is set; the job goes on then, as it does when the
+        connection is lost.
         """
         with self._channel(cancelled=cancelled) as channel:
-            channel.ask("follow", run_dir=run_dir, offsets=dict(offsets or {}))
-            return _until_exited(channel, sink)
+            channel.ask("follow", run_dir=run_dir, offsets=dict(offsets or {}), wait=wait)
+            return told.until_exited(channel, run_dir, sink).status
 
-    def cancel(self, run_dir: str, grace_s: float) -> JobStatus:
+    def cancel(self, run_dir: str, grace_s: float, reason: str = "cancelled") -> JobStatus:
         """SIGTERM to the job's process group, `grace_s` seconds to save what it has, SIGKILL. Returns its last status.
 
         What it wrote are outputs like any others. Raises ConnectionLost where it has not ended ENDING_S after that.
         """
         with self._channel(within_s=grace_s + ENDING_S) as channel:
-            channel.ask("cancel", run_dir=run_dir, grace_s=grace_s)
-            return _until_exited(channel, lambda *_: None)
+            channel.ask("cancel", run_dir=run_dir, grace_s=grace_s, reason=reason)
+            return told.until_exited(channel, run_dir, lambda *_: None).status
 
     def outputs(self, run_dir: str) -> Outputs:
         """The manifest of what the job made, checked: no name in it leads out of a directory it is joined to."""
-        with self._channel(silence_s=MANIFEST_S) as channel:
+        with self._channel() as channel:
             channel.ask("outputs", run_dir=run_dir)
-            text = bytearray()
-            while True:
-                kind, payload = channel.next()
-                if kind == wire.REPLY:
-                    return parse_outputs(as_object(bytes(text)))
-                text += payload
-                if len(text) > MANIFEST_MAX_BYTES:
-                    raise ManifestRefused(f"the manifest of {run_dir} is longer than {MANIFEST_MAX_BYTES} bytes")
+            return told.manifest(channel, run_dir, wire.REPLY)
 
     def fetch(
         self,
@@ -153,8 +205,9 @@ class Agent:
     ) -> None:
         """Bring outputs home as one stream, each through the writer that `open_sink` opens for its entry.
 
-        The writer checks the digest. A file that does not come whole leaves its writer with a TransferError, the others
-        come all the same, and then one TransferError names those that did not.
+        The writer checks the digest; one that has the file's first bytes already says so by its `offset`, and gets the
+        rest. A file that does not come whole leaves its writer with a TransferError, the others come all the same, and
+        then one TransferError names those that did not.
         """
         self._fetch(run_dir, "work", entries, open_sink, on_progress)
 
@@ -162,13 +215,11 @@ class Agent:
         """The same for `Outputs.logs`."""
         self._fetch(run_dir, "logs", entries, open_sink, None)
 
-    def new_host_key(self) -> str:
-        """Let the unit make a host key of its own and use it from now on; returns the public line to pin.
+    def home(self, run_dir: str) -> None:
+        """Say that everything of the run is on this computer: the unit may remove its directory, or use its files."""
+        self._ask("home", run_dir=run_dir)
 
-        The key in user-data is a whole launch's, and anybody on the machine may read it. Connections that are open stay
-        open. Raises CloudrunError where the unit has no ssh-keygen or its user may not become root.
-        """
-        return make_host_key(self._session)
+    # -- channels ------------------------------------------------------------------------------------------------------
 
     def _fetch(
         self,
@@ -180,34 +231,20 @@ class Agent:
     ) -> None:
         if not entries:
             return
-        total = sum(entry.size for entry in entries)
-        done = 0
-        failures: list[str] = []
         with self._channel() as channel:
-            wanted = [{"path": entry.path, "size": entry.size} for entry in entries]
-            channel.ask("fetch", run_dir=run_dir, area=area, entries=wanted)
-            for entry in entries:
-                try:
-                    with open_sink(entry) as writer:
-                        for chunk in _file(channel, entry):
-                            writer.write(chunk)
-                            done += len(chunk)
-                            if on_progress is not None:
-                                on_progress(done, total)
-                except TransferError as error:
-                    failures.append(str(error))
-            channel.reply()
+            failures = transfer.fetch(channel, run_dir, area, entries, open_sink, on_progress)
         if failures:
             more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
             raise TransferError(f"{failures[0]}{more}", next_step="pull the run again while its unit lives")
 
+    def _ask(self, verb: str, **arguments: Any) -> dict[str, Any]:
+        with self._channel() as channel:
+            channel.ask(verb, **arguments)
+            return channel.reply()
+
     @contextlib.contextmanager
     def _channel(
-        self,
-        *,
-        cancelled: threading.Event | None = None,
-        silence_s: float | None = None,
-        within_s: float = float("inf"),
+        self, *, cancelled: threading.Event | None = None, within_s: float = float("inf")
     ) -> Iterator[AgentChannel]:
         """A channel for one request. After anything but success it may be out of step, so it is not used again."""
         with self._lock:
@@ -216,7 +253,7 @@ class Agent:
         if channel is None:
             channel = AgentChannel(self._session, archive())
         channel.stream.cancelled = cancelled
-        channel.stream.silence_s = silence_s or self._silence_s
+        channel.stream.silence_s = self._silence_s
         channel.stream.give_up_at = time.monotonic() + within_s
         try:
             yield channel
@@ -225,58 +262,3 @@ class Agent:
             raise
         with self._lock:
             self._idle.append(channel)
-
-
-def _chunks(path: Path, entry: FileEntry) -> Iterator[bytes]:
-    """Exactly `entry.size` bytes of a local file. Raises TransferError where there are fewer."""
-    remaining = entry.size
-    try:
-        with path.open("rb", buffering=0) as file:
-            while remaining:
-                chunk = file.read(min(wire.CHUNK, remaining))
-                if not chunk:
-                    raise TransferError(f"{entry.path} changed while it was shipped", next_step="submit again")
-                remaining -= len(chunk)
-                yield chunk
-    except OSError as error:
-        raise TransferError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _file(channel: AgentChannel, entry: FileEntry) -> Iterator[bytes]:
-    """One file of a fetch, up to its end frame."""
-    received = 0
-    while True:
-        kind, payload = channel.next()
-        if kind == wire.FILE_END:
-            break
-        if kind != wire.DATA:
-            raise ConnectionLost(f"the agent is out of step: {kind!r} in the middle of a file")
-        received += len(payload)
-        if received <= entry.size:
-            yield payload
-    reason = as_object(payload).get("error", "")
-    if reason or received != entry.size:
-        raise TransferError(f"{entry.path} did not come whole: {reason or f'{received} of {entry.size} bytes'}")
-
-
-def _until_exited(channel: AgentChannel, sink: Sink) -> JobStatus:
-    while True:
-        kind, payload = channel.next()
-        if kind == wire.STDOUT:
-            sink("stdout", payload)
-        elif kind == wire.STDERR:
-            sink("stderr", payload)
-        else:
-            reply = as_object(payload)
-            if reply.get("status") is None:
-                raise CloudrunError("this run was never started on the unit", next_step="submit it again")
-            return _job_status(reply)
-
-
-def _job_status(reply: Mapping[str, Any]) -> JobStatus:
-    """The status in a reply; what a newer agent adds to it is left out. Raises ConnectionLost for a shapeless one."""
-    names = JobStatus.__dataclass_fields__
-    try:
-        return JobStatus(**{name: value for name, value in reply["status"].items() if name in names})
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ConnectionLost(f"the agent is out of step: {reply!r} where a status was due") from error

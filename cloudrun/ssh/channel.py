@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from cloudrun.core import wire
@@ -10,6 +13,8 @@ from cloudrun.core.errors import CloudrunError, ConnectionLost, LaunchError, Tra
 from cloudrun.ssh.archive import Archive
 from cloudrun.ssh.session import Session
 from cloudrun.ssh.stream import Stream
+
+GATHERED_BYTES = 128 * 1024  # frames are sent together up to so many bytes
 
 
 def _command(archive: Archive) -> str:
@@ -32,6 +37,7 @@ class AgentChannel:
     def __init__(self, session: Session, archive: Archive) -> None:
         self.stream: Stream = session.stream(_command(archive))
         self.hello: dict[str, Any] = {}
+        self._unsent = bytearray()
         try:
             kind, payload = self._frame()
             if kind == wire.NEEDED:
@@ -45,14 +51,49 @@ class AgentChannel:
             raise
 
     def ask(self, verb: str, **arguments: Any) -> None:
-        self.stream.write(wire.pack_json(wire.REQUEST, {"verb": verb, **arguments}))
+        """Send a request. Further ones may follow before its reply is read."""
+        self.send(wire.REQUEST, json.dumps({"verb": verb, **arguments}, separators=(",", ":")).encode("ascii"))
 
     def send(self, kind: bytes, payload: bytes = b"") -> None:
-        self.stream.write(wire.pack(kind, payload))
+        """Send a frame, at the latest when an answer is awaited: a packet costs the same whatever is in it."""
+        self._unsent += wire.pack_header(kind, len(payload))
+        if len(payload) > GATHERED_BYTES:
+            self.flush()
+            self.stream.write(payload)
+        else:
+            self._unsent += payload
+            if len(self._unsent) > GATHERED_BYTES:
+                self.flush()
+
+    def send_items(self, items: Iterable[Any]) -> None:
+        """A list as DATA frames, each a list of its next items, up to FILE_END."""
+        items = iter(items)
+        while some := list(itertools.islice(items, wire.LIST_ITEMS)):
+            self.send(wire.DATA, json.dumps(some, separators=(",", ":")).encode("ascii"))
+        self.send(wire.FILE_END)
+
+    def flush(self) -> None:
+        unsent, self._unsent = self._unsent, bytearray()
+        if unsent:
+            self.stream.write(unsent)
+
+    @contextlib.contextmanager
+    def sending(self) -> Iterator[None]:
+        """Where the agent stops listening, let out why: that is the better error."""
+        try:
+            yield
+            self.flush()
+        except ConnectionLost:
+            self._unsent.clear()
+            while self.next()[0] != wire.FAILURE:  # raises what the agent said, or that it is gone
+                pass
+            raise
 
     def next(self) -> tuple[bytes, bytes]:
         """The next frame of the answer, ALIVE left out. Raises what the agent says went wrong; ConnectionLost."""
         while True:
+            if self._unsent:
+                self.flush()
             kind, payload = self._frame()
             if kind == wire.FAILURE:
                 raise _failure(as_object(payload))

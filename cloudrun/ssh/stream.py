@@ -38,7 +38,7 @@ class Stream:
     ) -> None:
         self.close()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | bytearray | memoryview) -> None:
         view = memoryview(data)
         waited_since = time.monotonic()
         self._channel.settimeout(TICK_S)
