@@ -1,4 +1,4 @@
-"""What a job's process starts with, the same for a fresh one and for a fork: program, environment, working directory."""
+"""What a job's process starts with, the same for a fresh one and for a fork: program, environment, folder."""
 
 from __future__ import annotations
 
