@@ -1,16 +1,20 @@
 """The files that runs made, each stored once under the SHA-256 of its content.
 
 A file is either whole, verified and on the disk under its digest, or not there: it is written beside its place under
-another name, checked, synced and renamed. What a killed process leaves behind ends in `.part` and means nothing.
+another name, checked, synced and renamed. What an interrupted transfer or a killed process leaves behind ends in
+`.part`: of a large file it is kept for a week, so that the transfer can go on from there.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
 import secrets
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +24,9 @@ from cloudrun.core.errors import LedgerError, NotFound, TransferError, UsageErro
 from cloudrun.core.records import FileEntry
 
 CHUNK_BYTES = 1 << 20
+KEPT_FROM_BYTES = 1 << 20  # a smaller file that did not come whole is fetched again from its first byte
+KEPT_S = 7 * 86400.0  # how long what there is of a larger one waits to be gone on with
+SYNC_BYTES = 32 << 20  # the disk is given work while more bytes arrive, not only at the end
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -32,6 +39,8 @@ class ArtifactStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._lock = threading.Lock()
+        self._swept = False
 
     def has(self, sha256: str) -> bool:
         return self._place(sha256).is_file()
@@ -47,15 +56,52 @@ class ArtifactStore:
 
     @contextmanager
     def writer(self, entry: FileEntry) -> Iterator[BinaryWriter]:
-        """Something to write the file's bytes to. When the block ends well, size and digest are verified and the file
-        is stored; otherwise nothing is, and what the block raised comes out unchanged.
+        """Something to write the file's bytes to, from its `offset` on: that many an earlier try has left.
 
+        When the block ends well, size and digest are verified and the file is stored. Otherwise what the block raised
+        comes out unchanged; what has arrived of a large file is kept for the next try, unless the digest was wrong.
         Raises TransferError for other bytes than announced, LedgerError where the disk is full or not writable.
         """
-        with _new_file(self._place(entry.sha256), mode=0o444) as file:
-            checked = _Checked(file, entry)
-            yield checked
-            checked.verify()
+        place = self._place(entry.sha256)
+        with _disk_errors(place):
+            _make_folder(place.parent)
+            part = self._part(place, entry)
+        try:
+            checked = _Checked(part, entry)
+            try:
+                if part.kept:
+                    with _disk_errors(place):
+                        checked.resume(part.path)
+                yield checked
+                checked.verify()
+            except TransferError:
+                part.kept = False  # a digest over what was there before may be wrong because of that
+                raise
+            with _disk_errors(place):
+                part.complete(place, mode=0o444)
+        finally:
+            part.close(keep=part.kept and checked.offset >= KEPT_FROM_BYTES)
+
+    def _part(self, place: Path, entry: FileEntry) -> _Part:
+        """Of a large file what an earlier try has left, unless somebody else goes on with it just now."""
+        if entry.size >= KEPT_FROM_BYTES:
+            self._sweep()
+            part = _Part.resumed(place.parent / f".{entry.sha256}.part")
+            if part is not None:
+                return part
+        return _Part.new(place.parent)
+
+    def _sweep(self) -> None:
+        """Remove, once for each store, the partial files that nobody has gone on with."""
+        with self._lock:
+            if self._swept:
+                return
+            self._swept = True
+        oldest = time.time() - KEPT_S
+        for path in self.root.glob("??/.*.part"):
+            with suppress(OSError):
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
 
     def add(self, path: Path) -> FileEntry:
         """Store a local file; its name is the entry's path. Raises LedgerError where it cannot be read or stored."""
@@ -74,8 +120,14 @@ class ArtifactStore:
         """
         if destination.is_dir():
             raise UsageError(f"{destination} is a folder", next_step="name the file to write")
-        with _disk_errors(destination), self.open(sha256) as source, _new_file(destination) as file:
-            _pump(source, file)
+        with _disk_errors(destination), self.open(sha256) as source:
+            _make_folder(destination.parent)
+            part = _Part.new(destination.parent)
+            try:
+                _pump(source, part)
+                part.complete(destination)
+            finally:
+                part.close()
 
     @contextmanager
     def open(self, sha256: str) -> Iterator[IO[bytes]]:
@@ -103,38 +155,93 @@ class ArtifactStore:
 
 
 class _Part:
-    """A file that is being written; it has its name only once it is whole."""
+    """A file that is being written; it has its name only once it is whole. `kept`: it may stay where it is not."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, descriptor: int, *, kept: bool) -> None:
         self.path = path
-        self.descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        self.descriptor = descriptor
+        self.kept = kept
+        self._unsynced = 0
+
+    @classmethod
+    def new(cls, folder: Path) -> _Part:
+        path = folder / f".{secrets.token_hex(8)}.part"
+        return cls(path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), kept=False)
+
+    @classmethod
+    def resumed(cls, path: Path) -> _Part | None:
+        """The one of a known name, made where there is none; None while another process or thread writes it."""
+        while True:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(descriptor), path.stat()):
+                    return cls(path, descriptor, kept=True)
+            except BlockingIOError:
+                os.close(descriptor)
+                return None
+            except FileNotFoundError:
+                pass
+            os.close(descriptor)  # whoever had it has just given it its name, or removed it
 
     def write(self, data: bytes, /) -> None:
         rest = memoryview(data)
+        self._unsynced += len(rest)
         with _disk_errors(self.path):
             while rest:
                 rest = rest[os.write(self.descriptor, rest) :]
+            if self._unsynced >= SYNC_BYTES:
+                self._unsynced = 0
+                _begin_sync(self.descriptor)
+
+    def complete(self, place: Path, *, mode: int | None = None) -> None:
+        """Give it its name, synced; without `mode` it has what the umask leaves."""
+        if mode is not None:
+            os.fchmod(self.descriptor, mode)
+        os.fsync(self.descriptor)
+        self.path.replace(place)
+        _sync_folder(place.parent)
+
+    def close(self, *, keep: bool = False) -> None:
+        try:
+            if not keep:
+                with suppress(FileNotFoundError):  # it has its name
+                    self.path.unlink()
+        finally:
+            os.close(self.descriptor)
 
 
 class _Checked:
-    """Counts and digests what passes through, and stops at the first byte too many."""
+    """Counts and digests what passes through, and stops at the first byte too many. `offset`: bytes so far."""
 
-    def __init__(self, file: BinaryWriter, entry: FileEntry) -> None:
-        self._file = file
+    def __init__(self, part: _Part, entry: FileEntry) -> None:
+        self._part = part
         self._entry = entry
-        self._size = 0
         self._digest = hashlib.sha256()
+        self.offset = 0
+
+    def resume(self, path: Path) -> None:
+        """Take up what is in the file already."""
+        with path.open("rb") as there:
+            size = os.fstat(there.fileno()).st_size
+            if size > self._entry.size:
+                os.ftruncate(self._part.descriptor, 0)
+                return
+            while chunk := there.read(CHUNK_BYTES):
+                self._digest.update(chunk)
+                self.offset += len(chunk)
+        os.lseek(self._part.descriptor, self.offset, os.SEEK_SET)
 
     def write(self, data: bytes, /) -> None:
-        self._size += len(data)
-        if self._size > self._entry.size:
+        if self.offset + len(data) > self._entry.size:
             raise _wrong_bytes(self._entry, f"more than its {self._entry.size} bytes arrived")
         self._digest.update(data)
-        self._file.write(data)
+        self._part.write(data)
+        self.offset += len(data)
 
     def verify(self) -> None:
-        if self._size != self._entry.size:
-            raise _wrong_bytes(self._entry, f"{self._size} of {self._entry.size} bytes arrived")
+        if self.offset != self._entry.size:
+            raise _wrong_bytes(self._entry, f"{self.offset} of {self._entry.size} bytes arrived")
         if self._digest.hexdigest() != self._entry.sha256:
             raise _wrong_bytes(self._entry, "its digest differs")
 
@@ -143,24 +250,10 @@ def _wrong_bytes(entry: FileEntry, what: str) -> TransferError:
     return TransferError(f"{entry.path!r} did not arrive whole: {what}", next_step="pull it again")
 
 
-@contextmanager
-def _new_file(place: Path, *, mode: int | None = None) -> Iterator[BinaryWriter]:
-    """A file that appears at `place` when the block ends well, synced; without `mode` it has what the umask leaves."""
-    with _disk_errors(place):
-        _make_folder(place.parent)
-        part = _Part(place.parent / f".{secrets.token_hex(8)}.part")
-    try:
-        yield part
-        with _disk_errors(place):
-            if mode is not None:
-                os.fchmod(part.descriptor, mode)
-            os.fsync(part.descriptor)
-            part.path.replace(place)
-            _sync_folder(place.parent)
-    finally:
-        os.close(part.descriptor)
-        with suppress(FileNotFoundError):  # it has its name
-            part.path.unlink()
+def _begin_sync(descriptor: int) -> None:
+    """Let the disk begin with what was written so far, without waiting for it where the system can do that."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _pump(source: IO[bytes], sink: BinaryWriter) -> None:
