@@ -21,7 +21,7 @@ class Bucket:
     posted: list[str] = field(default_factory=list)  # keys, in the order in which they were whole
     asked: list[tuple[str, str]] = field(default_factory=list)  # path and range of each GET
     # what happens to the next requests instead, in turn: "cut:N" after N bytes of the body, "slow", "early:STATUS:CODE"
-    # before the body is read, "STATUS:CODE" after it; "" is nothing
+    # before the body is read, "STATUS:CODE" after it, "no ranges", "replaced" (another ETag); "" is nothing
     faults: list[str] = field(default_factory=list)
     etags: dict[str, str] = field(default_factory=dict)
 
@@ -115,7 +115,7 @@ def serving() -> Iterator[Bucket]:
             self.send_response(206 if start else 200)
             if start:
                 self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-            self.send_header("ETag", f'"{bucket.etag(key)}"')
+            self.send_header("ETag", '"another"' if fault == "replaced" else f'"{bucket.etag(key)}"')
             self.send_header("Content-Length", str(len(content) - start))
             self.end_headers()
             if fault.startswith("cut:"):

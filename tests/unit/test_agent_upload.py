@@ -20,6 +20,7 @@ from cloudrun.agent import manifest, web
 from cloudrun.agent.errors import AgentError
 from cloudrun.agent.upload import NOTES, upload
 from cloudrun.core.rundir import RunDir, write_json
+from cloudrun.ssh.archive import archive
 from cloudrun.stored import contents, parse_stored
 from tests.bucket_server import Bucket, serving
 
@@ -289,6 +290,50 @@ def test_a_file_that_changes_between_two_tries_is_noticed(run: RunDir, bucket: B
     changing.join()
     assert f"{PREFIX}data/{digest(b'x' * 3_000_000)}" not in bucket.objects
     assert "a" not in come_home(bucket)
+
+
+@pytest.mark.parametrize("version", ["3.9", "3.10", "3.12", "3.13"])
+def test_every_python_that_a_unit_may_have_uploads_and_downloads(
+    run: RunDir, bucket: Bucket, tmp_path: Path, version: str
+) -> None:
+    python = find_python(version) or pytest.skip(f"no Python {version} here")
+    finish(run, a=os.urandom(2_500_000))
+    bucket.faults = ["cut:100", "503:SlowDown"]
+    script = (
+        "import json, sys; from pathlib import Path; from cloudrun.core.rundir import RunDir\n"
+        "from cloudrun.agent.upload import upload; from cloudrun.agent.download import fetch\n"
+        "run, ticket, files = RunDir(Path(sys.argv[1])), *map(json.loads, sys.argv[2:])\n"
+        "if files: fetch(run.root / 'data', files, lambda *_: None, 0.01)\n"
+        "else: upload(run, ticket, {'state': 'exited'}, 0.01)\n"
+    )
+    environment = {"PYTHONPATH": str(archived(tmp_path))}
+
+    def do(*files: Any) -> None:
+        words = [python, "-W", "error", "-c", script, str(run.root), json.dumps(ticket(bucket)), json.dumps(files)]
+        subprocess.run(words, check=True, env=environment)
+
+    do()
+    content = come_home(bucket)["a"]
+    bucket.objects["a"] = content
+    bucket.faults = ["cut:100", "503:SlowDown"]
+    do(bucket.file("a", "b/c"))
+    assert (run.root / "data/b/c").read_bytes() == content
+
+
+def archived(folder: Path) -> Path:
+    """The agent as it travels: nothing else of this package is there to be imported."""
+    path = folder / "agent.pyz"
+    path.write_bytes(archive().data)
+    return path
+
+
+def find_python(version: str) -> str | None:
+    """An interpreter of that version that really starts (a version manager's shim may not)."""
+    managed = sorted(map(str, Path.home().glob(f".pyenv/versions/{version}.*/bin/python3")))
+    for python in filter(None, [*managed, shutil.which(f"python{version}")]):
+        if subprocess.run([python, "-c", ""], capture_output=True, timeout=30, check=False).returncode == 0:
+            return python
+    return None
 
 
 def test_memory_does_not_grow_with_the_outputs(run: RunDir, bucket: Bucket, tmp_path: Path) -> None:
