@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -27,15 +27,23 @@ Type, for example:
 
 
 @app.command
-def start(*, as_json: Json = False) -> None:
+def start(
+    *,
+    machines: Annotated[
+        Literal["nspawn"] | None,
+        Parameter(help="Boot a real Debian for each instance: Linux and root only. Example: --machines nspawn"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Start the sandbox where none runs; say how to reach it.
 
     Type, for example:
         cloudrun sandbox start
+        sudo cloudrun sandbox start --machines nspawn
     """
     from cloudrun.sandbox import client
 
-    client.ensure()
+    client.ensure(machines, lambda words: print(words, file=sys.stderr))
     _print_status(client.status(), as_json=as_json)
 
 

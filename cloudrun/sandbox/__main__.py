@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from types import FrameType
 
 from cloudrun.sandbox.region import RunningRegion
@@ -23,6 +24,7 @@ ENDING = (signal.SIGTERM, signal.SIGINT)
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m cloudrun.sandbox", description=__doc__)
     parser.add_argument("--ready-fd", type=int, help="write `ready` here once requests are answered; detach before")
+    parser.add_argument("--image", type=Path, help="the root file system that machines are booted from")
     arguments = parser.parse_args()
     if arguments.ready_fd is not None and os.fork():
         os._exit(0)  # the daemon is nobody's child: the client that started it never has to wait for it
@@ -31,20 +33,20 @@ def main() -> int:
     state.create()
     try:
         with locked(state.daemon_lock, timeout_s=TAKEOVER_TIMEOUT_S):
-            return _serve(state, arguments.ready_fd)
+            return _serve(state, arguments.ready_fd, arguments.image)
     except Locked:
         print("another sandbox daemon holds the lock and does not end", file=sys.stderr)
         return 1
 
 
-def _serve(state: StateDir, ready_fd: int | None) -> int:
+def _serve(state: StateDir, ready_fd: int | None, image: Path | None) -> int:
     def end(_signal: int, _frame: FrameType | None) -> None:
         for number in ENDING:
             signal.signal(number, signal.SIG_IGN)  # once is enough: the clean-up below is not to be interrupted
         sys.exit(0)
 
     idle_s = float(os.environ.get("CLOUDRUN_SANDBOX_IDLE_S") or DEFAULT_IDLE_S)
-    region = RunningRegion(state)
+    region = RunningRegion(state, image)
     for number in ENDING:
         signal.signal(number, end)
     try:

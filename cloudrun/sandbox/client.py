@@ -12,9 +12,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from cloudrun import __version__
@@ -35,12 +36,22 @@ def current() -> Region | None:
     return _current(state) if state.root.is_dir() else None
 
 
-def ensure() -> Region:
+def ensure(machines: Literal["nspawn"] | None = None, say: Callable[[str], None] | None = None) -> Region:
     """The region that runs; where there is none it is started first. Callers at the same time get the same one.
 
-    Takes at most about START_TIMEOUT_S. Raises SandboxError with the end of the daemon's log where it does not start.
+    With `machines` it boots real ones; what they are booted from is built first where it is not there, which `say` is
+    told. But for that it takes at most about START_TIMEOUT_S. Raises SandboxError with the end of the daemon's log
+    where it does not start, and where one runs that has other machines.
     """
     state = state_dir()
+    image: Path | None = None
+    if machines is not None:
+        from cloudrun.sandbox import rootfs
+
+        rootfs.check_requirements()
+        _refuse_other_machines(machines)
+        state.create()
+        image = rootfs.ensure(state.cache, say or (lambda _: None), in_use=state.daemon_runs())
     state.create()
     try:
         with locked(state.start_lock, timeout_s=START_TIMEOUT_S):
@@ -49,10 +60,11 @@ def ensure() -> Region:
                 _replace(state, region)
                 region = None
             if region is not None:
+                _refuse_other_machines(machines)
                 with contextlib.suppress(FileNotFoundError):  # it has been told to stop this moment
                     os.utime(state.region)  # counts as use: a region that is handed out must not stop for idleness
                     return region
-            return _start(state)
+            return _start(state, image)
     except Locked:
         raise SandboxError(
             f"Another process has been starting the sandbox for {START_TIMEOUT_S:.0f} s.",
@@ -117,6 +129,15 @@ def interrupt(instance_id: str, in_s: float = INTERRUPTION_NOTICE_S, *, rebalanc
     return said
 
 
+def _refuse_other_machines(machines: Literal["nspawn"] | None) -> None:
+    region = current()
+    if region is not None and machines is not None and region.driver != machines:
+        raise SandboxError(
+            f"A sandbox runs already, and its machines are of another kind ({region.driver}).",
+            next_step=f"cloudrun sandbox stop, then cloudrun sandbox start --machines {machines}",
+        )
+
+
 def _end(state: StateDir) -> None:
     for number in (signal.SIGTERM, signal.SIGKILL):  # its machines die with it, whichever way
         if (pid := state.daemon_pid()) is not None:
@@ -153,13 +174,15 @@ def _current(state: StateDir) -> Region | None:
     return region if region is not None and state.daemon_runs() else None
 
 
-def _start(state: StateDir) -> Region:
+def _start(state: StateDir, image: Path | None) -> Region:
     """Spawn the daemon and wait for its word on a pipe; a daemon that dies closes the pipe without one."""
     reading, writing = os.pipe()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MOTO_"))}
     environment["CLOUDRUN_SANDBOX_DIR"] = str(state.root)
     # -P: a `random.py` beside the user's script must not become the daemon's
     command = [sys.executable, "-P", "-m", "cloudrun.sandbox", "--ready-fd", str(writing)]
+    if image is not None:
+        command += ["--image", str(image)]
     try:
         with state.log.open("wb") as log:
             launcher = subprocess.Popen(

@@ -51,7 +51,7 @@ def main() -> int:
             print(f"the unit could not be set up: {error!r}", file=sys.stderr, flush=True)
         os._exit(DIED)
     _take_uid()
-    return _keep(unit)
+    return keep(unit)
 
 
 def read_line(handle: int) -> bytes:
@@ -104,7 +104,7 @@ def _take_uid() -> None:
     os.setresuid(0, 0, 0)
 
 
-def _keep(unit: int) -> int:
+def keep(unit: int) -> int:
     """Wait for the unit's end, or for the daemon's: then end the unit, and with its PID 1 the kernel ends the rest."""
     signal.signal(signal.SIGTERM, lambda *_: os.kill(unit, signal.SIGKILL))
     handle = os.pidfd_open(unit)

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from cloudrun.sandbox import machine
+from cloudrun.sandbox.bridge import Bridge
 from cloudrun.sandbox.environments import Environments
+from cloudrun.sandbox.state import Driver
 
 Outcome = Literal["powered_off", "rebooted", "died"]
 
@@ -69,14 +71,21 @@ class Hypervisor:
         forget_metadata: Callable[[str], None],
         index_url: str | None,
         environments: Path,
+        driver: Callable[[], Driver],
+        image: Path | None = None,
+        network: Bridge | None = None,
     ) -> None:
+        """`image` and `network` are what booted machines need."""
+        self.driver = driver
+        self._image = image
+        self._network = network
         self._directories = units
         self._metadata_url = metadata_url
         self._forget_metadata = forget_metadata
         self._index_url = index_url
         self._guard = threading.Lock()
         self._units: dict[str, _Unit] = {}
-        self._addresses = _addresses()
+        self._addresses = network.addresses() if network is not None else _addresses()
         self._first_uid = FIRST_UID + UID_BLOCK * secrets.randbelow(UID_BLOCKS)
         self._uids: dict[str, int] = {}
         self._programs: tuple[dict[str, Path], tuple[Path, ...]] | None = None
@@ -125,6 +134,8 @@ class Hypervisor:
         for unit in units:
             unit.join(max(0.0, give_up - time.monotonic()))
             machine.remove(self._directories / unit.order.instance_id)
+        if self._network is not None:
+            self._network.close()
 
     def spec(self, order: PowerOn, uid: int) -> machine.MachineSpec:
         directory = self._directories / order.instance_id
@@ -145,6 +156,8 @@ class Hypervisor:
             readable=readable,
             tools=tools,
             environments=environments.ready(),
+            image=self._image,
+            plug=self._network.plug if self._network else None,
         )
 
     def _furnish(self) -> tuple[dict[str, Path], tuple[Path, ...], Environments]:
@@ -160,8 +173,9 @@ class Hypervisor:
 
     def learn(self, order: PowerOn) -> None:
         """A machine has ended: what it was provisioned with is kept for the next ones."""
-        if self._environments is not None and machine.driver() == "namespaces":
-            self._environments.learn(self._directories / order.instance_id / "root", f"home/{LOGIN_USER}")
+        if self._environments is not None and self.driver() != "plain":
+            disk = machine.disk_of(self._directories / order.instance_id, self.driver())
+            self._environments.learn(disk, f"home/{LOGIN_USER}")
 
     def console_tail(self, order: PowerOn) -> str:
         """The last lines, of a file that a machine can make as long as it likes."""
@@ -173,7 +187,7 @@ class Hypervisor:
             return "(nothing)"
 
     def boot(self, order: PowerOn, uid: int) -> machine.Machine:
-        return machine.start(self.spec(order, uid), machine.driver())
+        return machine.start(self.spec(order, uid), self.driver())
 
 
 class _Unit(threading.Thread):

@@ -1,7 +1,8 @@
 """One unit as the hypervisor sees it: start it, wait for its end, kill it with all its processes, remove its disk.
 
-Two drivers. `namespaces` (Linux) makes a container without any privilege: see container.py. `plain` is for everything
-else: see plain.py; what it cannot promise is what `weaker` says.
+Three drivers. `namespaces` (Linux) makes a container without any privilege: see container.py. `plain` is for everything
+else: see plain.py. `nspawn` (Linux and root, where it is asked for) boots a real Debian: see nspawn.py. What a driver
+cannot promise is what `weaker` says.
 """
 
 from __future__ import annotations
@@ -16,17 +17,22 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from cloudrun.core.errors import SandboxError
+from cloudrun.sandbox.bridge import Plug
 from cloudrun.sandbox.guest import processes
+from cloudrun.sandbox.state import Driver
 
-Driver = Literal["namespaces", "plain"]
 Ending = Literal["powered_off", "rebooted", "died"]
 _ENDINGS: Mapping[int, Ending] = {0: "powered_off", 10: "rebooted"}
-_MODULES = {"namespaces": "cloudrun.sandbox.container", "plain": "cloudrun.sandbox.plain"}
+_MODULES: Mapping[Driver, str] = {
+    "namespaces": "cloudrun.sandbox.container",
+    "plain": "cloudrun.sandbox.plain",
+    "nspawn": "cloudrun.sandbox.nspawn",
+}
 _BOOT = "import importlib, sys; sys.path[:] = sys.argv[2:]; sys.exit(importlib.import_module(sys.argv[1]).main())"
 _GUEST_LIBRARIES = ("asyncssh", "cryptography", "cffi", "_cffi_backend", "typing_extensions", "yaml")
 _KILL_TIMEOUT_S = 15.0
@@ -53,6 +59,8 @@ class MachineSpec:
     readable: tuple[Path, ...]  # host folders that it sees, read-only, at the same place
     tools: Mapping[str, Path] = field(default_factory=dict)  # programs of the host by their name in /usr/local/bin
     environments: Mapping[str, Path] = field(default_factory=dict)  # kept Python environments by their fingerprint
+    image: Path | None = None  # nspawn: the root file system it boots from
+    plug: Plug | None = None  # nspawn: the network it is on
 
 
 class Machine:
@@ -119,8 +127,16 @@ def driver() -> Driver:
         return "namespaces" if works else "plain"
 
 
-def weaker(driver: str) -> tuple[str, ...]:
+def weaker(driver: Driver) -> tuple[str, ...]:
     """What a driver cannot promise, in sentences for the user."""
+    if driver == "nspawn":
+        return (
+            "Root of a machine is nearly root of this computer: run only jobs there that you trust.",
+            "Machines share this computer's kernel, clock, memory and processors.",
+            "They have no network beyond each other, this computer and the region.",
+            f"More than about 20 at once may need a higher fs.inotify.max_user_instances; it is {_inotify()}.",
+            "apt in a machine finds what provisioning installs and nothing else.",
+        )
     network = (
         "Units share this computer's network: a job can reach what listens on its loopback address and, on a Linux "
         "older than 6.12, its abstract Unix sockets."
@@ -136,7 +152,7 @@ def weaker(driver: str) -> tuple[str, ...]:
     )
 
 
-def start(spec: MachineSpec, driver: str, *, probe: bool = False) -> Machine:
+def start(spec: MachineSpec, driver: Driver, *, probe: bool = False) -> Machine:
     """Boot a unit. Returns at once; the unit answers at its SSH port some tenths of a second later.
 
     Raises SandboxError where it cannot be started at all; what goes wrong later ends the machine ("died"), with the
@@ -165,7 +181,19 @@ def start(spec: MachineSpec, driver: str, *, probe: bool = False) -> Machine:
     return machine
 
 
-def _make_root(root: Path, uid: int | None, driver: str) -> None:
+def disk_of(directory: Path, driver: Driver) -> Path:
+    """Where in a unit's directory its files are, as far as they are its own."""
+    return directory / ("disk" if driver == "nspawn" else "root")
+
+
+def _inotify() -> str:
+    try:
+        return Path("/proc/sys/fs/inotify/max_user_instances").read_text(encoding="ascii").strip()
+    except OSError:
+        return "unknown"
+
+
+def _make_root(root: Path, uid: int | None, driver: Driver) -> None:
     """The unit's disk, empty. Root's own folders are closed to the plain driver's user: there it is a link to one.
 
     That one lies in a folder of root's: whoever may rename a unit's disk could put a link to anywhere in its place,
@@ -177,15 +205,22 @@ def _make_root(root: Path, uid: int | None, driver: str) -> None:
         root.symlink_to(held / "root")
         (held / "root").mkdir()
     else:
+        if driver == "nspawn":  # what overlayfs wants; the root is where it is mounted
+            (root.parent / "work").mkdir(exist_ok=True)
+            disk_of(root.parent, driver).mkdir(exist_ok=True)
         root.mkdir()
     if uid is not None:
         os.chown(root, uid, uid)
 
 
-def _sweep(driver: str, directory: Path, uid: int | None) -> Callable[[], None]:
+def _sweep(driver: Driver, directory: Path, uid: int | None) -> Callable[[], None]:
     """What is to be done once the keeper has ended. A namespace ends with its PID 1; a process tree may not."""
     if driver == "namespaces":
         return lambda: None
+    if driver == "nspawn":
+        from cloudrun.sandbox import nspawn
+
+        return lambda: nspawn.sweep(directory)
     return lambda: processes.kill_marked(str(directory), uid)
 
 
@@ -206,6 +241,9 @@ def _config(spec: MachineSpec, root: Path, *, first_boot: bool) -> dict[str, Any
         "uid": spec.uid,
         "readable": [str(path) for path in (*spec.readable, *spec.environments.values())],
         "environments": {fingerprint: str(path) for fingerprint, path in spec.environments.items()},
+        "disk": str(disk_of(spec.directory, "nspawn")),
+        "image": str(spec.image),
+        "plug": asdict(spec.plug) if spec.plug else None,
         "tools": {name: os.path.realpath(path) for name, path in spec.tools.items()},
         "python": os.path.realpath(sys.executable),
         "import_path": _import_path(),

@@ -124,6 +124,7 @@ def _look_up(values: Mapping[str, str], path: str) -> tuple[int, str]:
     ]
     parts = (name.partition("/") for name in below)
     names = {first + slash for first, slash, _ in parts}
+    names -= {name.removesuffix("/") for name in names if name.endswith("/")}  # one that is both is listed once
     return (200, "\n".join(sorted(names))) if names else (404, "Not Found")
 
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from werkzeug.serving import BaseWSGIServer, make_server
@@ -29,8 +30,10 @@ HOST = "127.0.0.1"
 class RunningRegion:
     """`start` returns once requests are accepted; moto is then still being imported, and early requests wait for it."""
 
-    def __init__(self, state: StateDir) -> None:
+    def __init__(self, state: StateDir, image: Path | None = None) -> None:
+        """With an image machines are booted from it; without one they are what works here."""
         self._state = state
+        self._image = image
         self._server: BaseWSGIServer | None = None
         self._serving: threading.Thread | None = None
         self._hypervisor: Any = None
@@ -42,6 +45,7 @@ class RunningRegion:
 
     def start(self) -> None:
         from cloudrun.sandbox import machine
+        from cloudrun.sandbox.bridge import Bridge
         from cloudrun.sandbox.hypervisor import Hypervisor, find_uv
         from cloudrun.sandbox.metadata import PREFIX as METADATA
         from cloudrun.sandbox.metadata import Metadata
@@ -61,6 +65,9 @@ class RunningRegion:
             forget_metadata=metadata.forget,
             index_url=mirror.index_url,
             environments=self._state.cache / "environments",
+            driver=(lambda: "nspawn") if self._image else machine.driver,
+            image=self._image,
+            network=Bridge() if self._image else None,
         )
         credentials = Credentials(_access_key(), secrets.token_urlsafe(30), REGION_NAME)
         signed: dict[str, Application] = {**dict.fromkeys(SERVICES, self._services), "sandbox": self._sandbox}
@@ -68,7 +75,9 @@ class RunningRegion:
         self._serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
         self._serving.start()
         threading.Thread(target=self._services.load, name="services", daemon=True).start()
-        driver = machine.driver()  # tried out while moto is imported; nobody can launch anything before the next line
+        driver = (
+            self._hypervisor.driver()
+        )  # tried out while moto is imported; nobody can launch anything before the next line
         self._state.write_region(
             Region(
                 endpoint_url=endpoint_url,
@@ -94,6 +103,7 @@ class RunningRegion:
             self._server.server_close()
         if self._hypervisor is not None:
             self._hypervisor.end_all()
+        self._sweep()
 
     @property
     def failed(self) -> bool:
@@ -170,9 +180,17 @@ class RunningRegion:
         there is not ours: the directory was somebody's before it was a sandbox's."""
         from cloudrun.sandbox import machine
 
+        self._sweep()
         for directory in self._state.units.glob("i-*"):
             if directory.is_dir() and not directory.is_symlink():
                 machine.remove(directory)
+
+    def _sweep(self) -> None:
+        """Remove what booted machines may have left outside their directories."""
+        if sys.platform.startswith("linux") and os.geteuid() == 0:
+            from cloudrun.sandbox import nspawn
+
+            nspawn.sweep_all(self._state.units)
 
 
 def _access_key() -> str:

@@ -23,7 +23,7 @@ from typing import Literal
 
 from cloudrun.core.errors import SandboxError
 
-Driver = Literal["namespaces", "plain"]
+Driver = Literal["namespaces", "plain", "nspawn"]
 SCHEMA_VERSION = 1
 
 

@@ -16,6 +16,7 @@ CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
 
 MS_NOSUID = 2
 MS_NODEV = 4
@@ -87,6 +88,11 @@ def _syscall(number: int, what: str, *arguments: object) -> int:
 
 def unshare(flags: int) -> None:
     _checked(_libc.unshare(ctypes.c_int(flags)), "unshare")
+
+
+def enter_namespace(handle: int) -> None:
+    """Move this thread into the namespace that the descriptor is of."""
+    _checked(_libc.setns(ctypes.c_int(handle), ctypes.c_int(0)), "setns")
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
