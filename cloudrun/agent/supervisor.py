@@ -1,13 +1,13 @@
 """One process per job, outside of any SSH session: starts it, watches it, ends what it leaves, writes what it made.
 
 The supervisor holds a lock on `supervisor.lock` from before the job starts until its status says "exited". So a free
-lock and an unfinished status mean that the supervisor is gone, whatever its pid is used for by now.
+lock and an unfinished status mean that the supervisor is gone, whatever its pid is used for by now; then another one
+adopts the job (`cloudrun.agent.adoption`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import select
 import shutil
@@ -15,179 +15,79 @@ import signal
 import subprocess
 import time
 import traceback
-from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Callable, NoReturn, Protocol
 
-from cloudrun.agent import manifest, passport, processes
-from cloudrun.core.rundir import RunDir, read_object, write_json
+from cloudrun.agent import durable, ending, jobenv, manifest, passport, processes, summon
+from cloudrun.agent.ending import Ending
+from cloudrun.agent.limits import Meter
+from cloudrun.core.rundir import RunDir, write_json
 
-STATES = ("starting", "running", "exited")
 POLL_S = 0.2  # how late a cancellation may be noticed; a job's end is noticed at once
 HEARTBEAT_S = 1.0
-JOB_UMASK = 0o022  # what a login has; the agent's own files are for its user alone
-UNKILLABLE_S = 30.0  # a process in uninterruptible sleep outlives SIGKILL; nobody shall wait for it for ever
+WARDEN_S = 2.0  # how often to make sure that the unit has a warden
 LEFTOVERS_S = 10.0  # how long to fight for the end of what the job left behind
+TAKEN = b"s"  # what is written to `ready`: there is a supervisor,
+RUNNING = b"!"  # and its job runs
+
+State = dict[str, Any]
+Spawn = Callable[[RunDir, dict[str, Any]], int]
 
 
-def start(run: RunDir, spec: dict[str, Any]) -> None:
-    """Start the job and return when it runs, or could not. Asked again for the same run, it changes nothing."""
-    os.makedirs(run.work, mode=0o700, exist_ok=True)
-    while (lock := _try_lock(run)) is None:
-        if run.status.exists():
-            return  # somebody supervises it already
-        time.sleep(0.005)  # somebody is about to
-    with lock:
-        if run.status.exists():
-            return
-        write_json(run.spec, spec)
-        write_json(run.status, {"state": "starting"})
-        reader, writer = os.pipe()
-        first = os.fork()
-        if first == 0:
-            os.close(reader)
-            os.setsid()
-            if os.fork():
-                os._exit(0)
-            _supervise_and_exit(run, spec, lock, writer)
-        os.close(writer)
-        os.waitpid(first, 0)
-        os.read(reader, 1)  # a byte when the job runs, or the end of the file when the supervisor is gone
-        os.close(reader)
+class Job(Protocol):
+    """A job that runs, by whatever way its supervisor came to it."""
+
+    pid: int
+    meter: Meter
+    wakes: list[int]  # descriptors that become readable when there is something to see
+
+    def ended(self) -> bool: ...
+    def age_s(self) -> float: ...
 
 
-def status(run: RunDir) -> dict[str, Any] | None:
-    """`status.json`; where its supervisor is gone without an end, the job is ended and the status says so."""
-    known = recorded(run)
-    if known is None or known["state"] == "exited":
-        return known
-    lock = _try_lock(run)
-    if lock is None:
-        return known
-    with lock:
-        known = recorded(run) or known  # it may have ended between the two looks
-        if known["state"] != "exited":
-            pid = known.get("pid")
-            if pid and processes.is_same(pid, known.get("pid_started", ""), known.get("boot_id", "")):
-                processes.signal_group(pid, signal.SIGKILL)
-            known = dict(known, state="exited", ended_at=time.time(), error="the job's supervisor was killed")
-            with contextlib.suppress(OSError):  # a full disk: whoever asks next finds out in the same way
-                write_json(run.status, known)
-        return known
+def supervise_and_exit(
+    run: RunDir, spec: dict[str, Any], lock: IO[bytes], ready: int, spawn: Spawn | None = None
+) -> NoReturn:
+    """The life of the supervisor process. `lock` stays open as long; `ready` hears TAKEN, RUNNING, or its own end.
 
-
-def recorded(run: RunDir) -> dict[str, Any] | None:
-    """`status.json` as it is, without asking whether its supervisor lives.
-
-    One that the job has spoilt counts as "running": its supervisor writes another, or is gone, which `status` finds.
+    `spawn` starts the job, as the leader of a session of its own, and returns its pid; by default `spawn_fresh`.
     """
-    known = read_object(run.status)
-    if known is not None and known.get("state") in STATES:
-        return known
-    return {"state": "running"} if os.path.lexists(run.status) else None
+    live_and_exit(run, lock, lambda: _supervise(run, spec, ready, spawn or spawn_fresh))
 
 
-def cancel(run: RunDir, grace_s: float) -> None:
-    """Wish for the job's end: SIGTERM to its group, `grace_s` seconds, SIGKILL. A job not started yet never will be."""
-    os.makedirs(run.root, mode=0o700, exist_ok=True)
-    write_json(run.cancel, {"grace_s": grace_s})
-    lock = _try_lock(run)
-    if lock is not None:
-        with lock:
-            if not run.status.exists():
-                write_json(run.status, {"state": "exited", "reason": "cancelled", "ended_at": time.time()})
-
-
-def outputs(run: RunDir) -> dict[str, Any]:
-    """`outputs.json`; made now where the supervisor could not, without what only it knows."""
-    return read_object(run.outputs) or _outputs(run, read_object(run.spec) or {}, since_ns=0)
-
-
-def _try_lock(run: RunDir) -> IO[bytes] | None:
-    """The run's lock, or None where a supervisor has it. Closing the file frees it, also when the process dies."""
-    stream = open(run.lock, "ab")  # noqa: SIM115  # it stays open as long as the lock is held
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        stream.close()
-        return None
-    return stream
-
-
-def _supervise_and_exit(run: RunDir, spec: dict[str, Any], lock: IO[bytes], ready: int) -> None:
-    """The life of the supervisor process; never returns. `lock` is kept open by being an argument of this frame."""
+def live_and_exit(run: RunDir, lock: IO[bytes], life: Callable[[], State | None]) -> NoReturn:
+    """Be a process that nobody watches, which records what `life` returns as the job's end (None: there is none)."""
     code = 1
     try:
+        with contextlib.suppress(OSError):  # the leader of a session already
+            os.setsid()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
         null = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(null, descriptor)
-        write_json(run.status, _supervise(run, spec, ready))
+        end = life()
+        if end is not None:
+            durable.write_at_last(run.status, end)
         code = 0
     except BaseException:  # noqa: BLE001  # the last frame of a process that nobody watches: the status must tell
-        with contextlib.suppress(OSError):  # a full disk: the free lock and the unfinished status tell it all the same
-            write_json(run.status, {"state": "exited", "ended_at": time.time(), "error": traceback.format_exc()})
+        end = {"state": "exited", "ended_at": time.time(), "error": traceback.format_exc()}
+        with contextlib.suppress(Exception):  # the free lock and the unfinished status tell it all the same
+            durable.write_at_last(run.status, end)
     finally:
         lock.close()
         os._exit(code)
 
 
-def _supervise(run: RunDir, spec: dict[str, Any], ready: int) -> dict[str, Any]:
-    wake = _wake_on_child()
-    adopts_orphans = processes.adopt_orphans()
-    # by the clock that stamps files, which may lag the system's own by a tick
-    started_ns = os.stat(run.status).st_mtime_ns
-    state: dict[str, Any] = {"state": "running", "started_at": time.time(), "boot_id": processes.boot_id()}
-    try:
-        job = _spawn(run, spec)
-    except OSError as error:
-        return dict(state, state="exited", ended_at=time.time(), error=f"could not start: {error}")
-    try:
-        state.update(pid=job.pid, pid_started=processes.start_time(job.pid))
-        write_json(run.status, state)
-        os.write(ready, b"!")
-        os.close(ready)
-        probe = passport.begin(spec["argv"][0])
-        reason = _wait(run, job, wake)
-    except BaseException:
-        processes.signal_group(job.pid, signal.SIGKILL)  # nobody would watch it any more
-        raise
-    state.update(state="exited", ended_at=time.time(), reason=reason, **_how_it_ended(job))
-    made_with = passport.finish(probe)
-    if not adopts_orphans:
-        processes.signal_group(job.pid, signal.SIGKILL)
-    processes.end_descendants(LEFTOVERS_S)
-    shutil.rmtree(run.tmp, ignore_errors=True)
-    with contextlib.suppress(OSError):  # a full disk: the manifest is made again when somebody asks for it
-        write_json(run.outputs, dict(_outputs(run, spec, since_ns=started_ns), **made_with))
-    return state
+def spawn_fresh(run: RunDir, spec: dict[str, Any]) -> int:
+    """Start the job as a new program, in a session and process group of its own, its output going straight to its logs.
 
-
-def _how_it_ended(job: subprocess.Popen[bytes]) -> dict[str, Any]:
-    if job.returncode is None:
-        return {"error": "the job could not be killed"}
-    if job.returncode < 0:
-        return {"signal": -job.returncode}
-    return {"exit_code": job.returncode}
-
-
-def _outputs(run: RunDir, spec: dict[str, Any], since_ns: int) -> dict[str, Any]:
-    return manifest.outputs(run, spec.get("output_max_bytes", 0), spec.get("output_max_files", 0), since_ns)
-
-
-def _spawn(run: RunDir, spec: dict[str, Any]) -> subprocess.Popen[bytes]:
-    """The job, in a session and process group of its own, its output going straight to its logs."""
-    os.makedirs(run.tmp, mode=0o700, exist_ok=True)
-    argv = [str(_from_home(spec["argv"][0])), *spec["argv"][1:]]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SSH_")}
-    environment.update(PYTHONUNBUFFERED="1", TMPDIR=str(run.tmp))
-    home = Path(argv[0]).parent.parent
-    if (home / "pyvenv.cfg").exists():  # what `activate` does, so that the job's own subprocesses find the same Python
-        environment["VIRTUAL_ENV"] = str(home)
-        environment["PATH"] = os.pathsep.join([str(home / "bin"), environment.get("PATH", os.defpath)])
-    environment.update(spec["env"])
-    folder = os.path.join(run.work, spec["cwd"])
-    os.makedirs(folder, exist_ok=True)  # a folder without files was not shipped
+    Raises OSError where it cannot be started.
+    """
+    argv = [jobenv.program(spec), *spec["argv"][1:]]
+    environment = jobenv.environment(run, spec, os.environ)
+    folder = jobenv.folder(run, spec)
     with open(run.stdout, "ab") as stdout, open(run.stderr, "ab") as stderr:
-        return subprocess.Popen(
+        job = subprocess.Popen(
             argv,
             cwd=folder,
             env=environment,
@@ -195,49 +95,162 @@ def _spawn(run: RunDir, spec: dict[str, Any]) -> subprocess.Popen[bytes]:
             stdout=stdout,
             stderr=stderr,
             start_new_session=True,
-            umask=JOB_UMASK,
+            umask=jobenv.UMASK,
         )
+    job.returncode = 0  # it is not Popen that waits for it
+    return job.pid
 
 
-def _from_home(program: str) -> Path | str:
-    """A program given by a path is meant from the home, where the agent was started; a bare name is found on PATH."""
-    return Path.cwd() / program if "/" in program else program
-
-
-def _wait(run: RunDir, job: subprocess.Popen[bytes], wake: int) -> str:
+def watch(run: RunDir, spec: dict[str, Any], job: Job) -> str:
     """Wait until the job's own process has ended, or cannot be ended.
 
     Returns why the agent ended it, "" where it ended by itself.
     """
-    reason = ""
-    kill_at = float("inf")
+    end = Ending(run, job.pid)
     next_heartbeat = 0.0
-    while job.poll() is None:
+    next_warden = time.monotonic() + WARDEN_S
+    while not job.ended():
         now = time.monotonic()
         if now >= next_heartbeat:
             with contextlib.suppress(OSError):  # a full disk is no reason to end a job that may need none
                 run.heartbeat.touch()
             next_heartbeat = now + HEARTBEAT_S
-        if not reason:
-            request = read_object(run.cancel)
-            if request is not None:
-                reason = "cancelled"
-                kill_at = now + request["grace_s"]
-                processes.signal_group(job.pid, signal.SIGTERM)
-                processes.signal_group(job.pid, signal.SIGCONT)  # a stopped job could not hear it
-        if now >= kill_at:
-            processes.signal_group(job.pid, signal.SIGKILL)
-        if now >= kill_at + UNKILLABLE_S:
+        if now >= next_warden:
+            summon.ensure()
+            next_warden = now + WARDEN_S
+        if now >= job.meter.next_sample:
+            job.meter.sample()
+        breach = job.meter.breach(job.age_s())
+        if breach:
+            end.breach(spec["grace_s"], breach)
+        end.hear()
+        if end.given_up():
             break
-        if select.select([wake], [], [], POLL_S)[0]:
-            os.read(wake, 512)
-    return reason
+        pause_s = POLL_S if end.reason else min(POLL_S, job.meter.due_in_s(job.age_s()))
+        for descriptor in select.select(job.wakes, [], [], pause_s)[0]:
+            with contextlib.suppress(OSError):  # a pidfd is not read
+                os.read(descriptor, 512)
+    return end.reason
 
 
-def _wake_on_child() -> int:
-    """A descriptor that becomes readable when a child ends."""
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)  # the descriptor is written for handled signals only
-    return reader
+def finish(run: RunDir, spec: dict[str, Any], since_ns: int, made_with: passport.Passport) -> None:
+    """What follows a job's end, before its status says so: its temporary files go, the manifest is made."""
+    shutil.rmtree(run.tmp, ignore_errors=True)
+    with contextlib.suppress(OSError):  # a full disk: the manifest is made again when somebody asks for it
+        write_json(run.outputs, dict(outputs_manifest(run, spec, since_ns), **made_with))
+
+
+def outputs_manifest(run: RunDir, spec: dict[str, Any], since_ns: int) -> dict[str, Any]:
+    return manifest.outputs(run, spec.get("output_max_bytes", 0), spec.get("output_max_files", 0), since_ns)
+
+
+def how_it_ended(wait_status: int | None) -> State:
+    if wait_status is None:
+        return {"error": "the job could not be killed"}
+    if os.WIFSIGNALED(wait_status):
+        return {"signal": os.WTERMSIG(wait_status)}
+    return {"exit_code": os.WEXITSTATUS(wait_status)}
+
+
+class _Child:
+    """A job that is this process's own child, like every orphan of it."""
+
+    def __init__(self, spec: dict[str, Any], pid: int, wake: int) -> None:
+        self.pid = pid
+        self.meter = Meter(spec, self._members)
+        self.wakes = [wake]
+        self.wait_status: int | None = None
+        self.asked: passport.Asked = None
+        self._begun = time.monotonic()
+
+    def ended(self) -> bool:
+        with contextlib.suppress(ChildProcessError):
+            while self._reap_one():
+                pass
+        return self.wait_status is not None
+
+    def age_s(self) -> float:
+        return time.monotonic() - self._begun
+
+    def end_leftovers(self) -> None:
+        """Kill and reap what the job has left, for LEFTOVERS_S at most (a process may be in uninterruptible sleep)."""
+        give_up = time.monotonic() + LEFTOVERS_S
+        try:
+            while time.monotonic() < give_up:
+                if self._reap_one():
+                    continue
+                left = [pid for pid in processes.children(os.getpid()) if pid != self._asked_pid()]
+                if not left:
+                    return
+                for pid in left:
+                    processes.signal_one(pid, signal.SIGKILL)
+                time.sleep(0.002)
+        except ChildProcessError:
+            pass
+
+    def _reap_one(self) -> bool:
+        """Reap one child that has ended; False where there is none. Raises ChildProcessError without children."""
+        if hasattr(os, "waitid"):
+            found = processes.peek()
+            if found is None:
+                return False
+            pid = found.si_pid
+            if isinstance(self.asked, subprocess.Popen) and pid == self.asked.pid:
+                self.asked.poll()
+                return True
+            self.meter.bury(pid)
+        else:
+            pid = self.pid  # without waitid nobody can look at one that is not to be reaped yet
+        pid, wait_status, used = os.wait4(pid, os.WNOHANG)
+        if pid == 0:
+            return False
+        self.meter.add(used)
+        if pid == self.pid:
+            self.wait_status = wait_status
+        return True
+
+    def _members(self) -> list[processes.Process]:
+        return processes.tree(pid for pid in processes.children(os.getpid()) if pid != self._asked_pid())
+
+    def _asked_pid(self) -> int | None:
+        return self.asked.pid if isinstance(self.asked, subprocess.Popen) else None
+
+
+def _supervise(run: RunDir, spec: dict[str, Any], ready: int, spawn: Spawn) -> State | None:
+    try:
+        os.write(ready, TAKEN)
+    except BrokenPipeError:
+        return None  # whoever wanted it has given up on us, and may be starting it himself
+    wake = processes.wake_on_child()
+    adopts_orphans = processes.adopt_orphans()
+    # by the clock that stamps files, which may lag the system's own by a tick
+    started_ns = os.stat(run.status).st_mtime_ns
+    state: State = {"state": "running", "started_at": time.time(), "boot_id": processes.boot_id()}
+    wished = ending.read(run)
+    if wished is not None:
+        return {"state": "exited", "reason": wished[1], "ended_at": time.time()}
+    try:
+        pid = spawn(run, spec)
+    except OSError as error:
+        return dict(state, state="exited", ended_at=time.time(), error=f"could not start: {error}")
+    try:
+        state.update(pid=pid, pid_started=processes.start_time(pid), forked=spawn is not spawn_fresh)
+        job = _Child(spec, pid, wake)
+        write_json(run.status, state)
+        with contextlib.suppress(OSError):  # nobody waits for it any more
+            os.write(ready, RUNNING)
+        os.close(ready)
+        job.asked = passport.begin(jobenv.program(spec))
+        reason = watch(run, spec, job)
+    except BaseException:
+        processes.signal_group(pid, signal.SIGKILL)  # nobody would watch it any more
+        raise
+    state.update(state="exited", ended_at=time.time(), reason=reason, **how_it_ended(job.wait_status))
+    made_with = passport.finish(job.asked)
+    job.asked = None
+    if not adopts_orphans:
+        processes.signal_group(pid, signal.SIGKILL)
+    job.end_leftovers()
+    state["usage"] = job.meter.usage()
+    finish(run, spec, started_ns, made_with)
+    return state

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -44,22 +45,42 @@ def test_a_program_may_be_called_anything(tmp_path: Path) -> None:
         child.communicate(b"\n", timeout=30)
 
 
-def test_every_descendant_is_ended_however_it_hides() -> None:
-    """In a process of its own, since it ends all it can find: a daemon of a daemon, in another session."""
+def test_a_tree_is_a_process_and_all_below_it(tmp_path: Path) -> None:
+    script = "import subprocess, sys; subprocess.run([sys.executable, '-S', '-c', 'input()'])"
+    with subprocess.Popen([sys.executable, "-S", "-c", script], stdin=subprocess.PIPE) as child:
+        while len(processes.tree([child.pid])) < 2:
+            assert child.poll() is None
+        assert {process.parent for process in processes.tree([child.pid])} == {os.getpid(), child.pid}
+        assert os.getpid() not in {process.pid for process in processes.tree([child.pid])}
+        child.communicate(b"\n", timeout=30)
+    assert processes.tree([child.pid]) == []
+
+
+def test_a_handler_of_its_own_is_seen() -> None:
+    code = "import signal\nsignal.signal(signal.SIGUSR1, lambda *_: None)\nprint(flush=True)\ninput()"
+    with subprocess.Popen([sys.executable, "-S", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert processes.catches(child.pid, signal.SIGUSR1)
+        assert not processes.catches(child.pid, signal.SIGUSR2)
+        child.communicate(b"\n", timeout=30)
+
+
+def test_processes_are_found_by_where_they_work(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "ab").mkdir()
+    with subprocess.Popen([sys.executable, "-S", "-c", "input()"], cwd=tmp_path / "a", stdin=subprocess.PIPE) as child:
+        assert processes.below(str(tmp_path)) == [child.pid]
+        assert processes.below(str(tmp_path / "ab")) == []
+        child.communicate(b"\n", timeout=30)
+
+
+def test_nobody_is_a_subreaper_unless_it_says_so() -> None:
+    """In a process of its own, since it would be one from then on."""
     code = (
-        "import os, time\n"
         "from cloudrun.agent import processes\n"
-        "assert processes.adopt_orphans()\n"
-        "reader, writer = os.pipe()\n"
-        "if os.fork() == 0:\n"
-        "    os.setsid()\n"
-        "    if os.fork() == 0:\n"
-        "        os.setsid()\n"
-        "        os.write(writer, str(os.getpid()).encode())\n"
-        "        time.sleep(60)\n"
-        "    time.sleep(60)\n"
-        "hidden = int(os.read(reader, 20))\n"
-        "assert processes.end_descendants(30)\n"
-        "assert processes.start_time(hidden) == ''\n"
+        "assert not processes.adopts_orphans()\n"
+        "assert processes.adopt_orphans() and processes.adopts_orphans()\n"
+        "assert processes.adopt_orphans(False) and not processes.adopts_orphans()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

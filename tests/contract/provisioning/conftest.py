@@ -16,6 +16,7 @@ import pytest
 from uv import find_uv_bin
 
 from cloudrun.core.records import SshTarget
+from tests.leftovers import end_all_in
 
 WheelMaker = Callable[..., None]
 
@@ -102,3 +103,5 @@ def host(tmp_path: Path, wheels: WheelMaker) -> Iterator[Host]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise
+            finally:
+                end_all_in(home)

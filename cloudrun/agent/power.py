@@ -1,0 +1,82 @@
+"""When a unit's time is over, by the orders of its owner; and how it powers itself off."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import Any, NamedTuple, Sequence
+
+SAVING_S = 15.0  # beside the grace of its jobs: how long before a deadline outputs begin to be saved
+SHARE = 0.1  # of a unit's time: a deadline that is near leaves less
+WHEN_DONE_S = 5.0  # a client that has just gone may come back
+GRACE_SHARE = 2 / 3  # of the time that is left before an end: the rest is for saving outputs
+OVERDUE_GRACE_S = 300.0  # what a machine that was started again after its deadline has, for its owner to move it
+COMMAND_S = 30.0
+COMMANDS = (
+    ("sudo", "-n", "systemctl", "poweroff"),
+    ("systemctl", "poweroff"),
+    ("sudo", "-n", "shutdown", "-h", "now"),
+    ("shutdown", "-h", "now"),
+)
+
+
+class Facts(NamedTuple):
+    """What there is on the unit. Times in seconds since 1970, durations in seconds."""
+
+    now: float
+    given_at: float  # when the orders came
+    quiet_s: float  # for how long there has been no active run and no client
+    client: bool
+    graces_s: Sequence[float]  # of each active run
+    unsaved: int  # finished runs that are neither home nor in the store
+
+
+class Plan(NamedTuple):
+    end_jobs: bool
+    grace_s: float  # the most that a job may take for its end
+    power_off: str  # why, or ""
+    next_s: float  # when to ask again at the latest
+
+
+def plan(orders: dict[str, Any], facts: Facts) -> Plan:
+    """What the orders (`core.records.UnitOrders`) demand now."""
+    left_s = float(orders["deadline"]) - facts.now
+    lead_s = min(
+        max(facts.graces_s, default=0.0) + SAVING_S, SHARE * max(0.0, float(orders["deadline"]) - facts.given_at)
+    )
+    ending = left_s <= lead_s
+    grace_s = max(0.0, left_s) * GRACE_SHARE
+    over = not facts.graces_s and not facts.unsaved and not facts.client
+    idle_s = orders.get("idle_s")
+    why = ""
+    if left_s <= 0:
+        why = "deadline"
+    elif ending and over:
+        why = "deadline, and everything is saved"
+    elif over and orders.get("power_off_when_done") and facts.quiet_s >= WHEN_DONE_S:
+        why = "done"
+    elif over and idle_s is not None and facts.quiet_s >= float(idle_s):
+        why = "idle"
+    return Plan(ending, grace_s, why, _next_s(left_s, lead_s))
+
+
+def _next_s(left_s: float, lead_s: float) -> float:
+    return min((moment for moment in (left_s - lead_s, left_s) if moment > 0), default=float("inf"))
+
+
+def off() -> bool:
+    """Power the machine off, by the first command that does it."""
+    for command in COMMANDS:
+        try:
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=COMMAND_S,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        if done.returncode == 0:
+            return True
+    return False

@@ -1,0 +1,374 @@
+"""The one process of the agent that outlives every connection: it guards the unit's runs, and carries out its orders.
+
+It starts supervisors, so that a job whose supervisor is killed becomes its own child and its exit code is not lost; it
+has such jobs adopted; it ends jobs and powers the machine off when its owner's orders (`orders.json`) or the provider
+say so; it uploads what has ended and removes what is home. One thread, which never waits for anything but its
+selector: whatever is slow is done by a child.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import gc
+import json
+import os
+import selectors
+import shutil
+import signal
+import socket
+import stat
+import time
+from pathlib import Path
+from typing import IO, Any, Callable, NoReturn
+
+from cloudrun.agent import adoption, limits, passport, power, processes, spot, summon, supervisor
+from cloudrun.agent.news import News
+from cloudrun.agent.wards import Ward, Wards
+from cloudrun.core import rundir
+from cloudrun.core.rundir import RunDir, read_object
+
+TICK_S = 1.0  # how often to look around; children and requests are heard at once
+SPOT_RESTART_S = 5.0
+POWER_OFF_AGAIN_S = 30.0  # a machine that is still there by then did not hear it
+UPLOADS = 2  # at a time
+GOING = ".going"  # what is being removed is called so
+Life = Callable[[], Any]
+
+
+def main(lock: str, listener: str) -> None:
+    """Be the warden, in the home of the login user; `lock` and `listener` are inherited descriptors."""
+    Warden(int(lock), socket.socket(fileno=int(listener))).run()
+
+
+class Warden:
+    def __init__(self, lock: int, listener: socket.socket) -> None:
+        self._lock = lock
+        self._listener = listener
+        self._selector = selectors.DefaultSelector()
+        self._children: dict[int, Callable[[], None]] = {}  # pid -> what to do when it has ended
+        self._wards = Wards(self._adopt)
+        self._news = News()
+        self._orders: dict[str, Any] | None = None
+        self._orders_seen: Any = None
+        self._given_at = time.time()
+        self._quiet_since = time.monotonic()
+        self._clients_seen: Any = None
+        self._spot_pid: int | None = None
+        self._spot_again = 0.0
+        self._power_again = 0.0
+        self._uploading: set[str] = set()
+        self._removing = False
+        self._parents: Any = None
+        self._begun = time.time()
+        self._wait_s = TICK_S
+        self._retired = False
+
+    def run(self) -> None:
+        for descriptor in (self._lock, self._listener.fileno()):
+            os.set_inheritable(descriptor, False)
+        os.ftruncate(self._lock, 0)
+        os.write(self._lock, json.dumps({"pid": os.getpid(), "agent": summon.AGENT}).encode("ascii"))
+        processes.adopt_orphans()
+        passport.this_platform()  # what supervisors need is loaded once, here
+        with contextlib.suppress(Exception):  # they only save time
+            from cloudrun.agent.parents import Parents
+
+            self._parents = Parents()
+        wake = processes.wake_on_child()
+        self._listener.setblocking(False)
+        self._selector.register(wake, selectors.EVENT_READ, lambda: self._drain(wake))
+        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        gc.collect()
+        gc.freeze()  # forks share what is here
+        next_tick = 0.0
+        try:
+            while self._at_home() and not self._retired:
+                pause_s = max(0.0, next_tick - time.monotonic())
+                for key, _ in self._selector.select(pause_s):
+                    key.data()
+                self._reap()
+                if time.monotonic() >= next_tick:
+                    self._tick()
+                    next_tick = time.monotonic() + self._wait_s
+        finally:
+            self._close()
+
+    # -- what is heard ---------------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            connection, _ = self._listener.accept()
+            connection.setblocking(False)
+            self._selector.register(connection, selectors.EVENT_READ, lambda: self._hear(connection))
+
+    def _hear(self, connection: socket.socket) -> None:
+        self._selector.unregister(connection)
+        descriptors: list[int] = []
+        with connection, contextlib.suppress(OSError, ValueError, KeyError):
+            payload, descriptors, _, _ = socket.recv_fds(connection, 65536, 4)
+            message = json.loads(payload)
+            if message["agent"] != summon.AGENT:
+                self._retired = True  # that version's warden takes my place
+            elif message["do"] == "start" and len(descriptors) == 2:
+                self._start(RunDir(Path(message["run_dir"])), *descriptors)
+            else:
+                self._tick()
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    @staticmethod
+    def _drain(wake: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(wake, 4096)
+
+    def _reap(self) -> None:
+        """Reap who has ended. What a job whose supervisor is gone ended with is written down before that."""
+        ended: list[Callable[[], None]] = []
+        strangers = False
+        with contextlib.suppress(ChildProcessError):
+            while (found := processes.peek()) is not None:
+                pid = found.si_pid
+                then = self._children.pop(pid, None)
+                if then is not None:
+                    ended.append(then)
+                else:
+                    strangers = True
+                    self._bury(pid, found.si_code, found.si_status)
+                os.waitpid(pid, 0)
+        for then in ended:
+            then()
+        if strangers:  # a supervisor that a parent has forked, perhaps
+            self._wards.look()
+
+    def _bury(self, pid: int, code: int, number: int) -> None:
+        process = processes.look(pid)
+        if process is not None:
+            how = {"exit_code" if code == processes.CLD_EXITED else "signal": number}
+            self._wards.bury(process, dict(how, pid=pid, usage=limits.of_dead(process)))
+
+    # -- supervisors -----------------------------------------------------------------------------------------------
+
+    def _start(self, run: RunDir, lock: int, ready: int) -> None:
+        spec = read_object(run.spec)
+        if spec is None:
+            return
+        ward = self._wards.add(run)
+        pid = None
+        with contextlib.suppress(Exception):  # whatever is wrong with a parent: a fresh process is as good
+            if self._parents is not None and self._parents.fits(spec):
+                pid = self._parents.start(run, spec, lock, ready)
+        if pid is None:
+            held = os.fdopen(os.dup(lock), "ab")
+            with held:
+                pid = self._fork(lambda: supervisor.supervise_and_exit(run, spec, held, ready), held.fileno(), ready)
+        self._children[pid] = lambda: self._wards.check(ward)
+
+    def _adopt(self, ward: Ward, known: dict[str, Any], lock: IO[bytes]) -> None:
+        spec = read_object(ward.run.spec) or {}
+        pid = self._fork(lambda: adoption.adopt_and_exit(ward.run, spec, lock, known), lock.fileno())
+        self._children[pid] = lambda: self._wards.check(ward)
+
+    def _fork(self, life: Life, *kept: int) -> int:
+        """A child that does nothing but `life`, with standard streams and `kept` for its only descriptors."""
+        pid = os.fork()
+        if pid == 0:
+            _live(life, kept)
+        return pid
+
+    # -- what is looked after --------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        self._wait_s = TICK_S
+        self._wards.look()
+        for ward in self._wards.newly_finished():
+            self._warm(ward)
+        self._read_orders()
+        self._watch_provider()
+        self._obey()
+        self._upload()
+        self._remove()
+        self._news.write()
+
+    def _at_home(self) -> bool:
+        """Whether the home is still there, and its lock still mine."""
+        try:
+            return os.path.samestat(os.stat(rundir.WARDEN_LOCK), os.fstat(self._lock))
+        except OSError:
+            return False
+
+    def _warm(self, ward: Ward) -> None:
+        if self._parents is not None and ward.spec:
+            with contextlib.suppress(Exception):
+                self._parents.warm(ward.spec)
+
+    def _read_orders(self) -> None:
+        try:
+            info = os.stat(rundir.ORDERS)
+        except OSError:
+            self._orders = None
+            return
+        seen = (info.st_ino, info.st_mtime_ns)
+        if seen == self._orders_seen:
+            return
+        self._orders_seen = seen
+        orders = read_object(Path(rundir.ORDERS))
+        if orders is None or not isinstance(orders.get("deadline"), (int, float)):
+            return
+        self._orders, self._given_at = orders, info.st_mtime
+        if self._news.other_boot and self._given_at < self._begun:
+            # a machine that was started again: its owner may be about to move the deadline
+            overdue = self._begun + power.OVERDUE_GRACE_S
+            self._orders = dict(orders, deadline=max(float(orders["deadline"]), overdue))
+            self._given_at = self._begun
+
+    def _watch_provider(self) -> None:
+        wanted = bool(self._orders and self._orders.get("spot"))
+        if self._spot_pid is not None and not wanted:
+            processes.signal_one(self._spot_pid, signal.SIGKILL)
+        elif self._spot_pid is None and wanted and time.monotonic() >= self._spot_again:
+            reader, writer = os.pipe()
+            os.set_blocking(reader, False)
+            self._spot_pid = self._fork(lambda: spot.watch(writer), writer)
+            os.close(writer)
+            self._selector.register(reader, selectors.EVENT_READ, lambda: self._hear_provider(reader))
+            self._children[self._spot_pid] = lambda: self._forget_provider(reader)
+
+    def _hear_provider(self, reader: int) -> None:
+        with contextlib.suppress(BlockingIOError, ValueError, IndexError):
+            text = os.read(reader, 65536)
+            if not text:
+                self._selector.unregister(reader)
+            self._news.hear(json.loads(text.splitlines()[-1]))
+            self._tick()
+
+    def _forget_provider(self, reader: int) -> None:
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(reader)
+        os.close(reader)
+        self._spot_pid = None
+        self._spot_again = time.monotonic() + SPOT_RESTART_S
+
+    def _obey(self) -> None:
+        if self._news.rebalance_is_new():
+            for ward in self._wards.active():
+                ward.checkpoint()
+        now = time.time()
+        interruption_at = self._news.interruption_at
+        if interruption_at is not None:
+            self._wards.end("interrupted", max(0.0, interruption_at - now) * power.GRACE_SHARE)
+        client = self._client_is_here()
+        unsaved = self._wards.unsaved()
+        graces_s = [ward.grace_s for ward in self._wards.active()]
+        if client or unsaved or graces_s:
+            self._quiet_since = time.monotonic()
+        if self._orders is None:
+            self._news.stay()
+            return
+        quiet_s = time.monotonic() - self._quiet_since
+        plan = power.plan(self._orders, power.Facts(now, self._given_at, quiet_s, client, graces_s, unsaved))
+        if plan.end_jobs:
+            self._wards.end("deadline", plan.grace_s)
+        self._wait_s = min(TICK_S, max(0.01, plan.next_s))
+        if plan.power_off:
+            self._power_off(plan.power_off)
+        else:
+            self._news.stay()
+
+    def _client_is_here(self) -> bool:
+        """Whether a client holds its lock, or has come since the last look."""
+        try:
+            seen = os.stat(rundir.CLIENTS_LOCK).st_mtime_ns
+        except OSError:
+            return False
+        came = self._clients_seen is not None and seen != self._clients_seen
+        self._clients_seen = seen
+        return came or _is_held(rundir.CLIENTS_LOCK)
+
+    def _power_off(self, why: str) -> None:
+        if time.monotonic() < self._power_again:
+            return
+        self._power_again = time.monotonic() + POWER_OFF_AGAIN_S
+        self._news.power_off(why)
+        self._news.write()
+        self._children[self._fork(power.off)] = lambda: None
+
+    def _upload(self) -> None:
+        for ward in self._wards.to_upload():
+            if len(self._uploading) >= UPLOADS:
+                return
+            if ward.name not in self._uploading:
+                self._uploading.add(ward.name)
+                self._children[self._fork(ward.upload)] = functools.partial(self._uploaded, ward)
+
+    def _uploaded(self, ward: Ward) -> None:
+        self._uploading.discard(ward.name)
+        ward.upload_ended()
+        self._tick()
+
+    def _remove(self) -> None:
+        folders = [ward.run.root for ward in self._wards.removable() if ward.name not in self._uploading]
+        if folders and not self._removing:
+            self._removing = True
+            self._children[self._fork(lambda: _remove(folders))] = self._removed
+
+    def _removed(self) -> None:
+        self._removing = False
+
+    def _close(self) -> None:
+        if self._spot_pid is not None:
+            processes.signal_one(self._spot_pid, signal.SIGKILL)
+        if self._parents is not None:
+            with contextlib.suppress(Exception):
+                self._parents.close()
+        self._listener.close()
+        os.close(self._lock)
+
+
+def _live(life: Life, kept: tuple[int, ...]) -> NoReturn:
+    """The rest of a forked child's life. Nothing of the warden's stays open in it, its lock above all."""
+    code = 1
+    try:
+        gc.freeze()  # whoever owns a descriptor that is closed here must not close its number once more
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        for name in os.listdir("/proc/self/fd"):
+            if int(name) > 2 and int(name) not in kept:
+                with contextlib.suppress(OSError):
+                    os.close(int(name))
+        life()
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _is_held(path: str) -> bool:
+    try:
+        with open(path, "rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _remove(folders: list[Path]) -> None:
+    """Remove whole folders, also those that a job has made unwritable."""
+
+    def again(function: Callable[..., Any], path: str, _error: Any) -> None:
+        with contextlib.suppress(OSError):
+            os.chmod(os.path.dirname(path), stat.S_IRWXU)
+            if not os.path.islink(path):
+                os.chmod(path, stat.S_IRWXU)
+            function(path)
+
+    for folder in folders:
+        # under another name first: half a run directory is none
+        going = folder.with_name(f".{folder.name}{GOING}")
+        with contextlib.suppress(OSError):
+            os.rename(folder, going)
+    for going in Path(rundir.RUNS).glob(".*" + GOING):  # also what an earlier one has not come to the end of
+        shutil.rmtree(going, onerror=again)

@@ -1,0 +1,24 @@
+"""Ends what a test's machine would leave behind: its warden, supervisors and jobs outlive every connection on purpose."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+
+from cloudrun.agent import processes
+
+PATIENCE_S = 20.0
+
+
+def end_all_in(home: Path) -> None:
+    """Kill every process whose working directory is in `home`, until there is none; the warden's is, and each job's."""
+    give_up = time.monotonic() + PATIENCE_S
+    while pids := processes.below(str(home.resolve())):
+        assert time.monotonic() < give_up, f"still alive in {home}: {pids}"
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
