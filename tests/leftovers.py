@@ -1,4 +1,4 @@
-"""Ends what a test's machine would leave behind: its warden, supervisors and jobs outlive every connection on purpose."""
+"""Ends what a test's machine would leave behind: warden, supervisors and jobs outlive every connection on purpose."""
 
 from __future__ import annotations
 

@@ -7,31 +7,33 @@ import select
 import time
 from typing import Any, BinaryIO
 
-from cloudrun.agent import supervisor
+from cloudrun.agent import jobs
 from cloudrun.core import wire
 from cloudrun.core.rundir import RunDir
 
-FASTEST_S = 0.005  # how often to look while the job talks
+FASTEST_S = 0.001  # how often to look while the job talks
 SLOWEST_S = 0.1  # and while it is silent
 ALIVE_S = 5.0  # how long to be silent oneself
 SUPERVISOR_S = 2.0  # how often to make sure that the supervisor lives
 
 
-def wait(run: RunDir, stdin: BinaryIO, out: BinaryIO) -> dict[str, Any]:
+def wait(run: RunDir, stdin: Any, out: BinaryIO) -> dict[str, Any]:
     """Wait for the job's end without its output. Returns as `follow` does."""
     return _until_exited(run, {}, stdin, out)
 
 
-def follow(run: RunDir, offsets: dict[str, int], stdin: BinaryIO, out: BinaryIO) -> dict[str, Any]:
-    """Send both logs from `offsets` (bytes) on as they grow. Returns the status, exited or not.
+def follow(run: RunDir, offsets: dict[str, int], stdin: Any, out: BinaryIO, *, wait: bool = True) -> dict[str, Any]:
+    """Send both logs from `offsets` (bytes) on as they grow; without `wait`, as far as they go now.
 
-    Anything the client says meanwhile ends it early, and so does its going away.
+    Returns the status, exited or not. Anything the client says meanwhile ends it early, and so does its going away.
     """
     positions = {wire.STDOUT: offsets.get("stdout", 0), wire.STDERR: offsets.get("stderr", 0)}
-    return _until_exited(run, positions, stdin, out)
+    return _until_exited(run, positions, stdin, out, wait)
 
 
-def _until_exited(run: RunDir, positions: dict[bytes, int], stdin: BinaryIO, out: BinaryIO) -> dict[str, Any]:
+def _until_exited(
+    run: RunDir, positions: dict[bytes, int], stdin: Any, out: BinaryIO, wait: bool = True
+) -> dict[str, Any]:
     paths = {wire.STDOUT: run.stdout, wire.STDERR: run.stderr}
     last_news = last_sent = time.monotonic()
     last_check = float("-inf")
@@ -39,10 +41,10 @@ def _until_exited(run: RunDir, positions: dict[bytes, int], stdin: BinaryIO, out
         # the status first: what is in the logs once it says "exited" is all there will be
         now = time.monotonic()
         if now - last_check >= SUPERVISOR_S:
-            status = supervisor.status(run)
+            status = jobs.status(run)
             last_check = now
         else:
-            status = supervisor.recorded(run)
+            status = jobs.recorded(run)
         news = False
         for kind, position in positions.items():
             chunk = _read(str(paths[kind]), position)
@@ -54,14 +56,14 @@ def _until_exited(run: RunDir, positions: dict[bytes, int], stdin: BinaryIO, out
             out.flush()
             last_news = last_sent = now
             continue
-        if status is None or status["state"] == "exited":
+        if status is None or status["state"] == "exited" or not wait:
             return {"status": status}
         if now - last_sent >= ALIVE_S:
             out.write(wire.pack(wire.ALIVE))
             out.flush()
             last_sent = now
         pause_s = min(SLOWEST_S, max(FASTEST_S, (now - last_news) / 20))
-        # one request at a time: nothing can wait in stdin's buffer, so looking at the descriptor is enough
+        # what was sent behind this request waits in stdin's buffer and ends nothing; what comes now, or an end, does
         if select.select([stdin], [], [], pause_s)[0]:
             return {"status": status}
 

@@ -41,7 +41,7 @@ def boot_id() -> str:
 
 
 def look(pid: int) -> Process | None:
-    """What the kernel says of `pid`; None where there is no such process or no /proc. A dead one that is not reaped counts."""
+    """What the kernel says of `pid`, dead or not as long as it is not reaped; None where there is none, or no /proc."""
     try:
         with open(f"/proc/{pid}/stat", "rb", buffering=0) as stream:
             text = stream.read(4096)
