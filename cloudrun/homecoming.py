@@ -5,23 +5,37 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from cloudrun.core.clock import Clock
-from cloudrun.core.errors import LedgerError, ManifestRefused
+from cloudrun.core.errors import ConnectionLost, LedgerError, ManifestRefused, TransferError
 from cloudrun.core.events import Note, Observer, Progress
-from cloudrun.core.records import Artifact, FileEntry, JobStatus, Passport, RunRecord
+from cloudrun.core.outputs import Outputs
+from cloudrun.core.records import Artifact, FileEntry, JobStatus, Passport, RunRecord, Usage
 from cloudrun.core.settings import Settings
-from cloudrun.core.states import RunState
+from cloudrun.core.states import EndReason, RunState
 from cloudrun.ledger import Ledger
 from cloudrun.ledger.models import is_model
-from cloudrun.phases import Phases
+from cloudrun.phases import Phases, together
 from cloudrun.plan.endings import Ending, verdict
 from cloudrun.plan.ranking import better_is_smaller
 from cloudrun.plan.scores import scores_from
 
 if TYPE_CHECKING:
-    from cloudrun.ssh.agent import Agent, Outputs
+    from cloudrun.ssh.agent import Finished, OnProgress, OpenSink
+
+
+class Source(Protocol):
+    """Where outputs come from: a unit's agent, or the bucket that it put them in."""
+
+    def outputs(self, run_dir: str) -> Outputs: ...
+
+    def fetch(
+        self, run_dir: str, entries: Sequence[FileEntry], open_sink: OpenSink, on_progress: OnProgress | None = None
+    ) -> None: ...
+
+    def fetch_logs(self, run_dir: str, entries: Sequence[FileEntry], open_sink: OpenSink) -> None: ...
+
 
 SCORES_TAIL_BYTES = 1_000_000  # of stdout, where scores are looked for
 
@@ -38,28 +52,78 @@ class Homecoming:
     clock: Clock
     max_bytes: int = Settings.output_max_bytes
     max_files: int = Settings.output_max_files
+    number: int = 1
+    earlier: tuple[Artifact, ...] = ()  # what the attempt before this one had saved
 
     def bring(
         self,
-        agent: Agent,
+        source: Source,
         status: JobStatus,
         forced: Ending | None = None,
         logs: Mapping[str, Path] | None = None,
+        finished: Finished | None = None,
     ) -> None:
-        """Fetch and record; raises what those raise. `forced` overrides the exit code; `logs` as for `end`."""
-        store = self.ledger.artifacts
-        if self.ledger.run(self.run.run_id).state is not RunState.PULLING:
-            self.ledger.move_run(self.run.run_id, RunState.PULLING)
+        """Fetch and record; raises what those raise. `forced` overrides the exit code; `logs` as for `end`; `finished`
+        is what came along with the job's last words."""
+        self._begin_pulling()
+        self._count_run(status)
         with self.phases.phase("pull"):
-            outputs = agent.outputs(self.place)
-            self._check_caps(outputs)
-            # By digest: what the ledger has, from this run or another, is not fetched again.
-            wanted = {entry.sha256: entry for entry in outputs.entries if not store.has(entry.sha256)}
-            agent.fetch(self.place, tuple(wanted.values()), store.writer, self._progress)
-            agent.fetch_logs(self.place, outputs.logs, store.writer)
+            outputs = self._fetch(source, finished)
         for path, why in outputs.left_out:
             self.observe(Note(f"{path!r} was not brought home: {why}", "warning"))
-        self.end(forced or verdict(status, outputs.refused), status.exit_code, outputs, logs)
+        self.end(forced or verdict(status, outputs.refused), status.exit_code, outputs, logs, status.usage)
+
+    def requeue(self, source: Source, detail: str, finished: Finished | None = None) -> None:
+        """Save what the job had written when its machine was taken back, and let a next attempt go on from there.
+
+        What does not come any more is left as the attempt before it had it. Raises LedgerError.
+        """
+        store = self.ledger.artifacts
+        saved = {each.path: each for each in self.earlier}
+        self._begin_pulling()
+        with self.phases.phase("pull"):
+            try:
+                outputs = finished.outputs if finished and finished.outputs else source.outputs(self.place)
+                try:
+                    self._fetch(source, finished, outputs)
+                except (ConnectionLost, TransferError) as error:
+                    self.observe(Note(f"the machine went before all had come home: {error}", "warning"))
+                here = [entry for entry in outputs.entries if store.has(entry.sha256)]
+                saved |= {entry.path: Artifact(entry.path, entry.size, entry.sha256) for entry in here}
+                for log in outputs.logs:
+                    if store.has(log.sha256):
+                        path = f"attempt-{self.number}/{log.path}"
+                        saved[path] = Artifact(path, log.size, log.sha256, "log")
+            except (ConnectionLost, TransferError) as error:
+                self.observe(Note(f"the machine went before anything had come home: {error}", "warning"))
+        self.ledger.requeue_run(
+            self.run.run_id, reason=EndReason.INTERRUPTED, detail=detail, outputs=tuple(saved.values())
+        )
+
+    def _count_run(self, status: JobStatus) -> None:
+        """How long a job ran that nobody here has watched, by its unit's clock."""
+        if not self.phases.has("run") and status.started_at is not None and status.ended_at is not None:
+            self.phases.count("run", max(0.0, status.ended_at - status.started_at))
+
+    def _begin_pulling(self) -> None:
+        if self.ledger.run(self.run.run_id).state is not RunState.PULLING:
+            self.ledger.move_run(self.run.run_id, RunState.PULLING)
+
+    def _fetch(self, source: Source, finished: Finished | None, outputs: Outputs | None = None) -> Outputs:
+        store = self.ledger.artifacts
+        outputs = outputs or (finished.outputs if finished and finished.outputs else source.outputs(self.place))
+        self._check_caps(outputs)
+        # By digest: what the ledger has, from this run or another, is not fetched again.
+        missing = {entry.sha256: entry for entry in (*outputs.entries, *outputs.logs) if not store.has(entry.sha256)}
+        for sha256, content in finished.small.items() if finished else ():
+            if entry := missing.pop(sha256, None):
+                with store.writer(entry) as sink:
+                    sink.write(content)
+        of_logs = {id(log) for log in outputs.logs}
+        files = [entry for entry in missing.values() if id(entry) not in of_logs]
+        source.fetch(self.place, files, store.writer, self._progress)
+        source.fetch_logs(self.place, [entry for entry in missing.values() if id(entry) in of_logs], store.writer)
+        return outputs
 
     def _check_caps(self, outputs: Outputs) -> None:
         """The unit keeps to the limits of its spec; one that does not is not believed."""
@@ -73,6 +137,7 @@ class Homecoming:
         exit_code: int | None = None,
         outputs: Outputs | None = None,
         logs: Mapping[str, Path] | None = None,
+        usage: Usage | None = None,
     ) -> None:
         """Write the run's end. Called alone where nothing can be fetched: then `logs`, by name, are what was seen.
 
@@ -97,11 +162,17 @@ class Homecoming:
             artifacts=[
                 *(Artifact(entry.path, entry.size, entry.sha256) for entry in entries),
                 *(Artifact(entry.path, entry.size, entry.sha256, "log") for entry in kept),
+                *self._of_earlier_attempts(outputs),
             ],
             passport=self._passport(outputs),
-            timings=self.phases.timings(),
+            timings=together(self.run.timings, self.phases.timings()),
             at=self.clock.now(),
+            usage=usage,
         )
+
+    def _of_earlier_attempts(self, outputs: Outputs | None) -> list[Artifact]:
+        """The logs of attempts that were interrupted; and where this one left nothing, what they had saved."""
+        return [each for each in self.earlier if each.kind == "log" or outputs is None]
 
     def _stored(self, logs: Mapping[str, Path], fetched: Sequence[FileEntry]) -> list[FileEntry]:
         """Logs of the unit's, and of those kept on this computer the ones that the unit did not give."""

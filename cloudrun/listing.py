@@ -23,5 +23,5 @@ def live_units(ledger: Ledger, profile: str | None = None) -> list[UnitRecord]:
             if cloud is None and is_alive(ledger.client(unit.client_id), SystemClock().now()):
                 continue  # its client sees its own sandbox, in another folder or as another user
             if cloud is None or (instance is not None and instance.state == "terminated"):
-                forget(ledger, unit)
+                forget(ledger, unit, instance)
     return ledger.units()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Literal
 
 from cloudrun.core.clock import Clock, SystemClock
@@ -38,7 +39,20 @@ class Phases:
             self._spent[name] += elapsed_s
             self._observe(PhaseEnded(name, elapsed_s, outcome))
 
+    def count(self, name: Phase, elapsed_s: float) -> None:
+        """Time of a phase that nobody here has watched."""
+        self._spent[name] += elapsed_s
+        self._began -= elapsed_s
+
+    def has(self, name: Phase) -> bool:
+        return name in self._spent
+
     def timings(self) -> Timings:
         """Every phase so far, and the whole since this was made."""
         took = {f"{name}_s": seconds for name, seconds in self._spent.items()}
         return Timings(**took, total_s=self._clock.monotonic() - self._began)
+
+
+def together(one: Timings, other: Timings) -> Timings:
+    """The time of two stretches of one run's life."""
+    return Timings(*(getattr(one, each.name) + getattr(other, each.name) for each in fields(Timings)))

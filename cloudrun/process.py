@@ -13,24 +13,30 @@ from threading import Lock
 from types import TracebackType
 from typing import Any
 
-from cloudrun import config, runs, wiring
+from cloudrun import config, prepared, wiring
 from cloudrun.core.errors import UsageError
 from cloudrun.core.events import Event, Note, Observer, Output
 from cloudrun.core.records import CommandResult, OnExit
 from cloudrun.ledger import Ledger, Run
 from cloudrun.lifeline import LIFELINE
-from cloudrun.opening import close_behind, open_unit
+from cloudrun.machine import Machine
+from cloudrun.opening import open_unit
+from cloudrun.submit import with_data
 from cloudrun.units import OpenUnit
 
 
 class Unit:
     """One open machine, for the thread that opened it."""
 
-    def __init__(self, unit: OpenUnit) -> None:
-        self._unit = unit
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
         self._turn = Lock()  # one job at a time, whether sent or submitted
         self._submitted: list[Future[Run]] = []
         self._queue = ThreadPoolExecutor(1, thread_name_prefix="cloudrun-submit")  # starts no thread before it is used
+
+    @property
+    def _unit(self) -> OpenUnit:
+        return self._machine.unit  # another one after the provider took the first one back
 
     def __repr__(self) -> str:
         return f"<Unit {self.instance_id} {self.instance_type} in {self._unit.record.place.region}>"
@@ -66,15 +72,16 @@ class Unit:
         unit = self._unit
         if not isinstance(params or {}, Mapping):
             raise UsageError(f"params is a {type(params).__name__}", next_step='write params={"alpha": 0.1}')
-        job = runs.Job(Path(script), tuple(arguments), dict(params or {}), name)
+        job = prepared.Job(Path(script), tuple(arguments), dict(params or {}), name)
         settings = replace(
             unit.settings,
             metric=unit.settings.metric if metric is None else metric,
             minimize=unit.settings.minimize if minimize is None else minimize,
         )
-        plan = runs.prepare(job, settings, unit.ledger, unit.image.architecture, unit.observe)
+        plan = prepared.prepare(job, settings, unit.ledger, unit.image.architecture, unit.observe)
+        plan = with_data(plan, unit.cloud, unit.observe)
         with self._turn:
-            return runs.execute(unit, plan, check=check)
+            return self._machine.carry_through(plan, check=check)
 
     def submit(self, script: str | Path, *arguments: str, **keywords: Any) -> Future[Run]:
         """The same as `send_run`, without blocking: scripts run one after the other, in the order of submission.
@@ -151,7 +158,7 @@ class process_unit:  # noqa: N801 - used like a function: `with process_unit() a
         self._instance_id = instance_id
         self._project = project
         self._observe = observe
-        self._open: OpenUnit | None = None
+        self._machine: Machine | None = None
         self._unit: Unit | None = None
 
     def __enter__(self) -> Unit:
@@ -165,23 +172,26 @@ class process_unit:  # noqa: N801 - used like a function: `with process_unit() a
                 raise UsageError(f"{self._instance_id} went away with its sandbox", next_step="cloudrun reap")
         else:
             cloud = wiring.connect(settings.provider, settings.region, settings.profile)
-        self._open = open_unit(cloud, ledger, settings, observe, instance_id=self._instance_id)
-        self._unit = Unit(self._open)
+        self._machine = Machine(
+            lambda: open_unit(cloud, ledger, settings, observe, instance_id=self._instance_id),
+            lambda: open_unit(cloud, ledger, settings, observe),
+        )
+        self._unit = Unit(self._machine.__enter__())
         return self._unit
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._open is None or self._unit is None:
+        if self._machine is None or self._unit is None:
             return
         try:
             self._unit._finish_queue(cancel=error is not None)  # noqa: SLF001 - the other half of this module's Unit
         except BaseException as interruption:
             with LIFELINE.shield(drop=True):
                 self._unit._finish_queue(cancel=True)  # noqa: SLF001 - what is under way brings home what it has
-            close_behind(self._open, interruption)
+            self._machine.__exit__(type(interruption), interruption, None)
             raise
-        close_behind(self._open, error)
+        self._machine.__exit__(kind, error, trace)
 
 
 def write_output(event: Event) -> None:

@@ -10,15 +10,16 @@ from cloudrun.clients import is_alive
 from cloudrun.core.clock import Clock, SystemClock
 from cloudrun.core.errors import CleanupIncomplete, CloudrunError, LedgerError, NotFound, UnresolvedLaunch, UsageError
 from cloudrun.core.events import Note, Observer, nobody
-from cloudrun.core.records import Place, RunRecord, UnitRecord
+from cloudrun.core.records import AttemptRecord, Instance, Place, RunRecord, UnitRecord
 from cloudrun.core.states import EndReason, LaunchState, RunState, UnitState
-from cloudrun.homecoming import Homecoming
 from cloudrun.ledger import Ledger
-from cloudrun.phases import Phases
 from cloudrun.plan import reaping
 from cloudrun.plan.endings import Ending
+from cloudrun.plan.interruptions import was_interrupted
+from cloudrun.pulling import homecoming, log_in, pull_run, pull_stored
 from cloudrun.wiring import Cloud
 
+NOBODY = Ending(RunState.FAILED, EndReason.CLIENT_LOST, "the client that started it is gone, so it was ended")
 RESCUE_LOGIN_S = 20.0  # a unit that does not let us in within this is ended without its outputs
 TERMINATE_S = 300.0
 
@@ -83,7 +84,7 @@ def reap(
             actions.append(
                 ReapAction("connect", f"{place.provider} {place.region}", place, str(error), False, str(error))
             )
-    return ReapReport((*actions, *_end_orphans(ledger, clock, dry_run=dry_run)))
+    return ReapReport((*actions, *_end_orphans(ledger, clock, observe, profile, dry_run=dry_run)))
 
 
 def _free_unit(ledger: Ledger, instance_id: str, clock: Clock) -> UnitRecord:
@@ -95,7 +96,9 @@ def _free_unit(ledger: Ledger, instance_id: str, clock: Clock) -> UnitRecord:
     return unit
 
 
-def _end_orphans(ledger: Ledger, clock: Clock, *, dry_run: bool) -> list[ReapAction]:
+def _end_orphans(
+    ledger: Ledger, clock: Clock, observe: Observer, profile: str | None, *, dry_run: bool
+) -> list[ReapAction]:
     """Runs that nobody ended: their machine is gone, and so is the client that could have said so."""
     living = _living(ledger, clock)
     units = {unit.instance_id: unit for unit in ledger.units(live=False)}
@@ -104,10 +107,34 @@ def _end_orphans(ledger: Ledger, clock: Clock, *, dry_run: bool) -> list[ReapAct
         unit = units.get(run.instance_id or "")
         if unit is None or unit.state is not UnitState.TERMINATED or unit.client_id in living:
             continue
-        if not dry_run:
-            _end_lost(ledger, run, "its unit is gone", clock)
-        actions.append(ReapAction("forget", run.run_id, unit.place, "its unit is gone", not dry_run))
+        attempt = ledger.attempts(run.run_id)[-1]
+        if not attempt.store:
+            if not dry_run:
+                _end_lost(ledger, run, "its unit is gone", clock)
+            actions.append(ReapAction("forget", run.run_id, unit.place, "its unit is gone", not dry_run))
+        elif not dry_run:
+            actions.append(_fetch_stored(ledger, run, attempt, unit, observe, profile, clock))
     return actions
+
+
+def _fetch_stored(
+    ledger: Ledger,
+    run: RunRecord,
+    attempt: AttemptRecord,
+    unit: UnitRecord,
+    observe: Observer,
+    profile: str | None,
+    clock: Clock,
+) -> ReapAction:
+    """The last word on a run whose unit had a bucket: its outputs are there, or they are nowhere."""
+    try:
+        cloud = wiring.reconnect(unit.place, profile)
+        if cloud is not None and pull_stored(cloud, ledger, run, attempt, observe, clock):
+            return ReapAction("pull", run.run_id, unit.place, f"its outputs were in {attempt.store}", True)
+    except CloudrunError as error:  # it waits on: nothing bills for it but a bucket's storage
+        return ReapAction("pull", run.run_id, unit.place, f"its outputs may be in {attempt.store}", False, str(error))
+    _end_lost(ledger, run, "its unit is gone, and its outputs are not in its bucket", clock)
+    return ReapAction("forget", run.run_id, unit.place, "its unit is gone", True)
 
 
 def _forget_place(ledger: Ledger, place: Place, dry_run: bool) -> list[ReapAction]:
@@ -126,10 +153,20 @@ def _forget_place(ledger: Ledger, place: Place, dry_run: bool) -> list[ReapActio
     return actions
 
 
-def forget(ledger: Ledger, unit: UnitRecord) -> None:
-    """The machine is gone: so say its row and the runs that were on it."""
+def forget(ledger: Ledger, unit: UnitRecord, instance: Instance | None = None) -> None:
+    """The machine is gone: so say its row and the runs that were on it. What it may have put into a bucket waits there;
+    a run whose machine was taken back waits for another. `instance` is what EC2 still says of it."""
     for run in ledger.unfinished_runs(unit.instance_id):
-        _end_lost(ledger, run, "its unit is gone", SystemClock())
+        attempts = ledger.attempts(run.run_id)
+        if attempts[-1].store and run.state in (RunState.RUNNING, RunState.PULLING):
+            ledger.move_run(run.run_id, RunState.PULL_PENDING, detail="its machine is gone; its bucket may have it")
+        elif instance is not None and was_interrupted(instance):
+            saved = attempts[-2].outputs if len(attempts) > 1 else ()
+            ledger.requeue_run(
+                run.run_id, reason=EndReason.INTERRUPTED, detail="the provider took the machine back", outputs=saved
+            )
+        elif run.state is not RunState.PULL_PENDING or not attempts[-1].store:
+            _end_lost(ledger, run, "its unit is gone", SystemClock())
     launching.move_on(ledger, unit.instance_id, UnitState.TERMINATED, EndReason.UNIT_LOST)
     launching.key_path(ledger, unit.launch_id).unlink(missing_ok=True)
 
@@ -225,7 +262,7 @@ def _act(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, action: 
         elif action.kind == "forget":
             again = cloud.instances.describe([action.target]).get(action.target)  # one empty answer proves nothing
             if again is None or again.state == "terminated":
-                forget(ledger, rows[action.target])
+                forget(ledger, rows[action.target], again)
         elif action.kind == "delete_key_pair":
             cloud.network.delete_key_pair(action.target)
             launching.key_path(ledger, action.target.removeprefix(reaping.KEY_PREFIX)).unlink(missing_ok=True)
@@ -246,15 +283,13 @@ def _save_runs(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, un
     runs = ledger.unfinished_runs(unit.instance_id)
     if not runs:
         return ""
-    from cloudrun.pulling import log_in, pull_run
-
     found = cloud.instances.describe([unit.instance_id]).get(unit.instance_id)
     for run in runs:
         try:
             if found is None or found.state != "running" or unit.address is None:
                 raise CloudrunError("its unit does not run any more")
-            with log_in(ledger, unit, timeout_s=RESCUE_LOGIN_S) as agent:
-                pull_run(ledger, run, agent, observe, clock)
+            with log_in(cloud, ledger, unit, timeout_s=RESCUE_LOGIN_S, observe=observe) as agent:
+                pull_run(ledger, run, agent, observe, clock, forced=NOBODY)
         except LedgerError as error:
             if not isinstance(error, NotFound):
                 return f"the outputs of {run.run_id} are still on it: {error}"
@@ -266,5 +301,5 @@ def _save_runs(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, un
 
 
 def _end_lost(ledger: Ledger, run: RunRecord, why: str, clock: Clock) -> None:
-    home = Homecoming(ledger, run, "", Phases(nobody, clock), nobody, clock)
+    home = homecoming(ledger, run, ledger.attempts(run.run_id)[-1], "", nobody, clock)
     home.end(Ending(RunState.LOST, EndReason.CLIENT_LOST, why))

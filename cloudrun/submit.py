@@ -1,31 +1,70 @@
-"""One script, one unit, everything home: what `cloudrun submit` does."""
+"""One script to its end, on as many machines as that takes: what `cloudrun submit` does."""
 
 from __future__ import annotations
 
-from cloudrun import runs, wiring
-from cloudrun.core.events import Observer
+from dataclasses import replace
+
+from cloudrun import bucket, datasets, prepared, runs, wiring
+from cloudrun.core.clock import SystemClock
+from cloudrun.core.events import Note, Observer
+from cloudrun.core.records import Image
 from cloudrun.core.settings import Settings
 from cloudrun.ledger import Ledger, Run
-from cloudrun.opening import close_behind, open_unit
-from cloudrun.runs import Job
+from cloudrun.machine import Machine
+from cloudrun.opening import open_unit
+from cloudrun.prepared import Job, Prepared
+from cloudrun.wiring import Cloud
 
-__all__ = ["Job", "submit"]
+__all__ = ["Job", "resume", "submit"]
 
 
-def submit(job: Job, settings: Settings, *, ledger: Ledger, observe: Observer) -> Run:
+def submit(job: Job, settings: Settings, *, ledger: Ledger, observe: Observer, detach: bool = False) -> Run:
     """Run `job` on a unit of its own. Returns its run, also a failed one; everything else that goes wrong raises.
 
-    Nothing is launched before the script, its parameters, its environment, the region and the type have been checked.
+    Nothing is launched before the script, its parameters, its environment, its data, the region and the type have been
+    checked. With `detach` it returns as soon as the job runs; the unit is left to it.
     """
-    runs.inspect(job, settings, ledger, observe)
+    cloud, image, plan = _checked(job, settings, ledger, observe)
+    machine = Machine(lambda: open_unit(cloud, ledger, settings, observe, image=image))
+    with machine:
+        run = runs.detach(machine.unit, plan) if detach else machine.carry_through(plan)
+    return ledger.get(run.run_id)  # how long the machine took to go is known only now
+
+
+def resume(run_id: str, settings: Settings, *, ledger: Ledger, observe: Observer) -> Run:
+    """Go on with a run whose machine was taken back, with what its last attempt had saved, on a new machine.
+
+    The code is what the project holds now; where it is other code than the run's, that is said.
+    """
+    record = ledger.run(run_id)
+    job = Job(
+        ledger.project / record.script, record.arguments, dict(record.params), record.name, ledger.project / record.cwd
+    )
+    settings = replace(settings, metric=record.metric, minimize=record.minimize)
+    cloud, image, plan = _checked(job, settings, ledger, observe)
+    if plan.code_digest != record.code_digest:
+        observe(Note(f"{record.script} is not what it was when {run_id} was submitted: it goes on as it is", "warning"))
+
+    machine = Machine(lambda: open_unit(cloud, ledger, settings, observe, image=image))
+    with machine:
+        run = machine.carry_through(plan, run_id)
+    return ledger.get(run.run_id)
+
+
+def _checked(job: Job, settings: Settings, ledger: Ledger, observe: Observer) -> tuple[Cloud, Image, Prepared]:
+    prepared.inspect(job, settings, ledger, observe)
     cloud = wiring.connect(settings.provider, settings.region, settings.profile)
     image = cloud.images.find(settings.instance_type, image_id=settings.image, user=settings.user)
-    plan = runs.prepare(job, settings, ledger, image.architecture, observe)
-    unit = open_unit(cloud, ledger, settings, observe, image=image)
-    try:
-        run = runs.execute(unit, plan, check=False)
-    except BaseException as error:
-        close_behind(unit, error)
-        raise
-    unit.close()
-    return ledger.get(run.run_id)
+    plan = prepared.prepare(job, settings, ledger, image.architecture, observe)
+    return cloud, image, with_data(plan, cloud, observe)
+
+
+def with_data(plan: Prepared, cloud: Cloud, observe: Observer) -> Prepared:
+    """The plan with its data sets found, and its bucket there. Raises UsageError, CredentialsError."""
+    settings = plan.settings
+    if settings.bucket:
+        bucket.check(cloud, settings.bucket, settings.deadline_s, SystemClock().now(), observe)
+    if not settings.data:
+        return plan
+    data = datasets.resolve(settings.data, plan.shipment, cloud)
+    return replace(plan, data=data, shipment=datasets.without(plan.shipment, data))

@@ -12,22 +12,20 @@ from typing import TYPE_CHECKING
 
 from cloudrun import launching
 from cloudrun.clients import is_alive
+from cloudrun.connection import Connection
 from cloudrun.core.clock import Clock
 from cloudrun.core.errors import (
     Cancelled,
     CleanupIncomplete,
     CloudrunError,
-    ConnectionLost,
-    HostKeyMismatch,
-    LaunchError,
     LedgerError,
     UnresolvedLaunch,
     UsageError,
 )
 from cloudrun.core.events import Event, Note, Observer
 from cloudrun.core.ids import new_id
-from cloudrun.core.records import ClientRecord, Image, LaunchRecord, OnExit, SshTarget, UnitRecord
-from cloudrun.core.settings import Settings
+from cloudrun.core.records import ClientRecord, DataSet, Image, LaunchRecord, OnExit, SshTarget, UnitOrders, UnitRecord
+from cloudrun.core.settings import Settings, idle_limit_s
 from cloudrun.core.states import EndReason, UnitState
 from cloudrun.ledger import Ledger
 from cloudrun.lifeline import LIFELINE
@@ -35,12 +33,10 @@ from cloudrun.phases import Phases
 from cloudrun.wiring import Cloud
 
 if TYPE_CHECKING:
-    from cloudrun.ssh.agent import Agent
+    from cloudrun.ssh.agent import Agent, OnProgress
     from cloudrun.ssh.session import Session
 
 ENDING_S = 600.0  # at the interpreter's end: how long another thread may take to bring its run home
-RECONNECT_S = 60.0  # a network that comes back later finds the job ended by the deadline, or pulled by the reaper
-LOOK_EVERY_S = 15.0  # while SSH does not answer: whether the machine is still there
 
 LIFELINE.take_signals()
 
@@ -62,8 +58,6 @@ class OpenUnit:
         self.busy = False  # a run is on it in the thread that owns it
         self.image: Image
         self.record: UnitRecord
-        self.session: Session
-        self.agent: Agent
         self.opened = False
         self.client_id = ""
         self._observer = observe
@@ -72,6 +66,9 @@ class OpenUnit:
         self._failure: Exception | None = None  # of `close`, for whoever asks next
         self._pid = os.getpid()
         self._lock = threading.Lock()
+        self._power_off_when_done = False
+        self._let_go = False
+        self._connection = Connection(cloud, ledger, clock, lambda: self.record, self.stop, self.observe, self._orders)
         self.run_ids: list[str] = []
         self.keep_until_deadline = False  # outputs wait on it
 
@@ -172,54 +169,58 @@ class OpenUnit:
         )
         self.record = self.ledger.unit(self.instance_id)
 
+    # -- the way to it ------------------------------------------------------------------------------------------
+
+    @property
+    def session(self) -> Session:
+        return self._connection.session
+
+    @property
+    def agent(self) -> Agent:
+        return self._connection.agent
+
     def target(self) -> SshTarget:
-        unit = self.record
-        key = launching.key_path(self.ledger, unit.launch_id)
-        return SshTarget(unit.address or "", unit.ssh_port, unit.user, key, unit.host_key)
+        return self._connection.target()
 
-    def _log_in(self) -> None:
-        from cloudrun.ssh.agent import Agent
+    def knows_environment(self, fingerprint: str) -> bool:
+        return self._connection.knows_environment(fingerprint)
 
-        self.session = self._open_session(self.settings.boot_timeout_s)
-        self._ending.callback(lambda: self.session.close())
-        self.agent = Agent(self.session)
-        self.agent.install()
+    def has_data(self, key: str) -> bool:
+        return self.agent.has_data(key)
+
+    def bring_data(self, data: DataSet, on_progress: OnProgress) -> None:
+        self.agent.bring_data(data, on_progress)
 
     def reconnect(self) -> None:
-        """A new connection in place of one that is lost. Raises ConnectionLost where the machine lets nobody in."""
-        from cloudrun.ssh.agent import Agent
+        """A new connection in place of one that is lost. Raises ConnectionLost where the machine lets nobody in,
+        Interrupted where the provider has taken it back."""
+        self._connection.reopen()
 
-        self.session.close()
-        found = self.cloud.instances.describe([self.instance_id]).get(self.instance_id) if self.cloud.exists() else None
-        if found is None or found.state != "running":
-            raise ConnectionLost(f"{self.instance_id} is {found.state if found else 'gone'}")
+    def _log_in(self) -> None:
+        self._ending.callback(self._connection.close)
+        self._connection.open(self.settings.boot_timeout_s)
+
+    def _orders(self) -> UnitOrders:
+        return UnitOrders(
+            deadline=self.record.deadline.timestamp(),
+            idle_s=idle_limit_s(self.settings),
+            spot=self.ledger.launch(self.record.launch_id).request.spot,
+            power_off_when_done=self._power_off_when_done,
+        )
+
+    def seconds_left(self) -> float:
+        """Until the deadline, which may have been moved since this was asked last."""
+        with suppress(LedgerError):
+            self.record = self.ledger.unit(self.instance_id)
+        return (self.record.deadline - self.clock.now()).total_seconds()
+
+    def holds(self) -> bool:
+        """Whether this client still has the unit: one that slept long enough to be taken for dead may find another's
+        hand on it, and must do nothing then. A ledger that cannot be read keeps no machine alive."""
         try:
-            self.session = self._open_session(RECONNECT_S)
-        except LaunchError as error:
-            raise ConnectionLost(str(error)) from error
-        self.agent = Agent(self.session)
-        self.agent.install()
-
-    def _open_session(self, timeout_s: float) -> Session:
-        """Wait for SSH, and look now and then whether the machine that is waited for still runs."""
-        from cloudrun.ssh.session import Session
-
-        end = self.clock.monotonic() + timeout_s
-        while True:
-            left_s = max(0.1, end - self.clock.monotonic())
-            try:
-                return Session.open(self.target(), timeout_s=min(left_s, LOOK_EVERY_S), cancelled=self.stop)
-            except HostKeyMismatch:
-                raise
-            except ConnectionLost as error:
-                found = self.cloud.instances.describe([self.instance_id]).get(self.instance_id)
-                if found is not None and found.state not in ("pending", "running"):
-                    why = found.state_reason or "EC2 gave no reason"
-                    raise LaunchError(
-                        f"{self.instance_id} went to {found.state} before it let us in: {why}", next_step="submit again"
-                    ) from error
-                if self.clock.monotonic() >= end:
-                    raise
+            return self.ledger.unit(self.instance_id).client_id == self.client_id
+        except LedgerError:
+            return True
 
     def check_cancelled(self) -> None:
         if self.cancelled.is_set():
@@ -245,9 +246,7 @@ class OpenUnit:
 
     def hurry(self) -> None:
         self.hurried.set()
-        session = getattr(self, "session", None)
-        if session is not None:
-            session.close()  # whatever still waits for the machine gives up
+        self._connection.close()  # whatever still waits for the machine gives up
         self.interrupt()
 
     def close(self) -> None:
@@ -275,6 +274,8 @@ class OpenUnit:
 
     def _end_instances(self, launch_id: str) -> None:
         """Terminate (or stop, or leave) every instance of the launch, also those that only EC2 knows of."""
+        if self._let_go or not self._is_ours():
+            return
         ids = self._instances_of(launch_id)
         if not ids:
             return
@@ -302,6 +303,19 @@ class OpenUnit:
             self.observe(
                 Note(f"{instance_id} is left {left}: cloudrun units shows it, cloudrun reap {instance_id} ends it")
             )
+
+    def _is_ours(self) -> bool:
+        if not hasattr(self, "record") or self.holds():
+            return True
+        self.observe(Note(f"another client has taken {self.instance_id} over: it is left to it", "warning"))
+        return False
+
+    def let_go(self, *, power_off_when_done: bool) -> None:
+        """Leave the unit to its run and its deadline: from here on no client is needed, and any may come for it."""
+        self._power_off_when_done = power_off_when_done
+        self.agent.orders(self._orders())
+        self.ledger.update_unit(self.instance_id, client_id="", on_exit="keep")
+        self._let_go = True
 
     def _instances_of(self, launch_id: str) -> list[str]:
         try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cache
 from typing import TYPE_CHECKING
 
 from cloudrun.core.errors import CredentialsError, UsageError
@@ -15,19 +17,22 @@ if TYPE_CHECKING:
     from cloudrun.aws.instances import Instances
     from cloudrun.aws.network import Network
     from cloudrun.aws.session import Aws
+    from cloudrun.aws.storage import Storage
     from cloudrun.sandbox import client
 
 
 @dataclass(frozen=True)
 class Cloud:
     """The adapters for one place. `caller_cidr` tells from where SSH is let in; `exists` is false where the place has
-    gone with all that was in it."""
+    gone with all that was in it; `credentials_expire_at` is None for those that do not."""
 
     place: Place
     instances: Instances
     images: Images
     network: Network
     caller_cidr: Callable[[], str]
+    storage: Callable[[], Storage]
+    credentials_expire_at: Callable[[], datetime | None]
     exists: Callable[[], bool] = lambda: True
     notes: tuple[str, ...] = ()
 
@@ -114,11 +119,20 @@ def _bundle(aws: Aws, place: Place, caller_cidr: Callable[[], str] | None, notes
     from cloudrun.aws.network import Network
 
     network = Network(aws)
+
+    @cache
+    def storage() -> Storage:
+        from cloudrun.aws.storage import Storage
+
+        return Storage(aws)
+
     return Cloud(
         place,
         Instances(aws),
         Images(aws),
         network,
         caller_cidr or (lambda: f"{network.caller_address()}/32"),
+        storage,
+        aws.credentials_expire_at,
         notes=notes,
     )

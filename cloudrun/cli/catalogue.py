@@ -23,7 +23,12 @@ COMMANDS = (
     Command("results", "cloudrun.cli.results:results", "rank the runs, best first", "cloudrun results"),
     Command("show", "cloudrun.cli.results:show", "one run in full, or its logs", "cloudrun show RUN --log"),
     Command("get", "cloudrun.cli.results:get", "copy a file of a run out", "cloudrun get RUN model.joblib"),
-    Command("pull", "cloudrun.cli.submit:pull", "bring home outputs that wait on a machine", "cloudrun pull RUN"),
+    Command("ps", "cloudrun.cli.runs:ps", "the runs that are not over", "cloudrun ps"),
+    Command("logs", "cloudrun.cli.runs:logs", "what a run has printed, or prints", "cloudrun logs -f RUN"),
+    Command("attach", "cloudrun.cli.runs:attach", "come back to a run and bring it home", "cloudrun attach RUN"),
+    Command("cancel", "cloudrun.cli.runs:cancel", "end a run, bring home what it has", "cloudrun cancel RUN"),
+    Command("pull", "cloudrun.cli.runs:pull", "bring home outputs that wait elsewhere", "cloudrun pull RUN"),
+    Command("extend", "cloudrun.cli.runs:extend", "give a machine more time", "cloudrun extend RUN 2h"),
     Command("units", "cloudrun.cli.units:units", "the machines that are alive", "cloudrun units"),
     Command("reap", "cloudrun.cli.units:reap", "end the machines that nobody needs", "cloudrun reap --dry-run"),
     Command(

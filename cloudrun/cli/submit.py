@@ -9,9 +9,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from cloudrun.cli.display import Display
-from cloudrun.cli.parser import Json, RunId, parse_params
+from cloudrun.cli.parser import Json, parse_params
 from cloudrun.cli.printing import print_json
-from cloudrun.cli.summary import closing_lines, exit_code
+from cloudrun.cli.summary import closing_lines, detached_lines, exit_code
 
 
 def submit(
@@ -57,6 +57,35 @@ def submit(
         str | None,
         Parameter(help="What becomes of the machine: terminate (the default), stop or keep. Example: --on-exit stop"),
     ] = None,
+    detach: Annotated[
+        bool,
+        Parameter(help="Return as soon as the script runs; cloudrun attach RUN comes back to it. Example: --detach"),
+    ] = False,
+    bucket: Annotated[
+        str | None,
+        Parameter(help="S3: where the machine puts outputs that nobody fetches. Example: --detach --bucket my-results"),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        Parameter(help="What the script reads: a path, or S3. Once for each. Example: --data s3://my-data/iris.csv"),
+    ] = None,
+    idle: Annotated[
+        str | None,
+        Parameter(help="End the machine after this long without run and client; 10m by default. Example: --idle 30m"),
+    ] = None,
+    wall_time: Annotated[
+        str | None, Parameter(help="End the script when it runs longer than this. Example: --wall-time 90m")
+    ] = None,
+    memory: Annotated[
+        str | None, Parameter(help="End the script when it takes more memory than this. Example: --memory 6GB")
+    ] = None,
+    disk: Annotated[
+        str | None, Parameter(help="End the script when it writes more to the disk than this. Example: --disk 20GB")
+    ] = None,
+    fresh: Annotated[
+        bool | None,
+        Parameter(help="Start a new Python, never a copy of one that has imported the libraries. Example: --fresh"),
+    ] = None,
     metric: Annotated[
         str | None, Parameter(help="The score that ranks the run; by default its first. Example: --metric f1")
     ] = None,
@@ -75,6 +104,7 @@ def submit(
         cloudrun submit train.py
         cloudrun submit train.py --set alpha=0.1 --set seed=7
         cloudrun submit train.py --provider aws --deadline 2h -- --epochs 3
+        cloudrun submit train.py --detach
 
     Every option is a setting too: in cloudrun.toml (deadline = "2h") or the environment (CLOUDRUN_DEADLINE=2h).
     The job's own output goes to stdout, or with --json to stderr. Exit code 5 says that the script failed.
@@ -91,6 +121,13 @@ def submit(
         "spot": spot,
         "deadline": deadline,
         "on_exit": on_exit,
+        "bucket": bucket,
+        "data": data,
+        "idle": idle,
+        "wall_time": wall_time,
+        "memory": memory,
+        "disk": disk,
+        "fresh": fresh,
         "metric": metric,
         "minimize": minimize,
     }
@@ -101,35 +138,12 @@ def submit(
     from cloudrun.submit import submit as submit_job
 
     with closing(Ledger()) as ledger, Display(verbose=verbose, job_stdout=not as_json) as display:
-        run = submit_job(Job(script, arguments, params, name), settings, ledger=ledger, observe=display)
-        display.say("\n".join(closing_lines(run, ledger.artifacts.path)))
+        job = Job(script, arguments, params, name)
+        run = submit_job(job, settings, ledger=ledger, observe=display, detach=detach)
+        lines = detached_lines(run, ledger.unit(run.instance_id or "")) if detach else None
+        display.say("\n".join(lines or closing_lines(run, ledger.artifacts.path)))
         if as_json:
             print_json(run.to_dict())
-    return exit_code(run)
-
-
-def pull(
-    run: RunId,
-    /,
-    *,
-    profile: Annotated[
-        str | None, Parameter(help="A profile of ~/.aws, for a unit on AWS. Example: --profile research")
-    ] = None,
-    as_json: Json = False,
-) -> int:
-    """Bring home the outputs of a run that could not come home (a full disk, say) and wait on their machine.
-
-    The machine is ended then, unless it was launched to be kept.
-
-    Type, for example:
-        cloudrun pull baseline
-    """
-    from cloudrun.ledger import Ledger
-    from cloudrun.pulling import pull as pull_run
-
-    with closing(Ledger()) as ledger, Display() as display:
-        found = pull_run(ledger, run, observe=display, profile=profile).record
-        display.say("\n".join(closing_lines(found, ledger.artifacts.path)))
-        if as_json:
-            print_json(ledger.get(found.run_id).to_dict())
-    return exit_code(found)
+        elif detach:
+            print(run.run_id)
+    return 0 if detach else exit_code(run)

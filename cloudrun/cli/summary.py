@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from cloudrun.cli.printing import assignments_text, printable, score_text, when_text
-from cloudrun.core.records import Artifact, RunRecord, Timings
+from cloudrun.core.records import Artifact, RunRecord, Timings, UnitRecord, Usage
 from cloudrun.core.states import EndReason, RunState
 from cloudrun.ledger.models import is_model
 from cloudrun.plan.quantities import duration_text, size_text
@@ -78,6 +78,24 @@ def closing_lines(run: RunRecord, stored_at: Callable[[str], Path]) -> list[str]
     return lines
 
 
+def detached_lines(run: RunRecord, unit: UnitRecord) -> list[str]:
+    """After `--detach`: where it runs, until when, and how to come back to it."""
+    return [
+        f"{run.run_id} ({run.name}) runs on {unit.instance_id}, which powers itself off by {when_text(unit.deadline)}",
+        f"  next   cloudrun attach {run.run_id}   (follow it and bring it home; from any folder of this project)",
+        f"         cloudrun logs -f {run.run_id}, cloudrun cancel {run.run_id}, cloudrun extend {run.run_id} 2h",
+    ]
+
+
+def usage_text(usage: Usage) -> str:
+    """ "12 s CPU, at most 310 MB memory, 24 MB written"."""
+    cpu_s = usage.cpu_user_s + usage.cpu_system_s
+    return (
+        f"{duration_text(cpu_s)} CPU, at most {size_text(usage.peak_memory_bytes)} memory,"
+        f" {size_text(usage.written_bytes)} written"
+    )
+
+
 def full_lines(run: RunRecord) -> list[str]:
     """All that the ledger knows of a run, for people."""
     pairs: list[tuple[str, str]] = [
@@ -90,6 +108,7 @@ def full_lines(run: RunRecord) -> list[str]:
         ("unit", _unit_text(run)),
         ("created", when_text(run.created_at)),
         ("took", f"{duration_text(run.timings.total_s)}: {timings_text(run.timings)}" if run.timings.total_s else ""),
+        ("used", usage_text(run.usage) if run.usage else ""),
         ("attempts", str(run.attempts) if run.attempts > 1 else ""),
         ("cost", f"{run.cost_usd:.4f} USD" if run.cost_usd is not None else ""),
         ("made with", _passport_text(run)),

@@ -122,8 +122,8 @@ def spec(
     """A job. `argv[0]` may be relative to the home; `cwd` is relative to work/; sizes in bytes, times in seconds.
 
     `wall_time_s`, `memory_bytes`, `disk_bytes`: limits; None is none. `fresh`: never a fork. `preload`: modules that
-    the job will import, for a parent of later jobs. `data`: link below work/ -> key of a data set. `upload`: the fields
-    of `core.records.Upload`, or None where there is no bucket.
+    the job will import, for a parent of later jobs. `data`: link below work/ -> what it leads to, below data/ (a data
+    set's key, or a file in it). `upload`: the fields of `core.records.Upload`, or None where there is no bucket.
     """
     return {
         "schema_version": SCHEMA_VERSION,

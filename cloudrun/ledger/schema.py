@@ -136,6 +136,7 @@ MIGRATIONS = (
         "0002 usage of runs, outputs of interrupted attempts, buckets",
         (
             "ALTER TABLE runs ADD COLUMN usage TEXT",  # JSON
+            "ALTER TABLE runs ADD COLUMN cwd TEXT NOT NULL DEFAULT '.'",
             "ALTER TABLE attempts ADD COLUMN outputs TEXT NOT NULL DEFAULT '[]'",  # JSON
             "ALTER TABLE attempts ADD COLUMN store TEXT NOT NULL DEFAULT ''",
         ),

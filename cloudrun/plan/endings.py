@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass
 
-from cloudrun.core.errors import Cancelled, ConnectionLost, DeadlineReached, ProvisionError
+from cloudrun.core.errors import Cancelled, ConnectionLost, DeadlineReached, Interrupted, ProvisionError
 from cloudrun.core.records import JobStatus
 from cloudrun.core.states import EndReason, RunState
 
@@ -19,8 +19,21 @@ class Ending:
     detail: str = ""
 
 
+# By the reason in `status.json`: the agent ended the job, and how it then exited says nothing.
+_BY_THE_AGENT = {
+    "cancelled": Ending(RunState.CANCELLED, EndReason.CANCELLED, "it was cancelled"),
+    "deadline": Ending(RunState.FAILED, EndReason.DEADLINE, "its machine reached its deadline"),
+    "interrupted": Ending(RunState.LOST, EndReason.INTERRUPTED, "the provider took the machine back"),
+    "wall_time": Ending(RunState.FAILED, EndReason.WALL_TIME, "it ran longer than its limit, wall_time"),
+    "memory": Ending(RunState.FAILED, EndReason.MEMORY, "it took more memory than its limit, memory"),
+    "disk": Ending(RunState.FAILED, EndReason.DISK, "it wrote more to the disk than its limit, disk"),
+}
+
+
 def verdict(status: JobStatus, refused: str = "") -> Ending:
-    """For a job that ended by itself. `refused`: which limit its outputs passed, "" for none."""
+    """For a job that has ended. `refused`: which limit its outputs passed, "" for none."""
+    if status.reason in _BY_THE_AGENT:
+        return _BY_THE_AGENT[status.reason]
     if status.error:
         return Ending(RunState.FAILED, EndReason.EXITED, status.error)
     if status.signal is not None:
@@ -50,6 +63,8 @@ def interruption(error: BaseException, *, started: bool) -> Ending:
         return Ending(RunState.FAILED, EndReason.DEADLINE, detail)
     if isinstance(error, ProvisionError):
         return Ending(RunState.FAILED, EndReason.PROVISION_FAILED, detail)
+    if isinstance(error, Interrupted):
+        return Ending(RunState.LOST, EndReason.INTERRUPTED, detail)
     if isinstance(error, ConnectionLost):
         return Ending(RunState.LOST, EndReason.UNIT_LOST, detail)
     if isinstance(error, Cancelled) or not isinstance(error, Exception):

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cloudrun.core.errors import UsageError
+from cloudrun.core.records import DataSet
 
 # 128 bits are plenty against accidents, and the fingerprint is a folder's name in the first line of installed scripts,
 # which old kernels cut at 127 characters.
@@ -36,6 +37,12 @@ def code_digest(files: Mapping[str, bytes]) -> str:
     """
     lines = [f"{hashlib.sha256(content).hexdigest()} {json.dumps(path)}" for path, content in sorted(files.items())]
     return _sha256("\n".join(["cloudrun code 1", *lines]) + "\n")
+
+
+def data_digest(data: Iterable[DataSet]) -> str:
+    """64 hexadecimal characters over data sets by where a job finds them; "" where there are none."""
+    lines = sorted(f"{each.key} {json.dumps(each.link)}" for each in data)
+    return _sha256("\n".join(["cloudrun data 1", *lines]) + "\n") if lines else ""
 
 
 def params_digest(params: Mapping[str, Any]) -> str:

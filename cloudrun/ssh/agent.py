@@ -64,6 +64,10 @@ class Agent:
         """Give the unit new orders, or none; returns what its agent has seen of its machine."""
         return told.unit_news(self._ask("orders", orders=None if orders is None else asdict(orders)))
 
+    def standing_orders(self) -> UnitOrders | None:
+        """What the unit was told last; None where it never was."""
+        return told.unit_orders(self._ask("orders", orders=None))
+
     def runs(self) -> tuple[RunOnUnit, ...]:
         """Every run that has a directory on the unit."""
         return told.runs_on_unit(self._ask("runs"))

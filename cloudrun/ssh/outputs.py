@@ -10,7 +10,7 @@ from typing import Any, Literal
 from cloudrun.core import rundir, wire
 from cloudrun.core.errors import CloudrunError, ConnectionLost, ManifestRefused
 from cloudrun.core.outputs import Outputs, parse_outputs, parse_status
-from cloudrun.core.records import JobStatus, RunOnUnit, UnitNews
+from cloudrun.core.records import JobStatus, RunOnUnit, UnitNews, UnitOrders
 from cloudrun.ssh.channel import AgentChannel, as_object
 
 MANIFEST_MAX_BYTES = 256 * 1024 * 1024  # a manifest of 100,000 files has some 20 MB
@@ -62,6 +62,21 @@ def unit_news(reply: Mapping[str, Any]) -> UnitNews:
         )
     except (AttributeError, TypeError, ValueError) as error:
         raise ConnectionLost(f"the agent is out of step: {reply!r:.200} where news were due") from error
+
+
+def unit_orders(reply: Mapping[str, Any]) -> UnitOrders | None:
+    given = reply.get("orders")
+    if given is None:
+        return None
+    try:
+        return UnitOrders(
+            deadline=float(given["deadline"]),
+            idle_s=_moment(given.get("idle_s")),
+            spot=bool(given.get("spot")),
+            power_off_when_done=bool(given.get("power_off_when_done")),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConnectionLost(f"the agent is out of step: {reply!r:.200} where orders were due") from error
 
 
 def _moment(value: Any) -> float | None:

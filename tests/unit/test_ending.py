@@ -221,6 +221,7 @@ def test_machines_that_the_ledger_cannot_hold_do_not_live(tmp_path: Path, clock:
 def open_unit(ledger: Ledger, clock: Hands, ec2: Ec2, observe: Callable[[Event], None] = nobody) -> OpenUnit:
     unit = OpenUnit(cloud_of(ec2), ledger, Settings(), observe, clock)
     unit.record = launch_one(ledger, clock, ec2)
+    unit.client_id = unit.record.client_id
     unit.opened = True
     unit._ending.callback(unit._release, "l-1")
     unit._ending.callback(unit._end_instances, "l-1")
@@ -368,9 +369,9 @@ def test_a_run_whose_machine_and_client_are_gone_does_not_go_on_for_ever(ledger:
     ledger.add_run(RunRecord("r-1", "train", "train.py", RunState.QUEUED, clock.now()))
     ledger.begin_attempt("r-1", unit.instance_id, clock.now())
     ledger.move_unit(unit.instance_id, UnitState.TERMINATED)
-    assert [each.target for each in reaper._end_orphans(ledger, clock, dry_run=True)] == ["r-1"]
+    assert [each.target for each in reaper._end_orphans(ledger, clock, nobody, None, dry_run=True)] == ["r-1"]
     assert ledger.run("r-1").state is RunState.SHIPPING
-    reaper._end_orphans(ledger, clock, dry_run=False)
+    reaper._end_orphans(ledger, clock, nobody, None, dry_run=False)
     assert (ledger.run("r-1").state, ledger.attempts("r-1")[0].state) == (RunState.LOST, RunState.LOST)
 
 
@@ -381,7 +382,7 @@ def test_a_run_that_its_living_client_still_ends_is_left_alone(ledger: Ledger, c
     ledger.add_run(RunRecord("r-1", "train", "train.py", RunState.QUEUED, clock.now()))
     ledger.begin_attempt("r-1", unit.instance_id, clock.now())
     ledger.move_unit(unit.instance_id, UnitState.TERMINATED)
-    assert reaper._end_orphans(ledger, clock, dry_run=False) == []
+    assert reaper._end_orphans(ledger, clock, nobody, None, dry_run=False) == []
 
 
 def test_machines_of_another_account_are_not_taken_for_gone(monkeypatch: pytest.MonkeyPatch) -> None:

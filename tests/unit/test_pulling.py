@@ -39,6 +39,8 @@ class Finished:
 
     def fetch_logs(self, *_: object) -> None: ...
 
+    def home(self, place: str) -> None: ...
+
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:

@@ -401,7 +401,8 @@ def test_the_database_itself_refuses_a_second_open_attempt(ledger: Ledger, make:
     make.pulling(ledger, make.run())
     with pytest.raises(LedgerError, match="UNIQUE"), ledger._database.writing() as connection:
         connection.execute(
-            "INSERT INTO attempts SELECT run_id, 2, instance_id, state, started_at, NULL, NULL, NULL, '' FROM attempts"
+            """INSERT INTO attempts (run_id, number, instance_id, state, started_at, detail)
+            SELECT run_id, 2, instance_id, state, started_at, '' FROM attempts"""
         )
 
 

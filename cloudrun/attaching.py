@@ -1,0 +1,174 @@
+"""Coming back to a run: follow it to its end and bring it home, or end it; move its unit's deadline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from cloudrun import config, pulling, watching, wiring
+from cloudrun.clients import is_alive
+from cloudrun.core import rundir
+from cloudrun.core.clock import Clock, SystemClock, utc_text
+from cloudrun.core.errors import CloudrunError, Interrupted, NotFound, UsageError
+from cloudrun.core.events import Note, Observer, Output
+from cloudrun.core.records import Artifact, RunRecord, UnitOrders, UnitRecord
+from cloudrun.core.states import EndReason, RunState, UnitState, is_terminal
+from cloudrun.ledger import Ledger, Run
+from cloudrun.submit import resume
+
+if TYPE_CHECKING:
+    from cloudrun.ssh.session import Session
+
+COMMAND_S = 60.0
+OTHER_CLIENT_S = 120.0  # for the process that looks after a run to bring home what was cancelled under it
+POLL_S = 0.2
+
+
+def attach(ledger: Ledger, reference: str, *, observe: Observer, profile: str | None = None) -> Run:
+    """Follow a run that nobody looks after, from its first byte to its end, and bring it home; where its machine was
+    taken back, go on with it on another one. Leaving this early (Ctrl-C) changes nothing about the run.
+
+    Raises NotFound, UsageError (the run is over, or a process looks after it), ConnectionLost (its unit is gone).
+    """
+    run = ledger.run(reference)
+    if not is_terminal(run.state) and run.state is RunState.QUEUED and run.attempts:
+        return _resume(ledger, run, observe, profile)
+    run, attempt, unit = pulling.waiting_run(ledger, reference)
+    _adopt(ledger, run, unit)
+    positions = {"stdout": 0, "stderr": 0}
+
+    def show(stream: str, data: bytes) -> None:
+        positions[stream] += len(data)
+        observe(Output("stdout" if stream == "stdout" else "stderr", data))
+
+    try:
+        watching.follow_attempt(ledger, run, attempt, show, positions, wait=True, profile=profile, observe=observe)
+    except watching.Gone as gone:
+        if not attempt.store:
+            raise
+        observe(Note(f"{gone}; looking in {attempt.store}"))
+    except Interrupted as error:
+        ledger.requeue_run(run.run_id, reason=EndReason.INTERRUPTED, detail=str(error), outputs=_saved(ledger, run))
+        observe(Note(f"{error}; {run.run_id} goes on with what it had saved before, on another machine", "warning"))
+        return _resume(ledger, run, observe, profile)
+    pulled = pulling.pull(ledger, run.run_id, observe=observe, profile=profile)
+    if pulled.state is RunState.QUEUED:
+        observe(Note(f"{unit.instance_id} was taken back; {run.run_id} goes on with what it had saved", "warning"))
+        return _resume(ledger, run, observe, profile)
+    return pulled
+
+
+def _adopt(ledger: Ledger, run: RunRecord, unit: UnitRecord) -> None:
+    """A unit whose client died is anybody's to end. From here on it is left to its run and its deadline, as after
+    `--detach`, until the run is home."""
+    if is_alive(ledger.client(unit.client_id), SystemClock().now()):
+        raise UsageError(
+            f"the process that submitted {run.run_id} still looks after it",
+            next_step=f"cloudrun logs -f {run.run_id} shows what it prints",
+        )
+    if unit.client_id and not ledger.take_unit(unit.instance_id, "", of=unit.client_id, on_exit="keep"):
+        raise UsageError(f"another process has just come for {run.run_id}", next_step="cloudrun ps")
+
+
+def _saved(ledger: Ledger, run: RunRecord) -> Sequence[Artifact]:
+    attempts = ledger.attempts(run.run_id)
+    return attempts[-2].outputs if len(attempts) > 1 else ()
+
+
+def _resume(ledger: Ledger, run: RunRecord, observe: Observer, profile: str | None) -> Run:
+    unit = ledger.unit(ledger.attempts(run.run_id)[-1].instance_id)
+    launch = ledger.launch(unit.launch_id)
+    given = {
+        "provider": unit.place.provider,
+        "region": unit.place.region,
+        "profile": profile,
+        "instance_type": unit.instance_type,
+        "spot": launch.request.spot,
+        "on_exit": launch.on_exit,
+    }
+    settings = config.load(ledger.project, {name: value for name, value in given.items() if value is not None})
+    return resume(run.run_id, settings, ledger=ledger, observe=observe)
+
+
+def cancel(ledger: Ledger, reference: str, *, grace_s: float, observe: Observer, profile: str | None = None) -> Run:
+    """End a run: SIGTERM, `grace_s` seconds to save what it has, SIGKILL. What it wrote comes home, and its unit ends
+    as it was launched to. Where another process looks after the run, that one does it.
+
+    Raises NotFound, UsageError (it is over), ConnectionLost.
+    """
+    run = ledger.run(reference)
+    if run.state is RunState.QUEUED:
+        ledger.move_run(run.run_id, RunState.CANCELLED, reason=EndReason.CANCELLED, detail="it was cancelled")
+        return ledger.get(run.run_id)
+    run, attempt, unit = pulling.waiting_run(ledger, reference)
+    clock = SystemClock()
+    if not is_alive(ledger.client(unit.client_id), clock.now()):
+        return pulling.pull(ledger, run.run_id, observe=observe, profile=profile, cancel_after_s=grace_s)
+    cloud = wiring.reconnect(unit.place, profile)
+    if cloud is None:
+        raise NotFound(f"{unit.instance_id} went away with its sandbox", next_step="cloudrun reap")
+    with pulling.log_in(cloud, ledger, unit, timeout_s=pulling.LOGIN_S, observe=observe) as agent:
+        agent.cancel(rundir.run_dir(run.run_id, attempt.number), grace_s, "cancelled")
+    _await_end(ledger, run.run_id, clock)
+    return ledger.get(run.run_id)
+
+
+def _await_end(ledger: Ledger, run_id: str, clock: Clock) -> None:
+    end = clock.monotonic() + OTHER_CLIENT_S
+    while not is_terminal(ledger.run(run_id).state) and clock.monotonic() < end:
+        clock.sleep(POLL_S)
+
+
+# -- deadlines -------------------------------------------------------------------------------------------------------
+
+
+def extend(ledger: Ledger, reference: str, by_s: float, *, observe: Observer, profile: str | None = None) -> UnitRecord:
+    """Move the deadline of a unit, named by its id or by a run on it, `by_s` seconds later. Returns the unit.
+
+    The machine's own timer is moved first and read back, then its agent, its tag and the ledger: whatever fails on the
+    way, what ends the machine first is as early as it was. Raises NotFound, UsageError, ConnectionLost.
+    """
+    unit = _unit_of(ledger, reference)
+    if unit.state in (UnitState.TERMINATING, UnitState.TERMINATED):
+        raise UsageError(f"{unit.instance_id} is {unit.state}", next_step="cloudrun units")
+    cloud = wiring.reconnect(unit.place, profile)
+    if cloud is None:
+        raise NotFound(f"{unit.instance_id} went away with its sandbox", next_step="cloudrun reap")
+    deadline = unit.deadline + timedelta(seconds=by_s)
+    connection = pulling.connect(cloud, ledger, unit, observe)
+    try:
+        connection.open(pulling.LOGIN_S)
+        _move_timer(connection.session, unit, deadline)
+        orders = connection.agent.standing_orders() or UnitOrders(0.0)
+        connection.agent.orders(replace(orders, deadline=deadline.timestamp()))
+    finally:
+        connection.close()
+    try:
+        cloud.instances.tag([unit.instance_id], {"cloudrun:expires-at": utc_text(deadline)})
+    except CloudrunError as error:  # for people who look at the console; nothing is decided by it
+        observe(Note(f"the tag of {unit.instance_id} still says the old deadline: {error}", "warning"))
+    ledger.update_unit(unit.instance_id, deadline=deadline)
+    return ledger.unit(unit.instance_id)
+
+
+def _unit_of(ledger: Ledger, reference: str) -> UnitRecord:
+    if reference.startswith("i-"):
+        return ledger.unit(reference)
+    _, _, unit = pulling.waiting_run(ledger, reference)
+    return unit
+
+
+def _move_timer(session: Session, unit: UnitRecord, deadline: datetime) -> None:
+    """Set the machine's own timer and read it back. Raises CloudrunError where it is not what it should be."""
+    from cloudrun.plan.userdata import move_deadline_script
+
+    script = move_deadline_script(deadline, unit.host_key)
+    done = session.run("sudo -n sh -s", stdin=script.encode("ascii"), timeout_s=COMMAND_S)
+    moment = deadline.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    if done.exit_code != 0 or moment not in done.stdout:
+        raise CloudrunError(
+            f"{unit.instance_id} did not take the new deadline: {done.stderr.strip() or done.stdout.strip()}",
+            next_step=f"cloudrun pull brings home what is done; it ends at {unit.deadline:%H:%M} UTC",
+        )

@@ -1,0 +1,217 @@
+"""One attempt of a run on an open unit: followed to its end, brought home, and recorded whatever interrupts it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+from typing import TYPE_CHECKING, TypeVar
+
+from cloudrun.core import rundir
+from cloudrun.core.errors import (
+    Cancelled,
+    CloudrunError,
+    ConnectionLost,
+    DeadlineReached,
+    Interrupted,
+    LedgerError,
+    ManifestRefused,
+    TransferError,
+    mark_incomplete,
+)
+from cloudrun.core.events import Note
+from cloudrun.core.records import JobStatus, RunRecord
+from cloudrun.core.states import EndReason, RunState
+from cloudrun.homecoming import Homecoming
+from cloudrun.phases import Phases
+from cloudrun.plan.endings import interruption
+from cloudrun.printed import Printed
+
+if TYPE_CHECKING:
+    from cloudrun.ssh.agent import Finished
+    from cloudrun.units import OpenUnit
+
+# The client ends a job itself this long before the unit's deadline, so that what was written can still come home.
+HOMEWARD_S = 60.0
+LOOK_EVERY_S = 15.0  # at the ledger, whether the deadline was moved
+
+T = TypeVar("T")
+
+
+class Attempt:
+    """From wherever it is to its end in the ledger. It knows how far it came, so that a rescue does."""
+
+    def __init__(self, unit: OpenUnit, run: RunRecord, number: int) -> None:
+        self.unit = unit
+        self.run = run
+        self.number = number
+        self.place = rundir.run_dir(run.run_id, number)
+        # Launch and boot count for the run they were done for, the first.
+        self.phases = unit.phases if unit.run_ids == [run.run_id] else Phases(unit.observe, unit.clock)
+        earlier = unit.ledger.attempts(run.run_id)[number - 2].outputs if number > 1 else ()
+        self.home = Homecoming(
+            unit.ledger,
+            run,
+            self.place,
+            self.phases,
+            unit.observe,
+            unit.clock,
+            unit.settings.output_max_bytes,
+            unit.settings.output_max_files,
+            number,
+            earlier,
+        )
+        self.folder = unit.ledger.home / "runs" / f"{run.run_id}.{number}"
+        self.printed = Printed(self.folder, unit.observe)
+        self.provision_log: Path | None = None
+        self.started = False
+
+    def runs(self, _status: JobStatus | None = None) -> None:
+        """The job runs on the unit: from here on it has to be ended or fetched."""
+        if not self.started:
+            self.started = True
+            if self.unit.ledger.run(self.run.run_id).state is RunState.SHIPPING:
+                self.unit.ledger.move_run(self.run.run_id, RunState.RUNNING)
+
+    def follow(self) -> JobStatus:
+        """Hand on what the job prints until it has ended, over a new connection where one is lost."""
+        return self.despite_cuts(
+            lambda: self.unit.agent.follow(
+                self.place, self.printed, offsets=self.printed.offsets, cancelled=self.unit.stop
+            )
+        )
+
+    def conclude(self, status: JobStatus, finished: Finished | None = None) -> None:
+        """Bring home what it made and record its end. Raises Interrupted where the run waits for another attempt."""
+        unit = self.unit
+        if status.reason == "interrupted":
+            self.home.requeue(unit.agent, "the provider took the machine back", finished)
+            self.printed.discard()
+            raise Interrupted(f"{unit.instance_id} was taken back by the provider")
+        self.despite_cuts(lambda: self.home.bring(unit.agent, status, logs=self._logs(), finished=finished))
+        self.printed.discard()
+
+    def despite_cuts(self, act: Callable[[], T]) -> T:
+        """Do it, over a new connection where the old one is lost: the job does not depend on either."""
+        unit = self.unit
+        while True:
+            try:
+                return act()
+            except Interrupted:
+                raise
+            except ConnectionLost as lost:
+                if unit.stop.is_set():
+                    raise
+                unit.observe(Note("the connection is lost; the job goes on, connecting again", "warning"))
+                try:
+                    unit.reconnect()
+                except Interrupted:
+                    raise
+                except CloudrunError as failure:
+                    raise lost from failure
+
+    def _logs(self) -> dict[str, Path]:
+        """Logs that are on this computer already, by name. The unit's own take their place where they come home."""
+        logs = dict(self.printed.logs())
+        if self.provision_log is not None and self.provision_log.exists():
+            logs["provision.log"] = self.provision_log
+        return logs
+
+    @contextmanager
+    def in_time(self) -> Iterator[None]:
+        """Stop following a little before the unit's deadline, and say so rather than that the machine vanished."""
+        unit = self.unit
+        over, late = Event(), Event()
+        margin_s = min(HOMEWARD_S, unit.seconds_left() / 10)
+
+        def watch() -> None:
+            while (left_s := unit.seconds_left() - margin_s) > 0:  # asked again: the deadline may be moved meanwhile
+                if over.wait(min(left_s, LOOK_EVERY_S)):
+                    return
+            late.set()
+            unit.stop.set()
+
+        Thread(target=watch, name="cloudrun-deadline", daemon=True).start()
+        try:
+            yield
+        except Interrupted:
+            raise
+        except (Cancelled, ConnectionLost) as error:
+            if late.is_set() and not unit.cancelled.is_set():
+                raise DeadlineReached(
+                    f"{unit.instance_id} reached its deadline of {unit.record.deadline:%H:%M:%S} UTC",
+                    next_step="submit again with a later --deadline",
+                ) from error
+            raise
+        finally:
+            over.set()
+
+    # -- where something interrupts it ---------------------------------------------------------------------------
+
+    def rescue(self, error: BaseException) -> None:
+        """Bring home what there is and record the end; failing at it is a note on `error`, which goes on its way."""
+        unit = self.unit
+        if not unit.holds():
+            error.add_note(f"another client has taken {unit.instance_id} over: the run is left to it")
+            return
+        if isinstance(error, Interrupted):
+            self._requeue(error)
+            return
+        if isinstance(error, LedgerError | TransferError) and self._can_be_pulled_later(error):
+            return
+        ending = interruption(error, started=self.started)
+        try:
+            if self.started and not unit.hurried.is_set():
+                if not unit.session.is_alive:
+                    unit.reconnect()
+                reason = "deadline" if isinstance(error, DeadlineReached) else "cancelled"
+                status = unit.agent.cancel(self.place, unit.settings.grace_s, reason)
+                # A job that had ended by itself is what it was, whatever happened on its way home.
+                forced = ending if status.reason else None
+                self.home.bring(unit.agent, status, forced, logs=self._logs())
+                self.printed.discard()
+                state = unit.ledger.run(self.run.run_id).state
+                error.add_note(f"{self.run.run_id} is recorded as {state}; what it had written is home")
+                return
+        except Exception as failure:  # noqa: BLE001 - whatever it is, it must not take the place of the first cause
+            error.add_note(f"what the run had written could not be brought home: {failure}")
+            if isinstance(failure, LedgerError | TransferError) and self._can_be_pulled_later(failure):
+                error.add_note(f"next: {failure.next_step}")
+                mark_incomplete(error)
+                return
+        try:
+            self.home.end(ending, logs=self._logs())
+            self.printed.discard()
+            error.add_note(f"{self.run.run_id} is recorded as {ending.state}")
+        except Exception as failure:  # noqa: BLE001
+            error.add_note(f"the run's end could not be recorded: {failure}")
+
+    def _requeue(self, error: Interrupted) -> None:
+        """The machine went before its job could be asked what it has: the next attempt begins where this one did."""
+        unit = self.unit
+        if unit.ledger.run(self.run.run_id).state is RunState.QUEUED:
+            return  # by `conclude`, with what was saved
+        try:
+            unit.ledger.requeue_run(
+                self.run.run_id, reason=EndReason.INTERRUPTED, detail=str(error), outputs=self.home.earlier
+            )
+        except CloudrunError as failure:
+            error.add_note(f"the run could not be queued again: {failure}")
+
+    def _can_be_pulled_later(self, error: LedgerError | TransferError) -> bool:
+        """The work is done and does not fit, or did not arrive: the unit keeps it until its deadline."""
+        unit, run_id = self.unit, self.run.run_id
+        if isinstance(error, ManifestRefused):
+            return False
+        try:
+            if unit.ledger.run(run_id).state is not RunState.PULLING:
+                return False
+            unit.ledger.move_run(run_id, RunState.PULL_PENDING, detail=str(error))
+        except CloudrunError:
+            pass  # the ledger cannot even write that; the unit is kept all the same
+        unit.keep_until_deadline = True
+        error.next_step = f"{error.next_step + ', then: ' if error.next_step else ''}cloudrun pull {run_id}"
+        error.add_note(f"{unit.instance_id} keeps the outputs until {unit.record.deadline:%Y-%m-%d %H:%M} UTC")
+        mark_incomplete(error)  # it is billing until then
+        return True

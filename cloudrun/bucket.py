@@ -1,0 +1,126 @@
+"""Outputs by way of S3: where a unit puts what nobody is there to fetch, and how that comes home."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cloudrun.core.errors import TransferError, UsageError
+from cloudrun.core.events import Note, Observer
+from cloudrun.core.outputs import Outputs
+from cloudrun.core.records import FileEntry, JobStatus, Upload
+from cloudrun.plan.quantities import duration_text
+from cloudrun.stored import StoredManifest, contents, read_stored
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from cloudrun.aws.storage import Storage
+    from cloudrun.ssh.agent import OnProgress, OpenSink
+    from cloudrun.wiring import Cloud
+
+LATE_S = 3600.0  # how long after its deadline a unit whose clock is wrong may still put things there
+LONGEST_S = 7 * 86400.0  # AWS's limit for what is signed beforehand
+
+
+def store_uri(bucket: str, ledger_id: str, run_id: str, number: int) -> str:
+    """Where one attempt's outputs go: "s3://bucket/cloudrun/<ledger>/<run>.<number>/"."""
+    return f"s3://{bucket}/cloudrun/{ledger_id}/{run_id}.{number}/"
+
+
+def split(uri: str) -> tuple[str, str]:
+    """The bucket and the key, or prefix, of an s3:// address. Raises UsageError where it has no bucket."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    if not uri.startswith("s3://") or not bucket:
+        raise UsageError(f"{uri!r} is no address of S3", next_step="write s3://BUCKET/KEY")
+    return bucket, key
+
+
+def check(cloud: Cloud, name: str, deadline_s: float, now: datetime, observe: Observer) -> None:
+    """Before anything is launched: the bucket is there and ours, or is made now; what is signed lives long enough.
+
+    Raises UsageError, CredentialsError.
+    """
+    if cloud.storage().ensure_bucket(name):
+        observe(Note(f"the bucket {name} was made"))
+    for warning in warnings(cloud, deadline_s, now):
+        observe(Note(warning, "warning"))
+
+
+def warnings(cloud: Cloud, deadline_s: float, now: datetime) -> Sequence[str]:
+    """Where a unit's leave to upload ends before its deadline: with the credentials that signed it."""
+    expiry = cloud.credentials_expire_at()
+    found = []
+    if expiry is not None and (expiry - now).total_seconds() < deadline_s:
+        found.append(
+            f"the AWS credentials expire in {duration_text((expiry - now).total_seconds())}, before the machine's"
+            f" deadline in {duration_text(deadline_s)}: after that it cannot upload; log in anew first, or set an"
+            " earlier --deadline"
+        )
+    if deadline_s > LONGEST_S:
+        found.append("what a machine may upload is signed for 7 days at most, and its deadline is later")
+    return found
+
+
+def ticket(cloud: Cloud, uri: str, max_bytes: int, left_s: float) -> Upload:
+    """Leave for one attempt to put its outputs below its own prefix, until a little after the deadline."""
+    bucket, prefix = split(uri)
+    return cloud.storage().upload_ticket(bucket, prefix, max_bytes, min(left_s + LATE_S, LONGEST_S))
+
+
+class Stored:
+    """One attempt's outputs in the bucket, read as from a unit: a `homecoming.Source`."""
+
+    def __init__(self, storage: Storage, uri: str) -> None:
+        self._storage = storage
+        self._bucket, self._prefix = split(uri)
+        self._manifest = read_stored(storage, self._bucket, self._prefix)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the unit has put everything there: its manifest comes last."""
+        return self._manifest is not None
+
+    def status(self) -> JobStatus:
+        return self._stored().status
+
+    def outputs(self, _run_dir: str) -> Outputs:
+        return self._stored().outputs
+
+    def fetch(
+        self,
+        _run_dir: str,
+        entries: Sequence[FileEntry],
+        open_sink: OpenSink,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        """Each file through a writer that checks its digest. Raises TransferError naming those that are not whole."""
+        total, done = sum(entry.size for entry in entries), 0
+        failures: list[str] = []
+        for entry in entries:
+            try:
+                with open_sink(entry) as writer:
+                    offset = getattr(writer, "offset", 0)
+                    done += offset
+                    for chunk in contents(self._storage, self._bucket, self._prefix, self._stored(), entry, offset):
+                        writer.write(chunk)
+                        done += len(chunk)
+                        if on_progress is not None:
+                            on_progress(done, total)
+            except TransferError as error:
+                failures.append(str(error))
+        if failures:
+            more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+            raise TransferError(f"{failures[0]}{more}", next_step="pull the run again")
+
+    def fetch_logs(self, run_dir: str, entries: Sequence[FileEntry], open_sink: OpenSink) -> None:
+        self.fetch(run_dir, entries, open_sink)
+
+    def discard(self) -> None:
+        """It is home: what is below the attempt's own prefix goes."""
+        self._storage.delete_prefix(self._bucket, self._prefix)
+
+    def _stored(self) -> StoredManifest:
+        if self._manifest is None:
+            raise TransferError(f"{self._prefix} in {self._bucket} is not complete", next_step="pull again later")
+        return self._manifest

@@ -1,0 +1,241 @@
+"""`cloudrun ps`, `logs`, `attach`, `cancel`, `pull`, `extend`: runs that outlive the command that started them."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from cloudrun.cli.display import Display
+from cloudrun.cli.parser import Json, RunId
+from cloudrun.cli.printing import print_json, print_table
+from cloudrun.cli.summary import closing_lines, exit_code
+from cloudrun.core.clock import utc_text
+from cloudrun.core.errors import UsageError
+from cloudrun.plan.quantities import duration_s, duration_text
+
+if TYPE_CHECKING:
+    from cloudrun.ledger import Ledger, Run
+    from cloudrun.watching import Seen
+
+Profile = Annotated[str | None, Parameter(help="A profile of ~/.aws, for runs on AWS. Example: --profile research")]
+
+
+def ps(*, profile: Profile = None, as_json: Json = False) -> None:
+    """The runs that are not over, as their machines tell it now, and what to type next.
+
+    Type, for example:
+        cloudrun ps
+        cloudrun ps --json | jq '.runs[].run_id'
+    """
+    from cloudrun.ledger import Ledger
+    from cloudrun.watching import look
+
+    with closing(Ledger()) as ledger:
+        seen = look(ledger, profile)
+    if as_json:
+        print_json({"runs": [_document(each) for each in seen]})
+    elif not seen:
+        print("no run is under way", file=sys.stderr)
+    else:
+        now = datetime.now(UTC)
+        print_table(["run", "name", "is", "for", "on", "powers off", "next"], [_row(each, now) for each in seen])
+
+
+def _row(seen: Seen, now: datetime) -> list[str]:
+    status, unit = seen.status, seen.unit
+    elapsed_s = 0.0
+    if status is not None and status.started_at is not None:
+        elapsed_s = (status.ended_at or now.timestamp()) - status.started_at
+    left_s = (unit.deadline - now).total_seconds() if unit else 0.0
+    return [
+        seen.run.run_id,
+        seen.run.name,
+        seen.word,
+        duration_text(max(0.0, elapsed_s)) if elapsed_s else "-",
+        unit.instance_id if unit else "-",
+        f"in {duration_text(left_s)}" if left_s > 0 else "-",
+        seen.next_step or ("a process looks after it" if seen.attended else "-"),
+    ]
+
+
+def _document(seen: Seen) -> dict[str, Any]:
+    run, unit, status = seen.run, seen.unit, seen.status
+    return {
+        "run_id": run.run_id,
+        "name": run.name,
+        "state": str(run.state),
+        "doing": seen.word,
+        "attempts": run.attempts,
+        "attended": seen.attended,
+        "instance_id": unit.instance_id if unit else None,
+        "deadline": utc_text(unit.deadline) if unit else None,
+        "created_at": utc_text(run.created_at),
+        "started_at": _moment(status.started_at if status else None),
+        "ended_at": _moment(status.ended_at if status else None),
+        "exit_code": status.exit_code if status else None,
+        "next_step": seen.next_step,
+    }
+
+
+def _moment(seconds: float | None) -> str | None:
+    return None if seconds is None else utc_text(datetime.fromtimestamp(seconds, UTC))
+
+
+def logs(
+    run: RunId,
+    /,
+    *,
+    follow: Annotated[
+        bool,
+        Parameter(
+            name=("--follow", "-f"), negative=(), help="Go on until the run ends. Example: cloudrun logs -f baseline"
+        ),
+    ] = False,
+    stream: Annotated[
+        Literal["both", "stdout", "stderr"],
+        Parameter(help="Which of the two; both by default, stderr on stderr. Example: --stream stdout"),
+    ] = "both",
+    from_byte: Annotated[
+        int, Parameter(help="Leave out the first so many bytes of each stream. Example: --from-byte 1000000")
+    ] = 0,
+    profile: Profile = None,
+    as_json: Json = False,
+) -> None:
+    """What a run has printed, byte for byte, wherever it is now: on its machine or at home.
+
+    With --json one document at the end, bytes that are no UTF-8 as U+FFFD.
+
+    Type, for example:
+        cloudrun logs baseline
+        cloudrun logs -f baseline --stream stdout > baseline.log
+    """
+    from cloudrun.ledger import Ledger
+    from cloudrun.watching import read_logs
+
+    if from_byte < 0:
+        raise UsageError(f"--from-byte {from_byte} is less than 0", next_step="count from 0")
+    targets: dict[str, IO[str]] = {"stdout": sys.stdout, "stderr": sys.stderr}
+    said = {"stdout": bytearray(), "stderr": bytearray()}
+
+    def write(name: str, data: bytes) -> None:
+        if stream not in ("both", name):
+            return
+        if as_json:
+            said[name] += data
+        else:
+            targets[name].flush()
+            targets[name].buffer.write(data)  # type: ignore[attr-defined]
+            targets[name].buffer.flush()  # type: ignore[attr-defined]
+
+    with closing(Ledger()) as ledger, Display() as display:
+        offsets = {"stdout": from_byte, "stderr": from_byte}
+        found = read_logs(ledger, run, write, offsets=offsets, follow=follow, profile=profile, observe=display)
+    if as_json:
+        texts = {name: text.decode("utf-8", "replace") for name, text in said.items() if stream in ("both", name)}
+        print_json({"run_id": found.run_id, "state": str(found.state), **texts})
+
+
+def attach(run: RunId, /, *, profile: Profile = None, as_json: Json = False) -> int:
+    """Follow a run that was submitted with --detach, or whose command was killed, from its first line on, then bring
+    everything home and end the machine. Ctrl-C leaves it running.
+
+    Where the provider took the machine back, the run goes on on another one with what it had saved.
+
+    Type, for example:
+        cloudrun attach baseline
+    """
+    from cloudrun.attaching import attach as attach_run
+    from cloudrun.ledger import Ledger
+
+    with closing(Ledger()) as ledger, Display(job_stdout=not as_json) as display:
+        try:
+            found = attach_run(ledger, run, observe=display, profile=profile)
+        except KeyboardInterrupt as error:
+            error.add_note("the run goes on; cloudrun attach comes back to it, cloudrun cancel ends it")
+            raise
+        return _tell(found, ledger, display, as_json=as_json)
+
+
+def cancel(
+    run: RunId,
+    /,
+    *,
+    grace: Annotated[
+        str, Parameter(help="How long it may go on to save what it has; 30s by default. Example: --grace 2m")
+    ] = "30s",
+    profile: Profile = None,
+    as_json: Json = False,
+) -> None:
+    """End a run, bring home what it has written, and end its machine as it was launched to end.
+
+    It gets SIGTERM, time to save what it has, then SIGKILL.
+
+    Type, for example:
+        cloudrun cancel baseline
+    """
+    from cloudrun.attaching import cancel as cancel_run
+    from cloudrun.ledger import Ledger
+
+    grace_s = _duration(grace, "--grace")
+    with closing(Ledger()) as ledger, Display() as display:
+        found = cancel_run(ledger, run, grace_s=grace_s, observe=display, profile=profile)
+        _tell(found, ledger, display, as_json=as_json)
+
+
+def pull(run: RunId, /, *, profile: Profile = None, as_json: Json = False) -> int:
+    """Bring home the outputs of a run that has ended without its client: from its machine, or from its bucket.
+
+    The machine is ended then, unless it was launched to be kept.
+
+    Type, for example:
+        cloudrun pull baseline
+    """
+    from cloudrun.ledger import Ledger
+    from cloudrun.pulling import pull as pull_run
+
+    with closing(Ledger()) as ledger, Display() as display:
+        found = pull_run(ledger, run, observe=display, profile=profile)
+        return _tell(found, ledger, display, as_json=as_json)
+
+
+def _tell(run: Run, ledger: Ledger, display: Display, *, as_json: bool) -> int:
+    display.say("\n".join(closing_lines(run.record, ledger.artifacts.path)))
+    if as_json:
+        print_json(run.to_dict())
+    return exit_code(run.record)
+
+
+def extend(
+    what: Annotated[str, Parameter(help="A run, or the id of its machine. Example: i-0123456789abcdef0")],
+    by: Annotated[str, Parameter(help="How much later its machine shall power itself off. Example: 2h")],
+    /,
+    *,
+    profile: Profile = None,
+    as_json: Json = False,
+) -> None:
+    """Move a machine's deadline later. Nothing else ever does.
+
+    Type, for example:
+        cloudrun extend baseline 2h
+    """
+    from cloudrun.attaching import extend as extend_unit
+    from cloudrun.ledger import Ledger
+
+    by_s = _duration(by, "the time")
+    with closing(Ledger()) as ledger, Display() as display:
+        unit = extend_unit(ledger, what, by_s, observe=display, profile=profile)
+        left_s = (unit.deadline - datetime.now(UTC)).total_seconds()
+        display.say(f"{unit.instance_id} powers itself off in {duration_text(left_s)}")
+    if as_json:
+        print_json({"instance_id": unit.instance_id, "deadline": utc_text(unit.deadline)})
+
+
+def _duration(text: str, what: str) -> float:
+    try:
+        return duration_s(text)
+    except ValueError as problem:
+        raise UsageError(f"{what}: {problem}", next_step="write it as 2h, 30m or 90s") from problem

@@ -1,0 +1,127 @@
+"""The way to one machine: opened, watched while it boots, opened again when it is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from threading import Event
+from typing import TYPE_CHECKING
+
+from cloudrun import launching
+from cloudrun.core.clock import Clock
+from cloudrun.core.errors import CloudrunError, ConnectionLost, HostKeyMismatch, Interrupted, LaunchError, LedgerError
+from cloudrun.core.events import Note, Observer
+from cloudrun.core.records import Instance, SshTarget, UnitNews, UnitOrders, UnitRecord
+from cloudrun.ledger import Ledger
+from cloudrun.plan.interruptions import was_interrupted
+from cloudrun.wiring import Cloud
+
+if TYPE_CHECKING:
+    from cloudrun.ssh.agent import Agent
+    from cloudrun.ssh.session import Session
+
+RECONNECT_S = 60.0  # a network that comes back later finds the job ended by the deadline, or pulled by the reaper
+LOOK_EVERY_S = 15.0  # while SSH does not answer: whether the machine is still there
+
+
+class Connection:
+    """An SSH session and the agent behind it. `unit()` is the machine's row; `stop` ends every waiting; `orders`: what
+    the unit is told at each login (None: nothing, as by one who only looks)."""
+
+    session: Session
+    agent: Agent
+
+    def __init__(
+        self,
+        cloud: Cloud,
+        ledger: Ledger,
+        clock: Clock,
+        unit: Callable[[], UnitRecord],
+        stop: Event,
+        observe: Observer,
+        orders: Callable[[], UnitOrders | None] = lambda: None,
+    ) -> None:
+        self._cloud = cloud
+        self._ledger = ledger
+        self._clock = clock
+        self._unit = unit
+        self._stop = stop
+        self._observe = observe
+        self._orders = orders
+        self._environments: set[str] = set()
+        self.news = UnitNews()
+
+    def target(self) -> SshTarget:
+        unit = self._unit()
+        key = launching.key_path(self._ledger, unit.launch_id)
+        return SshTarget(unit.address or "", unit.ssh_port, unit.user, key, unit.host_key)
+
+    def open(self, timeout_s: float) -> None:
+        """Wait for SSH, and look now and then whether the machine that is waited for still runs."""
+        from cloudrun.ssh.agent import Agent
+        from cloudrun.ssh.session import Session
+
+        end = self._clock.monotonic() + timeout_s
+        while True:
+            left_s = max(0.1, end - self._clock.monotonic())
+            try:
+                self.session = Session.open(self.target(), timeout_s=min(left_s, LOOK_EVERY_S), cancelled=self._stop)
+                break
+            except HostKeyMismatch:
+                raise
+            except ConnectionLost as error:
+                found = self._describe()
+                if found is not None and found.state not in ("pending", "running"):
+                    raise self._went_away(found) from error
+                if self._clock.monotonic() >= end:
+                    raise
+        self.agent = Agent(self.session)
+        self.news = self.agent.orders(self._orders())
+
+    def reopen(self) -> None:
+        """A new connection in place of one that is lost. Raises ConnectionLost where the machine lets nobody in,
+        Interrupted where the provider has taken it back."""
+        self.close()
+        found = self._describe() if self._cloud.exists() else None
+        if found is None or found.state != "running":
+            if found is not None and was_interrupted(found):
+                raise Interrupted(f"{found.instance_id} was taken back by the provider")
+            raise ConnectionLost(f"{self._unit().instance_id} is {found.state if found else 'gone'}")
+        self.let_this_address_in()
+        try:
+            self.open(RECONNECT_S)
+        except LaunchError as error:
+            raise ConnectionLost(str(error)) from error
+
+    def close(self) -> None:
+        session = getattr(self, "session", None)
+        if session is not None:
+            session.close()
+
+    def knows_environment(self, fingerprint: str) -> bool:
+        """Whether the unit has it. Asked once: an environment that is complete stays."""
+        if fingerprint not in self._environments and self.agent.has_environment(fingerprint):
+            self._environments.add(fingerprint)
+        return fingerprint in self._environments
+
+    def _describe(self) -> Instance | None:
+        instance_id = self._unit().instance_id
+        return self._cloud.instances.describe([instance_id]).get(instance_id)
+
+    def let_this_address_in(self) -> None:
+        """A laptop that has moved has another address than the one its security group admits."""
+        unit = self._unit()
+        with suppress(LedgerError):
+            group = self._ledger.launch(unit.launch_id).request.security_group_id
+            try:
+                self._cloud.network.admit(group, self._cloud.caller_cidr())
+            except CloudrunError as error:  # the old address may be right all the same
+                self._observe(Note(f"the security group could not be told of this address: {error}", "verbose"))
+
+    def _went_away(self, found: Instance) -> LaunchError | Interrupted:
+        if was_interrupted(found):
+            return Interrupted(f"{found.instance_id} was taken back by the provider before it let us in")
+        why = found.state_reason or "EC2 gave no reason"
+        return LaunchError(
+            f"{found.instance_id} went to {found.state} before it let us in: {why}", next_step="submit again"
+        )
