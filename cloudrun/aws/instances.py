@@ -19,7 +19,13 @@ from cloudrun.core.records import Instance, LaunchRequest
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.literals import ResourceTypeType
-    from mypy_boto3_ec2.type_defs import FilterTypeDef, InstanceTypeDef, ReservationResponseTypeDef
+    from mypy_boto3_ec2.type_defs import (
+        FilterTypeDef,
+        InstanceTypeDef,
+        ReservationResponseTypeDef,
+        StateReasonTypeDef,
+        TagTypeDef,
+    )
 
 LAUNCH_TAG = "cloudrun:launch"
 SSH_PORT_TAG = "cloudrun:ssh-port"
@@ -132,6 +138,12 @@ class Instances:
         """Ask EC2 to start these stopped instances. Ids that it no longer knows are fine."""
         self._each(instance_ids, "start", lambda ids: self._ec2.start_instances(InstanceIds=ids))
 
+    def tag(self, instance_ids: Sequence[str], tags: Mapping[str, str]) -> None:
+        """Give these instances tags, in place of older values. Ids that EC2 no longer knows are fine."""
+        pairs: list[TagTypeDef] = [{"Key": key, "Value": value} for key, value in tags.items()]
+        if pairs:
+            self._each(instance_ids, "tag", lambda ids: self._ec2.create_tags(Resources=ids, Tags=pairs))
+
     def _each(self, instance_ids: Sequence[str], verb: str, call: Callable[[list[str]], object]) -> None:
         """Call with as many ids at once as go together; one that EC2 refuses must not save the others.
 
@@ -215,7 +227,6 @@ def _arguments(request: LaunchRequest) -> dict[str, Any]:
 def _instance(raw: InstanceTypeDef) -> Instance:
     tags: Mapping[str, str] = MappingProxyType({tag["Key"]: tag["Value"] for tag in raw.get("Tags", [])})
     port = tags.get(SSH_PORT_TAG, "")
-    reason = raw.get("StateReason", {})
     launched_at = raw.get("LaunchTime")
     return Instance(
         instance_id=raw["InstanceId"],
@@ -225,6 +236,15 @@ def _instance(raw: InstanceTypeDef) -> Instance:
         address=raw.get("PublicIpAddress") or raw.get("PrivateIpAddress") or None,
         ssh_port=int(port) if port.isdecimal() else 22,
         tags=tags,
-        state_reason=reason.get("Message") or reason.get("Code", ""),
+        state_reason=_reason(raw.get("StateReason", {})),
         zone=raw.get("Placement", {}).get("AvailabilityZone", ""),
     )
+
+
+def _reason(raw: StateReasonTypeDef) -> str:
+    """Why an instance is in its state: EC2's code first, since decisions hang on it, then its words.
+
+    "Server.SpotInstanceTermination: Spot instance termination"; its message has the code in it, or has not.
+    """
+    code, words = raw.get("Code", ""), raw.get("Message", "")
+    return words if not code or words.startswith(code) else ": ".join(filter(None, (code, words)))

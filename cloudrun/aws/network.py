@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from http.client import HTTPException
 from typing import TYPE_CHECKING
 
@@ -18,11 +18,17 @@ from cloudrun.core.records import Leftovers
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.literals import ResourceTypeType
-    from mypy_boto3_ec2.type_defs import FilterTypeDef, IpPermissionTypeDef, TagSpecificationTypeDef
+    from mypy_boto3_ec2.type_defs import (
+        FilterTypeDef,
+        IpPermissionTypeDef,
+        SecurityGroupTypeDef,
+        TagSpecificationTypeDef,
+    )
 
 SSH_PORT = 22
 LEDGER_TAG = "cloudrun:ledger"
 LAUNCH_TAG = "cloudrun:launch"
+_RULE = "cloudrun"  # the description of every rule of ours
 _IN_USE = frozenset({"DependencyViolation", "InvalidGroup.InUse", "VolumeInUse", "IncorrectState"})
 _NO_GROUP = frozenset({"InvalidGroup.NotFound", "InvalidGroupId.NotFound", "InvalidSecurityGroupID.NotFound"})
 _WHO_AM_I = "https://checkip.amazonaws.com"
@@ -115,6 +121,38 @@ class Network:
             if code_of(error) != "InvalidPermission.Duplicate":
                 raise
 
+    def admit(self, group_id: str, cidr: str) -> None:
+        """Let `cidr` in on tcp/22 too: the caller has another address now. One that is let in already is fine.
+
+        Raises UsageError where `cidr` is not a network or the group is gone.
+        """
+        permission = _ssh_from(cidr)
+        with translated(f"let {cidr} in through {group_id}"):
+            self._authorize(group_id, permission)
+
+    def withdraw(self, group_id: str, keep: str) -> tuple[str, ...]:
+        """Let nobody in any more but `keep`, of those whom `create_security_group` and `admit` have let in.
+
+        Returns the networks that were withdrawn. What others have put into the group stays. Raises as `admit` does.
+        """
+        _ssh_from(keep)
+        kept = str(ipaddress.ip_network(keep))
+        withdrawn: list[str] = []
+        with translated(f"withdraw what else {group_id} lets in"):
+            for group in self._ec2.describe_security_groups(GroupIds=[group_id])["SecurityGroups"]:
+                for cidr in _let_in(group):
+                    if cidr != kept:
+                        self._revoke(group_id, _ssh_from(cidr))
+                        withdrawn.append(cidr)
+        return tuple(withdrawn)
+
+    def _revoke(self, group_id: str, permission: IpPermissionTypeDef) -> None:
+        try:
+            self._ec2.revoke_security_group_ingress(GroupId=group_id, IpPermissions=[permission])
+        except ClientError as error:
+            if code_of(error) != "InvalidPermission.NotFound":
+                raise
+
     def delete_key_pair(self, name: str) -> None:
         """Forget a key pair. One that is not there is fine."""
         with translated(f"delete the key pair {name}"):
@@ -198,5 +236,13 @@ def _ssh_from(cidr: str) -> IpPermissionTypeDef:
         ) from error
     permission: IpPermissionTypeDef = {"IpProtocol": "tcp", "FromPort": SSH_PORT, "ToPort": SSH_PORT}
     if isinstance(network, ipaddress.IPv6Network):
-        return {**permission, "Ipv6Ranges": [{"CidrIpv6": str(network), "Description": "cloudrun"}]}
-    return {**permission, "IpRanges": [{"CidrIp": str(network), "Description": "cloudrun"}]}
+        return {**permission, "Ipv6Ranges": [{"CidrIpv6": str(network), "Description": _RULE}]}
+    return {**permission, "IpRanges": [{"CidrIp": str(network), "Description": _RULE}]}
+
+
+def _let_in(group: SecurityGroupTypeDef) -> Iterator[str]:
+    """The networks of the rules that `_ssh_from` makes."""
+    for rule in group["IpPermissions"]:
+        if (rule["IpProtocol"], rule.get("FromPort"), rule.get("ToPort")) == ("tcp", SSH_PORT, SSH_PORT):
+            yield from (each["CidrIp"] for each in rule.get("IpRanges", []) if each.get("Description") == _RULE)
+            yield from (each["CidrIpv6"] for each in rule.get("Ipv6Ranges", []) if each.get("Description") == _RULE)

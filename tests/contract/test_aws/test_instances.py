@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+from typing import Any
 
 import pytest
 
-from cloudrun.aws.instances import Instances
+from cloudrun.aws.instances import Instances, _instance
 from cloudrun.aws.session import Aws
 from cloudrun.core.errors import CloudrunError, UsageError
 from cloudrun.core.records import LaunchRequest
+from cloudrun.plan.interruptions import was_interrupted
 
 from .conftest import Endpoint
 
@@ -90,6 +92,8 @@ def test_no_ids_are_never_all(aws: Aws, endpoint: Endpoint, request_for_two: Lau
     instances.terminate([])
     instances.stop([])
     instances.start([])
+    instances.tag([], {"a": "b"})
+    instances.tag([launched[0].instance_id], {})
     assert endpoint.calls == []
     assert {each.state for each in instances.describe([each.instance_id for each in launched]).values()} == {"running"}
 
@@ -140,3 +144,46 @@ def test_a_unit_stops_and_starts_again(aws: Aws, request_for_two: LaunchRequest)
     assert instances.describe([instance_id])[instance_id].state == "stopped"
     instances.start([instance_id])
     assert instances.describe([instance_id])[instance_id].state == "running"
+
+
+def test_a_tag_is_replaced_even_among_strangers(aws: Aws, request_for_two: LaunchRequest) -> None:
+    instances = Instances(aws)
+    first, second = (instance.instance_id for instance in instances.run(request_for_two))
+    for moment in ("2030-01-01T00:00:00Z", "2030-01-02T00:00:00Z"):
+        instances.tag([NOBODY, first, second], {"cloudrun:expires-at": moment})
+    for instance in instances.describe([first, second]).values():
+        assert instance.tags == {**request_for_two.tags, "cloudrun:expires-at": "2030-01-02T00:00:00Z"}
+
+
+def test_why_an_instance_ended_begins_with_its_code(aws: Aws, request_for_two: LaunchRequest) -> None:
+    instances = Instances(aws)
+    first = instances.run(request_for_two)[0].instance_id
+    instances.terminate([first])
+    ended = instances.describe([first])[first]
+    assert ended.state_reason.startswith("Client.UserInitiatedShutdown")
+    assert not was_interrupted(ended)
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason", "interrupted"),
+    [
+        (("Server.SpotInstanceTermination", "Spot instance termination"), None, True),
+        (("Server.SpotInstanceShutdown", ""), "Server.SpotInstanceShutdown", True),
+        (("Server.SpotInstanceTermination", "Server.SpotInstanceTermination: taken"), None, True),
+        (("", "Spot"), "Spot", False),
+        (("Client.InstanceInitiatedShutdown", "Client.InstanceInitiatedShutdown: Instance initiated shutdown"), None,
+         False),
+        (("", ""), "", False),
+    ],
+)  # fmt: skip
+def test_an_interruption_is_told_by_its_code(raw: tuple[str, str], reason: str | None, interrupted: bool) -> None:
+    answer: Any = {
+        "InstanceId": "i-1",
+        "State": {"Name": "terminated"},
+        "StateReason": dict(zip(("Code", "Message"), raw, strict=True)),
+    }
+    instance = _instance(answer)
+    if reason is not None:
+        assert instance.state_reason == reason
+    assert instance.state_reason.count(raw[0]) == 1 or not raw[0]
+    assert was_interrupted(instance) is interrupted

@@ -60,6 +60,46 @@ def test_a_security_group_lets_one_address_in_on_ssh_and_nobody_else(aws: Aws, n
     assert network.leftovers(tags["cloudrun:ledger"]) == Leftovers()
 
 
+def admitted(aws: Aws, group_id: str) -> set[str]:
+    group = aws.client("ec2").describe_security_groups(GroupIds=[group_id])["SecurityGroups"][0]
+    return {
+        each.get("CidrIp") or each["CidrIpv6"]  # type: ignore[misc]
+        for rule in group["IpPermissions"]
+        for each in (*rule["IpRanges"], *rule["Ipv6Ranges"])
+    }
+
+
+def test_a_caller_whose_address_changed_is_let_in_too(aws: Aws, name: str, tags: dict[str, str]) -> None:
+    network = Network(aws)
+    group_id = network.create_security_group(name, "203.0.113.7/32", tags)
+    for _ in range(2):
+        network.admit(group_id, "198.51.100.9/32")
+    network.admit(group_id, "2001:db8::7/128")
+    assert admitted(aws, group_id) == {"203.0.113.7/32", "198.51.100.9/32", "2001:db8::7/128"}
+    with pytest.raises(UsageError, match="is not a network"):
+        network.admit(group_id, "everybody")
+    network.delete_security_group(group_id)
+    with pytest.raises(UsageError, match=f"could not let 198.51.100.9/32 in through {group_id}"):
+        network.admit(group_id, "198.51.100.9/32")
+
+
+def test_older_addresses_of_ours_are_withdrawn_and_rules_of_others_stay(
+    aws: Aws, name: str, tags: dict[str, str]
+) -> None:
+    network = Network(aws)
+    group_id = network.create_security_group(name, "203.0.113.7/32", tags)
+    network.admit(group_id, "198.51.100.9/32")
+    network.admit(group_id, "2001:db8::7/128")
+    aws.client("ec2").authorize_security_group_ingress(
+        GroupId=group_id,
+        IpPermissions=[{"IpProtocol": "tcp", "FromPort": 443, "ToPort": 443, "IpRanges": [{"CidrIp": "192.0.2.1/32"}]}],
+    )
+    assert set(network.withdraw(group_id, "198.51.100.9/32")) == {"203.0.113.7/32", "2001:db8::7/128"}
+    assert admitted(aws, group_id) == {"198.51.100.9/32", "192.0.2.1/32"}
+    assert network.withdraw(group_id, "198.51.100.9/32") == ()
+    network.delete_security_group(group_id)
+
+
 def test_making_the_same_group_again_finds_it(aws: Aws, name: str, tags: dict[str, str]) -> None:
     network = Network(aws)
     first = network.create_security_group(name, "203.0.113.7/32", tags)
