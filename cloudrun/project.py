@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
+import stat
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from pathlib import Path
 from cloudrun.core.errors import UsageError
 from cloudrun.core.records import FileEntry
 from cloudrun.core.rundir import safe_relative
+from cloudrun.digests import Digests
 from cloudrun.plan.quantities import size_text
 
 ROOT_MARKERS = ("cloudrun.toml", "pyproject.toml", ".git")
@@ -74,53 +75,77 @@ def project_root(script: Path) -> Path:
     return script.parent
 
 
-def shipment(script: str | Path, *, warn_bytes: int, refuse_bytes: int, caller_cwd: Path | None = None) -> Shipment:
-    """What a unit gets to run `script`. Raises UsageError for an unusable script or more than `refuse_bytes`."""
+def shipment(
+    script: str | Path,
+    *,
+    warn_bytes: int,
+    refuse_bytes: int,
+    caller_cwd: Path | None = None,
+    cache_dir: Path | None = None,
+) -> Shipment:
+    """What a unit gets to run `script`. Raises UsageError for an unusable script or more than `refuse_bytes`.
+
+    Digests are remembered in `cache_dir`, which is the project's own where it has a `.cloudrun` folder.
+    """
     path = checked_script(script)
     root = project_root(path)
     names = {*_files(root), path.relative_to(root).as_posix()}
-    entries: list[FileEntry] = []
+    chosen: list[tuple[str, os.stat_result]] = []
     left_out: list[tuple[str, str]] = []
     total = 0
     for name in sorted(names):
-        reason = _refusal(root, name)
-        if reason is None:
-            size = (root / name).stat().st_size
-            total += size
+        found = _looked_at(root, name)
+        if isinstance(found, os.stat_result):
+            total += found.st_size
             if total > refuse_bytes:
                 raise _too_large(root, names, refuse_bytes)
-            entries.append(FileEntry(name, size, "", 0o755 if os.access(root / name, os.X_OK) else 0o644))
-        elif reason:
-            left_out.append((name, reason))
+            chosen.append((name, found))
+        elif found:
+            left_out.append((name, found))
     if total > warn_bytes:
-        left_out.append(("", f"{size_text(total)} travel to the unit, in {len(entries)} files"))
+        left_out.append(("", f"{size_text(total)} travel to the unit, in {len(chosen)} files"))
     cwd = (caller_cwd or Path.cwd()).absolute()
     start = cwd if cwd.is_relative_to(root) else path.parent
+    if cache_dir is None and (root / ".cloudrun").is_dir():
+        cache_dir = root / ".cloudrun" / "cache"
     return Shipment(
         root,
         path.relative_to(root).as_posix(),
         start.relative_to(root).as_posix(),
-        tuple(_digested(root, entry) for entry in entries),
+        _digested(chosen, Digests(root, cache_dir)),
         tuple(left_out),
     )
 
 
-def _refusal(root: Path, name: str) -> str | None:
-    """Why a file is not shipped; None where it is; "" where not even a word is due (gone, or a folder)."""
+def _digested(chosen: list[tuple[str, os.stat_result]], digests: Digests) -> tuple[FileEntry, ...]:
+    entries = []
+    for name, info in chosen:
+        size, sha256 = digests.of(name, info)
+        entries.append(FileEntry(name, size, sha256, 0o755 if info.st_mode & 0o111 else 0o644))
+    digests.save(entry.path for entry in entries)
+    return tuple(entries)
+
+
+def _looked_at(root: Path, name: str) -> os.stat_result | str:
+    """A file that is shipped; why it is not; "" where not even a word is due (gone, or a folder)."""
     if not safe_relative(name):
         return "its name has control characters or a backslash"
     try:
         name.encode()
     except UnicodeEncodeError:
         return "its name is not valid UTF-8"
-    path = root / name
-    if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
-        return "a link that leads out of the project"
-    if not path.is_file():
-        return "" if path.is_dir() or not path.exists() else "not a regular file"
-    if not os.access(path, os.R_OK):
-        return "it cannot be read"
-    return None
+    path = f"{root}/{name}"  # not a Path: there may be thousands
+    try:
+        info = os.lstat(path)
+        if stat.S_ISLNK(info.st_mode):
+            if not Path(path).resolve().is_relative_to(root.resolve()):
+                return "a link that leads out of the project"
+            info = os.stat(path)  # noqa: PTH116
+    except (OSError, RuntimeError):  # gone, a link to nowhere, a ring of links
+        return ""
+    if not stat.S_ISREG(info.st_mode):
+        return "" if stat.S_ISDIR(info.st_mode) else "not a regular file"
+    return info if os.access(path, os.R_OK) else "it cannot be read"
 
 
 def _too_large(root: Path, names: set[str], refuse_bytes: int) -> UsageError:
@@ -133,16 +158,6 @@ def _too_large(root: Path, names: set[str], refuse_bytes: int) -> UsageError:
         f"{root} has more than {size_text(refuse_bytes)} to ship; the largest are {largest}",
         next_step=f"{leave_out}, or raise ship_refuse in cloudrun.toml",
     )
-
-
-def _digested(root: Path, entry: FileEntry) -> FileEntry:
-    digest = hashlib.sha256()
-    size = 0
-    with (root / entry.path).open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-            size += len(chunk)
-    return FileEntry(entry.path, size, digest.hexdigest(), entry.mode)
 
 
 def _files(root: Path) -> Iterator[str]:
@@ -165,13 +180,18 @@ def _files(root: Path) -> Iterator[str]:
 
 def _walk(root: Path) -> Iterator[str]:
     # Hidden files stay: outside a checkout nobody has said that .ssh or .aws are meant to travel.
-    for folder, folders, files in os.walk(root):
-        here = Path(folder)
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".") and name not in _NEVER and not (here / name / "pyvenv.cfg").exists()
-        ]
-        for name in files:
-            if not name.startswith("."):
-                yield (here / name).relative_to(root).as_posix()
+    waiting = [(os.fspath(root), "")]
+    while waiting:
+        folder, prefix = waiting.pop()
+        try:
+            with os.scandir(folder) as listing:
+                found = [item for item in listing if not item.name.startswith(".")]
+        except OSError:
+            continue
+        if prefix and any(item.name == "pyvenv.cfg" for item in found):
+            continue
+        for item in found:
+            if not item.is_dir(follow_symlinks=False):
+                yield prefix + item.name
+            elif item.name not in _NEVER:
+                waiting.append((item.path, f"{prefix}{item.name}/"))
