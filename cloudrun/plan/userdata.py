@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shlex
 from datetime import UTC, datetime
 
@@ -61,14 +62,28 @@ systemctl daemon-reload
 systemctl start {timer}
 """
 
+# For a unit that runs, as root. The boot script above keeps a moved timer of its launch. The stamp is made old again,
+# so that a moment which passes right here fires; the last line is what systemd itself holds, not what the file says.
+_MOVE = """\
+set -e
+cd {units}
+grep -q '^OnCalendar=' {timer}
+sed -i 's/^OnCalendar=.*/OnCalendar={deadline}/' {timer}
+sync {timer} .
+mkdir -p {stamps}
+touch -d 2000-01-01 {stamps}/stamp-{timer}
+systemctl daemon-reload
+systemctl restart {timer}
+systemctl show --property=TimersCalendar {timer} | sed -n 's/.*\\(OnCalendar=[^;}}]* UTC\\).*/\\1/p'
+"""
+_HELD = re.compile(r"^OnCalendar=(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC$", re.MULTILINE)
+
 
 def user_data(*, deadline: datetime, host_private_key: str, host_public_key: str) -> str:
     """The `#cloud-config` of a launch. `deadline` is absolute and aware; keys are OpenSSH's texts, ed25519.
 
     Raises ValueError for a naive deadline or where the whole is more than `MAX_BYTES`.
     """
-    if deadline.tzinfo is None:
-        raise ValueError("a deadline without a zone")
     settings = {
         "bootcmd": [["sh", "-c", _arm(deadline, launch=_fingerprint(host_public_key))]],
         "ssh_deletekeys": True,
@@ -83,8 +98,28 @@ def user_data(*, deadline: datetime, host_private_key: str, host_public_key: str
     return text
 
 
+def move_deadline_script(deadline: datetime) -> str:
+    """Moves a running unit's deadline, for `sudo -n sh -c` there; a moment that is past powers it off at once.
+
+    It fails where the unit has no timer of ours. `held_deadline` reads what it prints. Raises ValueError for a naive
+    deadline.
+    """
+    return _MOVE.format(units=_UNITS, stamps=_STAMPS, timer=TIMER, deadline=_moment(deadline))
+
+
+def held_deadline(printed: str) -> datetime | None:
+    """When the unit's own systemd will power it off, as the script has printed; None where it does not say."""
+    found = _HELD.search(printed)
+    return None if found is None else datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC)
+
+
+def _moment(deadline: datetime) -> str:
+    if deadline.tzinfo is None:
+        raise ValueError("a deadline without a zone")
+    return deadline.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
 def _arm(deadline: datetime, *, launch: str) -> str:
-    moment = deadline.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     return _ARM.format(
         units=_UNITS,
         stamps=_STAMPS,
@@ -92,7 +127,7 @@ def _arm(deadline: datetime, *, launch: str) -> str:
         timer=TIMER,
         service=SERVICE,
         service_text=shlex.quote(_SERVICE_TEXT),
-        timer_text=shlex.quote(_TIMER_TEXT.format(launch=launch, deadline=moment)),
+        timer_text=shlex.quote(_TIMER_TEXT.format(launch=launch, deadline=_moment(deadline))),
         grace_s=OVERDUE_GRACE_S,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -14,7 +15,15 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudrun.plan.userdata import MAX_BYTES, OVERDUE_GRACE_S, SERVICE, TIMER, user_data
+from cloudrun.plan.userdata import (
+    MAX_BYTES,
+    OVERDUE_GRACE_S,
+    SERVICE,
+    TIMER,
+    held_deadline,
+    move_deadline_script,
+    user_data,
+)
 
 PRIVATE = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAA=\n-----END OPENSSH PRIVATE KEY-----\n"
 PUBLIC = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExample cloudrun"
@@ -41,19 +50,30 @@ class Machine:
     def boot(self, deadline: datetime, public: str = PUBLIC) -> list[str]:
         """Run the bootcmd and return the calls of systemctl."""
         self.units.mkdir(parents=True, exist_ok=True)
+        return self.run(*(command for command in _settings(deadline, public=public)["bootcmd"]))[0]
+
+    def move(self, deadline: datetime) -> tuple[list[str], str]:
+        """Run the script that moves the deadline; return the calls of systemctl and what it printed."""
+        return self.run(["sh", "-c", move_deadline_script(deadline)])
+
+    def run(self, *commands: list[str]) -> tuple[list[str], str]:
         calls = self.root / "calls"
         calls.unlink(missing_ok=True)
         systemctl = self.root / "bin/systemctl"
         systemctl.parent.mkdir(exist_ok=True)
-        systemctl.write_text(f'#!/bin/sh\necho "$*" >> {calls}\n')
+        held = f"TimersCalendar={{ $(grep OnCalendar {self.units}/{TIMER}) ; next_elapse=Mon 2026-01-01 00:00:00 UTC }}"
+        systemctl.write_text(f'#!/bin/sh\necho "$*" >> {calls}\ntest "$1" != show || echo "{held}"\n')
         systemctl.chmod(0o755)
-        for command in _settings(deadline, public=public)["bootcmd"]:
+        printed = ""
+        for command in commands:
             words = [
                 word.replace("/etc/systemd", f"{self.root}/etc/systemd").replace("/var/lib", f"{self.root}/var/lib")
                 for word in command
             ]
-            subprocess.run(words, check=True, env={"PATH": f"{systemctl.parent}:/usr/bin:/bin"}, cwd=self.root)
-        return calls.read_text().splitlines()
+            environment = {"PATH": f"{systemctl.parent}:/usr/bin:/bin"}
+            done = subprocess.run(words, check=True, env=environment, cwd=self.root, stdout=subprocess.PIPE, text=True)
+            printed += done.stdout
+        return calls.read_text().splitlines(), printed
 
     def deadline(self) -> datetime:
         line = next(line for line in (self.units / TIMER).read_text().splitlines() if line.startswith("OnCalendar="))
@@ -127,6 +147,46 @@ def test_a_deadline_that_its_owner_moved_survives_a_reboot(machine: Machine) -> 
     timer.write_text(timer.read_text().replace(f"{TOMORROW:%Y-%m-%d %H:%M:%S}", f"{moved:%Y-%m-%d %H:%M:%S}"))
     machine.boot(TOMORROW)
     assert machine.deadline() == moved
+
+
+def test_a_running_unit_is_told_another_deadline_and_says_what_it_holds(machine: Machine) -> None:
+    machine.boot(TOMORROW)
+    (machine.root / f"var/lib/systemd/timers/stamp-{TIMER}").touch()
+    moved = TOMORROW + timedelta(hours=3)
+    calls, printed = machine.move(moved.astimezone(timezone(timedelta(hours=5))))
+    assert calls == ["daemon-reload", f"restart {TIMER}", f"show --property=TimersCalendar {TIMER}"]
+    assert held_deadline(printed) == moved
+    assert machine.deadline() == moved
+    stamp = machine.root / f"var/lib/systemd/timers/stamp-{TIMER}"
+    assert datetime.fromtimestamp(stamp.stat().st_mtime, UTC).year <= 2000
+    machine.boot(TOMORROW)  # the same launch's bootcmd, with the first deadline in it
+    assert machine.deadline() == moved
+
+
+def test_a_machine_without_our_timer_is_not_told_a_deadline(machine: Machine) -> None:
+    machine.units.mkdir(parents=True)
+    with pytest.raises(subprocess.CalledProcessError):
+        machine.move(TOMORROW)
+    assert list(machine.units.iterdir()) == []
+
+
+def test_a_deadline_without_a_zone_moves_nothing() -> None:
+    with pytest.raises(ValueError, match="zone"):
+        move_deadline_script(datetime(2030, 1, 1))  # noqa: DTZ001
+
+
+@pytest.mark.parametrize(
+    "printed", ["", "OnCalendar=tomorrow UTC", "xOnCalendar=2026-01-01 00:00:00 UTC", "TimersCalendar="]
+)
+def test_what_a_unit_does_not_say_is_no_deadline(printed: str) -> None:
+    assert held_deadline(printed) is None
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here to ask")
+def test_systemd_repeats_a_deadline_as_it_was_written() -> None:
+    text = f"{TOMORROW:%Y-%m-%d %H:%M:%S} UTC"
+    asked = subprocess.run(["systemd-analyze", "calendar", text], capture_output=True, text=True, check=True)
+    assert text in re.sub(r"\s+", " ", asked.stdout)
 
 
 def test_an_overdue_deadline_leaves_its_owner_some_minutes(machine: Machine) -> None:

@@ -40,6 +40,7 @@ class _Timer:
     due_at: float | None  # seconds since 1970; None once it has elapsed
     service: str
     stamp: str | None
+    calendar: str  # its OnCalendar=, "" where it has none
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,9 @@ class Systemd:
             active = name in self._timers
             reply(Reply(0 if active else 3, "active\n" if active else "inactive\n"))
             return
+        elif verb == "show":
+            reply(self._shown(name, options))
+            return
         elif verb == "is-enabled":
             enabled = os.path.lexists(link)
             reply(Reply(0 if enabled else 1, "enabled\n" if enabled else "disabled\n"))
@@ -165,6 +169,14 @@ class Systemd:
         elif verb not in ("enable", "disable"):
             raise NotEmulated(f"{verb} {name}")
         reply(Reply(0))
+
+    def _shown(self, name: str, options: list[str]) -> Reply:
+        if options != ["--property=TimersCalendar"]:
+            raise NotEmulated(" ".join(["show", *options, name]))
+        timer = self._timers.get(name)
+        if timer is None or not timer.calendar:
+            return Reply(0, "TimersCalendar=\n")
+        return Reply(0, f"TimersCalendar={{ OnCalendar={timer.calendar} ; next_elapse={_when(timer)} }}\n")
 
     def _service(self, verb: str, name: str, reply: Callable[[Reply], None]) -> None:
         if verb in ("start", "restart"):
@@ -194,7 +206,9 @@ class Systemd:
                 since = os.stat(stamp).st_mtime
             else:
                 _touch(stamp)  # never ran: systemd counts from now
-        self._timers[name] = _Timer(_elapses_at(unit, name, since, now), service, stamp)
+        self._timers[name] = _Timer(
+            _elapses_at(unit, name, since, now), service, stamp, unit.last("Timer", "OnCalendar")
+        )
 
     def _start_service(self, name: str, reply: Callable[[Reply], None]) -> None:
         if name in self._running:

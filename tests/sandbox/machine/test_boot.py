@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -85,19 +86,64 @@ def test_cloudruns_own_user_data_powers_the_machine_off_at_its_deadline(new_unit
     assert datetime.now(UTC) >= deadline.replace(microsecond=0)  # timers know whole seconds
 
 
-def test_a_deadline_can_be_moved(new_unit):
-    unit = new_unit()
-    deadline = datetime.now(UTC) + timedelta(seconds=4)
+def armed(unit, deadline):
     text = userdata.user_data(
         deadline=deadline, host_private_key=(unit.folder / "host").read_text(), host_public_key=unit.host_key.strip()
     )
     unit.spec = dataclasses.replace(unit.spec, user_data=text)
+    return unit.start()
+
+
+def in_seconds(seconds):
+    return datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=seconds)
+
+
+def move(unit, deadline):
+    """Move the deadline as a client does; returns what the unit's systemd then holds."""
+    return userdata.held_deadline(unit.out(f"sudo -n sh -c {shlex.quote(userdata.move_deadline_script(deadline))}"))
+
+
+def test_a_deadline_that_is_moved_later_is_not_the_old_one_any_more_and_survives_a_reboot(new_unit):
+    first, later = in_seconds(4), in_seconds(7200)
+    unit = armed(new_unit(), first)
+    assert move(unit, later) == later
+    assert unit.running.wait((first - datetime.now(UTC)).total_seconds() + 1) is None
+    unit.running.kill()
     unit.start()
-    unit.out(
-        "sudo sed -i 's/^OnCalendar=.*/OnCalendar=2099-01-01 00:00:00 UTC/' /etc/systemd/system/cloudrun-deadline.timer"
-        " && sudo systemctl daemon-reload && sudo systemctl restart cloudrun-deadline.timer"
-    )
-    assert unit.running.wait((deadline - datetime.now(UTC)).total_seconds() + 1) is None
+    held = unit.out("systemctl show --property=TimersCalendar cloudrun-deadline.timer")
+    assert f"OnCalendar={later:%Y-%m-%d %H:%M:%S} UTC" in held
+
+
+def test_a_deadline_that_is_moved_earlier_powers_the_machine_off_then(new_unit):
+    unit = armed(new_unit(), in_seconds(7200))
+    sooner = in_seconds(4)
+    assert move(unit, sooner) == sooner
+    assert unit.running.wait(WAIT_S) == "powered_off"
+    assert datetime.now(UTC) >= sooner
+
+
+def test_a_deadline_that_is_moved_twice_and_back_still_ends_the_machine(new_unit):
+    unit = armed(new_unit(), in_seconds(7200))
+    for seconds in (3600, 9000):
+        moment = in_seconds(seconds)
+        assert move(unit, moment) == moment
+    sooner = in_seconds(4)
+    assert move(unit, sooner) == sooner
+    assert unit.running.wait(WAIT_S) == "powered_off"
+
+
+def test_a_deadline_that_is_moved_into_the_past_ends_the_machine_at_once(new_unit):
+    unit = armed(new_unit(), in_seconds(7200))
+    script = userdata.move_deadline_script(in_seconds(-60))
+    unit.ssh(f"sudo -n sh -c {shlex.quote(script)}")
+    assert unit.running.wait(WAIT_S) == "powered_off"
+
+
+def test_a_machine_that_nobody_armed_is_told_no_deadline(new_unit):
+    unit = new_unit().start()
+    done = unit.ssh(f"sudo -n sh -c {shlex.quote(userdata.move_deadline_script(in_seconds(7200)))}")
+    assert done.returncode != 0
+    assert userdata.held_deadline(done.stdout.decode()) is None
 
 
 def test_a_new_host_key_counts_from_the_reload_on(new_unit, eventually):

@@ -78,6 +78,18 @@ def test_timers_are_enabled_and_run_their_service(container, eventually):
     assert container.ssh("systemctl is-enabled soon.timer").returncode == 1
 
 
+def test_a_timer_shows_what_it_holds_and_not_what_its_file_says(container):
+    unit_file(container, "late.timer", "[Timer]\nOnCalendar=2099-01-01 00:00:00 UTC\nUnit=told.service\n")
+    show = "systemctl show --property=TimersCalendar late.timer"
+    assert container.out(show) == "TimersCalendar="
+    container.out("sudo systemctl start late.timer")
+    unit_file(container, "late.timer", "[Timer]\nOnCalendar=2098-01-01 00:00:00 UTC\nUnit=told.service\n")
+    assert container.out(show).startswith("TimersCalendar={ OnCalendar=2099-01-01 00:00:00 UTC ; next_elapse=")
+    container.out("sudo systemctl restart late.timer")
+    assert "OnCalendar=2098-01-01 00:00:00 UTC" in container.out(show)
+    assert b"not emulated" in container.ssh("systemctl show late.timer").stderr
+
+
 @pytest.mark.parametrize(
     ("command", "output"),
     [
