@@ -1,0 +1,175 @@
+"""The benchmarks: what cloudrun takes beside the tools that do the same, measured in turn on this computer.
+
+    python -m tests.bench                 everything, some minutes
+    python -m tests.bench --quick         fewer rounds, smaller files
+    python -m tests.bench --only noop,unchanged
+
+  noop       a no-op job on an open unit: shipped, run, home, recorded durably; against `ssh host python3 noop.py`,
+             fresh and over a ControlMaster
+  submit     the whole `cloudrun submit` of it to a kept unit, against the same fresh ssh
+  large      256 MB up and down, against scp, sftp and rsync; ours with digests on both sides, and fsync at home
+  small      2,000 files of 1 to 8 kB up and down, against the same
+  unchanged  the second ship of 2,000 unchanged files, against rsync over a ControlMaster, and fresh
+  warm       `cloudrun submit` from nothing where the environment is known, against a script with boto3,
+             ansible-playbook, scp and ssh
+  cold       the same where no package was ever fetched
+
+All but the last two talk to one private OpenSSH server on loopback, directly and with 40 ms of added round-trip time;
+the last two run in a sandbox of their own. A ratio is our time by theirs: of the medians, and in brackets the lowest
+and highest of all rounds. It needs sshd, ssh, scp, sftp and rsync.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from tests.bench.rounds import Noise, Row, Spread
+
+NAMES = ("noop", "submit", "large", "small", "unchanged", "warm", "cold")
+LINES = ("loopback", "40 ms")
+SERVED = {"noop", "submit", "large", "small", "unchanged"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, smaller files")
+    parser.add_argument("--only", help=f"a comma between each: {','.join(NAMES)}", default=",".join(NAMES))
+    parser.add_argument("--line", choices=LINES, help="only this one")
+    parser.add_argument("--rounds", type=int, help="of everything, instead of each one's own number")
+    parser.add_argument("--machines", help="the sandbox's driver of machines; by default the sandbox's own")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    arguments = parser.parse_args()
+    wanted = arguments.only.split(",")
+    if unknown := set(wanted) - set(NAMES):
+        parser.error(f"there is no {', '.join(sorted(unknown))}")
+    for program in ("ssh", "scp", "sftp", "rsync", "ssh-keygen"):
+        if shutil.which(program) is None:
+            parser.error(f"{program} is not installed")
+    with tempfile.TemporaryDirectory(prefix="bench") as name:
+        document = _measure(Path(name), arguments, wanted)
+    if arguments.json:
+        print(json.dumps(document, default=dataclasses.asdict, indent=2))
+
+
+def _measure(folder: Path, arguments: argparse.Namespace, wanted: Sequence[str]) -> dict[str, Any]:
+    from tests.bench import files, jobs, kept, server, whole
+
+    _forget_the_users_settings(folder)
+    quick = arguments.quick
+    noise = Noise(folder)
+    show = _Show(sys.stderr if arguments.json else sys.stdout)
+    phases: dict[str, whole.Phases] = {}
+
+    def rounds(usual: int) -> int:
+        return int(arguments.rounds or (max(2, usual // 3) if quick else usual))
+
+    small = files.Tree(f"{200 if quick else 2000:,} small files", 200 if quick else 2000, None)
+    large = files.Tree(f"{64 if quick else 256} MB", 1, (64 if quick else 256) * 10**6)
+    with ExitStack() as stack:
+        driver = stack.enter_context(whole.sandbox(folder / "sandbox", arguments.machines))
+        show.head(driver)
+        if SERVED.intersection(wanted):
+            private = stack.enter_context(server.private_server(folder / "server"))
+            unit = kept.kept_unit(folder, private) if {"noop", "submit"}.intersection(wanted) else None
+            names = [arguments.line] if arguments.line else list(LINES)
+            for line in stack.enter_context(server.lines(private, names)):
+                if unit is not None and "noop" in wanted:
+                    show.rows(jobs.noop_on_an_open_unit(unit, line, rounds(20), noise))
+                if unit is not None and "submit" in wanted:
+                    show.rows(jobs.noop_submitted(unit, line, rounds(8), noise))
+                place = folder / "files"
+                if "large" in wanted:
+                    targets: dict[str, float | None] = {"scp": 1 / 1.2} if line.name == "loopback" else {"rsync": 1.0}
+                    show.rows(files.transfers(large, line, place, rounds(6), noise, targets))
+                if "small" in wanted:
+                    show.rows(files.transfers(small, line, place, rounds(6), noise, {"scp": 1 / 3}))
+                if "unchanged" in wanted:
+                    show.rows(files.unchanged(small, line, place, rounds(9), noise))
+        if "warm" in wanted:
+            made, phases["warm"] = whole.warm(folder, rounds(5), noise)
+            show.rows(made)
+        if "cold" in wanted:
+            made, phases["cold"] = whole.cold(folder, 1 if quick else rounds(2), noise, arguments.machines)
+            show.rows(made)
+    show.phases(phases)
+    show.noise(noise)
+    return {
+        "schema_version": 1,
+        "driver": driver,
+        "rows": [{**dataclasses.asdict(row), "met": row.met} for row in show.shown],
+        "phases": phases,
+        "noise": {"cpu_loop_s": Spread.of(noise.cpu), "fsync_s": Spread.of(noise.fsync)},
+    }
+
+
+def _forget_the_users_settings(folder: Path) -> None:
+    for name in [name for name in os.environ if name.startswith(("AWS_", "CLOUDRUN_"))]:
+        if name != "AWS_CA_BUNDLE":
+            del os.environ[name]
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])  # the commands are this checkout's too
+    os.environ["XDG_CONFIG_HOME"] = str(folder / "config")
+    os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
+
+
+class _Show:
+    """The table, line by line as it comes."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.shown: list[Row] = []
+
+    def _line(self, text: str = "") -> None:
+        print(text, file=self._stream, flush=True)
+
+    def head(self, driver: str) -> None:
+        self._line(
+            f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}; sandbox: {driver}"
+        )
+        self._line("times: median (lowest .. highest) in milliseconds; ratio: ours by theirs")
+        self._line()
+        ours, theirs, ratio = "ours", "theirs", "ratio"
+        self._line(f"{'':<34}{'line':<10}{ours:>24}  {'against':<30}{theirs:>24}  {ratio:>20}  target")
+
+    def rows(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            self.shown.append(row)
+            ratio = f"{row.ratio.median:.2f} ({row.ratio.low:.2f} .. {row.ratio.high:.2f})"
+            target = "" if row.target is None else f"{row.target:.2f} {'met' if row.met else 'MISSED'}"
+            self._line(
+                f"{row.what:<34}{row.line:<10}{_ms(row.ours):>24}  {row.against:<30}{_ms(row.theirs):>24}"
+                f"  {ratio:>20}  {target}"
+            )
+
+    def phases(self, phases: dict[str, Any]) -> None:
+        for name, sides in phases.items():
+            for side, spreads in sides.items():
+                parts = ", ".join(f"{phase} {spread.median:.2f}" for phase, spread in spreads.items())
+                self._line(f"\n{name}, {side}, seconds: {parts}")
+
+    def noise(self, noise: Noise) -> None:
+        self._line(f"\nthis machine meanwhile: a fixed loop of Python {_ms(Spread.of(noise.cpu))} ms,")
+        self._line(f"64 kB brought to the disk {_ms(Spread.of(noise.fsync))} ms, looked at {len(noise.cpu)} times")
+
+
+def _ms(spread: Spread) -> str:
+    low, median, high = (
+        f"{1000 * each:,.{0 if each >= 0.1 else 1}f}" for each in (spread.low, spread.median, spread.high)
+    )
+    return f"{median} ({low} .. {high})"
+
+
+if __name__ == "__main__":
+    main()
