@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
+import sys
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -262,3 +265,63 @@ def test_clients_are_made_once_and_shared_between_threads(aws: Aws) -> None:
         thread.join()
     assert len(seen) == 8
     assert len({id(client) for client in seen}) == 1
+
+
+def helper(configured: Path, text: str) -> None:
+    """A profile whose keys a program prints."""
+    program = configured.parent / "helper.py"
+    program.write_text(f"print({text!r})\n")
+    with configured.open("a") as stream:
+        stream.write(f"[profile printed]\ncredential_process = {sys.executable} {program}\n")
+
+
+def test_keys_that_do_not_expire_have_no_end(configured: Path) -> None:
+    assert connect(region="us-east-1").credentials_expire_at() is None
+
+
+def test_temporary_keys_end_when_they_say(configured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "token")
+    assert connect(region="us-east-1").credentials_expire_at() is None  # nobody said
+    end = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=2)
+    monkeypatch.setenv("AWS_CREDENTIAL_EXPIRATION", end.astimezone(timezone(timedelta(hours=3))).isoformat())
+    expires = connect(region="us-east-1").credentials_expire_at()
+    assert expires == end
+    assert expires is not None
+    assert expires.tzinfo is UTC
+
+
+def test_keys_of_a_helper_program_end_when_it_says(configured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    end = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+    keys = {"Version": 1, "AccessKeyId": "AKIA", "SecretAccessKey": "x", "SessionToken": "t"}
+    helper(configured, json.dumps({**keys, "Expiration": end.isoformat()}))
+    aws = connect(region="us-east-1", profile="printed")
+    assert aws.credentials_expire_at() == end
+
+
+def test_keys_that_are_about_to_expire_are_renewed_before_they_are_asked(
+    endpoint: Endpoint, configured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What counts is the end of the keys that sign the next request."""
+    with configured.open("a") as stream:
+        stream.write("[profile assumed]\nrole_arn = arn:aws:iam::123456789012:role/trainer\n")
+        stream.write("credential_source = Environment\n")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", endpoint.url)
+    aws = connect(region="us-east-1", profile="assumed")
+    expires = aws.credentials_expire_at()
+    assert expires is not None
+    assert timedelta(minutes=50) < expires - datetime.now(UTC) < timedelta(minutes=70)
+    assert "AssumeRole" in endpoint.actions()
+
+
+def test_a_role_that_cannot_be_assumed_is_an_error_when_its_end_is_asked(
+    configured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with configured.open("a") as stream:
+        stream.write("[profile assumed]\nrole_arn = arn:aws:iam::123456789012:role/trainer\n")
+        stream.write("credential_source = Environment\n")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        with pytest.raises(CloudrunError, match="how long the AWS credentials are good"):
+            connect(region="us-east-1", profile="assumed").credentials_expire_at()
