@@ -15,7 +15,7 @@ from cloudrun.core.rundir import RunDir, read_object
 NOBODY_SAW = "it ended, and nobody saw how"
 REBOOTED = "the machine was rebooted under it"
 NEVER_RAN = "its supervisors were killed before it ran"
-BURIAL_S = 5.0  # how long the job's parent may take to reap it
+BURIAL_S = 2.0  # how long the job's parent may take to tell
 STARTS = 3  # how often to try to start a job whose supervisors are killed before it runs
 _KEPT = ("pid", "pid_started", "boot_id", "started_at", "forked")
 
@@ -81,27 +81,29 @@ class _Foster:
         self.wakes = [descriptor] if descriptor is not None and not self.ended() else []
 
     def ended(self) -> bool:
-        process = processes.look(self.pid)
-        return process is None or process.started != self._started or process.state == "Z"
+        process = self._look()
+        return process is None or process.ended()
 
     def age_s(self) -> float:
         return processes.age_s(self._started)
 
     def how_it_ended(self, run: RunDir) -> dict[str, Any]:
-        """What its parent, which writes it before it reaps, or the job itself said of its end."""
+        """What its parent (which writes before it reaps), the job itself or at last the kernel says of its end."""
         give_up = time.monotonic() + BURIAL_S
+        seen: Process | None = None
         while True:
-            gone = processes.start_time(self.pid) != self._started  # looked at first: what there is then is all
+            process = self._look()  # first: where it is gone, what there is then is all there will be
+            seen = process or seen
+            over = process is None or time.monotonic() >= give_up
             ended = read_object(run.ended) or {}
-            if ended.get("pid") == self.pid and not (ended.keys() & {"exit_code", "signal"}):
-                ended = {}
-            if ended.get("pid") == self.pid and ("usage" in ended or gone):
+            told = ended.get("pid") == self.pid and not ended.keys().isdisjoint({"exit_code", "signal"})
+            if told and ("usage" in ended or over):
                 self.meter.add_recorded(ended.get("usage") or {})
                 return {name: ended[name] for name in ("exit_code", "signal") if isinstance(ended.get(name), int)}
-            if gone:
-                return {"error": NOBODY_SAW}
-            if time.monotonic() >= give_up:
-                return {"error": NOBODY_SAW if self.ended() else "the job could not be killed"}
+            if over and seen is not None and seen.ended():  # its parent is no warden
+                return supervisor.how_it_ended(seen.wait_status)
+            if over:
+                return {"error": NOBODY_SAW} if process is None else supervisor.how_it_ended(None)
             time.sleep(0.005)
 
     def end_leftovers(self, run: RunDir) -> None:
@@ -114,6 +116,10 @@ class _Foster:
             for pid in left:
                 processes.signal_one(pid, signal.SIGKILL)
             time.sleep(0.005)
+
+    def _look(self) -> Process | None:
+        process = processes.look(self.pid)
+        return process if process is not None and process.started == self._started else None
 
     def _members(self) -> list[Process]:
         """It and its descendants, its session, and whoever was seen among them before."""

@@ -27,6 +27,10 @@ class Process(NamedTuple):
     threads: int
     started: str
     memory_bytes: int
+    wait_status: int  # of one that has ended and is not reaped yet
+
+    def ended(self) -> bool:
+        return self.state == "Z" and self.threads <= 1  # with more, only the first thread of several has ended
 
 
 @functools.lru_cache(maxsize=None)
@@ -49,7 +53,7 @@ def look(pid: int) -> Process | None:
         return None
     # the second field is the program's name in parentheses and may hold anything, parentheses too
     fields = text[text.rfind(b")") + 2 :].split()
-    if len(fields) < 22:
+    if len(fields) < 50:
         return None
     user, system, user_below, system_below = (int(field) for field in fields[11:15])
     return Process(
@@ -63,6 +67,7 @@ def look(pid: int) -> Process | None:
         threads=int(fields[17]),
         started=fields[19].decode("ascii", "replace"),
         memory_bytes=int(fields[21]) * _page_bytes(),
+        wait_status=int(fields[49]),
     )
 
 

@@ -1,0 +1,370 @@
+"""The warden of a unit: the orders of its owner, the provider's notices, what is stored and what is removed."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloudrun.agent import processes
+from cloudrun.core import rundir
+from cloudrun.core.rundir import read_object
+
+from .conftest import WAIT, Run, Unit, kill, until
+
+FOREVER = "import time; time.sleep(60)"
+SAVE = (
+    "import signal, sys, time\n"
+    "def save(*_):\n    open('partial', 'w').write('half'); sys.exit(0)\n"
+    "signal.signal(signal.SIGTERM, save)\nprint('ready')\ntime.sleep(60)"
+)
+
+
+def status(run: Run) -> dict[str, Any]:
+    """As its directory has it, without asking the unit: that would be a client."""
+    return read_object(run.dir.status) or {}
+
+
+def powers_off(unit: Unit) -> str:
+    """Why the unit was powered off, once it was."""
+    until(unit.powered_off)
+    assert unit.powered_off() == ["systemctl poweroff"]
+    assert unit.news()["power_off_at"] <= time.time()
+    return str(unit.news()["why"])
+
+
+# -- orders ----------------------------------------------------------------------------------------------------------
+
+
+def test_orders_are_kept_and_answered_with_news(unit: Unit) -> None:
+    given = {"deadline": time.time() + 3600, "idle_s": None, "spot": False, "power_off_when_done": False}
+    assert unit.orders(given)["orders"] == given
+    assert unit.ask("orders", orders=None)["orders"] == given
+    warden = unit.warden()
+    until(lambda: unit.ask("orders", orders=None)["news"].get("warden_pid") == warden)
+    news = unit.ask("orders", orders=None)["news"]
+    assert news["heartbeat_at"] <= time.time()
+    assert (news["interruption_at"], news["rebalance_at"], news["power_off_at"], news["why"]) == (None, None, None, "")
+
+
+def test_the_unit_has_one_warden_however_many_ask_for_it(unit: Unit) -> None:
+    threads = [threading.Thread(target=lambda: Unit.ask(_another(unit), "orders", orders=None)) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = [pid for pid in processes.below(str(unit.home)) if b"warden" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert found == [unit.warden()]
+    for other in OTHERS:
+        other.hang_up()
+    OTHERS.clear()
+
+
+OTHERS: list[Unit] = []
+
+
+def _another(unit: Unit) -> Unit:
+    """Another client of the same unit."""
+    other = object.__new__(Unit)
+    other.__dict__.update(unit.__dict__, _serve=None)
+    OTHERS.append(other)
+    return other
+
+
+def test_without_orders_nothing_powers_off(unit: Unit) -> None:
+    run = unit.start("pass")
+    run.follow()
+    unit.ask("home", run_dir=run.name)
+    unit.hang_up()
+    beats = until(lambda: unit.news().get("heartbeat_at"))
+    until(lambda: unit.news()["heartbeat_at"] > beats)
+    assert unit.powered_off() == []
+    assert unit.news()["power_off_at"] is None
+
+
+# -- the deadline ----------------------------------------------------------------------------------------------------
+
+
+def test_jobs_end_before_the_deadline_and_the_unit_goes_at_it(unit: Unit) -> None:
+    run = unit.start(SAVE, grace_s=30.0)
+    run.says(b"ready")
+    deadline = time.time() + 10
+    unit.orders(deadline=deadline)
+    unit.hang_up()
+    assert powers_off(unit) == "deadline"
+    assert unit.news()["power_off_at"] >= deadline
+    ended = status(run)
+    assert (ended["reason"], ended["exit_code"]) == ("deadline", 0)
+    assert deadline - 1.5 < ended["ended_at"] < deadline
+    assert (run.dir.work / "partial").read_text() == "half"
+
+
+def test_a_job_that_does_not_want_to_end_does_not_keep_a_unit_beyond_its_deadline(unit: Unit) -> None:
+    run = unit.start("import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint(1)\ntime.sleep(60)")
+    run.says(b"1")
+    unit.orders(deadline=time.time() + 5)
+    assert powers_off(unit) == "deadline"
+    assert status(run)["reason"] == "deadline"
+
+
+def test_the_deadline_holds_for_a_unit_whose_supervisors_and_warden_were_killed(unit: Unit) -> None:
+    run = unit.start(FOREVER)
+    supervisor = run.supervisor()
+    unit.orders(deadline=time.time() + 12)
+    unit.hang_up()
+    kill(unit.warden())
+    until(lambda: unit.warden() and (unit.news()["warden_pid"] == unit.warden()))
+    kill(supervisor)
+    assert powers_off(unit) == "deadline"
+    until(lambda: status(run)["state"] == "exited")
+    assert status(run)["reason"] == "deadline"
+
+
+def test_a_deadline_that_was_moved_holds(unit: Unit) -> None:
+    run = unit.start(WAIT)
+    deadline = time.time() + 4
+    unit.orders(deadline=deadline)
+    unit.orders()
+    until(lambda: time.time() > deadline + 0.5)
+    assert run.now()["state"] == "running"
+    assert unit.powered_off() == []
+    run.go_on()
+    assert run.follow()["reason"] == ""
+
+
+def test_a_unit_whose_runs_are_all_home_goes_as_soon_as_its_jobs_have_to_end(unit: Unit) -> None:
+    run = unit.start("pass")
+    run.follow()
+    unit.ask("home", run_dir=run.name)
+    deadline = time.time() + 60
+    unit.orders(deadline=deadline)
+    os.utime(
+        unit.home / rundir.ORDERS, times=(deadline - 1000, deadline - 1000)
+    )  # given long ago: 15 s are left to save
+    unit.hang_up()
+    assert powers_off(unit) == "deadline, and everything is saved"
+    assert unit.news()["power_off_at"] < deadline
+
+
+def test_where_one_command_does_not_power_off_another_is_tried(unit: Unit) -> None:
+    unit.tool("systemctl", "exit 1")
+    unit.orders(deadline=time.time() - 1)
+    until(unit.powered_off)
+    assert unit.powered_off() == ["shutdown -h now"]
+
+
+# -- idleness --------------------------------------------------------------------------------------------------------
+
+
+def test_an_idle_unit_goes(unit: Unit) -> None:
+    run = unit.start("pass")
+    run.follow()
+    unit.ask("home", run_dir=run.name)
+    unit.orders(idle_s=1.0)
+    unit.hang_up()
+    assert powers_off(unit) == "idle"
+
+
+def test_a_unit_that_is_done_goes_where_it_was_told_so(unit: Unit) -> None:
+    unit.orders(power_off_when_done=True)
+    unit.hang_up()
+    assert powers_off(unit) == "done"
+
+
+@pytest.mark.parametrize("kept_by", ["a client", "a run", "outputs"])
+def test_a_unit_that_somebody_needs_is_not_idle(unit: Unit, kept_by: str) -> None:
+    run = unit.start(WAIT if kept_by == "a run" else "open('made', 'w')")
+    if kept_by != "a run":
+        run.follow()
+    if kept_by == "a client":
+        unit.ask("home", run_dir=run.name)
+    unit.orders(idle_s=0.2, power_off_when_done=True)
+    if kept_by != "a client":
+        unit.hang_up()
+    beats = until(lambda: unit.news().get("heartbeat_at"))
+    until(lambda: unit.news()["heartbeat_at"] > beats)
+    assert unit.powered_off() == []
+    run.go_on()
+    if kept_by == "a client":
+        unit.hang_up()
+    until(lambda: status(run).get("state") == "exited")
+    run.dir.home.touch()
+    powers_off(unit)
+
+
+# -- what is home ----------------------------------------------------------------------------------------------------
+
+
+def test_runs_that_are_home_are_removed_but_for_the_newest(unit: Unit) -> None:
+    kept = unit.start("open('made', 'w')", "kept")
+    kept.follow()
+    runs = []
+    for name in ("a", "b", "c"):
+        run = unit.start("import os\nos.mkdir('shut')\nopen('shut/x', 'w')\nos.chmod('shut', 0)", name)
+        run.follow()
+        unit.ask("home", run_dir=run.name)
+        runs.append(run)
+    until(lambda: not runs[0].dir.root.exists() and not runs[1].dir.root.exists())
+    assert runs[2].dir.root.exists()
+    until(lambda: sorted(path.name for path in (unit.home / rundir.RUNS).iterdir()) == ["c.1", "kept.1"])
+    listed = unit.ask("runs")["runs"]
+    assert [(run["run_dir"], run["home"], run["stored"]) for run in listed] == [
+        (runs[2].name, True, False),
+        (kept.name, False, False),
+    ]
+    assert listed[1]["status"]["exit_code"] == 0
+    assert runs[0].unit.ask("status", run_dir=runs[0].name)["status"] is None
+
+
+# -- the store -------------------------------------------------------------------------------------------------------
+
+
+class Answering(BaseHTTPRequestHandler):
+    """Takes whatever is posted, after some refusals; and is a metadata service."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        refused = self.server.refusals > 0  # type: ignore[attr-defined]
+        self.server.refusals -= refused  # type: ignore[attr-defined]
+        self._answer(403 if refused else 204)
+
+    def do_PUT(self) -> None:
+        assert self.headers["X-aws-ec2-metadata-token-ttl-seconds"] == "21600"
+        self._answer(200, b"the-token")
+
+    def do_GET(self) -> None:
+        if self.headers["X-aws-ec2-metadata-token"] != "the-token":
+            self._answer(401)
+        text = self.server.metadata.get(self.path)  # type: ignore[attr-defined]
+        self._answer(404 if text is None else 200, json.dumps(text).encode() if text else b"")
+
+    def _answer(self, code: int, text: bytes = b"") -> None:
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+
+@pytest.fixture
+def web() -> Iterator[Any]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answering)
+    server.metadata = {}  # type: ignore[attr-defined]
+    server.refusals = 0  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_outputs_go_into_the_store_and_then_the_unit_goes(unit: Unit, web: Any) -> None:
+    web.refusals = 1
+    upload = {"url": f"http://127.0.0.1:{web.server_port}/", "fields": {}, "prefix": "p/", "max_bytes": 10**6}
+    run = unit.start("open('made', 'w').write('x')", upload=upload)
+    unit.orders(power_off_when_done=True)
+    unit.hang_up()
+    assert powers_off(unit) == "done"
+    assert run.dir.stored.exists()
+
+
+# -- the provider ----------------------------------------------------------------------------------------------------
+
+
+def metadata_time(moment: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
+
+
+@pytest.fixture
+def spot_unit(unit: Unit, web: Any) -> Unit:
+    unit.environment["AWS_EC2_METADATA_SERVICE_ENDPOINT"] = f"http://127.0.0.1:{web.server_port}/of/this"
+    unit.environment["http_proxy"] = "http://127.0.0.1:9"  # nobody asks a proxy about this machine
+    unit.orders(spot=True)
+    return unit
+
+
+def test_an_interruption_notice_ends_jobs_and_is_news(spot_unit: Unit, web: Any) -> None:
+    run = spot_unit.start(SAVE)
+    run.says(b"ready")
+    moment = int(time.time()) + 120
+    web.metadata["/of/this/latest/meta-data/spot/instance-action"] = {
+        "action": "terminate",
+        "time": metadata_time(moment),
+    }
+    ended = run.follow()
+    assert (ended["reason"], ended["exit_code"]) == ("interrupted", 0)
+    assert spot_unit.ask("orders", orders=None)["news"]["interruption_at"] == moment
+    later = spot_unit.start(FOREVER, "later").follow()
+    assert later["reason"] == "interrupted"
+
+
+def test_a_recommendation_is_a_signal_for_whoever_listens_and_nobody_else(spot_unit: Unit, web: Any) -> None:
+    deaf = spot_unit.start(f"print('ready'){WAIT}", "deaf")
+    code = (
+        "import os, signal\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('checkpoint', flush=True))\n"
+        "child = os.fork()\n"  # it has the handler too
+        f"print('ready'){WAIT}\nif child: os.wait()"
+    )
+    hears = spot_unit.start(code, "hears")
+    deaf.says(b"ready")
+    until(lambda: hears.dir.stdout.exists() and hears.dir.stdout.read_bytes().count(b"ready") == 2)
+    moment = int(time.time())
+    path = "/of/this/latest/meta-data/events/recommendations/rebalance"
+    web.metadata[path] = {"noticeTime": metadata_time(moment)}
+    until(lambda: hears.dir.stdout.read_bytes().count(b"checkpoint") == 2)
+    first = spot_unit.warden()
+    kill(first)
+    until(lambda: spot_unit.warden() != first and spot_unit.news()["warden_pid"] == spot_unit.warden())
+    web.metadata["/of/this/latest/meta-data/spot/instance-action"] = {
+        "action": "terminate",
+        "time": metadata_time(moment + 120),
+    }
+    assert deaf.follow()["reason"] == "interrupted"
+    hears.follow()
+    assert hears.dir.stdout.read_bytes().count(b"checkpoint") == 2  # once, whatever becomes of the warden
+    assert spot_unit.news()["rebalance_at"] == moment
+
+
+def test_the_provider_is_not_asked_any_more_when_the_orders_say_so(spot_unit: Unit) -> None:
+    warden = spot_unit.warden()
+    until(lambda: processes.children(warden))
+    spot_unit.orders(spot=False)
+    until(lambda: not processes.children(warden))
+
+
+def test_a_metadata_service_that_hangs_keeps_nobody_waiting(unit: Unit, tmp_path: Path) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        unit.environment["AWS_EC2_METADATA_SERVICE_ENDPOINT"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        unit.orders(spot=True)
+        silent.settimeout(60)
+        connection, _ = silent.accept()
+        with connection:
+            assert unit.start("print('hello')").follow()["exit_code"] == 0
+            assert unit.news()["interruption_at"] is None
+
+
+def test_an_idle_warden_rests(unit: Unit) -> None:
+    unit.orders()
+    path = Path(f"/proc/{unit.warden()}/stat")
+    beats = until(lambda: unit.news().get("heartbeat_at"))
+
+    def ticks() -> int:
+        fields = path.read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+
+    before = ticks()
+    until(lambda: unit.news()["heartbeat_at"] > beats)
+    assert ticks() - before <= 10  # of a thousand
