@@ -110,6 +110,8 @@ def _reply(
         return 401, "Unauthorized"
     if path == "latest/user-data":
         return (200, guest.order.user_data) if guest.order.user_data else (404, "Not Found")
+    if f"{path}/".startswith("latest/dynamic/"):
+        return _look_up(_identity(guest.order), path.removeprefix("latest/dynamic").lstrip("/"))
     if not f"{path}/".startswith("latest/meta-data/"):
         return 404, "Not Found"
     return _look_up({**_values(guest.order), **notices}, path.removeprefix("latest/meta-data").lstrip("/"))
@@ -146,6 +148,20 @@ def _values(order: PowerOn) -> dict[str, str]:
         values["public-keys/0"] = "openssh-key"
         values["public-keys/0/openssh-key"] = order.authorized_keys[0]
     return values
+
+
+def _identity(order: PowerOn) -> dict[str, str]:
+    """By path below latest/dynamic: what "Instance identity documents" (Amazon EC2 User Guide) describes, unsigned."""
+    document = {
+        "availabilityZone": order.zone,
+        "imageId": order.image_id,
+        "instanceId": order.instance_id,
+        "instanceType": order.instance_type,
+        "privateIp": order.private_address,
+        "region": order.region,
+        "version": "2017-09-30",
+    }
+    return {"instance-identity/document": json.dumps(document, indent=2)}
 
 
 def _instant(at: datetime) -> str:

@@ -33,7 +33,7 @@ _REPOSITORY = "var/lib/cloudrun/packages"
 # Names beginning with an underscore in Debian's own configuration would be merged, so this only overrides.
 _CLOUD_CONFIG = {
     "datasource_list": ["Ec2"],
-    "datasource": {"Ec2": {"strict_id": False, "timeout": 5, "max_wait": 30, "apply_full_imds_network_config": False}},
+    "datasource": {"Ec2": {"metadata_urls": ["http://169.254.169.254"], "timeout": 5, "max_wait": 30}},
     "network": {"config": "disabled"},
     "system_info": {
         "default_user": {
@@ -51,6 +51,10 @@ _CLOUD_CONFIG = {
     "grub_dpkg": {"enabled": False},
     "locale": "C.UTF-8",
 }
+# cloud-init tells EC2 by the firmware's tables, which containers have none of, and speaks version 2 of the metadata
+# service on EC2 alone: this one function says so instead.
+_EC2_SOURCE = "usr/lib/python3/dist-packages/cloudinit/sources/DataSourceEc2.py"
+_IDENTIFY = "def identify_platform():\n"
 # A machine that nobody sits at, whose disk is a folder and whose mounts are made from outside.
 _MASKED = (
     "apt-daily.timer", "apt-daily-upgrade.timer", "console-getty.service", "e2scrub_all.timer", "tmp.mount",
@@ -84,7 +88,7 @@ def ensure(cache: Path, say: Callable[[str], None], *, in_use: bool) -> Path:
     Raises SandboxError where it cannot be built.
     """
     codename, sources = _sources()
-    recipe = [_FORMAT, platform.machine(), codename, sources, _PACKAGES, _OFFERED, _CLOUD_CONFIG, _MASKED]
+    recipe = [_FORMAT, platform.machine(), codename, sources, _PACKAGES, _OFFERED, _CLOUD_CONFIG, _MASKED, _IDENTIFY]
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
     folder = cache / "machines"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -180,6 +184,13 @@ def _furnish(root: Path) -> None:
     (root / "etc/cloud/cloud.cfg.d/90_cloudrun.cfg").write_text(json.dumps(_CLOUD_CONFIG, indent=1))
     # cloud.cfg's one-line form is what cloud-init's generator reads, which is a shell script
     (root / "etc/cloud/ds-identify.cfg").write_text("policy: enabled\ndatasource: Ec2\n")
+    source = root / _EC2_SOURCE
+    text = source.read_text()
+    if text.count(_IDENTIFY) != 1:
+        raise SandboxError(
+            "This release's cloud-init is not one that machines can be made with.", next_step="use Debian 12"
+        )
+    source.write_text(text.replace(_IDENTIFY, f"{_IDENTIFY}    return CloudNames.AWS  # cloudrun\n"))
     for unit in _MASKED:
         link = root / "etc/systemd/system" / unit
         link.unlink(missing_ok=True)
