@@ -175,7 +175,9 @@ def _main_module(filename: str, interpreter: Interpreter) -> types.ModuleType:
     main.__file__ = filename
     if sys.version_info < (3, 15):
         main.__dict__["__cached__"] = None
-    sys.modules["__main__"] = main
+    before = sys.modules["__main__"]
+    for name in [name for name, module in sys.modules.items() if module is before]:
+        sys.modules[name] = main  # multiprocessing has another name for it
     return main
 
 
@@ -274,7 +276,7 @@ def _show(error: BaseException, end: Callable[[int], None]) -> None:
         sys.last_exc = error
     hook = getattr(sys, "excepthook", None)
     if hook is None:
-        _print("sys.excepthook is missing, printing original traceback to stderr\n")
+        _print("sys.excepthook is missing\n")
         sys.__excepthook__(kind, error, trace)
         return
     try:
