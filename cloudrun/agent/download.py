@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import http.client
 import os
@@ -107,6 +108,7 @@ class _Fetch:
         """Fill the partial file, from where it is."""
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
         with os.fdopen(os.open(partial, flags, 0o600), "r+b", buffering=0) as stream:
+            self._own(stream)
             best = have = stream.seek(0, os.SEEK_END)
             self._advance(have)
             failed = 0
@@ -127,9 +129,25 @@ class _Fetch:
                     raise AgentError("transfer", "the fetch was ended")
             os.fsync(stream.fileno())
 
+    def _own(self, stream: Any) -> None:
+        """Wait until no earlier fetch, whose client has gone, writes to this file any more."""
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if self._stop.wait(TELL_S):
+                    raise AgentError("transfer", "the fetch was ended") from None
+
     def _read(self, site: web.Site, file: dict[str, Any], stream: Any, offset: int) -> None:
         """Append what the object has from `offset` on. Raises `web.Again` where it broke off, OSError for the disk."""
-        answer = _ask(site, file["url"], offset)
+        # closed whatever happens: one that ends its connection holds the socket alone
+        with contextlib.closing(_ask(site, file["url"], offset)) as answer:
+            self._take(answer, file, stream, offset)
+            if answer.will_close:
+                site.close()
+
+    def _take(self, answer: http.client.HTTPResponse, file: dict[str, Any], stream: Any, offset: int) -> None:
         if answer.status == 416:
             self._restart(stream, offset)
             raise web.Again("the partial file does not fit the object")
@@ -156,8 +174,6 @@ class _Fetch:
             _write_all(stream, piece)
             left -= len(piece)
             self._advance(len(piece))
-        if answer.will_close:
-            site.close()
 
     def _restart(self, stream: Any, offset: int) -> None:
         stream.truncate(0)

@@ -315,10 +315,11 @@ class _Poster:
             answer = connection.getresponse()
         except web.BROKEN:
             raise broken or web.Again("no answer") from broken
-        if not 200 <= answer.status < 300:
-            raise web.refused(f"could not put {name} into the bucket", answer)
-        answer.read()
-        if broken is not None:
-            raise broken
-        if answer.will_close:
-            self._site.close()
+        with contextlib.closing(answer):
+            if not 200 <= answer.status < 300:
+                raise web.refused(f"could not put {name} into the bucket", answer)
+            answer.read()
+            if broken is not None:
+                raise broken
+            if answer.will_close:
+                self._site.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import re
 import ssl
@@ -69,7 +70,9 @@ def pause_s(failed: int, first_s: float) -> float:
 
 def refusal(answer: http.client.HTTPResponse) -> tuple[str, str]:
     """S3's own code and words in an answer that is none of success; empty where there are none."""
-    text = answer.read(_ERROR_MAX_BYTES).decode("utf-8", "replace")
+    text = ""
+    with contextlib.suppress(*BROKEN):
+        text = answer.read(_ERROR_MAX_BYTES).decode("utf-8", "replace")
     found = [re.search(f"<{name}>([^<]*)</{name}>", text) for name in ("Code", "Message")]
     code, words = (match.group(1).strip() if match else "" for match in found)
     return code, words

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -161,3 +162,21 @@ def test_a_client_that_goes_away_ends_the_fetch(folder: Path, bucket: Bucket) ->
     with pytest.raises(BrokenPipeError):
         fetch(folder, [bucket.file("a")], gone)
     assert "a" not in files_of(folder)
+
+
+def test_two_fetches_of_the_same_data_do_not_spoil_each_other(folder: Path, bucket: Bucket) -> None:
+    """The first one's client has gone, and its thread has not noticed yet."""
+    bucket.objects = {"a": os.urandom(8_000_000)}
+    bucket.faults = ["slow"]
+    begun = threading.Event()
+
+    def gone(done: int, _total: int) -> None:
+        if done:
+            begun.set()
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        fetch(folder, [bucket.file("a")], gone)
+    assert begun.is_set()
+    quietly(folder, [bucket.file("a")])
+    assert files_of(folder) == bucket.objects
