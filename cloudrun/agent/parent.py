@@ -176,15 +176,25 @@ def _supervise_and_exit(
     if os.read(control, 1) != GO:
         os._exit(0)
     os.close(control)
-
-    def spawn(run: RunDir, spec: dict[str, Any]) -> int:
-        with channel, contextlib.suppress(OSError):
-            channel.settimeout(BECOME_S)
-            channel.sendall(GO)
-            if channel.recv(1) == GO:
-                return job
-        os.kill(job, signal.SIGKILL)
-        os.waitpid(job, 0)
-        return supervisor.spawn_fresh(run, spec)
-
+    spawn = _Spawn(job, channel)
     supervisor.supervise_and_exit(run, spec, os.fdopen(lock, "ab"), ready, spawn=spawn)
+
+
+class _Spawn:
+    """Tells the fork that waits to be the job; where it cannot be, the job is a fresh process."""
+
+    def __init__(self, job: int, channel: socket.socket) -> None:
+        self.forked = False
+        self._job = job
+        self._channel = channel
+
+    def __call__(self, run: RunDir, spec: dict[str, Any]) -> int:
+        with self._channel, contextlib.suppress(OSError):
+            self._channel.settimeout(BECOME_S)
+            self._channel.sendall(GO)
+            self.forked = self._channel.recv(1) == GO
+        if self.forked:
+            return self._job
+        os.kill(self._job, signal.SIGKILL)
+        os.waitpid(self._job, 0)
+        return supervisor.spawn_fresh(run, spec)

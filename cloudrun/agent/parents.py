@@ -47,7 +47,7 @@ class Parent:
     def __init__(self, python: str, modules: list[str], environment: dict[str, str]) -> None:
         """Start it in the background. Raises OSError where that is impossible."""
         self.modules = frozenset(modules)
-        self.ready = False
+        self.ready = False  # to fork; it has imported what it could
         self.used = time.monotonic()
         archive = str(Path(__file__).parent.parent.parent)  # the archive, or the folder that holds the package
         self.channel, theirs = socket.socketpair()
@@ -73,10 +73,12 @@ class Parent:
             readable = select.select([self.channel], [], [], 0)[0]
             if not readable:
                 return True
-            self.ready = self.channel.recv(1) == READY and not self.ready
+            if self.channel.recv(1) == READY and not self.ready:
+                self.ready = True
+                return True
         except OSError:
-            return False
-        return self.ready
+            pass
+        return False
 
     def fork(self, run: RunDir, spec: Mapping[str, Any], lock: int, ready: int) -> int:
         """Have it fork a supervisor and return its pid. Raises OSError where nothing was and will be started."""
@@ -108,19 +110,15 @@ class Parents:
     def __init__(self, available: Callable[[], int] | None = None) -> None:
         self._available = available or available_memory
         self._parents: dict[tuple[str, ...], Parent] = {}
+        self._hopeless: set[tuple[str, ...]] = set()  # whose parents have ended before they were ready
 
     def fits(self, spec: Mapping[str, Any]) -> Parent | None:
         """The parent that can fork this job as if it were started freshly, or None."""
         if not _forkable(spec):
             return None
         key = _key(spec)
-        parent = self._parents.get(key)
-        if parent is None:
-            return None
-        if not parent.alive():
-            self._drop(key)
-            return None
-        return parent if parent.ready else None
+        parent = self._living(key)
+        return parent if parent is not None and parent.ready else None
 
     def start(self, run: RunDir, spec: Mapping[str, Any], lock: int, ready: int) -> int | None:
         """Have the job's supervisor forked. Returns its pid, or None where the job is to be started freshly.
@@ -143,8 +141,10 @@ class Parents:
         if not modules or not _forkable(spec):
             return
         key = _key(spec)
-        parent = self._parents.get(key)
-        if parent is not None and parent.alive():
+        parent = self._living(key)
+        if key in self._hopeless:
+            return
+        if parent is not None:
             if parent.modules.issuperset(modules):
                 return
             modules = sorted(parent.modules.union(modules))
@@ -164,6 +164,15 @@ class Parents:
         """End all parents; jobs that they have forked go on."""
         for key in list(self._parents):
             self._drop(key)
+
+    def _living(self, key: tuple[str, ...]) -> Parent | None:
+        parent = self._parents.get(key)
+        if parent is None or parent.alive():
+            return parent
+        if not parent.ready:
+            self._hopeless.add(key)
+        self._drop(key)
+        return None
 
     def _drop(self, key: tuple[str, ...]) -> None:
         parent = self._parents.pop(key, None)

@@ -49,7 +49,8 @@ def supervise_and_exit(
 ) -> NoReturn:
     """The life of the supervisor process. `lock` stays open as long; `ready` hears TAKEN, RUNNING, or its own end.
 
-    `spawn` starts the job, as the leader of a session of its own, and returns its pid; by default `spawn_fresh`.
+    `spawn` starts the job, as the leader of a session of its own, and returns its pid; by default `spawn_fresh`. Its
+    attribute `forked`, where it has one, says after that whether the job is a fork of a preimported parent.
     """
     live_and_exit(run, lock, lambda: _supervise(run, spec, ready, spawn or spawn_fresh))
 
@@ -234,7 +235,7 @@ def _supervise(run: RunDir, spec: dict[str, Any], ready: int, spawn: Spawn) -> S
     except OSError as error:
         return dict(state, state="exited", ended_at=time.time(), error=f"could not start: {error}")
     try:
-        state.update(pid=pid, pid_started=processes.start_time(pid), forked=spawn is not spawn_fresh)
+        state.update(pid=pid, pid_started=processes.start_time(pid), forked=getattr(spawn, "forked", False))
         job = _Child(spec, pid, wake)
         write_json(run.status, state)
         with contextlib.suppress(OSError):  # nobody waits for it any more
