@@ -16,6 +16,7 @@ from cloudrun.core.events import Note, Observer, Output
 from cloudrun.core.records import Artifact, RunRecord, UnitOrders, UnitRecord
 from cloudrun.core.states import EndReason, RunState, UnitState, is_terminal
 from cloudrun.ledger import Ledger, Run
+from cloudrun.plan.userdata import move_deadline_script
 from cloudrun.submit import resume
 
 if TYPE_CHECKING:
@@ -162,9 +163,7 @@ def _unit_of(ledger: Ledger, reference: str) -> UnitRecord:
 
 def _move_timer(session: Session, unit: UnitRecord, deadline: datetime) -> None:
     """Set the machine's own timer and read it back. Raises CloudrunError where it is not what it should be."""
-    from cloudrun.plan.userdata import move_deadline_script
-
-    script = move_deadline_script(deadline, unit.host_key)
+    script = move_deadline_script(deadline)
     done = session.run("sudo -n sh -s", stdin=script.encode("ascii"), timeout_s=COMMAND_S)
     moment = deadline.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     if done.exit_code != 0 or moment not in done.stdout:

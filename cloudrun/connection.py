@@ -66,17 +66,18 @@ class Connection:
             left_s = max(0.1, end - self._clock.monotonic())
             try:
                 self.session = Session.open(self.target(), timeout_s=min(left_s, LOOK_EVERY_S), cancelled=self._stop)
-                break
+                self.agent = Agent(self.session)
+                self.news = self.agent.orders(self._orders())
+                return
             except HostKeyMismatch:
                 raise
             except ConnectionLost as error:
+                self.close()
                 found = self._describe()
                 if found is not None and found.state not in ("pending", "running"):
                     raise self._went_away(found) from error
                 if self._clock.monotonic() >= end:
                     raise
-        self.agent = Agent(self.session)
-        self.news = self.agent.orders(self._orders())
 
     def reopen(self) -> None:
         """A new connection in place of one that is lost. Raises ConnectionLost where the machine lets nobody in,
@@ -92,6 +93,10 @@ class Connection:
             self.open(RECONNECT_S)
         except LaunchError as error:
             raise ConnectionLost(str(error)) from error
+
+    def was_taken_back(self) -> bool:
+        found = self._describe()
+        return found is not None and was_interrupted(found)
 
     def close(self) -> None:
         session = getattr(self, "session", None)

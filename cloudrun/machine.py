@@ -30,7 +30,7 @@ class Machine:
         self.unit: OpenUnit
 
     def __enter__(self) -> Self:
-        self.unit = self._launch()
+        self.unit = _open(self._launch)
         return self
 
     def __exit__(
@@ -56,11 +56,22 @@ class Machine:
         close_behind(lost, error)
         lost.observe(Note(f"{error}; {run_id} goes on with what it had saved, on another machine", "warning"))
         try:
-            self.unit = self._again()
+            self.unit = _open(self._again)
         except BaseException as failure:
             failure.add_note(f"{error}, and no other machine came: {run_id} ends with what it had saved")
             give_up(lost.ledger, run_id, error)
             raise
+
+
+def _open(launch: Callable[[], OpenUnit]) -> OpenUnit:
+    """A machine that was not taken back while it booted."""
+    for left in reversed(range(ATTEMPTS_MAX)):
+        try:
+            return launch()
+        except Interrupted:
+            if not left:
+                raise
+    raise AssertionError("the last attempt returns or raises")
 
 
 def give_up(ledger: Ledger, run_id: str | None, error: Interrupted) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Event
 from typing import TYPE_CHECKING
@@ -12,13 +12,13 @@ from cloudrun.clients import is_alive, this_client
 from cloudrun.connection import Connection
 from cloudrun.core import rundir
 from cloudrun.core.clock import Clock, SystemClock
-from cloudrun.core.errors import CloudrunError, ConnectionLost, NotFound, UsageError
+from cloudrun.core.errors import CloudrunError, ConnectionLost, HostKeyMismatch, LedgerError, NotFound, UsageError
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.records import AttemptRecord, RunRecord, UnitRecord
 from cloudrun.core.states import EndReason, RunState, is_terminal
 from cloudrun.homecoming import Homecoming
 from cloudrun.ledger import Ledger, Run
-from cloudrun.phases import Phases
+from cloudrun.phases import Phases, together
 from cloudrun.plan.endings import Ending
 from cloudrun.wiring import Cloud
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 LOGIN_S = 30.0
 GRACE_S = 30.0
+TRIES = 20  # connections for one pull
 TERMINATE_S = 300.0
 
 
@@ -60,9 +61,14 @@ def pull(
         if not ledger.take_unit(unit.instance_id, client.client_id, of=unit.client_id, on_exit=unit.on_exit):
             raise UsageError(f"another process is pulling {run.run_id}", next_step=f"cloudrun show {run.run_id}")
         try:
-            with log_in(cloud, ledger, unit, timeout_s=LOGIN_S, observe=observe) as agent:
-                pull_run(ledger, run, agent, observe, clock, cancel_after_s=cancel_after_s)
-            _end_unit(cloud, ledger, unit, observe, clock)
+            _despite_cuts(
+                cloud,
+                ledger,
+                unit,
+                observe,
+                lambda agent: pull_run(ledger, run, agent, observe, clock, cancel_after_s=cancel_after_s),
+            )
+            _end_unit(cloud, ledger, unit, run.run_id, observe, clock)
         finally:
             with suppress(CloudrunError):
                 ledger.update_unit(unit.instance_id, client_id="", on_exit="keep")  # it waits on, for the next try
@@ -90,7 +96,7 @@ def waiting_run(ledger: Ledger, reference: str) -> tuple[RunRecord, AttemptRecor
     return run, attempts[-1], ledger.unit(attempts[-1].instance_id)
 
 
-def _end_unit(cloud: Cloud, ledger: Ledger, unit: UnitRecord, observe: Observer, clock: Clock) -> None:
+def _end_unit(cloud: Cloud, ledger: Ledger, unit: UnitRecord, run_id: str, observe: Observer, clock: Clock) -> None:
     """End a unit that nothing waits on, as it was launched to end."""
     how = ledger.launch(unit.launch_id).on_exit
     if how == "keep" or ledger.unfinished_runs(unit.instance_id):
@@ -103,6 +109,8 @@ def _end_unit(cloud: Cloud, ledger: Ledger, unit: UnitRecord, observe: Observer,
         launching.terminate(
             cloud, ledger, [unit.instance_id], reason=EndReason.COMPLETED, timeout_s=TERMINATE_S, clock=clock
         )
+    with suppress(LedgerError):  # a time is not worth an error
+        ledger.set_timings(run_id, together(ledger.run(run_id).timings, phases.timings()))
     if not any(other.launch_id == unit.launch_id for other in ledger.units()):
         launching.release_resources(cloud, ledger, unit.launch_id, timeout_s=TERMINATE_S, clock=clock)
 
@@ -125,6 +133,23 @@ def log_in(cloud: Cloud, ledger: Ledger, unit: UnitRecord, *, timeout_s: float, 
         connection.close()
 
 
+def _despite_cuts(
+    cloud: Cloud, ledger: Ledger, unit: UnitRecord, observe: Observer, act: Callable[[Agent], None]
+) -> None:
+    """What has come home stays home, so a lost connection costs no more than what was on its way."""
+    for left in reversed(range(TRIES)):
+        try:
+            with log_in(cloud, ledger, unit, timeout_s=LOGIN_S, observe=observe) as agent:
+                return act(agent)
+        except HostKeyMismatch:
+            raise
+        except ConnectionLost:
+            if not left:
+                raise
+            observe(Note("the connection is lost; connecting again", "warning"))
+    return None
+
+
 def pull_run(
     ledger: Ledger,
     run: RunRecord,
@@ -140,6 +165,7 @@ def pull_run(
     `forced` is what to record for a job that was ended here; None is that somebody cancelled it. Raises UsageError for
     one that is left alone.
     """
+    run = ledger.run(run.run_id)  # a try before this one may have come some way
     attempt = ledger.attempts(run.run_id)[-1]
     place = rundir.run_dir(run.run_id, attempt.number)
     status = agent.status(place)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cloudrun import bucket, datasets
 from cloudrun.attempt import Attempt
-from cloudrun.core.errors import Interrupted, JobFailed, ProvisionError
+from cloudrun.core.errors import CloudrunError, ConnectionLost, Interrupted, JobFailed, ProvisionError, TransferError
 from cloudrun.core.events import Note, Progress
 from cloudrun.core.ids import new_id
 from cloudrun.core.records import FileEntry, JobStatus, RunRecord
@@ -60,16 +60,30 @@ def _attempt(unit: OpenUnit, plan: Prepared, run_id: str | None, act: Any) -> At
         with LIFELINE.shield():
             attempt = _begin(unit, plan, run_id)
         act(attempt, plan)
-    except BaseException as error:
+    except BaseException as cause:
+        error = _told_by_ec2(unit, cause)
         if attempt is not None:
             if isinstance(error, Interrupted):
                 error.run_id = attempt.run.run_id
             with LIFELINE.shield(drop=True):
                 attempt.rescue(error)
-        raise
+        if error is cause:
+            raise
+        raise error from cause
     finally:
         unit.busy = False
     return attempt
+
+
+def _told_by_ec2(unit: OpenUnit, error: BaseException) -> BaseException:
+    """What a failure was, where EC2 knows better: a machine that is taken back fails in many ways first."""
+    if isinstance(error, ConnectionLost | ProvisionError | TransferError) and not isinstance(error, Interrupted):
+        try:
+            if unit.was_taken_back():
+                return Interrupted(f"{unit.instance_id} was taken back by the provider")
+        except CloudrunError:
+            pass  # then what is known is the error
+    return error
 
 
 def _begin(unit: OpenUnit, plan: Prepared, run_id: str | None) -> Attempt:

@@ -196,6 +196,10 @@ class OpenUnit:
         Interrupted where the provider has taken it back."""
         self._connection.reopen()
 
+    def was_taken_back(self) -> bool:
+        """Whether the provider has ended it, as EC2 tells it. Raises CloudrunError where EC2 does not answer."""
+        return self._connection.was_taken_back()
+
     def _log_in(self) -> None:
         self._ending.callback(self._connection.close)
         self._connection.open(self.settings.boot_timeout_s)
