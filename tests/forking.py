@@ -19,6 +19,7 @@ from cloudrun.core import rundir
 from cloudrun.core.rundir import RunDir, read_object
 
 REPOSITORY = Path(__file__).parents[1]
+Files = dict[str, str | bytes | Path]  # name in the project -> content, or where a link leads
 PATIENCE_S = 60.0
 MODULES = ["numpy", "scipy", "sklearn", "sklearn.ensemble", "joblib", "no_such_module", "os"]
 WARDEN = """
@@ -93,11 +94,12 @@ class Ended:
 class Warden:
     """Owns parents until it is closed or killed. `folder` is the home that programs are relative to."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, python: str = sys.executable) -> None:
+        self.python = python
         self.folder = folder
         self.count = 0
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-X", "utf8", "-c", WARDEN, str(REPOSITORY)],
+            [python, "-I", "-S", "-X", "utf8", "-c", WARDEN, str(REPOSITORY)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=folder,
@@ -115,7 +117,7 @@ class Warden:
         return json.loads(line)
 
     def spec(self, argv: list[str], **changes: Any) -> dict[str, Any]:
-        spec = rundir.spec("r1", 1, [sys.executable, *argv], "", {}, 1 << 20, 100, 1.0, preload=MODULES)
+        spec = rundir.spec("r1", 1, [self.python, *argv], "", {}, 1 << 20, 100, 1.0, preload=MODULES)
         return {**spec, **changes}
 
     def warm(self, spec: dict[str, Any]) -> None:
@@ -123,7 +125,7 @@ class Warden:
         self.ask("warm", spec)
         wait_for(lambda: bool(self.ask("fits", spec)))
 
-    def begin(self, spec: dict[str, Any], files: dict[str, str | bytes], *, forked: bool) -> RunDir:
+    def begin(self, spec: dict[str, Any], files: Files, *, forked: bool) -> RunDir:
         self.count += 1
         # names of one length, so that neither shifts what the other prints
         run = RunDir(self.folder / f"run{self.count:05d}")
@@ -131,7 +133,10 @@ class Warden:
         for name, content in files.items():
             path = run.work / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content.encode() if isinstance(content, str) else content)
+            if isinstance(content, Path):
+                path.symlink_to(content)
+            else:
+                path.write_bytes(content.encode() if isinstance(content, str) else content)
         pid = self.ask("start", str(run.root), spec, forked)
         assert (pid is not None) or not (run.root / "stdout.log").exists()
         return run
@@ -145,14 +150,15 @@ class Warden:
         assert status is not None
         assert "error" not in status or not status["error"], status
         code = status["exit_code"] if "exit_code" in status else -status["signal"]
+        assert status["forked"] or not run.ended.exists()
 
         def text(path: Path) -> str:
             printed = path.read_bytes().decode("utf-8", "surrogateescape").replace(str(run.root), "<run>")
             return re.sub(r"\b0x[0-9a-f]+", "0x", printed)  # addresses are random
 
-        return Ended(text(run.stdout), text(run.stderr), code, run.ended.exists(), run)
+        return Ended(text(run.stdout), text(run.stderr), code, status["forked"], run)
 
-    def run(self, spec: dict[str, Any], files: dict[str, str | bytes], *, forked: bool = True) -> Ended:
+    def run(self, spec: dict[str, Any], files: Files, *, forked: bool = True) -> Ended:
         return self.end(self.begin(spec, files, forked=forked))
 
     def close(self) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -10,286 +13,13 @@ from typing import Any
 
 import pytest
 
-from tests.forking import Ended, Warden
+from cloudrun.core.rundir import read_object
+from tests.forked_scripts import HELPERS, SCRIPTS
+from tests.forking import Ended, Files, Warden
+
+SEES = "import sys, helper; print(sys.path, sys.argv, __file__, helper.__file__); 1 / 0"
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="parents are for units, which run Linux")
-
-# name -> script; what it prints must be the same in both ways, and so must how it ends
-SCRIPTS = {
-    "arguments, flags and names": """
-        import sys, os
-        print(__name__, __file__, __doc__, __package__, __spec__, __builtins__, sys.argv, sys.orig_argv)
-        print(sys.path, sys.flags, sys.executable, sys.prefix, sys.warnoptions, sys._xoptions, sys.dont_write_bytecode)
-        print(type(__loader__), __loader__.name, __loader__.path, sorted(globals()))
-        print(sys.stdin, sys.stdout, sys.stderr, sys.stdout.errors, sys.stderr.errors, sys.stdout.line_buffering)
-        print(sys.stdout.write_through, type(sys.stdout.buffer), os.getcwd(), sys.getrecursionlimit())
-        print([name for name in sys.modules if "cloudrun" in name], sys.modules["__main__"].__dict__ is globals())
-        print([name for name in sys.path_importer_cache if "cloudrun" in name], hasattr(sys, "last_value"))
-        print(sys.excepthook is sys.__excepthook__, sys.exc_info(), sys.stdin.read())
-        """,
-    "process": """
-        import os, signal
-        print(os.getsid(0) == os.getpid(), os.getpgid(0) == os.getpid(), oct(os.umask(0)))
-        print({number: signal.getsignal(number) for number in sorted(signal.valid_signals())})
-        print(signal.pthread_sigmask(signal.SIG_BLOCK, []), signal.set_wakeup_fd(-1), signal.alarm(0))
-        print(sorted(os.listdir("/proc/self/fd"))[:-1], [os.readlink(f"/proc/self/fd/{n}") for n in range(3)])
-        print(open("/proc/self/comm").read(), len(os.listdir("/proc/self/task")))
-        print(open("/proc/self/cmdline").read().rstrip(chr(0)).replace(chr(0), " "))
-        """,
-    "environment": """
-        import os, subprocess, sys, tempfile
-        import sklearn
-        print(sorted(os.environ.items()))
-        print(subprocess.run(["env"], capture_output=True, text=True).stdout.count("VIRTUAL_ENV"), tempfile.gettempdir())
-        print(subprocess.run([sys.executable, "-c", "import sys; print(sys.path, sys.flags)"]))
-        """,
-    "pythonpath": "import sys; print(sys.path); import helper; print(helper.__file__)",
-    "prints to both": """
-        import sys
-        print("out"); print("err", file=sys.stderr); sys.stdout.buffer.write(bytes([255, 10])); print("\\u00e9\\ud83d\\ude00".encode("utf-16", "surrogatepass").decode("utf-16"))
-        """,
-    "exception": """
-        def f():
-            g()
-        def g():
-            raise ValueError("no")
-        f()
-        """,
-    "chained exception": """
-        try:
-            1 / 0
-        except ZeroDivisionError as error:
-            raise RuntimeError("outer") from error
-        """,
-    "exception without a frame of its own": "raise Exception",
-    "exit 3": "import sys; sys.exit(3)",
-    "exit None": "import sys; sys.exit()",
-    "exit text": "import sys; sys.exit('bad luck')",
-    "exit 256": "import sys; sys.exit(256)",
-    "exit -1": "import sys; sys.exit(-1)",
-    "exit huge": "import sys; sys.exit(1 << 80)",
-    "exit True": "import sys; sys.exit(True)",
-    "raised SystemExit with a tuple": "raise SystemExit((1, 2))",
-    "os._exit": "import os; print('x'); os._exit(7)",
-    "abort": "import os; os.abort()",
-    "killed": "import os, signal; os.kill(os.getpid(), signal.SIGTERM); import time; time.sleep(60)",
-    "keyboard interrupt": "import atexit; atexit.register(print, 'end'); raise KeyboardInterrupt",
-    "interrupt from outside": "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(60)",
-    "excepthook": """
-        import sys
-        sys.excepthook = lambda *error: print("mine", error[0], error[1], error[2].tb_frame.f_code.co_name, error[2].tb_next)
-        raise ValueError("x")
-        """,
-    "excepthook that fails": """
-        import sys
-        def hook(*_):
-            raise KeyError("hook")
-        sys.excepthook = hook
-        raise ValueError("x")
-        """,
-    "excepthook that exits": """
-        import sys
-        sys.excepthook = lambda *_: sys.exit(9)
-        raise ValueError("x")
-        """,
-    "excepthook that is gone": "import sys; del sys.excepthook; raise ValueError('x')",
-    "the last error": """
-        import atexit, sys
-        atexit.register(lambda: print(sys.last_type, sys.last_value, sys.last_traceback.tb_lineno))
-        raise ValueError("x")
-        """,
-    "syntax error": "print('never')\nx = = 1\n",
-    "indentation error": "if True:\nprint(1)\n",
-    "syntax warning": "import sys\nprint('\\d')\nx = 1 is 1\nassert (x, 'always')\n",
-    "nul byte": "print(1)\0\n",
-    "empty": "",
-    "no newline at the end": "print(1)",
-    "future": """
-        from __future__ import annotations
-        def f(x: undefined_name) -> None: ...
-        print(f.__annotations__, __annotations__ if "__annotations__" in globals() else None)
-        """,
-    "no future of ours": """
-        def f(x: int) -> None: ...
-        print(f.__annotations__)
-        """,
-    "main": """
-        def work():
-            return 42
-        if __name__ == "__main__":
-            print(work())
-        """,
-    "pickle of a class of main": """
-        import pickle
-        class Thing:
-            def __init__(self): self.x = 1
-        data = pickle.dumps(Thing())
-        print(data, pickle.loads(data).x, Thing.__module__, Thing)
-        """,
-    "atexit order": """
-        import atexit, logging, weakref
-        class A:
-            def __del__(self): print("deleted")
-        a = A()
-        atexit.register(print, "first"); atexit.register(print, "second")
-        weakref.finalize(a, print, "finalized")
-        """,
-    "globals are deleted": """
-        class A:
-            def __init__(self, name): self.name = name
-            def __del__(self): print("deleted", self.name)
-        a = A("plain"); b = [A("in a cycle")]; b.append(b)
-        """,
-    "globals are deleted after an exception": """
-        class A:
-            def __del__(self): print("deleted")
-        a = A()
-        def f(): raise ValueError
-        f()
-        """,
-    "globals are deleted after an exit": """
-        import sys
-        class A:
-            def __del__(self): print("deleted")
-        a = A()
-        sys.exit(4)
-        """,
-    "file is gone at the end": "import atexit; atexit.register(lambda: print('__file__' in globals(), '__cached__' in globals()))",
-    "atexit that fails": "import atexit; atexit.register(lambda: 1 / 0)",
-    "thread that outlives main": """
-        import threading, time
-        def work():
-            time.sleep(0.3); print("thread", threading.main_thread().is_alive(), threading.current_thread().name)
-        threading.Thread(target=work).start()
-        print(threading.main_thread(), threading.active_count(), threading.current_thread() is threading.main_thread())
-        """.replace("threading.main_thread(), threading.active", "threading.main_thread().name, threading.active"),
-    "daemon thread": """
-        import threading, time
-        threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
-        print("end")
-        """,
-    "exception in a thread": """
-        import threading
-        t = threading.Thread(target=lambda: 1 / 0, name="t"); t.start(); t.join(); print("end")
-        """,
-    "executor": """
-        from concurrent.futures import ThreadPoolExecutor, ProcessPoolExecutor
-        with ThreadPoolExecutor(2) as pool: print(list(pool.map(abs, range(3))))
-        if __name__ == "__main__":
-            with ProcessPoolExecutor(2) as pool: print(list(pool.map(abs, range(3))))
-        """,
-    "multiprocessing": """
-        import multiprocessing, os, sys
-        class Thing:
-            def __init__(self, x): self.x = x
-        def work(thing):
-            return Thing(thing.x ** 2)
-        if __name__ == "__main__":
-            for method in ("fork", "spawn", "forkserver"):
-                with multiprocessing.get_context(method).Pool(2) as pool:
-                    print(method, [thing.x for thing in pool.map(work, map(Thing, range(4)))])
-            print(multiprocessing.current_process(), multiprocessing.parent_process())
-        """,
-    "spawned process": """
-        import multiprocessing, os, sys
-        def work():
-            print(__name__, sys.argv, sys.path, os.getcwd(), __file__)
-        if __name__ == "__main__":
-            for method in ("spawn", "forkserver"):
-                process = multiprocessing.get_context(method).Process(target=work)
-                process.start(); process.join(); print(process.exitcode)
-        """,
-    "os.fork": """
-        import os, sys
-        pid = os.fork()
-        if not pid: sys.exit(5)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-        sys.exit(6)
-        """,
-    "joblib": """
-        from joblib import Parallel, delayed
-        def square(x): return x * x
-        if __name__ == "__main__":
-            print(Parallel(n_jobs=2)(delayed(square)(i) for i in range(4)))
-            print(Parallel(n_jobs=2, backend="multiprocessing")(delayed(square)(i) for i in range(4)))
-            print(Parallel(n_jobs=2, prefer="threads")(delayed(square)(i) for i in range(4)))
-        """,
-    "scikit-learn": """
-        import numpy as np
-        from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.model_selection import cross_val_score
-        X = np.random.RandomState(0).rand(400, 6); y = X[:, 0] > 0.5
-        print(RandomForestClassifier(10, n_jobs=2, random_state=0).fit(X, y).score(X, y))
-        print(HistGradientBoostingClassifier(max_iter=5, random_state=0).fit(X, y).score(X, y))
-        print(cross_val_score(LogisticRegression(), X, y, n_jobs=2))
-        np.linalg.svd(np.random.rand(300, 300)); print(np.ones((300, 300)) @ np.ones(300))
-        """,
-    "seeded": """
-        import numpy, random
-        numpy.random.seed(1); random.seed(1)
-        print(numpy.random.rand(3), numpy.random.default_rng(1).random(3), random.random())
-        """,
-    "numbers of threads": """
-        import threadpoolctl, numpy, sklearn, scipy.linalg, os
-        infos = threadpoolctl.threadpool_info()
-        print(sorted((i["internal_api"], i["num_threads"], i["version"]) for i in infos if i["internal_api"] != "openmp"))
-        """,
-    "logging": """
-        import logging
-        logging.warning("early"); logging.basicConfig(); logging.getLogger("x").error("late %s", 1)
-        logging.info("hidden")
-        """,
-    "warnings": """
-        import warnings
-        warnings.warn("here"); warnings.warn("out", stacklevel=2); warnings.warn("far out", stacklevel=9)
-        warnings.warn("old", DeprecationWarning)
-        def f(): warnings.warn("in", stacklevel=2)
-        f()
-        print([f[:3] for f in warnings.filters if f[3] == "__main__"][:0])
-        """,
-    "unraisable": """
-        class A:
-            def __del__(self): raise ValueError("del")
-        A(); a = A()
-        """,
-    "recursion": """
-        import sys
-        def f(): f()
-        try: f()
-        except RecursionError as error: print(error)
-        """,
-    "imports of its own": """
-        import helper, package.part
-        print(helper.__file__, package.part.__name__, helper.main)
-        """,
-    "reads itself": "print(open(__file__).read()); import inspect\ndef f(): pass\nprint(inspect.getsource(f))",
-    "asyncio": """
-        import asyncio
-        async def main():
-            process = await asyncio.create_subprocess_exec("echo", "hi", stdout=asyncio.subprocess.PIPE)
-            print(await process.communicate())
-        asyncio.run(main())
-        """,
-    "signal handler": """
-        import os, signal, time
-        signal.signal(signal.SIGUSR1, lambda *_: print("heard"))
-        os.kill(os.getpid(), signal.SIGUSR1); time.sleep(0.05)
-        """,
-    "closed stdout": "import sys; sys.stdout.close()",
-    "faulthandler": "import faulthandler, sys; faulthandler.enable(); print(faulthandler.is_enabled(), sys.stderr.fileno())",
-    "importlib": """
-        import importlib, pkgutil, zipimport, subprocess, signal, json, socket, traceback, ctypes, threading, tempfile
-        importlib.reload(json); print(importlib.util.find_spec("cloudrun.agent.forked") if False else "", zipimport.zipimporter)
-        print(subprocess.run(["true"]).returncode, ctypes.sizeof(ctypes.c_int), json.dumps([1]))
-        """,
-}
-HELPERS: dict[str, str | bytes] = {
-    "helper.py": "import __main__; main = __main__.__name__\n",
-    "lib/helper.py": "x = 1\n",
-    "package/__init__.py": "",
-    "package/part.py": "",
-}
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +32,7 @@ def warden(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warden]:
     warden.close()
 
 
-def both(warden: Warden, files: dict[str, str | bytes], argv: list[str], **changes: Any) -> tuple[Ended, Ended]:
+def both(warden: Warden, files: Files, argv: list[str], **changes: Any) -> tuple[Ended, Ended]:
     spec = warden.spec(argv, **changes)
     assert warden.ask("fits", spec)
     return warden.run(spec, files, forked=False), warden.run(spec, files)
@@ -312,18 +42,144 @@ def same(fresh: Ended, forked: Ended) -> None:
     assert (forked.code, forked.stdout, forked.stderr) == (fresh.code, fresh.stdout, fresh.stderr)
 
 
-def told_by_itself(name: str) -> bool:
-    """Whether the interpreter comes to its end and was forked, and so leaves its own word of it."""
-    return name not in {
-        "os._exit", "abort", "killed", "syntax error", "indentation error", "nul byte"
-    }  # fmt: skip
-
-
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_forked_job_does_what_a_fresh_interpreter_does(warden: Warden, name: str) -> None:
     files = {**HELPERS, "train.py": textwrap.dedent(SCRIPTS[name]).lstrip("\n")}
     env = {"PYTHONPATH": "lib:.::lib"} if name == "pythonpath" else {}
     fresh, forked = both(warden, files, ["train.py", "--epochs", "3", "", "a b"], env=env)
     same(fresh, forked)
-    assert forked.forked == told_by_itself(name)
-    assert not fresh.forked
+    assert forked.forked == (name not in {"syntax error", "indentation error", "nul byte"})
+
+
+# what is next to the script -> the script's own name, and whether it is forked
+LAYOUTS: dict[str, tuple[Files, str, dict[str, Any], bool]] = {
+    "a script in a folder": ({"src/train.py": SEES, "src/helper.py": ""}, "src/train.py", {}, True),
+    "a script by a roundabout path": ({"src/train.py": SEES, "src/helper.py": ""}, "./src/../src/train.py", {}, True),
+    "a working directory below": ({"src/train.py": SEES, "src/helper.py": ""}, "train.py", {"cwd": "src"}, True),
+    "a script above the working directory": ({"train.py": SEES, "helper.py": ""}, "../train.py", {"cwd": "new"}, True),
+    "a script that is missing": ({}, "train.py", {}, False),
+    "a script that is a folder": ({"train.py/__main__.py": SEES, "train.py/helper.py": ""}, "train.py", {}, False),
+    "a coding line": (
+        {"train.py": b"# -*- coding: latin-1 -*-\nprint(ascii('\xe4'), __file__)\n"}, "train.py", {}, True,
+    ),
+    "a byte order mark": ({"train.py": "print(ascii('\xe4'))".encode("utf-8-sig")}, "train.py", {}, True),
+    "bytes that are no UTF-8": ({"train.py": b"print('\xe4')\n"}, "train.py", {}, False),
+    "lines of Windows": ({"train.py": "x = '''a\r\nb'''\r\nprint(repr(x))\r\n"}, "train.py", {}, True),
+    "a cloudrun of its own": (
+        {"train.py": "import cloudrun; print(cloudrun.__file__)", "cloudrun.py": ""}, "train.py", {}, True,
+    ),
+    "a random of its own": (
+        {"train.py": "import random; print(random.__file__)", "random.py": ""}, "train.py", {}, False,
+    ),
+    "a package named like one that is loaded": (
+        {"train.py": "import joblib; print(joblib.__file__)", "joblib/__init__.py": ""}, "train.py", {}, False,
+    ),
+    "a folder named like a module": (
+        {"train.py": "import json; print(json.__name__)", "json/data.txt": "", "numpy/x.csv": ""}, "train.py", {}, True,
+    ),
+    "an os of its own, which nobody finds": (
+        {"train.py": "import os; print(os.path.dirname(os.__file__))", "os.py": ""}, "train.py", {}, True,
+    ),
+    "an os of its own, which everybody finds": (
+        {"train.py": "print(1)", "lib/os.py": "from posix import *; import posixpath as path"}, "train.py",
+        {"env": {"PYTHONPATH": "lib"}}, False,
+    ),
+    "a sitecustomize": (
+        {"train.py": "print(1)", "lib/sitecustomize.py": "print('customized')"}, "train.py",
+        {"env": {"PYTHONPATH": "lib"}}, False,
+    ),
+    "variables": (
+        {"train.py": "import sklearn, os, time; print(sorted(os.environ.items()), time.tzname)"}, "train.py",
+        {"env": {"TZ": "Asia/Tokyo", "A": "\u00e4 = b", "PATH": "/usr/bin:/bin"}}, True,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_files_are_found_as_a_fresh_interpreter_finds_them(warden: Warden, name: str) -> None:
+    files, script, changes, is_forked = LAYOUTS[name]
+    fresh, forked = both(warden, files, [script], **changes)
+    same(fresh, forked)
+    assert forked.forked == is_forked
+
+
+def test_a_script_that_is_a_link_is_found_where_it_leads_to(warden: Warden, tmp_path: Path) -> None:
+    (tmp_path / "real.py").write_text("import sys; print(sys.path[0], __file__)")
+    fresh, forked = both(warden, {"train.py": tmp_path / "real.py"}, ["train.py"])
+    same(fresh, forked)
+    assert forked.forked
+    assert str(tmp_path) in forked.stdout
+
+
+def test_two_forked_jobs_draw_different_random_numbers(warden: Warden) -> None:
+    script = """
+import random, numpy, uuid, tempfile
+print(numpy.random.rand(), numpy.random.default_rng().random(), random.random(), uuid.uuid4())
+print(next(tempfile._get_candidate_names()))
+"""
+    ends = [warden.run(warden.spec(["train.py"]), {"train.py": script}) for _ in range(2)]
+    assert all(end.forked for end in ends)
+    drawn = [end.stdout.split() for end in ends]
+    assert len(drawn[0]) == 5
+    assert not set(drawn[0]) & set(drawn[1])
+
+
+def test_many_forked_jobs_fit_models_side_by_side(warden: Warden) -> None:
+    script = """
+import numpy as np
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.model_selection import cross_val_score
+X = np.random.RandomState(0).rand(300, 5)
+print(cross_val_score(HistGradientBoostingRegressor(max_iter=5, random_state=0), X, X[:, 0], cv=2, n_jobs=2))
+print(HistGradientBoostingRegressor(max_iter=5, random_state=0).fit(X, X[:, 0]).predict(X[:2]))
+"""
+    runs = [warden.begin(warden.spec(["train.py"]), {"train.py": script}, forked=True) for _ in range(4)]
+    ends = [warden.end(run) for run in runs]
+    assert all(end.forked and end.code == 0 for end in ends), ends
+    assert len({end.stdout for end in ends}) == 1
+
+
+def test_a_forked_job_leaves_its_exit_code_for_whoever_is_not_its_parent(warden: Warden) -> None:
+    end = warden.run(
+        warden.spec(["train.py"]), {"train.py": "import os, sys\nif not os.fork(): sys.exit(1)\nos.wait()\nsys.exit(3)"}
+    )
+    status, ended = read_object(end.run.status), read_object(end.run.ended)
+    assert status is not None
+    assert ended == {"pid": status["pid"], "exit_code": 3}
+    raised = warden.run(warden.spec(["train.py"]), {"train.py": "raise ValueError"})
+    assert (read_object(raised.run.ended) or {})["exit_code"] == 1
+    gone = warden.run(warden.spec(["train.py"]), {"train.py": "import os; os._exit(4)"})
+    assert not gone.run.ended.exists()
+
+
+def interpreter(version: str) -> str | None:
+    """One on PATH, or of pyenv's."""
+    folder = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    found = [shutil.which(f"python{version}"), *map(str, folder.glob(f"{version}.*/bin/python{version}"))]
+    for path in filter(None, found):
+        if subprocess.run([path, "-c", ""], capture_output=True).returncode == 0:  # not pyenv's stand-in for it
+            return path
+    return None
+
+
+@pytest.mark.parametrize("version", ["3.9", "3.10", "3.12", "3.13"])
+def test_other_pythons_fork_as_well(version: str, tmp_path: Path) -> None:
+    python = interpreter(version)
+    if python is None:
+        pytest.skip(f"no Python {version}")
+    subprocess.run([python, "-m", "venv", "--without-pip", str(tmp_path / "env")], check=True)
+    (packages,) = (tmp_path / "env").glob("lib/python*/site-packages")
+    # stands for what a real one imports
+    (packages / "numpy.py").write_text("import random, threading, multiprocessing, tempfile, subprocess, logging\n")
+    warden = Warden(tmp_path, str(tmp_path / "env" / "bin" / "python"))
+    try:
+        warden.warm(warden.spec(["train.py"]))
+        for name, script in SCRIPTS.items():
+            if any(word in script for word in ("numpy", "sklearn", "joblib", "threadpoolctl", "orig_argv")):
+                continue
+            files = {**HELPERS, "train.py": textwrap.dedent(script).lstrip("\n")}
+            env = {"PYTHONPATH": "lib"} if name == "pythonpath" else {}
+            fresh, forked = both(warden, files, ["train.py", "x"], env=env)
+            assert (name, forked.code, forked.stdout, forked.stderr) == (name, fresh.code, fresh.stdout, fresh.stderr)
+    finally:
+        warden.close()
