@@ -98,7 +98,7 @@ def ensure(cache: Path, say: Callable[[str], None], *, in_use: bool) -> Path:
     try:
         with locked(folder / "lock", timeout_s=BUILD_TIMEOUT_S):
             if not place.is_dir():
-                _tidy(folder, everything=not in_use)
+                _tidy(folder, everything=not in_use and not folder.is_symlink())  # one with a link to it is shared
                 say("building the machines' root file system from Debian's packages, once; this takes about a minute")
                 _build(place, codename, sources)
     except Locked:
