@@ -94,12 +94,12 @@ class Ended:
 class Warden:
     """Owns parents until it is closed or killed. `folder` is the home that programs are relative to."""
 
-    def __init__(self, folder: Path, python: str = sys.executable) -> None:
+    def __init__(self, folder: Path, python: str = sys.executable, package: Path = REPOSITORY) -> None:
         self.python = python
         self.folder = folder
         self.count = 0
         self.process = subprocess.Popen(
-            [python, "-I", "-S", "-X", "utf8", "-c", WARDEN, str(REPOSITORY)],
+            [python, "-I", "-S", "-X", "utf8", "-c", WARDEN, str(package)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=folder,
@@ -116,8 +116,8 @@ class Warden:
         assert line, "the warden has ended"
         return json.loads(line)
 
-    def spec(self, argv: list[str], **changes: Any) -> dict[str, Any]:
-        spec = rundir.spec("r1", 1, [self.python, *argv], "", {}, 1 << 20, 100, 1.0, preload=MODULES)
+    def spec(self, arguments: list[str], **changes: Any) -> dict[str, Any]:
+        spec = rundir.spec("r1", 1, [self.python, *arguments], "", {}, 1 << 20, 100, 1.0, preload=MODULES)
         return {**spec, **changes}
 
     def warm(self, spec: dict[str, Any]) -> None:
