@@ -90,6 +90,7 @@ class Attempt:
             self.printed.discard()
             raise Interrupted(f"{unit.instance_id} was taken back by the provider")
         self.despite_cuts(lambda: self.home.bring(unit.agent, status, logs=self._logs(), finished=finished))
+        unit.is_home(self.place)
         self.printed.discard()
 
     def despite_cuts(self, act: Callable[[], T]) -> T:

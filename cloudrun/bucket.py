@@ -9,12 +9,9 @@ from cloudrun.core.errors import TransferError, UsageError
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.outputs import Outputs
 from cloudrun.core.records import FileEntry, JobStatus, Upload
-from cloudrun.plan.quantities import duration_text
 from cloudrun.stored import StoredManifest, contents, read_stored
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from cloudrun.aws.storage import Storage
     from cloudrun.ssh.agent import OnProgress, OpenSink
     from cloudrun.wiring import Cloud
@@ -36,30 +33,15 @@ def split(uri: str) -> tuple[str, str]:
     return bucket, key
 
 
-def check(cloud: Cloud, name: str, deadline_s: float, now: datetime, observe: Observer) -> None:
-    """Before anything is launched: the bucket is there and ours, or is made now; what is signed lives long enough.
+def check(cloud: Cloud, name: str, deadline_s: float, observe: Observer) -> None:
+    """Before anything is launched: the bucket is there and ours, or is made now.
 
     Raises UsageError, CredentialsError.
     """
     if cloud.storage().ensure_bucket(name):
         observe(Note(f"the bucket {name} was made"))
-    for warning in warnings(cloud, deadline_s, now):
-        observe(Note(warning, "warning"))
-
-
-def warnings(cloud: Cloud, deadline_s: float, now: datetime) -> Sequence[str]:
-    """Where a unit's leave to upload ends before its deadline: with the credentials that signed it."""
-    expiry = cloud.credentials_expire_at()
-    found = []
-    if expiry is not None and (expiry - now).total_seconds() < deadline_s:
-        found.append(
-            f"the AWS credentials expire in {duration_text((expiry - now).total_seconds())}, before the machine's"
-            f" deadline in {duration_text(deadline_s)}: after that it cannot upload; log in anew first, or set an"
-            " earlier --deadline"
-        )
     if deadline_s > LONGEST_S:
-        found.append("what a machine may upload is signed for 7 days at most, and its deadline is later")
-    return found
+        observe(Note("a machine may upload for 7 days at most, and its deadline is later", "warning"))
 
 
 def ticket(cloud: Cloud, uri: str, max_bytes: int, left_s: float) -> Upload:

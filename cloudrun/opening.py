@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
+from datetime import datetime
 
 from cloudrun import reaper
 from cloudrun.clients import HEARTBEAT_S, this_client
@@ -14,6 +15,7 @@ from cloudrun.core.records import Image
 from cloudrun.core.settings import Settings
 from cloudrun.ledger import Ledger
 from cloudrun.lifeline import LIFELINE
+from cloudrun.plan.quantities import duration_text
 from cloudrun.units import OpenUnit
 from cloudrun.wiring import Cloud
 
@@ -36,6 +38,7 @@ def open_unit(
     check_playbook(cache_dir=ledger.home / "cache")  # a unit that cannot be provisioned is not worth launching
     for note in cloud.notes:
         observe(Note(note))
+    _warn_of_expiry(cloud, settings, (clock or SystemClock()).now(), observe)
     unit = OpenUnit(cloud, ledger, settings, observe, clock or SystemClock())
     client = this_client(unit.clock.now())
     ledger.register_client(client)
@@ -58,6 +61,23 @@ def open_unit(
         close_behind(unit, error)
         raise
     return unit
+
+
+def _warn_of_expiry(cloud: Cloud, settings: Settings, now: datetime, observe: Observer) -> None:
+    """Credentials that end before the machine does: nobody could end it, move its deadline or let it upload then."""
+    expiry = cloud.credentials_expire_at()
+    if expiry is None:
+        return
+    left_s = (expiry - now).total_seconds()
+    if left_s < settings.deadline_s:
+        uploads = ", and what it may upload ends with them" if settings.bucket else ""
+        observe(
+            Note(
+                f"the AWS credentials expire in {duration_text(max(0.0, left_s))}, before the machine's deadline in"
+                f" {duration_text(settings.deadline_s)}{uploads}: log in anew first, or set an earlier --deadline",
+                "warning",
+            )
+        )
 
 
 def close_behind(unit: OpenUnit, error: BaseException | None) -> None:

@@ -210,6 +210,7 @@ def _perform(attempt: Attempt, plan: Prepared, spec: dict[str, Any]) -> Finished
                 on_progress=_progress(attempt),
                 offsets=attempt.printed.offsets,
                 cancelled=unit.stop,
+                at_home=unit.take_home_news(),
             )
 
         unit.check_cancelled()

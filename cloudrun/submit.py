@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cloudrun import bucket, datasets, prepared, runs, wiring
-from cloudrun.core.clock import SystemClock
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.records import Image
 from cloudrun.core.settings import Settings
@@ -63,7 +62,7 @@ def with_data(plan: Prepared, cloud: Cloud, observe: Observer) -> Prepared:
     """The plan with its data sets found, and its bucket there. Raises UsageError, CredentialsError."""
     settings = plan.settings
     if settings.bucket:
-        bucket.check(cloud, settings.bucket, settings.deadline_s, SystemClock().now(), observe)
+        bucket.check(cloud, settings.bucket, settings.deadline_s, observe)
     if not settings.data:
         return plan
     data = datasets.resolve(settings.data, plan.shipment, cloud)

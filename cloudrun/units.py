@@ -68,6 +68,7 @@ class OpenUnit:
         self._lock = threading.Lock()
         self._power_off_when_done = False
         self._let_go = False
+        self._at_home: list[str] = []
         self._connection = Connection(cloud, ledger, clock, lambda: self.record, self.stop, self.observe, self._orders)
         self.run_ids: list[str] = []
         self.keep_until_deadline = False  # outputs wait on it
@@ -196,12 +197,27 @@ class OpenUnit:
         Interrupted where the provider has taken it back."""
         self._connection.reopen()
 
+    def is_home(self, run_dir: str) -> None:
+        """Everything of a run is on this computer: its unit is told with the next run, or before it is left."""
+        self._at_home.append(run_dir)
+
+    def take_home_news(self) -> list[str]:
+        told, self._at_home = self._at_home, []
+        return told
+
+    def _say_what_is_home(self) -> None:
+        if self.settings.on_exit != "terminate" and not self.signalled:
+            with suppress(CloudrunError):  # it keeps files that nobody needs then, and is never idle
+                for run_dir in self.take_home_news():
+                    self.agent.home(run_dir)
+
     def was_taken_back(self) -> bool:
         """Whether the provider has ended it, as EC2 tells it. Raises CloudrunError where EC2 does not answer."""
         return self._connection.was_taken_back()
 
     def _log_in(self) -> None:
         self._ending.callback(self._connection.close)
+        self._ending.callback(self._say_what_is_home)
         self._connection.open(self.settings.boot_timeout_s)
 
     def _orders(self) -> UnitOrders:

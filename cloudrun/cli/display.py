@@ -17,11 +17,34 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 Stream = Literal["stdout", "stderr"]
+BAR = 20  # characters
 
 
 def phase_line(phase: Phase, elapsed_s: float, detail: str = "", *, outcome: str = "done") -> str:
     how = "" if outcome == "done" else f"{outcome}  "
     return f"  {phase:<10}{duration_text(elapsed_s):>9}  {how}{printable(detail)}".rstrip()
+
+
+class Rate:
+    """How fast bytes move, and how long the rest takes at that. `clock` in seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._first: tuple[float, int] | None = None  # when bytes were first counted, and how many were there already
+
+    def text(self, done_bytes: int, total_bytes: int) -> str:
+        """ "[#####     ]  128 MB of 256 MB  64 MB/s  2.0 s left"; rate and rest once a second of it has been seen."""
+        now = self._clock()
+        if self._first is None or done_bytes < self._first[1]:
+            self._first = (now, done_bytes)
+        began, before = self._first
+        filled = min(BAR, BAR * done_bytes // max(1, total_bytes))
+        text = f"[{'#' * filled}{' ' * (BAR - filled)}] {size_text(done_bytes)} of {size_text(total_bytes)}"
+        elapsed_s, moved = now - began, done_bytes - before
+        if elapsed_s < 1.0 or moved <= 0:
+            return text
+        rate = moved / elapsed_s
+        return f"{text}  {size_text(int(rate))}/s  {duration_text((total_bytes - done_bytes) / rate)} left"
 
 
 class Display:
@@ -53,6 +76,7 @@ class Display:
         self._phase: PhaseStarted | None = None
         self._began = 0.0
         self._progress = ""
+        self._rate = Rate(clock)
         self._mid_line = False  # the job's last words on this screen did not end their line
         self._gone: set[IO[Any]] = set()  # streams that nobody reads any more
 
@@ -76,7 +100,7 @@ class Display:
                 case Output(stream, data):
                     self._output(stream, data)
                 case Progress(_, done_bytes, total_bytes):
-                    self._progress = f"{size_text(done_bytes)} of {size_text(total_bytes)}"
+                    self._progress = self._rate.text(done_bytes, total_bytes)
                 case Note(text, level):
                     if level != "verbose" or self._verbose:
                         self.say(f"  warning: {text}" if level == "warning" else f"  {text}")
@@ -93,6 +117,7 @@ class Display:
     def _phase_started(self, event: PhaseStarted) -> None:
         self._stop_moving()
         self._phase, self._began, self._progress = event, self._clock(), ""
+        self._rate = Rate(self._clock)
         if self._stands(event.phase):
             self.say(f"  {event.phase:<10}{'...':>9}  {event.detail}".rstrip())
         self._start_moving()

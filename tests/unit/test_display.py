@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cloudrun.cli.display import Display
+from cloudrun.cli.display import Display, Rate
 from cloudrun.cli.summary import closing_lines, exit_code
 from cloudrun.core.events import Note, Output, PhaseEnded, PhaseStarted, Progress
 from cloudrun.core.records import Artifact, RunRecord, Timings
@@ -246,3 +246,23 @@ def test_the_closing_lines_of_a_failed_run_lead_to_its_logs() -> None:
 )
 def test_the_exit_code_of_a_run(state: RunState, reason: EndReason | None, code: int) -> None:
     assert exit_code(ended_run(state, reason)) == code
+
+
+def test_what_moves_for_over_a_second_says_how_fast_and_how_long() -> None:
+    now = [100.0]
+    rate = Rate(lambda: now[0])
+    assert rate.text(20_000_000, 200_000_000) == "[##                  ] 20 MB of 200 MB"  # 20 MB were there before
+    now[0] += 0.5
+    assert "/s" not in rate.text(30_000_000, 200_000_000)
+    now[0] += 1.5
+    assert rate.text(100_000_000, 200_000_000) == "[##########          ] 100 MB of 200 MB  40 MB/s  2.5 s left"
+    now[0] += 2.5
+    assert rate.text(200_000_000, 200_000_000).endswith("0.0 s left")
+
+
+def test_another_file_that_moves_begins_a_new_rate() -> None:
+    now = [0.0]
+    rate = Rate(lambda: now[0])
+    rate.text(50, 100)
+    now[0] += 10
+    assert "/s" not in rate.text(10, 100)
