@@ -15,8 +15,9 @@
   cold       the same where no package was ever fetched
 
 All but the last two talk to one private OpenSSH server on loopback, directly and with 40 ms of added round-trip time;
-the last two run in a sandbox of their own. A ratio is our time by theirs: of the medians, and in brackets the lowest
-and highest of all rounds. It needs sshd, ssh, scp, sftp and rsync.
+the last two run in a sandbox of their own. Ours uses the connection of a unit that is open already, unless it says
+otherwise; each tool makes its own, unless it says "over a ControlMaster". A ratio is our time by theirs: of the
+medians, and in brackets the lowest and highest of all rounds. It needs sshd, ssh, scp, sftp and rsync.
 """
 
 from __future__ import annotations
@@ -93,9 +94,9 @@ def _measure(folder: Path, arguments: argparse.Namespace, wanted: Sequence[str])
                 place = folder / "files"
                 if "large" in wanted:
                     targets: dict[str, float | None] = {"scp": 1 / 1.2} if line.name == "loopback" else {"rsync": 1.0}
-                    show.rows(files.transfers(large, line, place, rounds(6), noise, targets))
+                    show.rows(files.transfers(large, line, place, rounds(5), noise, targets))
                 if "small" in wanted:
-                    show.rows(files.transfers(small, line, place, rounds(6), noise, {"scp": 1 / 3}))
+                    show.rows(files.transfers(small, line, place, rounds(5), noise, {"scp": 1 / 3}))
                 if "unchanged" in wanted:
                     show.rows(files.unchanged(small, line, place, rounds(9), noise))
         if "warm" in wanted:
@@ -141,7 +142,7 @@ class _Show:
         self._line("times: median (lowest .. highest) in milliseconds; ratio: ours by theirs")
         self._line()
         ours, theirs, ratio = "ours", "theirs", "ratio"
-        self._line(f"{'':<34}{'line':<10}{ours:>24}  {'against':<30}{theirs:>24}  {ratio:>20}  target")
+        self._line(f"{'':<44}{'line':<10}{ours:>24}  {'against':<33}{theirs:>24}  {ratio:>20}  target")
 
     def rows(self, rows: Sequence[Row]) -> None:
         for row in rows:
@@ -149,7 +150,7 @@ class _Show:
             ratio = f"{row.ratio.median:.2f} ({row.ratio.low:.2f} .. {row.ratio.high:.2f})"
             target = "" if row.target is None else f"{row.target:.2f} {'met' if row.met else 'MISSED'}"
             self._line(
-                f"{row.what:<34}{row.line:<10}{_ms(row.ours):>24}  {row.against:<30}{_ms(row.theirs):>24}"
+                f"{row.what:<44}{row.line:<10}{_ms(row.ours):>24}  {row.against:<33}{_ms(row.theirs):>24}"
                 f"  {ratio:>20}  {target}"
             )
 

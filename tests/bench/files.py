@@ -114,12 +114,12 @@ class Field:
         shutil.rmtree(place)
         return took
 
-    def scp(self, *, up: bool) -> float:
+    def scp(self, *, up: bool, shared: bool = False) -> float:
         def work(place: Path) -> None:
             ends = [str(self.tree), f"{self.line.remote}:{place}"]
             if not up:
                 ends = [f"{self.line.remote}:{self.tree}", str(place)]
-            run(["scp", "-q", "-r", *self.line.options(), *ends])
+            run(["scp", "-q", "-r", *self.line.options(shared=shared), *ends])
 
         return self._cleared(work)
 
@@ -173,6 +173,7 @@ def transfers(
         up = {
             "ours": anew(here.ship_once),
             "scp": anew(lambda: here.scp(up=True)),
+            "scp over a ControlMaster": anew(lambda: here.scp(up=True, shared=True)),
             "sftp": anew(lambda: here.sftp(up=True)),
             "rsync": anew(lambda: here.rsync(up=True)),
         }
@@ -187,6 +188,7 @@ def transfers(
         down = {
             "ours": anew(bring),
             "scp": anew(lambda: here.scp(up=False)),
+            "scp over a ControlMaster": anew(lambda: here.scp(up=False, shared=True)),
             "sftp": anew(lambda: here.sftp(up=False)),
             "rsync": anew(lambda: here.rsync(up=False)),
         }
