@@ -46,8 +46,12 @@ def try_write(path: Path, value: Any) -> bool:
 
 def reserve(path: Path) -> None:
     """Make room for a document that is to be written later; until then it reads as none."""
-    with contextlib.suppress(OSError), open(path, "xb") as stream:
-        stream.write(b" " * RESERVE_BYTES)
+    blank = path.with_name(path.name + f".tmp{os.getpid()}")
+    with contextlib.suppress(OSError):
+        blank.write_bytes(b" " * RESERVE_BYTES)
+        os.link(blank, path)  # at once, and never over what somebody has just written
+    with contextlib.suppress(OSError):
+        blank.unlink()
 
 
 def _overwrite(path: Path, value: Any) -> bool:

@@ -180,3 +180,15 @@ def unit(tmp_path: Path) -> Iterator[Unit]:
     unit = Unit(tmp_path)
     yield unit
     unit.end()
+
+
+@pytest.fixture
+def old_unit(tmp_path: Path) -> Iterator[Unit]:
+    """One with the oldest Python that the agent knows."""
+    for python in sorted(Path.home().glob(".pyenv/versions/3.9.*/bin/python3")):
+        if subprocess.run([python, "-c", ""], capture_output=True, timeout=30, check=False).returncode == 0:
+            unit = Unit(tmp_path, str(python))
+            yield unit
+            unit.end()
+            return
+    pytest.skip("no Python 3.9 here")

@@ -207,3 +207,19 @@ def test_a_warden_ends_when_its_home_vanishes(unit: Unit) -> None:
     unit.hang_up()
     (unit.home / ".cloudrun").rename(unit.home / "gone")
     until(lambda: (found := processes.look(warden)) is None or found.state == "Z")
+
+
+def test_an_old_python_does_it_all_as_well(old_unit: Unit) -> None:
+    run = old_unit.start(f"{WAIT}\nimport sys; sys.exit(7)", memory_bytes=1 << 40, disk_bytes=1 << 40)
+    first, supervisor = old_unit.warden(), run.supervisor()
+    kill(first)
+    until(lambda: old_unit.warden() != first)
+    kill(supervisor)
+    assert run.now()["state"] == "running"
+    run.go_on()
+    assert run.follow()["exit_code"] == 7
+    killed = old_unit.start(WAIT, "another")
+    kill(killed.supervisor())
+    assert killed.cancel(grace_s=5)["reason"] == "cancelled"
+    old_unit.orders(deadline=time.time() - 1)
+    until(old_unit.powered_off)

@@ -111,6 +111,7 @@ def test_a_job_that_does_not_want_to_end_does_not_keep_a_unit_beyond_its_deadlin
     run.says(b"1")
     unit.orders(deadline=time.time() + 5)
     assert powers_off(unit) == "deadline"
+    until(lambda: status(run)["state"] == "exited")
     assert status(run)["reason"] == "deadline"
 
 
