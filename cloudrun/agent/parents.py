@@ -118,7 +118,10 @@ class Parents:
             return None
         key = _key(spec)
         parent = self._living(key)
-        return parent if parent is not None and parent.ready else None
+        if parent is None or not parent.ready:
+            return None
+        # to fork and end a process with all that in it takes longer than to start one that has nothing in it
+        return parent if parent.modules.intersection(preloadable(spec.get("preload") or [])) else None
 
     def start(self, run: RunDir, spec: Mapping[str, Any], lock: int, ready: int) -> int | None:
         """Have the job's supervisor forked. Returns its pid, or None where the job is to be started freshly.

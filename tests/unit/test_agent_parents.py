@@ -54,6 +54,8 @@ def test_only_modules_that_start_nothing_are_imported_ahead() -> None:
     ("argv", "changes"),
     [
         (["train.py"], {"fresh": True}),
+        (["train.py"], {"preload": []}),
+        (["train.py"], {"preload": ["torch", "json"]}),
         (["-m", "train.py"], {}),
         (["-u", "train.py"], {}),
         (["-train.py"], {}),
@@ -80,7 +82,7 @@ def test_what_a_fork_could_not_be_is_started_freshly(
     "env", [{}, {"PYTHONPATH": "src"}, {"PYTHONUNBUFFERED": "1"}, {"HOME": "/"}, {"LANG": "C.UTF-8"}]
 )
 def test_other_jobs_of_the_environment_are_forked(shared_warden: Warden, env: dict[str, str]) -> None:
-    assert shared_warden.ask("fits", shared_warden.spec(["src/other.py", "-x"], env=env, preload=[]))
+    assert shared_warden.ask("fits", shared_warden.spec(["src/other.py", "-x"], env=env, preload=["numpy", "torch"]))
 
 
 @pytest.fixture(scope="module")
