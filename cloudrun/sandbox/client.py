@@ -85,11 +85,11 @@ def stop() -> bool:
 
 def status() -> dict[str, Any]:
     """What runs and what a client must present, ready to be printed as JSON. It holds the secret: that is its point."""
-    from cloudrun.sandbox import NOT_EMULATED
+    from cloudrun.sandbox import not_emulated
 
     region = current()
     if region is None:
-        return {"running": False, "instances": [], "not_emulated": list(NOT_EMULATED)}
+        return {"running": False, "instances": [], "not_emulated": not_emulated("")}
     environment = {
         "AWS_ENDPOINT_URL": region.endpoint_url,
         "AWS_REGION": region.region,
@@ -109,7 +109,7 @@ def status() -> dict[str, Any]:
         "env": environment,
         "instances": _ask(region)["instances"],
         "weaker": list(region.weaker),
-        "not_emulated": list(NOT_EMULATED),
+        "not_emulated": not_emulated(region.driver),
     }
 
 

@@ -27,7 +27,7 @@ _NEEDED = {"mmdebstrap": "mmdebstrap", "systemd-nspawn": "systemd-container", "i
 _PACKAGES = (
     "ca-certificates", "cloud-init", "dbus", "iproute2", "openssh-server", "procps", "python3", "sudo", "systemd-sysv",
 )  # fmt: skip
-_OFFERED = ("python3-venv",)  # what playbooks/unit.yml installs with apt
+_OFFERED = ("python3-apt", "python3-venv")  # what playbooks/unit.yml installs with apt, and what its apt module needs
 _REPOSITORY = "var/lib/cloudrun/packages"
 # Ec2 alone, so that cloud-init need not recognise the computer; its address and routes are there before it starts.
 # Names beginning with an underscore in Debian's own configuration would be merged, so this only overrides.
