@@ -72,6 +72,8 @@ def outputs(run: RunDir, max_bytes: int, max_files: int, since_ns: int) -> dict[
     and `refused` says so; smaller ones behind it still come.
     """
     shipped = read_object(run.shipped) or {}
+    data = (read_object(run.spec) or {}).get("data")
+    data = data if isinstance(data, dict) else {}  # a job may have spoilt it
     left_out = LeftOut()
     entries: list[dict[str, Any]] = []
     total = 0
@@ -79,6 +81,8 @@ def outputs(run: RunDir, max_bytes: int, max_files: int, since_ns: int) -> dict[
     for name, path in _files(str(run.work), left_out):
         try:
             info = os.stat(path, follow_symlinks=False)
+            if name in data and stat.S_ISLNK(info.st_mode) and _leads_to_data(run, path, data[name]):
+                continue  # the agent made it, and what it leads to is nobody's output
             if not stat.S_ISREG(info.st_mode):
                 left_out.add(name, _kind(path, info.st_mode))
                 continue
@@ -103,6 +107,12 @@ def outputs(run: RunDir, max_bytes: int, max_files: int, since_ns: int) -> dict[
         total += size
         entries.append({"path": name, "size": size, "sha256": digest, "mode": stat.S_IMODE(info.st_mode)})
     return {"entries": entries, "left_out": left_out.as_json(), "refused": refused, "logs": logs(run)}
+
+
+def _leads_to_data(run: RunDir, path: str, key: str) -> bool:
+    folder = os.path.abspath(run.root.parent.parent / "data" / str(key))
+    target = os.readlink(path)
+    return target == folder or os.path.dirname(target) == folder
 
 
 def logs(run: RunDir) -> list[dict[str, Any]]:
