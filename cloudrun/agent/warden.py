@@ -20,6 +20,7 @@ import signal
 import socket
 import stat
 import time
+import traceback
 from pathlib import Path
 from typing import IO, Any, Callable, NoReturn
 
@@ -32,6 +33,8 @@ from cloudrun.core.rundir import RunDir, read_object
 TICK_S = 1.0  # how often to look around; children and requests are heard at once
 SPOT_RESTART_S = 5.0
 POWER_OFF_AGAIN_S = 30.0  # a machine that is still there by then did not hear it
+CALM_S = 0.2  # after an error: it may come again at once
+LOG = rundir.BASE + "/warden.log"  # the last error
 UPLOADS = 2  # at a time
 GOING = ".going"  # what is being removed is called so
 Life = Callable[[], Any]
@@ -86,12 +89,17 @@ class Warden:
         try:
             while self._at_home() and not self._retired:
                 pause_s = max(0.0, next_tick - time.monotonic())
-                for key, _ in self._selector.select(pause_s):
-                    key.data()
-                self._reap()
-                if time.monotonic() >= next_tick:
-                    self._tick()
-                    next_tick = time.monotonic() + self._wait_s
+                try:
+                    for key, _ in self._selector.select(pause_s):
+                        key.data()
+                    self._reap()
+                    if time.monotonic() >= next_tick:
+                        next_tick = time.monotonic() + TICK_S
+                        self._tick()
+                        next_tick = time.monotonic() + self._wait_s
+                except Exception:  # noqa: BLE001  # no process left for a child, say: the deadline has to be kept
+                    _note(traceback.format_exc())
+                    time.sleep(CALM_S)
         finally:
             self._close()
 
@@ -106,7 +114,7 @@ class Warden:
     def _hear(self, connection: socket.socket) -> None:
         self._selector.unregister(connection)
         descriptors: list[int] = []
-        with connection, contextlib.suppress(OSError, ValueError, KeyError):
+        try:
             payload, descriptors, _, _ = socket.recv_fds(connection, 65536, 4)
             message = json.loads(payload)
             if message["agent"] != summon.AGENT:
@@ -115,8 +123,12 @@ class Warden:
                 self._start(RunDir(Path(message["run_dir"])), *descriptors)
             else:
                 self._tick()
-        for descriptor in descriptors:
-            os.close(descriptor)
+        except (ConnectionError, ValueError, KeyError):
+            pass  # whoever it was has gone, or is none of us
+        finally:
+            connection.close()
+            for descriptor in descriptors:
+                os.close(descriptor)
 
     @staticmethod
     def _drain(wake: int) -> None:
@@ -342,6 +354,12 @@ def _live(life: Life, kept: tuple[int, ...]) -> NoReturn:
         code = 0
     finally:
         os._exit(code)
+
+
+def _note(trouble: str) -> None:
+    """For whoever wonders: nobody reads a warden's standard error."""
+    with contextlib.suppress(OSError), open(LOG, "w", encoding="utf-8") as stream:
+        stream.write(trouble)
 
 
 def _is_held(path: str) -> bool:

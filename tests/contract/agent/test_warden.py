@@ -15,7 +15,7 @@ import pytest
 
 from cloudrun.agent import processes
 from cloudrun.core import rundir
-from cloudrun.core.rundir import read_object
+from cloudrun.core.rundir import read_object, write_json
 
 from .conftest import WAIT, Run, Unit, kill, until
 
@@ -138,6 +138,20 @@ def test_a_deadline_that_was_moved_holds(unit: Unit) -> None:
     assert unit.powered_off() == []
     run.go_on()
     assert run.follow()["reason"] == ""
+
+
+def test_a_machine_that_was_started_again_after_its_deadline_leaves_time_to_move_it(unit: Unit) -> None:
+    past = {"deadline": time.time() - 100, "idle_s": None, "spot": False, "power_off_when_done": False}
+    write_json(unit.home / rundir.ORDERS, past)
+    write_json(unit.home / rundir.NEWS, {"boot_id": "another boot", "interruption_at": time.time() - 200})
+    unit.ask("orders", orders=None)
+    until(lambda: unit.news().get("warden_pid") == unit.warden())
+    run = unit.start("pass")
+    assert run.follow()["reason"] == ""
+    assert unit.news()["interruption_at"] is None
+    assert unit.powered_off() == []
+    unit.orders(past)
+    assert powers_off(unit) == "deadline"
 
 
 def test_a_unit_whose_runs_are_all_home_goes_as_soon_as_its_jobs_have_to_end(unit: Unit) -> None:
