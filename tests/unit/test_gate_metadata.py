@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -58,6 +59,11 @@ def test_a_unit_learns_about_itself_with_a_token() -> None:
     ):
         assert ask(metadata, url, f"/latest/meta-data/{path}", headers=own) == (200, value)
     assert ask(metadata, url, "/latest/user-data", headers=own) == (200, "#cloud-config\n")
+    names = ask(metadata, url, "/latest/meta-data/", headers=own)[1].splitlines()
+    assert "public-keys/" in names
+    assert "public-keys" not in names
+    status, document = ask(metadata, url, "/latest/dynamic/instance-identity/document", headers=own)
+    assert (status, json.loads(document)["instanceId"]) == (200, "i-1")
     assert "placement/" in ask(metadata, url, "/latest/meta-data/", headers=own)[1].splitlines()
 
 
