@@ -9,7 +9,7 @@ from cloudrun.core.errors import TransferError, UsageError
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.outputs import Outputs
 from cloudrun.core.records import FileEntry, JobStatus, Upload
-from cloudrun.stored import StoredManifest, contents, read_stored
+from cloudrun.stored import MANIFEST_MAX_BYTES, StoredManifest, contents, read_stored
 
 if TYPE_CHECKING:
     from cloudrun.aws.storage import Storage
@@ -47,7 +47,8 @@ def check(cloud: Cloud, name: str, deadline_s: float, observe: Observer) -> None
 def ticket(cloud: Cloud, uri: str, max_bytes: int, left_s: float) -> Upload:
     """Leave for one attempt to put its outputs below its own prefix, until a little after the deadline."""
     bucket, prefix = split(uri)
-    return cloud.storage().upload_ticket(bucket, prefix, max_bytes, min(left_s + LATE_S, LONGEST_S))
+    limit = max(max_bytes, MANIFEST_MAX_BYTES)  # of one object, and the manifest is one
+    return cloud.storage().upload_ticket(bucket, prefix, limit, min(left_s + LATE_S, LONGEST_S))
 
 
 class Stored:

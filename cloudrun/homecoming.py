@@ -115,14 +115,16 @@ class Homecoming:
         self._check_caps(outputs)
         # By digest: what the ledger has, from this run or another, is not fetched again.
         missing = {entry.sha256: entry for entry in (*outputs.entries, *outputs.logs) if not store.has(entry.sha256)}
-        for sha256, content in finished.small.items() if finished else ():
-            if entry := missing.pop(sha256, None):
-                with store.writer(entry) as sink:
-                    sink.write(content)
         of_logs = {id(log) for log in outputs.logs}
-        files = [entry for entry in missing.values() if id(entry) not in of_logs]
-        source.fetch(self.place, files, store.writer, self._progress)
-        source.fetch_logs(self.place, [entry for entry in missing.values() if id(entry) in of_logs], store.writer)
+        with store.batch() as open_writer:
+            for sha256, content in finished.small.items() if finished else ():
+                if entry := missing.pop(sha256, None):
+                    with open_writer(entry) as sink:
+                        sink.write(content)
+            files = [entry for entry in missing.values() if id(entry) not in of_logs]
+            logs = [entry for entry in missing.values() if id(entry) in of_logs]
+            source.fetch(self.place, files, open_writer, self._progress)
+            source.fetch_logs(self.place, logs, open_writer)
         return outputs
 
     def _check_caps(self, outputs: Outputs) -> None:

@@ -113,8 +113,10 @@ class ArtifactStore:
                 with _disk_errors(place):
                     checked.resume(part.path)
             yield checked
-        except TransferError:
-            part.kept = False  # a digest over what was there before may be wrong because of that
+        except (TransferError, LedgerError):
+            # A digest over what was there before may be wrong because of that; and on a full disk the ledger itself
+            # needs the room, to say what became of the run.
+            part.kept = False
             raise
         finally:
             part.close(keep=part.waits or (part.kept and checked.offset >= KEPT_FROM_BYTES))
