@@ -28,6 +28,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -59,6 +60,7 @@ def main() -> None:
     for program in ("ssh", "scp", "sftp", "rsync", "ssh-keygen"):
         if shutil.which(program) is None:
             parser.error(f"{program} is not installed")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started ends, also then
     with tempfile.TemporaryDirectory(prefix="bench") as name:
         document = _measure(Path(name), arguments, wanted)
     if arguments.json:

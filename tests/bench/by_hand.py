@@ -53,7 +53,6 @@ PLAYBOOK = """\
         requirements: requirements.txt
         virtualenv: env
         virtualenv_command: python3 -m venv
-        chdir: "{{ ansible_env.HOME | default('.') }}"
       when: uv.rc != 0
 """
 
