@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 REQUEST = b"Q"  # JSON
 REPLY = b"R"  # JSON
@@ -40,6 +40,10 @@ MAX_FRAME = 64 * 1024 * 1024  # bytes; a longer one is a stream out of step, not
 _HEADER = struct.Struct(">cI")
 
 
+class Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
 class WireError(Exception):
     """The other side said something that is not a frame, or stopped in the middle of one."""
 
@@ -57,7 +61,7 @@ def pack_header(kind: bytes, length: int) -> bytes:
     return _HEADER.pack(kind, length)
 
 
-def read_frame(stream: BinaryIO) -> tuple[bytes, bytes] | None:
+def read_frame(stream: Readable) -> tuple[bytes, bytes] | None:
     """The next frame, or None where the stream ended cleanly between two.
 
     Raises WireError where it ended in the middle, or where what came is no frame (a login shell that talks, say).

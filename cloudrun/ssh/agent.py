@@ -13,7 +13,7 @@ from typing import Any, Literal
 from cloudrun.core import wire
 from cloudrun.core.errors import TransferError
 from cloudrun.core.outputs import Outputs
-from cloudrun.core.records import DataSet, FileEntry, JobStatus, RunOnUnit, UnitNews, UnitOrders
+from cloudrun.core.records import DataSet, FileEntry, JobStatus, RunOnUnit, UnitNews, UnitOrders, Upload
 from cloudrun.ssh import outputs as told
 from cloudrun.ssh import transfer
 from cloudrun.ssh.archive import archive
@@ -63,6 +63,10 @@ class Agent:
     def orders(self, orders: UnitOrders | None = None) -> UnitNews:
         """Give the unit new orders, or none; returns what its agent has seen of its machine."""
         return told.unit_news(self._ask("orders", orders=None if orders is None else asdict(orders)))
+
+    def renew_upload(self, run_dir: str, upload: Upload) -> None:
+        """Give a run another leave to upload, in place of the one in its spec."""
+        self._ask("upload", run_dir=run_dir, upload={**asdict(upload), "fields": dict(upload.fields)})
 
     def standing_orders(self) -> UnitOrders | None:
         """What the unit was told last; None where it never was."""

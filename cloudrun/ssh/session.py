@@ -19,6 +19,7 @@ import tenacity
 
 from cloudrun.core.errors import Cancelled, CloudrunError, ConnectionLost, HostKeyMismatch, UsageError
 from cloudrun.core.records import CommandResult, SshTarget
+from cloudrun.ssh.pipe import ChunkPipe
 from cloudrun.ssh.stream import SILENCE_S, TICK_S, Stream
 
 CONNECT_S = 3.0  # one try to connect: short, because packets to a machine that is booting are dropped, not refused
@@ -87,7 +88,7 @@ class Session:
 
     def stream(self, command: str) -> Stream:
         """Start a command and return its standard streams. Raises ConnectionLost."""
-        return Stream(self._exec(command))
+        return Stream(self._exec(command, ChunkPipe()))
 
     def run(
         self,
@@ -134,13 +135,15 @@ class Session:
 
         get(self._client, remote, local)
 
-    def _exec(self, command: str) -> paramiko.Channel:
+    def _exec(self, command: str, buffer: ChunkPipe | None = None) -> paramiko.Channel:
         transport = self._client.get_transport()
         if transport is None or not transport.is_active():
             raise ConnectionLost("the connection to the unit is closed")
         try:
             channel = transport.open_session(timeout=SILENCE_S)
             channel.settimeout(SILENCE_S)
+            if buffer is not None:
+                channel.in_buffer = buffer
             channel.exec_command(command)
         except (OSError, EOFError, paramiko.SSHException) as error:
             raise ConnectionLost(f"the unit did not start a command: {error}") from error

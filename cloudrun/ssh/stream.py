@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import threading
 import time
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import paramiko
 
@@ -14,6 +13,7 @@ from cloudrun.core.errors import Cancelled, ConnectionLost
 
 TICK_S = 0.2  # how late a cancellation may be noticed
 PACKET = 32 * 1024  # bytes; no server takes more of a channel in one packet, so a larger slice is only copied
+READ_BYTES = 256 * 1024  # taken at once of what has arrived
 SILENCE_S = 30.0  # the other side says something at least every few seconds; after this long it is taken for dead
 
 
@@ -28,7 +28,7 @@ class Stream:
         self.silence_s = SILENCE_S
         self.give_up_at = float("inf")  # on the monotonic clock: no read is begun after it, however lively the unit
         self.cancelled: threading.Event | None = None
-        self.reader = io.BufferedReader(_Reader(self), 1024 * 1024)
+        self.reader = _Reader(self)
 
     def __enter__(self) -> Self:
         return self
@@ -94,16 +94,21 @@ class Stream:
             raise ConnectionLost(f"the unit has been silent for {self.silence_s:.0f} s")
 
 
-class _Reader(io.RawIOBase):
+class _Reader:
+    """Reads exactly so many bytes, fewer only at the end, and copies them once."""
+
     def __init__(self, stream: Stream) -> None:
-        super().__init__()
         self._stream = stream
+        self._rest = memoryview(b"")
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer)
-        data = self._stream.read_some(len(view))
-        view[: len(data)] = data
-        return len(data)
+    def read(self, size: int) -> bytes:
+        pieces = []
+        while size:
+            if not self._rest:
+                self._rest = memoryview(self._stream.read_some(READ_BYTES))
+                if not self._rest:
+                    break
+            pieces.append(self._rest[:size])
+            self._rest = self._rest[size:]
+            size -= len(pieces[-1])
+        return b"".join(pieces)

@@ -114,13 +114,15 @@ def test_no_path_leads_out_of_the_work_folder(agent: Agent, run_dir: str, root: 
     assert not (host.home / run_dir / "outside").exists()
 
 
-def test_a_ship_refused_in_the_middle_says_why(agent: Agent, run_dir: str, root: Path) -> None:
+def test_a_ship_refused_in_the_middle_says_why(agent: Agent, run_dir: str, root: Path, host: Any) -> None:
     """The agent stops listening while the client still has megabytes to say."""
     (root / "big").write_bytes(os.urandom(30_000_000))
-    digest = hashlib.sha256().hexdigest()
-    entries = [FileEntry("file", 0, digest), FileEntry("file/below", 0, digest), entry_of(root, "big")]
-    with pytest.raises(TransferError, match="file/below"):
-        agent.ship(run_dir, root, entries)
+    (root / "one").write_text("x")
+    agent.ship(run_dir, root, [entry_of(root, "one")])
+    (host.home / run_dir / "incoming").write_text("no folder")
+    with pytest.raises(TransferError, match="incoming"):
+        agent.ship(run_dir, root, [entry_of(root, "one"), entry_of(root, "big")])
+
 
 
 def test_outputs_are_what_the_job_made_or_changed(agent: Agent, run_dir: str, root: Path) -> None:
