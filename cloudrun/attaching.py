@@ -7,13 +7,14 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from cloudrun import config, pulling, watching, wiring
+from cloudrun import bucket, config, pulling, watching, wiring
 from cloudrun.clients import is_alive
 from cloudrun.core import rundir
 from cloudrun.core.clock import Clock, SystemClock, utc_text
 from cloudrun.core.errors import CloudrunError, Interrupted, NotFound, UsageError
 from cloudrun.core.events import Note, Observer, Output
 from cloudrun.core.records import Artifact, RunRecord, UnitOrders, UnitRecord
+from cloudrun.core.settings import Settings
 from cloudrun.core.states import EndReason, RunState, UnitState, is_terminal
 from cloudrun.ledger import Ledger, Run
 from cloudrun.plan.userdata import move_deadline_script
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from cloudrun.ssh.session import Session
 
 COMMAND_S = 60.0
+OUTPUT_MAX_BYTES = Settings.output_max_bytes  # of one object; the unit keeps to what its spec says of all
 OTHER_CLIENT_S = 120.0  # for the process that looks after a run to bring home what was cancelled under it
 POLL_S = 0.2
 
@@ -144,6 +146,12 @@ def extend(ledger: Ledger, reference: str, by_s: float, *, observe: Observer, pr
         _move_timer(connection.session, unit, deadline)
         orders = connection.agent.standing_orders() or UnitOrders(0.0)
         connection.agent.orders(replace(orders, deadline=deadline.timestamp()))
+        left_s = (deadline - SystemClock().now()).total_seconds()
+        for run in ledger.unfinished_runs(unit.instance_id):
+            attempt = ledger.attempts(run.run_id)[-1]
+            if attempt.store:  # what it may upload would end before it does
+                upload = bucket.ticket(cloud, attempt.store, OUTPUT_MAX_BYTES, left_s)
+                connection.agent.renew_upload(rundir.run_dir(run.run_id, attempt.number), upload)
     finally:
         connection.close()
     try:

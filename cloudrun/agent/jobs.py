@@ -93,6 +93,14 @@ def home(run: RunDir) -> None:
     write_json(run.home, {"at": time.time()})
 
 
+def renew_upload(run: RunDir, upload: dict[str, Any]) -> None:
+    """Another leave to upload, for a run whose machine lives longer than the first one does."""
+    spec = read_object(run.spec)
+    if spec is None:
+        raise AgentError("usage", f"{run.root.name} was never started here")
+    write_json(run.spec, dict(spec, upload=upload))
+
+
 def listed() -> list[dict[str, Any]]:
     """Every run directory of this unit: `run_dir`, `status`, `home`, `stored`; sorted by name."""
     found = []

@@ -6,6 +6,7 @@
     ship         run_dir, area, inline                 see below                         files, bytes, reused
     start        run_dir, spec                                                           status
     status       run_dir                                                                 status, null if never started
+    upload       run_dir, upload
     runs                                                                                 runs: [{run_dir, status, ...}]
     follow       run_dir, offsets, wait, bring         <- STDOUT STDERR ALIVE, outputs   status, brought
     cancel       run_dir, grace_s, reason              <- ALIVE...                       status
@@ -116,6 +117,11 @@ def _orders(call: Call) -> Reply:
     return jobs.orders(call.arguments.get("orders"))
 
 
+def _upload(call: Call) -> Reply:
+    jobs.renew_upload(call.run(), call.arguments["upload"])
+    return {}
+
+
 def _runs(_call: Call) -> Reply:
     return {"runs": jobs.listed()}
 
@@ -192,6 +198,7 @@ VERBS: dict[str, Callable[[Call], Reply]] = {
     "ship": _ship,
     "start": _start,
     "status": _status,
+    "upload": _upload,
     "runs": _runs,
     "follow": _follow,
     "cancel": _cancel,

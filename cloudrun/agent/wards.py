@@ -61,7 +61,8 @@ class Ward:
         """Put its outputs into the store; raises where that fails. In a child."""
         from cloudrun.agent import upload
 
-        upload.upload(self.run, self.spec["upload"], self.status())
+        spec = read_object(self.run.spec) or self.spec  # its leave may have been renewed
+        upload.upload(self.run, spec["upload"], self.status())
 
     def upload_ended(self) -> None:
         self._upload_at = time.monotonic() + self._upload_pause_s

@@ -38,6 +38,21 @@ def test_the_sandbox_snippet_runs(project: Project) -> None:
     assert '"Reservations"' in done.stdout
 
 
+def test_the_detached_snippet_runs(project: Project) -> None:
+    shutil.copytree(README.parent / "jobs", project.root / "jobs")
+    project.write("pyproject.toml", "")
+    project.env["PATH"] = f"{VENV_BIN}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-ec", snippet("detached")], cwd=project.root, env=project.environment, text=True,
+        stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (run,) = project.ledger.runs()
+    assert run.state == "succeeded"
+    assert done.stdout.count('"accuracy"') == 2, "followed twice, each time whole"
+    assert project.ledger.units() == []
+
+
 def test_every_installing_snippet_is_one_line() -> None:
     for name in ("first", "tests"):
         assert len(snippet(name).splitlines()) == 1
