@@ -132,7 +132,7 @@ LEAVES = list(leaves(application()))
 
 def test_every_command_of_the_catalogue_is_there() -> None:
     assert [command.name for command in COMMANDS] == list(dict.fromkeys(path[0] for path, _ in LEAVES))
-    assert {path[1] for path, _ in LEAVES if path[0] == "sandbox"} == {"start", "stop", "status"}
+    assert {path[1] for path, _ in LEAVES if path[0] == "sandbox"} == {"start", "stop", "status", "interrupt"}
 
 
 @pytest.mark.parametrize(("path", "app"), LEAVES, ids=[" ".join(path) for path, _ in LEAVES])
