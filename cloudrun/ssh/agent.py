@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cloudrun.core import wire
-from cloudrun.core.errors import TransferError
+from cloudrun.core.errors import ConnectionLost, TransferError
 from cloudrun.core.outputs import Outputs
 from cloudrun.core.records import DataSet, FileEntry, JobStatus, RunOnUnit, UnitNews, UnitOrders, Upload
 from cloudrun.ssh import outputs as told
@@ -27,6 +27,7 @@ from cloudrun.ssh.transfer import OnProgress, OpenSink
 __all__ = ["Agent", "Finished", "OnProgress", "OpenSink", "Outputs", "Sink"]
 
 ENDING_S = 300.0  # from a job's SIGKILL to its status: leftovers are ended, the digests of all outputs are made
+PING_S = 60.0  # how often to say that we are here: a unit without a client powers itself off
 INLINE_BYTES = 64 * 1024  # a project no larger than this is sent without asking what the unit has of it
 BRING_BYTES = 1024 * 1024  # outputs that come along with the end of a job, without being asked for
 
@@ -43,6 +44,7 @@ class Agent:
         self._silence_s = silence_s
         self._idle: list[AgentChannel] = []
         self._lock = threading.Lock()
+        self._pinging: threading.Thread | None = None
 
     def install(self) -> None:
         """Make sure that this version's agent is on the unit and starts there. Raises LaunchError where it does not."""
@@ -50,6 +52,7 @@ class Agent:
             pass
 
     def close(self) -> None:
+        """Close the channels; a call after this opens new ones."""
         with self._lock:
             idle, self._idle = self._idle, []
         for channel in idle:
@@ -280,3 +283,23 @@ class Agent:
             raise
         with self._lock:
             self._idle.append(channel)
+            if self._pinging is None:
+                self._pinging = threading.Thread(target=self._ping, name="agent-ping", daemon=True)
+                self._pinging.start()
+
+    def _ping(self) -> None:
+        """Tell the other ends of idle channels now and then that theirs has not gone, until there are none."""
+        while True:
+            time.sleep(PING_S)
+            with self._lock:
+                idle, self._idle = [channel for channel in self._idle if channel.stream.is_open], []
+                if not idle:
+                    self._pinging = None
+                    return
+            for channel in idle:
+                with contextlib.suppress(ConnectionLost):
+                    channel.stream.give_up_at, channel.stream.cancelled = float("inf"), None
+                    channel.send(wire.ALIVE)
+                    channel.flush()
+                    with self._lock:
+                        self._idle.append(channel)

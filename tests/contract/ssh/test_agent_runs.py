@@ -278,6 +278,34 @@ def test_a_silent_line_is_taken_for_dead(line: Any, run_dir: str) -> None:
         agent.cancel(run_dir, grace_s=5)  # the session itself still works: a new channel takes the old one's place
 
 
+def test_a_silent_line_is_taken_for_dead_by_every_method(line: Any, run_dir: str, tmp_path: Path) -> None:
+    (tmp_path / "big").write_bytes(bytes(20_000_000))
+    entry = _entry(tmp_path / "big")
+    log = FileEntry("stdout.log", 1, "0" * 64)
+    asked: list[Callable[[Agent], object]] = [
+        lambda agent: agent.has_environment("abc"),
+        lambda agent: agent.ship(run_dir, tmp_path, [entry]),
+        lambda agent: agent.start(run_dir, spec("pass")),
+        lambda agent: agent.status(run_dir),
+        lambda agent: agent.runs(),
+        lambda agent: agent.cancel(run_dir, 1),
+        lambda agent: agent.outputs(run_dir),
+        lambda agent: agent.fetch_logs(run_dir, [log], lambda _: io.BytesIO()),
+        lambda agent: agent.home(run_dir),
+        lambda agent: agent.has_data("k"),
+        lambda agent: agent.orders(),
+        lambda agent: agent.perform(run_dir, tmp_path, [entry], spec("pass"), Printed(), on_started=lambda _: None),
+    ]
+    with Session.open(line.target, timeout_s=20) as session:
+        for ask in asked:
+            agent = Agent(session, silence_s=0.3)
+            agent.install()
+            line.silent.set()
+            with pytest.raises(ConnectionLost):
+                ask(agent)
+            line.silent.clear()
+
+
 def test_following_can_be_cancelled_and_the_job_goes_on(agent: Agent, run_dir: str) -> None:
     agent.start(run_dir, spec("import time; time.sleep(60)"))
     cancelled = threading.Event()

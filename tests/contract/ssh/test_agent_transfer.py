@@ -124,7 +124,6 @@ def test_a_ship_refused_in_the_middle_says_why(agent: Agent, run_dir: str, root:
         agent.ship(run_dir, root, [entry_of(root, "one"), entry_of(root, "big")])
 
 
-
 def test_outputs_are_what_the_job_made_or_changed(agent: Agent, run_dir: str, root: Path) -> None:
     for name in ("kept", "changed", "rewritten", "removed"):
         (root / name).write_text("before")
