@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cloudrun.sandbox import client
+from cloudrun.sandbox import client, nspawn
 from tests.machines.conftest import BOOT_S, Ec2, share_image
 from tests.machines.test_deadline import in_s
 from tests.sandbox.conftest import Project, wait_for
@@ -28,60 +28,57 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     client.stop()
 
 
-def traces(sandbox: Path, cables: set[str]) -> list[str]:
+def traces(sandbox: Path, cable: str) -> dict[str, list[str]]:
     """Processes, mounts, links and cgroups of a sandbox's machines."""
     units = str(sandbox / "units")
-    found = [f"link {name}" for name in links() if name not in cables]
+    processes = []
     for folder in Path("/proc").glob("[0-9]*"):
-        if int(folder.name) == os.getpid():
-            continue
         try:
-            command = (folder / "cmdline").read_bytes().decode(errors="replace")
-            if units in command or units in (folder / "mountinfo").read_text():
-                found.append(f"process {folder.name} {command}")
+            if int(folder.name) != os.getpid() and units in (folder / "mountinfo").read_text():
+                processes.append((folder / "cmdline").read_bytes().decode(errors="replace"))
         except OSError:
             continue
-    for tree in (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup/systemd")):
-        found += [f"cgroup {group}" for group in tree.glob("cloudrun-*/*")]
-    if units in Path("/proc/self/mountinfo").read_text():
-        found.append("a mount")
-    return found
+    group = nspawn._cgroups(units).name
+    trees = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup/systemd"))
+    return {
+        "processes": processes,
+        "links": [cable] if Path("/sys/class/net", cable).exists() else [],
+        "cgroups": [str(tree / group) for tree in trees if (tree / group).exists()],
+        "mounts": [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if units in line],
+    }
 
 
-def links() -> set[str]:
-    told = subprocess.run(["ip", "-json", "link"], capture_output=True, text=True, check=True).stdout
-    return {link["ifname"] for link in json.loads(told) if link["ifname"].startswith("cr")}
-
-
-def running(tmp_path: Path) -> tuple[Ec2, client.Region]:
+def running(tmp_path: Path) -> tuple[client.Region, str]:
+    """A region with two machines, and the link on this computer that leads to them."""
     region = client.ensure("nspawn")
     folder = tmp_path / "own-ec2"
     folder.mkdir()
     ec2 = Ec2(region, folder)
-    for machine in ec2.launch(in_s(3600), count=2):
-        ec2.host(machine)
-    return ec2, region
+    hosts = [ec2.host(machine) for machine in ec2.launch(in_s(3600), count=2)]
+    told = subprocess.run(
+        ["ip", "-json", "route", "get", hosts[0].address], capture_output=True, text=True, check=True
+    ).stdout
+    return region, str(json.loads(told)[0]["dev"])
 
 
-@pytest.mark.parametrize("end", ["stop", "SIGKILL"])
-def test_nothing_is_left_of_a_region(own: Path, tmp_path: Path, end: str) -> None:
-    before = links()
-    others = set(traces(own, before))
-    _, region = running(tmp_path)
-    assert {trace.split()[0] for trace in set(traces(own, before)) - others} == {"link", "process", "cgroup"}
-    if end == "stop":
-        client.stop()
-        assert set(traces(own, before)) - others == set()
-        assert list((own / "units").iterdir()) == []
-        return
+NOTHING: dict[str, list[str]] = {"processes": [], "links": [], "cgroups": [], "mounts": []}
+
+
+def test_nothing_is_left_of_a_region_that_is_stopped(own: Path, tmp_path: Path) -> None:
+    _, cable = running(tmp_path)
+    there = traces(own, cable)
+    assert {kind for kind, found in there.items() if found} == {"processes", "links", "cgroups"}
+    client.stop()
+    assert traces(own, cable) == NOTHING
+    assert list((own / "units").iterdir()) == []
+
+
+def test_nothing_is_left_of_a_region_that_is_killed(own: Path, tmp_path: Path) -> None:
+    region, cable = running(tmp_path)
     os.kill(region.pid, signal.SIGKILL)
-
-    def left(kind: str = "") -> list[str]:
-        return [trace for trace in set(traces(own, before)) - others if trace.startswith(kind)]
-
-    wait_for(lambda: left() == left("cgroup"), "the machines to die with the region", BOOT_S)
+    wait_for(lambda: {**traces(own, cable), "cgroups": []} == NOTHING, "the machines to die with the region", BOOT_S)
     client.ensure("nspawn")  # what is not a process's own is removed by the next one
-    assert left("cgroup") == []
+    assert traces(own, cable) == NOTHING
     assert list((own / "units").iterdir()) == []
 
 
