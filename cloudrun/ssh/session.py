@@ -28,7 +28,7 @@ KEEPALIVE_S = 10  # between keepalives; with DEAD_AFTER_S it bounds how long a d
 DEAD_AFTER_S = 30
 AFTER_EXIT_S = 1.0  # how long a finished command's output may still trickle in: its daemons may hold the pipe for ever
 # Measured against OpenSSH on loopback, 256 MB with digests and fsync, on two cores that others used: either AES-GCM
-# took 0.5-0.6 s of this process's CPU to send and 0.9 s to receive (scp: 0.8 and 1.0 s), and 1 GB on one connection four
+# took 0.5-0.6 s of this process's CPU to send, 0.9 s to receive (scp: 0.8 and 1.0 s), and 1 GB on one connection four
 # times that; aes128-ctr with its separate MAC took half as much again to send. paramiko has no chacha20-poly1305.
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes256-ctr")
 KEY_TYPE = "ssh-ed25519"

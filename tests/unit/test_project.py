@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from cloudrun.core.errors import UsageError
+from cloudrun.digests import Digests
 from cloudrun.project import Shipment, project_root, shipment
 
 
@@ -123,3 +126,40 @@ def test_a_mistyped_script_is_suggested(tmp_path: Path) -> None:
     write(tmp_path / "train.py")
     with pytest.raises(UsageError, match=r"train\.py"):
         ship(tmp_path / "trian.py")
+
+
+def test_a_file_that_did_not_change_is_not_read_again(tmp_path: Path) -> None:
+    """Left alone for long enough; what its memory says is then believed, which a wrong memory shows."""
+    script = write(tmp_path / "train.py", "text")
+    cache = tmp_path / "cache"
+    clock = time.time_ns() + 10_000_000_000  # nothing here is older than a moment: the file system's clock is put on
+    digests = Digests(tmp_path, cache)
+    digests._moment_ns = clock
+    digests._new = cache / "new"
+    cache.mkdir()
+    digests.of("train.py", script.stat())
+    digests.save(["train.py"])
+    document = (cache / "digests.json").read_text()
+    (cache / "digests.json").write_text(document.replace(hashlib.sha256(b"text").hexdigest(), "1" * 64))
+    assert Digests(tmp_path, cache).of("train.py", script.stat())[1] == "1" * 64
+    script.write_text("tex2")
+    assert Digests(tmp_path, cache).of("train.py", script.stat())[1] == hashlib.sha256(b"tex2").hexdigest()
+
+
+def test_an_edit_that_keeps_size_and_time_is_seen(tmp_path: Path) -> None:
+    write(tmp_path / ".cloudrun" / "ledger")
+    script = write(tmp_path / "train.py", "before")
+    ship(script)
+    info = script.stat()
+    script.write_text("behind")
+    os.utime(script, ns=(info.st_atime_ns, info.st_mtime_ns))
+    (entry,) = ship(script).entries
+    assert entry.sha256 == hashlib.sha256(b"behind").hexdigest()
+
+
+def test_a_damaged_memory_of_digests_is_none(tmp_path: Path) -> None:
+    script = write(tmp_path / "train.py", "text")
+    for text in ("", "[]", "{", '{"version":1,"root":"/elsewhere","files":{}}'):
+        write(tmp_path / ".cloudrun" / "cache" / "digests.json", text)
+        (entry,) = ship(script).entries
+        assert entry.sha256 == hashlib.sha256(b"text").hexdigest()
