@@ -66,6 +66,7 @@ class Attempt:
         self.printed = Printed(self.folder, unit.observe)
         self.provision_log: Path | None = None
         self.started = False
+        self.over = False  # the job has ended: what is left is its way home
 
     def runs(self, _status: JobStatus | None = None) -> None:
         """The job runs on the unit: from here on it has to be ended or fetched."""
@@ -85,6 +86,7 @@ class Attempt:
     def conclude(self, status: JobStatus, finished: Finished | None = None) -> None:
         """Bring home what it made and record its end. Raises Interrupted where the run waits for another attempt."""
         unit = self.unit
+        self.over = True
         if status.reason == "interrupted":
             self.home.requeue(unit.agent, "the provider took the machine back", finished)
             self.printed.discard()
@@ -168,6 +170,7 @@ class Attempt:
                     unit.reconnect()
                 reason = "deadline" if isinstance(error, DeadlineReached) else "cancelled"
                 status = unit.agent.cancel(self.place, unit.settings.grace_s, reason)
+                self.over = True
                 # A job that had ended by itself is what it was, whatever happened on its way home.
                 forced = ending if status.reason else None
                 self.home.bring(unit.agent, status, forced, logs=self._logs())
@@ -206,7 +209,7 @@ class Attempt:
         if isinstance(error, ManifestRefused):
             return False
         try:
-            if unit.ledger.run(run_id).state is not RunState.PULLING:
+            if not self.over or unit.ledger.run(run_id).state not in (RunState.RUNNING, RunState.PULLING):
                 return False
             unit.ledger.move_run(run_id, RunState.PULL_PENDING, detail=str(error))
         except CloudrunError:

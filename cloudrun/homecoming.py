@@ -65,7 +65,6 @@ class Homecoming:
     ) -> None:
         """Fetch and record; raises what those raise. `forced` overrides the exit code; `logs` as for `end`; `finished`
         is what came along with the job's last words."""
-        self._begin_pulling()
         self._count_run(status)
         with self.phases.phase("pull"):
             outputs = self._fetch(source, finished)
@@ -80,7 +79,6 @@ class Homecoming:
         """
         store = self.ledger.artifacts
         saved = {each.path: each for each in self.earlier}
-        self._begin_pulling()
         with self.phases.phase("pull"):
             try:
                 outputs = finished.outputs if finished and finished.outputs else source.outputs(self.place)
@@ -123,6 +121,8 @@ class Homecoming:
                         sink.write(content)
             files = [entry for entry in missing.values() if id(entry) not in of_logs]
             logs = [entry for entry in missing.values() if id(entry) in of_logs]
+            if missing:
+                self._begin_pulling()
             source.fetch(self.place, files, open_writer, self._progress)
             source.fetch_logs(self.place, logs, open_writer)
         return outputs

@@ -103,9 +103,18 @@ def prepare(
         on_exit=settings.on_exit,
         host_key=" ".join(host.public.split()[:2]),
         created_at=now,
+        architecture=image.architecture,
     )
     ledger.intend(record)
     return record
+
+
+def image_of(cloud: Cloud, ledger: Ledger, unit: UnitRecord) -> Image:
+    """What a unit of this ledger was launched from, as far as that matters to what runs on it. EC2 is asked only about
+    units of an older cloudrun."""
+    launch = ledger.launch(unit.launch_id)
+    architecture = launch.architecture or cloud.images.find(unit.instance_type).architecture
+    return Image(launch.request.image_id, "", architecture, launch.request.root_device, unit.user, 0)
 
 
 def _write_private(path: Path, text: str) -> None:

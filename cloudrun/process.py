@@ -21,7 +21,7 @@ from cloudrun.ledger import Ledger, Run
 from cloudrun.lifeline import LIFELINE
 from cloudrun.machine import Machine
 from cloudrun.opening import open_unit
-from cloudrun.submit import with_data
+from cloudrun.submit import place_of, with_data
 from cloudrun.units import OpenUnit
 
 
@@ -166,10 +166,7 @@ class process_unit:  # noqa: N801 - used like a function: `with process_unit() a
         settings = config.load(ledger.project, self._given)
         observe = self._observe or write_output
         if self._instance_id is not None:
-            place = ledger.unit(self._instance_id).place
-            cloud = wiring.reconnect(place, settings.profile)
-            if cloud is None:
-                raise UsageError(f"{self._instance_id} went away with its sandbox", next_step="cloudrun reap")
+            cloud = place_of(ledger, self._instance_id, settings.profile)
         else:
             cloud = wiring.connect(settings.provider, settings.region, settings.profile)
         self._machine = Machine(

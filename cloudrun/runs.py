@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import ExitStack
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,31 +89,40 @@ def _told_by_ec2(unit: OpenUnit, error: BaseException) -> BaseException:
 
 def _begin(unit: OpenUnit, plan: Prepared, run_id: str | None) -> Attempt:
     """Write down the run, where it is new, and its attempt on this unit."""
-    ledger, settings = unit.ledger, plan.settings
+    ledger, now = unit.ledger, unit.clock.now()
     if run_id is None:
-        run_id = new_id("r")
-        ledger.add_run(
-            RunRecord(
-                run_id=run_id,
-                name=plan.job.name or Path(plan.shipment.script).stem,
-                script=plan.shipment.script,
-                cwd=plan.shipment.cwd,
-                state=RunState.QUEUED,
-                created_at=unit.clock.now(),
-                arguments=plan.job.arguments,
-                params=dict(plan.job.params),
-                metric=settings.metric,
-                minimize=settings.minimize,
-                code_digest=plan.code_digest,
-                data_digest=datasets.digest(plan.data),
-                environment_digest=plan.environment.fingerprint,
-            )
-        )
-    number = ledger.run(run_id).attempts + 1
-    store = bucket.store_uri(settings.bucket, ledger.ledger_id, run_id, number) if settings.bucket else ""
-    ledger.begin_attempt(run_id, unit.instance_id, unit.clock.now(), store=store)
-    unit.run_ids.append(run_id)
-    return Attempt(unit, ledger.run(run_id), number)
+        run = _new_run(plan, now)
+        number, store = 1, _store(unit, plan, run.run_id, 1)
+        ledger.begin_run(run, unit.instance_id, now, store=store)
+    else:
+        run = ledger.run(run_id)
+        number = run.attempts + 1
+        ledger.begin_attempt(run_id, unit.instance_id, now, store=_store(unit, plan, run_id, number))
+    unit.run_ids.append(run.run_id)
+    return Attempt(unit, ledger.run(run.run_id), number)
+
+
+def _new_run(plan: Prepared, now: datetime) -> RunRecord:
+    return RunRecord(
+        run_id=new_id("r"),
+        name=plan.job.name or Path(plan.shipment.script).stem,
+        script=plan.shipment.script,
+        cwd=plan.shipment.cwd,
+        state=RunState.QUEUED,
+        created_at=now,
+        arguments=plan.job.arguments,
+        params=dict(plan.job.params),
+        metric=plan.settings.metric,
+        minimize=plan.settings.minimize,
+        code_digest=plan.code_digest,
+        data_digest=datasets.digest(plan.data),
+        environment_digest=plan.environment.fingerprint,
+    )
+
+
+def _store(unit: OpenUnit, plan: Prepared, run_id: str, number: int) -> str:
+    name = plan.settings.bucket
+    return bucket.store_uri(name, unit.ledger.ledger_id, run_id, number) if name else ""
 
 
 # -- the steps -------------------------------------------------------------------------------------------------------
@@ -168,10 +178,8 @@ def _provision(attempt: Attempt, plan: Prepared) -> None:
 
 
 def _spec(attempt: Attempt, plan: Prepared) -> dict[str, Any]:
-    unit, name = attempt.unit, plan.settings.bucket
-    upload = None
-    if name:
-        address = bucket.store_uri(name, unit.ledger.ledger_id, attempt.run.run_id, attempt.number)
+    unit, upload = attempt.unit, None
+    if address := _store(unit, plan, attempt.run.run_id, attempt.number):
         upload = bucket.ticket(unit.cloud, address, plan.settings.output_max_bytes, unit.seconds_left())
     return job_spec(plan, attempt.run.run_id, attempt.number, upload)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cloudrun import bucket, datasets, prepared, runs, wiring
+from cloudrun import bucket, datasets, launching, prepared, runs, wiring
+from cloudrun.core.errors import UsageError
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.records import Image
 from cloudrun.core.settings import Settings
@@ -17,14 +18,26 @@ from cloudrun.wiring import Cloud
 __all__ = ["Job", "resume", "submit"]
 
 
-def submit(job: Job, settings: Settings, *, ledger: Ledger, observe: Observer, detach: bool = False) -> Run:
-    """Run `job` on a unit of its own. Returns its run, also a failed one; everything else that goes wrong raises.
+def submit(
+    job: Job,
+    settings: Settings,
+    *,
+    ledger: Ledger,
+    observe: Observer,
+    detach: bool = False,
+    instance_id: str | None = None,
+) -> Run:
+    """Run `job` on a unit of its own, or on the kept one that `instance_id` names. Returns its run, also a failed one;
+    everything else that goes wrong raises.
 
     Nothing is launched before the script, its parameters, its environment, its data, the region and the type have been
     checked. With `detach` it returns as soon as the job runs; the unit is left to it.
     """
-    cloud, image, plan = _checked(job, settings, ledger, observe)
-    machine = Machine(lambda: open_unit(cloud, ledger, settings, observe, image=image))
+    cloud, image, plan = _checked(job, settings, ledger, observe, instance_id)
+    machine = Machine(
+        lambda: open_unit(cloud, ledger, settings, observe, image=image, instance_id=instance_id),
+        lambda: open_unit(cloud, ledger, settings, observe, image=None if instance_id else image),
+    )
     with machine:
         run = runs.detach(machine.unit, plan) if detach else machine.carry_through(plan)
     return ledger.get(run.run_id)  # how long the machine took to go is known only now
@@ -50,12 +63,26 @@ def resume(run_id: str, settings: Settings, *, ledger: Ledger, observe: Observer
     return ledger.get(run.run_id)
 
 
-def _checked(job: Job, settings: Settings, ledger: Ledger, observe: Observer) -> tuple[Cloud, Image, Prepared]:
+def _checked(
+    job: Job, settings: Settings, ledger: Ledger, observe: Observer, instance_id: str | None = None
+) -> tuple[Cloud, Image, Prepared]:
     prepared.inspect(job, settings, ledger, observe)
-    cloud = wiring.connect(settings.provider, settings.region, settings.profile)
-    image = cloud.images.find(settings.instance_type, image_id=settings.image, user=settings.user)
+    if instance_id is None:
+        cloud = wiring.connect(settings.provider, settings.region, settings.profile)
+        image = cloud.images.find(settings.instance_type, image_id=settings.image, user=settings.user)
+    else:
+        cloud = place_of(ledger, instance_id, settings.profile)
+        image = launching.image_of(cloud, ledger, ledger.unit(instance_id))
     plan = prepared.prepare(job, settings, ledger, image.architecture, observe)
     return cloud, image, with_data(plan, cloud, observe)
+
+
+def place_of(ledger: Ledger, instance_id: str, profile: str | None) -> Cloud:
+    """The adapters for where a unit of this ledger is. Raises NotFound, UsageError where its sandbox has ended."""
+    cloud = wiring.reconnect(ledger.unit(instance_id).place, profile)
+    if cloud is None:
+        raise UsageError(f"{instance_id} went away with its sandbox", next_step="cloudrun reap")
+    return cloud
 
 
 def with_data(plan: Prepared, cloud: Cloud, observe: Observer) -> Prepared:

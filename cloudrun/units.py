@@ -127,7 +127,7 @@ class OpenUnit:
         if waiting:
             self.keep_until_deadline = True
             self.observe(Note(f"outputs wait on {instance_id}: cloudrun pull {waiting[0]}", "warning"))
-        self.image = self.cloud.images.find(unit.instance_type)
+        self.image = launching.image_of(self.cloud, self.ledger, unit)
         if not self.ledger.take_unit(instance_id, client.client_id, of=unit.client_id, on_exit=self.settings.on_exit):
             raise in_use(instance_id)
         self.record = self.ledger.unit(instance_id)

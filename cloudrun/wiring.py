@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from cloudrun.core.errors import CredentialsError, UsageError
 from cloudrun.core.records import Place
@@ -72,19 +72,22 @@ def reconnect(place: Place, profile: str | None = None) -> Cloud | None:
 
 
 def _sandbox(region: client.Region, wanted: str | None) -> Cloud:
-    from cloudrun.aws.session import connect as aws_connect
-
     if wanted is not None and wanted != region.region:
         raise UsageError(
             f"the sandbox is one region, {region.region}, not {wanted}",
             next_step="leave out --region, or add --provider aws",
         )
-    aws = aws_connect(
-        region=region.region,
-        endpoint_url=region.endpoint_url,
-        access_key=region.access_key,
-        secret_key=region.secret_key,
-    )
+
+    def aws() -> Aws:
+        from cloudrun.aws.session import connect as aws_connect
+
+        return aws_connect(
+            region=region.region,
+            endpoint_url=region.endpoint_url,
+            access_key=region.access_key,
+            secret_key=region.secret_key,
+        )
+
     place = Place("sandbox", region.region, region.generation)
     notes: tuple[str, ...] = ()
     if region.driver == "plain":
@@ -98,7 +101,8 @@ def _sandbox(region: client.Region, wanted: str | None) -> Cloud:
         now = client.current()
         return now is not None and now.generation == region.generation
 
-    return replace(_bundle(aws, place, lambda: "127.0.0.1/32", notes), exists=exists)
+    cloud = _bundle(aws, place, lambda: "127.0.0.1/32", notes)
+    return replace(cloud, exists=exists, credentials_expire_at=lambda: None)
 
 
 def _aws(region: str | None, profile: str | None) -> Cloud:
@@ -110,29 +114,54 @@ def _aws(region: str | None, profile: str | None) -> Cloud:
     for variable in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_EC2"):
         if url := os.environ.get(variable):
             notes += (f"{variable} is set: this is not AWS but {url}",)
-    return _bundle(aws, Place("aws", aws.region, account), None, notes)
+    return _bundle(lambda: aws, Place("aws", aws.region, account), None, notes)
 
 
-def _bundle(aws: Aws, place: Place, caller_cidr: Callable[[], str] | None, notes: tuple[str, ...] = ()) -> Cloud:
-    from cloudrun.aws.images import Images
-    from cloudrun.aws.instances import Instances
-    from cloudrun.aws.network import Network
+def _bundle(
+    connect_aws: Callable[[], Aws], place: Place, caller_cidr: Callable[[], str] | None, notes: tuple[str, ...] = ()
+) -> Cloud:
+    aws = cache(connect_aws)
 
-    network = Network(aws)
+    def instances() -> Instances:
+        from cloudrun.aws.instances import Instances
+
+        return Instances(aws())
+
+    def images() -> Images:
+        from cloudrun.aws.images import Images
+
+        return Images(aws())
+
+    @cache
+    def network() -> Network:
+        from cloudrun.aws.network import Network
+
+        return Network(aws())
 
     @cache
     def storage() -> Storage:
         from cloudrun.aws.storage import Storage
 
-        return Storage(aws)
+        return Storage(aws())
 
     return Cloud(
         place,
-        Instances(aws),
-        Images(aws),
-        network,
-        caller_cidr or (lambda: f"{network.caller_address()}/32"),
+        cast("Instances", _Later(instances)),
+        cast("Images", _Later(images)),
+        cast("Network", _Later(network)),
+        caller_cidr or (lambda: f"{network().caller_address()}/32"),
         storage,
-        aws.credentials_expire_at,
+        lambda: aws().credentials_expire_at(),
         notes=notes,
     )
+
+
+class _Later:
+    """An adapter that is made when it is first used: boto3 and a client of EC2's take longer than a whole run on a unit
+    that is open, which needs neither."""
+
+    def __init__(self, make: Callable[[], object]) -> None:
+        self._make = cache(make)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._make(), name)

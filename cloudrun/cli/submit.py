@@ -49,6 +49,10 @@ def submit(
         bool | None,
         Parameter(negative="--no-spot", help="Rent spot capacity: cheaper, may be taken back. Example: --spot"),
     ] = None,
+    instance_id: Annotated[
+        str | None,
+        Parameter(help="Use this machine, kept or stopped before. Example: --instance-id i-0123 --on-exit keep"),
+    ] = None,
     deadline: Annotated[
         str | None,
         Parameter(help="When the machine powers itself off whatever happens; 4h by default. Example: --deadline 90m"),
@@ -139,7 +143,7 @@ def submit(
 
     with closing(Ledger()) as ledger, Display(verbose=verbose, job_stdout=not as_json) as display:
         job = Job(script, arguments, params, name)
-        run = submit_job(job, settings, ledger=ledger, observe=display, detach=detach)
+        run = submit_job(job, settings, ledger=ledger, observe=display, detach=detach, instance_id=instance_id)
         lines = detached_lines(run, ledger.unit(run.instance_id or "")) if detach else None
         display.say("\n".join(lines or closing_lines(run, ledger.artifacts.path)))
         if as_json:

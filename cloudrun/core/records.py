@@ -188,6 +188,7 @@ class LaunchRecord:
     on_exit: OnExit
     host_key: str  # public half of the key in user-data
     created_at: datetime
+    architecture: str = ""  # of the image; "" where an older cloudrun launched it
     detail: str = ""  # why it was refused or is unresolved
 
 

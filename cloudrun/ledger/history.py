@@ -72,6 +72,12 @@ class History:
             )
             return _attempts(connection, run_id)[-1]
 
+    def begin_run(self, run: RunRecord, instance_id: str, at: datetime, *, store: str = "") -> AttemptRecord:
+        """`add_run` and its first `begin_attempt`, at the price of one commit."""
+        with self._database.writing():
+            self.add_run(run)
+            return self.begin_attempt(run.run_id, instance_id, at, store=store)
+
     def move_run(
         self,
         run_id: str,
@@ -126,7 +132,7 @@ class History:
         at: datetime,
         usage: Usage | None = None,
     ) -> RunRecord:
-        """The end of a run and all it made, in one transaction.
+        """The end of a run and all it made, in one transaction; a running one is pulled in the same.
 
         Raises LedgerError where the state is not a terminal one, the lifecycle does not allow it, or an artifact is
         not in the store: `succeeded` means that every digest was verified.
@@ -136,7 +142,10 @@ class History:
         for artifact in artifacts:
             self._check_stored(run_id, artifact)
         with self._database.writing() as connection:
-            check_move(RUN, f"run {run_id}", _state(connection, run_id), state)
+            before = _state(connection, run_id)
+            if before is RunState.RUNNING and state is RunState.SUCCEEDED:
+                before = RunState.PULLING  # what came along with the job's end needed no pulling of its own
+            check_move(RUN, f"run {run_id}", before, state)
             _move(connection, run_id, state, reason, exit_code, detail, at)
             connection.execute(
                 "UPDATE runs SET metric = ?, minimize = ?, passport = ?, timings = ?, usage = ? WHERE run_id = ?",

@@ -87,6 +87,7 @@ def launch_record(row: sqlite3.Row) -> LaunchRecord:
         on_exit=row["on_exit"],
         host_key=row["host_key"],
         created_at=utc_time(row["created_at"]),
+        architecture=row["architecture"],
         detail=row["detail"],
     )
 
@@ -238,6 +239,7 @@ def launch_columns(launch: LaunchRecord, ledger_id: str) -> dict[str, object]:
         "on_exit": launch.on_exit,
         "host_key": launch.host_key,
         "created_at": utc_text(launch.created_at),
+        "architecture": launch.architecture,
         "detail": text(launch.detail),
     }
 

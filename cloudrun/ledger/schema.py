@@ -137,6 +137,7 @@ MIGRATIONS = (
         (
             "ALTER TABLE runs ADD COLUMN usage TEXT",  # JSON
             "ALTER TABLE runs ADD COLUMN cwd TEXT NOT NULL DEFAULT '.'",
+            "ALTER TABLE launches ADD COLUMN architecture TEXT NOT NULL DEFAULT ''",
             "ALTER TABLE attempts ADD COLUMN outputs TEXT NOT NULL DEFAULT '[]'",  # JSON
             "ALTER TABLE attempts ADD COLUMN store TEXT NOT NULL DEFAULT ''",
         ),

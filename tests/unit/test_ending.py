@@ -280,6 +280,7 @@ def test_a_closed_unit_is_nobodys_though_its_process_lives(ledger: Ledger, clock
     ec2 = Ec2(deaf=10_000)
     unit = open_unit(ledger, clock, ec2)
     unit.client_id = client.client_id
+    ledger.update_unit(unit.instance_id, client_id=client.client_id)
     with pytest.raises(CleanupIncomplete):
         unit.close()
     assert ledger.clients() == [], "or `cloudrun reap` would wait for this process to end"
