@@ -132,7 +132,7 @@ class History:
         at: datetime,
         usage: Usage | None = None,
     ) -> RunRecord:
-        """The end of a run and all it made, in one transaction; a running one is pulled in the same.
+        """The end of a run and all it made, in one transaction; one that needs no pulling of its own is pulled in the same.
 
         Raises LedgerError where the state is not a terminal one, the lifecycle does not allow it, or an artifact is
         not in the store: `succeeded` means that every digest was verified.
@@ -143,7 +143,7 @@ class History:
             self._check_stored(run_id, artifact)
         with self._database.writing() as connection:
             before = _state(connection, run_id)
-            if before is RunState.RUNNING and state is RunState.SUCCEEDED:
+            if before in (RunState.RUNNING, RunState.PULL_PENDING) and state is RunState.SUCCEEDED:
                 before = RunState.PULLING  # what came along with the job's end needed no pulling of its own
             check_move(RUN, f"run {run_id}", before, state)
             _move(connection, run_id, state, reason, exit_code, detail, at)
