@@ -176,7 +176,10 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(number=RUNS, state=st.just(RunState.SUCCEEDED) | st.sampled_from(RunState), scores=SCORES)
     def finish_run(self, number: int, state: RunState, scores: dict[str, float]) -> None:
         run = self.runs.get(f"run-{number}")
-        allowed = run is not None and is_terminal(state) and state in RUN[run.state]
+        in_one = (
+            run is not None and state is RunState.SUCCEEDED and run.state in (RunState.RUNNING, RunState.PULL_PENDING)
+        )
+        allowed = run is not None and is_terminal(state) and (in_one or state in RUN[run.state])
         finished = self.expect(
             allowed,
             self.ledger.finish_run,
