@@ -10,8 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -243,6 +241,8 @@ def _ended(state: StateDir, timeout_s: float) -> bool:
 
 def _ask(region: Region, path: str = "/status", body: bytes | None = None) -> dict[str, Any]:
     """Ask the daemon itself (a body makes it a POST), through the same gate as every other request."""
+    import urllib.request  # a tenth of what most commands need in all, which ask nothing
+
     from cloudrun.sandbox.sigv4 import Credentials, sign
 
     host = urlsplit(region.endpoint_url).netloc
