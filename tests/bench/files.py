@@ -85,6 +85,16 @@ class Field:
         shutil.rmtree(places[0])
         return took
 
+    def ship_again(self) -> float:
+        """The ship of a further run on an open unit: the job before it has ended and is home, as after `send_run`."""
+        run_id = f"r-bench{next(_numbers)}"
+        place = rundir.run_dir(run_id, 1)
+        took = timed(lambda: self.agent.ship(place, self.tree, self.entries()))
+        self.agent.start(place, rundir.spec(run_id, 1, ["/bin/true"], ".", {}, _NO_LIMIT, 1_000_000, 5.0))
+        assert self.agent.follow(place, lambda *_: None).exit_code == 0
+        self.agent.home(place)
+        return took
+
     def bring(self) -> tuple[float, float]:
         """Seconds from asking what the job made to all of it home, and from the job's own end to the same."""
         run_id = f"r-bench{next(_numbers)}"
@@ -98,7 +108,8 @@ class Field:
         store = ArtifactStore(self.folder / f"store{next(_numbers)}")
         began = time.time()
         outputs = self.agent.outputs(place)
-        self.agent.fetch(place, outputs.entries, store.writer)
+        with store.batch() as open_writer:
+            self.agent.fetch(place, outputs.entries, open_writer)
         ended = time.time()
         assert not outputs.left_out
         shutil.rmtree(store.root)
@@ -203,11 +214,11 @@ def unchanged(tree: Tree, line: Line, folder: Path, rounds: int, noise: Noise) -
     """The second ship of a tree that has not changed."""
     with field(line, folder) as here:
         tree.make(here.tree)
-        here.ship()
+        here.ship_again()
         theirs = here.destination()
         here.rsync_to(theirs)
         sides = {
-            "ours": here.ship_once,
+            "ours": here.ship_again,
             "rsync over a ControlMaster": lambda: timed(lambda: here.rsync_to(theirs, shared=True)),
             "rsync": lambda: timed(lambda: here.rsync_to(theirs)),
         }
