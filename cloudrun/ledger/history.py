@@ -132,7 +132,7 @@ class History:
         at: datetime,
         usage: Usage | None = None,
     ) -> RunRecord:
-        """The end of a run and all it made, in one transaction; one that needs no pulling of its own is pulled in the same.
+        """The end of a run and all it made, in one transaction; where nothing had to be pulled, that is in it too.
 
         Raises LedgerError where the state is not a terminal one, the lifecycle does not allow it, or an artifact is
         not in the store: `succeeded` means that every digest was verified.
