@@ -313,3 +313,31 @@ def _kill_the_agent(instance_id: str) -> None:
             continue
         if ours:
             os.kill(int(folder.name), signal.SIGKILL)
+
+
+def test_a_machine_that_nobody_needs_ends_itself_before_its_deadline(
+    project: Project, start: Start, aws: Callable[..., dict[str, object]]
+) -> None:
+    """Its client was killed, nothing runs and nothing waits: no reaper and no deadline is needed."""
+    project.write(
+        "dies.py",
+        """
+import os, signal
+from cloudrun import process_unit
+with process_unit(idle="4s") as unit:
+    print(unit.instance_id, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+""",
+    )
+    dying = start("dies.py")
+    assert dying.wait(60) == -signal.SIGKILL
+    assert dying.stdout is not None
+    instance_id = dying.stdout.read().strip()
+
+    def state() -> str:
+        answer = json.loads(json.dumps(aws("ec2", "describe-instances", "--instance-ids", instance_id)))
+        return str(answer["Reservations"][0]["Instances"][0]["State"]["Name"])
+
+    wait_for(lambda: state() == "terminated", "its end", 90)
+    assert project.cloudrun("reap").returncode == 0
+    assert project.ledger.units() == []
