@@ -17,6 +17,7 @@ REBOOTED = "the machine was rebooted under it"
 NEVER_RAN = "its supervisors were killed before it ran"
 BURIAL_S = 2.0  # how long the job's parent may take to tell
 STARTS = 3  # how often to try to start a job whose supervisors are killed before it runs
+_TOLD = {"exit_code": int, "signal": int, "reason": str, "ended_at": float}  # of an end; the last by supervisors
 _KEPT = ("pid", "pid_started", "boot_id", "started_at", "forked")
 
 
@@ -60,10 +61,9 @@ def _adopt(run: RunDir, spec: dict[str, Any], known: dict[str, Any]) -> dict[str
             if not job.ended():
                 processes.signal_group(pid, signal.SIGKILL)  # nobody would watch it any more
             raise
-        state.update(how)
         job.end_leftovers(run)
-        state["usage"] = job.meter.usage()
-    state.update(state="exited", ended_at=time.time(), reason=reason)
+        state.update(how, usage=job.meter.usage())
+    state = {"ended_at": time.time(), "reason": reason, **state, "state": "exited"}
     supervisor.finish(run, spec, 0, passport.finish(made_with))
     return state
 
@@ -99,7 +99,7 @@ class _Foster:
             told = ended.get("pid") == self.pid and not ended.keys().isdisjoint({"exit_code", "signal"})
             if told and ("usage" in ended or over):
                 self.meter.add_recorded(ended.get("usage") or {})
-                return {name: ended[name] for name in ("exit_code", "signal") if isinstance(ended.get(name), int)}
+                return {name: ended[name] for name in _TOLD if isinstance(ended.get(name), _TOLD[name])}
             if over and seen is not None and seen.ended():  # its parent is no warden
                 return supervisor.how_it_ended(seen.wait_status)
             if over:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import Any, Callable
 
-from cloudrun.agent import reuse, shipping
+from cloudrun.agent import durable, reuse, shipping
 from cloudrun.agent.call import Call
 from cloudrun.agent.errors import AgentError
 from cloudrun.agent.locks import folder_lock
@@ -36,7 +35,7 @@ def ship(call: Call) -> dict[str, Any]:
             os.makedirs(part / "files", mode=0o700, exist_ok=True)
             delivery.receive(inline, reuse.sift(str(part / "files"), entries, {}, call.alive))
             call.while_alive(lambda: _complete(part, key))
-    shutil.rmtree(part, ignore_errors=True)
+    durable.remove_tree(str(part))
     return delivery.reply()
 
 
@@ -61,7 +60,7 @@ def fetch(call: Call) -> dict[str, Any]:
             os.makedirs(part / "files", mode=0o700, exist_ok=True)
             call.while_alive(lambda: download.fetch(part / "files", files, tell))
             call.while_alive(lambda: _complete(part, key))
-    shutil.rmtree(part, ignore_errors=True)
+    durable.remove_tree(str(part))
     return {}
 
 
@@ -96,7 +95,7 @@ def _complete(part: Path, key: str) -> None:
         if here != files:
             os.chmod(here, 0o500)
     os.sync()  # the marker shall not be on the disk before what it stands for
-    shutil.rmtree(folder, ignore_errors=True)
+    durable.remove_tree(str(folder))  # of one that was killed just here: it can be read-only already
     os.rename(files, folder)
     os.chmod(folder, 0o500)  # after the rename: a folder that one may not write cannot be moved
     write_json(Path.cwd() / rundir.data_ready(key), {"key": key})

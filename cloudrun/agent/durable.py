@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import stat
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def try_write(path: Path, value: Any) -> bool:
         return True
     except OSError:
         pass
-    for temporary in path.parent.glob(path.name + ".tmp*"):
+    for temporary in path.parent.glob(path.name + ".tmp*"):  # of one that was killed
         with contextlib.suppress(OSError):
             temporary.unlink()
     if _overwrite(path, value):
@@ -40,8 +41,26 @@ def try_write(path: Path, value: Any) -> bool:
     with contextlib.suppress(OSError):  # what the job did to the folder, most likely
         os.chmod(path.parent, 0o700)
         if stat.S_ISDIR(os.lstat(path).st_mode):
-            shutil.rmtree(path)
+            remove_tree(str(path))
     return False
+
+
+def remove_tree(path: str) -> None:
+    """Remove a folder, whatever a job has made of it: shut to its owner, or deeper than `shutil` can go. No errors."""
+    with contextlib.suppress(OSError, RecursionError):
+        shutil.rmtree(path)
+        return
+    if not os.path.lexists(path) or os.path.islink(path):
+        return
+    waiting = [path]
+    while waiting:  # what is in a folder can be removed by who may write to it
+        folder = waiting.pop()
+        with contextlib.suppress(OSError):
+            os.chmod(folder, stat.S_IRWXU)
+            with os.scandir(folder) as listing:
+                waiting += [item.path for item in listing if item.is_dir(follow_symlinks=False)]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        subprocess.run(["rm", "-rf", "--", path], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
 
 
 def reserve(path: Path) -> None:

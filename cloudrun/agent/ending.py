@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import time
 from typing import Any
 
-from cloudrun.agent import processes
-from cloudrun.core.rundir import REASONS, RunDir, read_object, write_json
+from cloudrun.agent import durable, processes
+from cloudrun.core.rundir import REASONS, RunDir, never_waiting, read_object, write_json
 
 UNKILLABLE_S = 30.0  # a process in uninterruptible sleep outlives SIGKILL; nobody shall wait for it for ever
 
@@ -20,6 +21,8 @@ def wish(run: RunDir, grace_s: float, reason: str) -> None:
     Of several wishes the first one's reason stays, and the earliest time to kill counts. Raises OSError (a full disk).
     """
     earlier = read(run)
+    if os.path.isdir(run.cancel):  # a job that wants to be spared
+        durable.remove_tree(str(run.cancel))
     write_json(run.cancel, {"grace_s": grace_s, "reason": earlier[1] if earlier else reason})
 
 
@@ -30,9 +33,18 @@ def read(run: RunDir) -> tuple[float, str] | None:
         return None
     grace_s, reason = request.get("grace_s"), request.get("reason")
     return (
-        float(grace_s) if isinstance(grace_s, (int, float)) else 0.0,
+        float(grace_s) if isinstance(grace_s, (int, float)) and grace_s == grace_s else 0.0,  # NaN is none
         reason if reason in REASONS else "cancelled",
     )
+
+
+def note(run: RunDir, end: dict[str, Any]) -> None:
+    """Write `ended.json`, for a supervisor after this one. Not durably: it is of no use after a reboot."""
+    temporary = f"{run.ended}.tmp{os.getpid()}"
+    with contextlib.suppress(OSError):
+        with open(temporary, "w", encoding="ascii", opener=never_waiting) as stream:
+            json.dump(end, stream)
+        os.replace(temporary, run.ended)
 
 
 class Ending:

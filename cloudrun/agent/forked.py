@@ -192,7 +192,8 @@ def _note_end(run: RunDir) -> Callable[[int], None]:
         with contextlib.suppress(OSError):
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
-                os.write(descriptor, json.dumps({"pid": pid, "exit_code": known[0]}).encode("ascii"))
+                how = {"signal": -known[0]} if known[0] < 0 else {"exit_code": known[0]}
+                os.write(descriptor, json.dumps({"pid": pid, **how}).encode("ascii"))
             finally:
                 os.close(descriptor)
             os.replace(temporary, path)

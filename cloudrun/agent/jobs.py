@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-from cloudrun.agent import adoption, ending, summon, supervisor
+from cloudrun.agent import adoption, ending, locks, summon, supervisor
 from cloudrun.agent.errors import AgentError
 from cloudrun.core import rundir
-from cloudrun.core.rundir import RunDir, read_object, write_json
+from cloudrun.core.rundir import LIST_MAX_BYTES, RunDir, read_object, write_json
 
 STATES = ("starting", "running", "exited")
 ADOPTION_S = 2.0  # how long the warden may take to adopt a job before somebody else does
@@ -40,7 +40,7 @@ def status(run: RunDir) -> dict[str, Any] | None:
     if _supervised(run, known):
         return recorded(run) if known else None
     give_up = time.monotonic() + ADOPTION_S
-    if summon.tell({"do": "look"}):
+    if summon.look():
         while time.monotonic() < give_up:
             if _supervised(run, recorded(run)):
                 return recorded(run)
@@ -80,7 +80,9 @@ def cancel(run: RunDir, grace_s: float, reason: str = "cancelled") -> None:
 
 def outputs(run: RunDir) -> dict[str, Any]:
     """`outputs.json`; made now where the supervisor could not, without what only it knows."""
-    return read_object(run.outputs) or supervisor.outputs_manifest(run, read_object(run.spec) or {}, since_ns=0)
+    return read_object(run.outputs, LIST_MAX_BYTES) or supervisor.outputs_manifest(
+        run, read_object(run.spec) or {}, since_ns=0
+    )
 
 
 def home(run: RunDir) -> None:
@@ -121,21 +123,23 @@ def orders(given: dict[str, Any] | None) -> dict[str, Any]:
     """Take new orders for this unit, where there are any; returns those that hold, and what became of the unit."""
     if given is not None:
         write_json(Path(rundir.ORDERS), given)
-    if not summon.tell({"do": "look"}) and given is not None:
+    if not summon.look() and given is not None:
         raise AgentError("internal", "no warden can be started on this unit: nobody would carry out its orders")
     return {"orders": read_object(Path(rundir.ORDERS)), "news": read_object(Path(rundir.NEWS)) or {}}
 
 
 def names() -> list[str]:
+    """Of all runs. Raises OSError where nobody can tell: that is not the same as none."""
     try:
-        return sorted(name for name in os.listdir(rundir.RUNS) if name[0] != "." and rundir.safe_relative(name))
-    except OSError:
+        listing = os.listdir(rundir.RUNS)
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    return sorted(name for name in listing if name[0] != "." and rundir.safe_relative(name))
 
 
 def try_lock(run: RunDir) -> IO[bytes] | None:
     """The run's lock, or None where a supervisor has it. Closing the file frees it, also when the process dies."""
-    stream = open(run.lock, "ab")  # noqa: SIM115  # it stays open as long as the lock is held
+    stream = os.fdopen(locks.open_lock(str(run.lock)), "r+b", buffering=0)
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from typing import Any, Callable, Iterable
 
@@ -11,6 +12,7 @@ from cloudrun.agent.processes import Process
 FIRST_S = 0.05  # when to look first: most of a job's memory is not there before
 LIMITED_S = 0.2  # how often to look where memory or disk have a limit
 UNLIMITED_S = 1.0  # and where only the record wants to know
+FLOOR_SLACK_BYTES = 1 << 20  # what a fork takes before it is another program
 SHARE = 0.05  # the most of one processor that looking may take, however large the tree
 
 
@@ -25,6 +27,7 @@ class Meter:
         self._cpu_user_s = 0.0
         self._cpu_system_s = 0.0
         self._peak_bytes = 0
+        self._floor_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + FLOOR_SLACK_BYTES
         self._memory_bytes = 0
         self._buried = (0, 0)  # read from and written to storage by those that have ended
         self._read_bytes = 0
@@ -38,24 +41,38 @@ class Meter:
         """Add the `rusage` of a child that was reaped."""
         self._cpu_user_s += used.ru_utime
         self._cpu_system_s += used.ru_stime
-        self._peak_bytes = max(self._peak_bytes, used.ru_maxrss * 1024)  # Linux counts in KiB
+        peak_bytes = used.ru_maxrss * 1024  # Linux counts in KiB
+        # a process that has started another program counts from before it did so, with what it was a copy of
+        if peak_bytes > self._floor_bytes or not self._peak_bytes:
+            self._peak_bytes = max(self._peak_bytes, peak_bytes)
 
     def add_recorded(self, usage: dict[str, Any]) -> None:
         """Add what somebody else has counted of a process that ended (`ended.json`)."""
-        self._cpu_user_s += usage.get("cpu_user_s", 0.0)
-        self._cpu_system_s += usage.get("cpu_system_s", 0.0)
-        self._bury_storage((usage.get("read_bytes", 0), usage.get("written_bytes", 0)))
+        known: dict[str, Any] = {name: value for name, value in usage.items() if isinstance(value, (int, float))}
+        self._cpu_user_s += known.get("cpu_user_s", 0.0)
+        self._cpu_system_s += known.get("cpu_system_s", 0.0)
+        self._peak_bytes = max(self._peak_bytes, known.get("peak_memory_bytes", 0))
+        self._bury_storage((known.get("read_bytes", 0), known.get("written_bytes", 0)))
 
     def sample(self) -> list[Process]:
         """Look at the job's processes, at most every `next_sample`; returns them."""
         begun = time.monotonic()
         members = [process for process in self._members() if process.state != "Z"]
-        self._memory_bytes = sum(process.memory_bytes for process in members)
+        self._memory_bytes = self._memory(members)
         self._peak_bytes = max(self._peak_bytes, self._memory_bytes)
+        if len(members) == 1:
+            self._peak_bytes = max(self._peak_bytes, processes.peak_bytes(members[0].pid))
         self._count_storage(process.pid for process in members)
         now = time.monotonic()
         self.next_sample = now + max(self._period_s, (now - begun) / SHARE)
         return members
+
+    def _memory(self, members: list[Process]) -> int:
+        memory_bytes = sum(process.memory_bytes for process in members)
+        if len(members) == 1 or memory_bytes <= min(self._peak_bytes, self._limits["memory_bytes"] or memory_bytes):
+            return memory_bytes
+        # what forks share would count once for each; to tell takes longer, and matters only here
+        return sum(processes.own_bytes(process) for process in members)
 
     def breach(self, age_s: float) -> str:
         """The limit that the job has passed as of the last sample, by its name among `rundir.REASONS`, or ""."""

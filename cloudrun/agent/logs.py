@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import stat
 import time
 from typing import Any, BinaryIO
 
@@ -70,10 +71,15 @@ def _until_exited(
 
 def _read(path: str, offset: int) -> bytes:
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as stream:
-            if os.fstat(stream.fileno()).st_size <= offset:
-                return b""
-            stream.seek(offset)
-            return stream.read(wire.CHUNK)
-    except FileNotFoundError:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:  # there is none yet, or its job has done something to it
         return b""
+    try:
+        info = os.fstat(descriptor)
+        if info.st_size <= offset or not stat.S_ISREG(info.st_mode):
+            return b""
+        return os.pread(descriptor, wire.CHUNK, offset)
+    except OSError:
+        return b""
+    finally:
+        os.close(descriptor)

@@ -7,7 +7,7 @@ import os
 import stat
 from typing import Any, Iterator
 
-from cloudrun.core.rundir import RunDir, read_object, safe_relative
+from cloudrun.core.rundir import LIST_MAX_BYTES, RunDir, read_object, safe_relative
 
 CHUNK = 1024 * 1024
 REASONS_KEPT = 1000  # how many left-out files are named one by one; the rest is counted
@@ -45,6 +45,12 @@ def fingerprint(info: os.stat_result) -> list[int]:
     return [info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns]
 
 
+def _record(entry: Any) -> dict[str, Any] | None:
+    """What shipped.json says of a file, unless a job has spoilt it."""
+    is_one = isinstance(entry, dict) and isinstance(entry.get("stat"), list) and len(entry["stat"]) == 4
+    return entry if is_one and isinstance(entry.get("sha256"), str) else None
+
+
 def _written(before: list[int], info: os.stat_result) -> bool:
     """Whether a file was made anew, or written with the very bytes it had: a job's result all the same."""
     return [before[0], before[2]] != [info.st_ino, info.st_mtime_ns]
@@ -71,7 +77,7 @@ def outputs(run: RunDir, max_bytes: int, max_files: int, since_ns: int) -> dict[
     Files come in the order of their names. One that would pass `max_bytes`, or comes after `max_files`, is left out,
     and `refused` says so; smaller ones behind it still come.
     """
-    shipped = read_object(run.shipped) or {}
+    shipped = read_object(run.shipped, LIST_MAX_BYTES) or {}
     data = (read_object(run.spec) or {}).get("data")
     data = data if isinstance(data, dict) else {}  # a job may have spoilt it
     left_out = LeftOut()
@@ -86,7 +92,7 @@ def outputs(run: RunDir, max_bytes: int, max_files: int, since_ns: int) -> dict[
             if not stat.S_ISREG(info.st_mode):
                 left_out.add(name, _kind(path, info.st_mode))
                 continue
-            before = shipped.get(name)
+            before = _record(shipped.get(name))
             settled = info.st_ctime_ns < since_ns - SETTLE_NS
             if before and settled and before["stat"] == fingerprint(info):
                 continue
@@ -120,7 +126,10 @@ def logs(run: RunDir) -> list[dict[str, Any]]:
     entries = []
     for path in (run.stdout, run.stderr):
         try:
-            size, digest = file_digest(str(path))
+            info = os.lstat(path)
+            if not stat.S_ISREG(info.st_mode):
+                continue
+            size, digest = file_digest(str(path), info.st_size)  # nothing ends one that still grows
         except OSError:
             continue
         entries.append({"path": path.name, "size": size, "sha256": digest, "mode": 0o644})
@@ -129,18 +138,30 @@ def logs(run: RunDir) -> list[dict[str, Any]]:
 
 def _files(top: str, left_out: LeftOut) -> Iterator[tuple[str, str]]:
     """Every file below `top` as (name, path), in the order of names; names that could do harm are left out."""
-    for folder, folders, files in os.walk(top, onerror=lambda error: _unreadable(top, error, left_out)):
-        relative = os.path.relpath(folder, top)
-        prefix = "" if relative == "." else relative + "/"
-        linked = [name for name in folders if os.path.islink(os.path.join(folder, name))]
-        folders[:] = sorted(name for name in folders if name not in SKIPPED_FOLDERS and name not in linked)
-        for name in list(folders):
-            if not _writable_name(prefix + name):
-                folders.remove(name)
-                left_out.add(repr(prefix + name), "a folder whose name is not plain text")
-        for name in sorted(files + linked):
+    waiting = [""]  # not os.walk, which calls itself for each level: a job may make more of them than that can bear
+    while waiting:
+        prefix = waiting.pop()
+        folders: list[str] = []
+        files: list[str] = []
+        try:
+            with os.scandir(os.path.join(top, prefix)) as listing:
+                for entry in listing:
+                    (folders if entry.is_dir(follow_symlinks=False) else files).append(entry.name)
+        except OSError as error:
+            left_out.add(ascii(prefix[:-1] or "."), error.strerror or "unreadable")
+            continue
+        below = []
+        for name in sorted(folders):
+            if name in SKIPPED_FOLDERS:
+                continue
             if _writable_name(prefix + name):
-                yield prefix + name, os.path.join(folder, name)
+                below.append(f"{prefix}{name}/")
+            else:
+                left_out.add(repr(prefix + name), "a folder whose name is not plain text")
+        waiting += reversed(below)
+        for name in sorted(files):
+            if _writable_name(prefix + name):
+                yield prefix + name, os.path.join(top, prefix + name)
             else:
                 left_out.add(repr(prefix + name), "its name is not plain text")
 
@@ -151,10 +172,6 @@ def _writable_name(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return safe_relative(name)
-
-
-def _unreadable(top: str, error: OSError, left_out: LeftOut) -> None:
-    left_out.add(ascii(os.path.relpath(str(error.filename), top)), error.strerror or "unreadable")
 
 
 def _kind(path: str, mode: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from cloudrun.agent import processes
 from cloudrun.core import rundir
-from cloudrun.core.rundir import read_object
+from cloudrun.core.rundir import never_waiting, read_object
 
 HEARTBEAT_S = 10.0  # how often it is written where nothing is new
 
@@ -26,14 +26,20 @@ class News:
         self._written: dict[str, Any] = {}
         self._written_at = float("-inf")
         earlier = read_object(Path(rundir.NEWS)) or {}
-        self.other_boot = earlier.get("boot_id", processes.boot_id()) != processes.boot_id()
-        if self.other_boot:
+        self._earlier_boot = earlier.get("boot_id")
+        if self._earlier_boot != processes.boot_id():
             earlier = {}
         self.interruption_at: float | None = _number(earlier.get("interruption_at"))
         self.rebalance_at: float | None = _number(earlier.get("rebalance_at"))
         self._rebalance_known = self.rebalance_at is not None
         self._power_off_at: float | None = None
         self._why = ""
+
+    def other_boot(self, moment: float) -> bool:
+        """Whether this warden is this boot's first, and something of `moment` an earlier boot's."""
+        if self._earlier_boot is None:  # there are no news, or a machine that went down has spoilt them
+            return moment < processes.booted_at()
+        return bool(self._earlier_boot != processes.boot_id())
 
     def hear(self, news: dict[str, Any]) -> None:
         """What the provider says now."""
@@ -71,7 +77,7 @@ class News:
             return
         temporary = rundir.NEWS + ".tmp"
         with contextlib.suppress(OSError):
-            with open(temporary, "w", encoding="ascii") as stream:
+            with open(temporary, "w", encoding="ascii", opener=never_waiting) as stream:
                 json.dump(dict(current, heartbeat_at=time.time()), stream)
             os.replace(temporary, rundir.NEWS)
             self._written, self._written_at = current, now

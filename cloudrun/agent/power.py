@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import subprocess
 from typing import Any, NamedTuple, Sequence
 
@@ -37,6 +39,16 @@ class Plan(NamedTuple):
     next_s: float  # when to ask again at the latest
 
 
+def can_be_followed(orders: dict[str, Any]) -> bool:
+    """Whether they are orders at all, and not what a job has made of them."""
+    deadline, idle_s = orders.get("deadline"), orders.get("idle_s")
+    return (
+        isinstance(deadline, (int, float))
+        and math.isfinite(deadline)
+        and (idle_s is None or isinstance(idle_s, (int, float)))
+    )
+
+
 def plan(orders: dict[str, Any], facts: Facts) -> Plan:
     """What the orders (`core.records.UnitOrders`) demand now."""
     left_s = float(orders["deadline"]) - facts.now
@@ -66,17 +78,10 @@ def _next_s(left_s: float, lead_s: float) -> float:
 def off() -> bool:
     """Power the machine off, by the first command that does it."""
     for command in COMMANDS:
-        try:
-            done = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                timeout=COMMAND_S,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            continue
-        if done.returncode == 0:
-            return True
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            null = subprocess.DEVNULL
+            # one that hangs is left behind: it is root's, so that it could not be killed, and not be waited for
+            started = subprocess.Popen(command, stdin=null, stdout=null, stderr=null)
+            if started.wait(timeout=COMMAND_S) == 0:
+                return True
     return False

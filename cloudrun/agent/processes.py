@@ -99,6 +99,12 @@ def age_s(started: str) -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - int(started) / os.sysconf("SC_CLK_TCK")
 
 
+def booted_at() -> float:
+    """When this boot began, in seconds since 1970 by the present clock; 0.0 where the kernel does not say."""
+    first = start_time(1)
+    return time.time() - age_s(first) if first else 0.0
+
+
 def ticks_s(ticks: int) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
@@ -115,14 +121,26 @@ def storage_bytes(pid: int) -> tuple[int, int]:
 
 def catches(pid: int, number: int) -> bool:
     """Whether a process has a handler of its own for a signal."""
-    try:
-        with open(f"/proc/{pid}/status", "rb", buffering=0) as stream:
-            for line in stream.read(16384).splitlines():
-                if line.startswith(b"SigCgt:"):
-                    return bool(int(line.split()[1], 16) >> (number - 1) & 1)
-    except (OSError, ValueError):
-        pass
-    return False
+    return bool(_noted(pid, "status", b"SigCgt:", 16) >> (number - 1) & 1)
+
+
+def peak_bytes(pid: int) -> int:
+    """The most memory that the program of `pid` has had at once; 0 where unknown."""
+    return _noted(pid, "status", b"VmHWM:") * 1024
+
+
+def own_bytes(process: Process) -> int:
+    """Its memory, with an equal share of what it shares with others, as far as the kernel tells."""
+    return _noted(process.pid, "smaps_rollup", b"Pss:") * 1024 or process.memory_bytes
+
+
+def _noted(pid: int, document: str, name: bytes, base: int = 10) -> int:
+    """A number in /proc/<pid>/<document>; 0 where there is none."""
+    with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/{document}", "rb", buffering=0) as stream:
+        for line in stream.read(16384).splitlines():
+            if line.startswith(name):
+                return int(line.split()[1], base)
+    return 0
 
 
 def load() -> None:
@@ -196,13 +214,16 @@ def below(folder: str) -> list[int]:
 
 def signal_group(group: int, number: int) -> None:
     """Signal a process group that may be gone already."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS says EPERM for a group of zombies
+    if group <= 1:  # what a job may have written down as its own: all processes, or this one's group
+        return
+    with contextlib.suppress(ProcessLookupError, PermissionError, OverflowError):  # macOS: EPERM for a group of zombies
         os.killpg(group, number)
 
 
 def signal_one(pid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, number)
+    if pid > 1:  # as for groups
+        with contextlib.suppress(ProcessLookupError, PermissionError, OverflowError):
+            os.kill(pid, number)
 
 
 def peek() -> Any:
@@ -217,7 +238,7 @@ def open_pidfd(pid: int) -> int | None:
     """A descriptor that becomes readable when `pid` ends; None where the kernel has none."""
     try:
         return os.pidfd_open(pid)
-    except (AttributeError, OSError):
+    except (AttributeError, OSError, OverflowError):
         return None
 
 

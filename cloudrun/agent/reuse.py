@@ -13,11 +13,11 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import stat
 from pathlib import Path
 from typing import Any, Callable, Iterator, Optional, Tuple
 
+from cloudrun.agent import durable
 from cloudrun.agent.manifest import SETTLE_NS, fingerprint
 from cloudrun.core import rundir
 from cloudrun.core.rundir import RunDir
@@ -29,6 +29,7 @@ CHUNK = 1024 * 1024
 RUNS_SEARCHED = 32  # how many earlier runs are asked for files, the newest first
 TREES_WEIGHED = 4  # and how many of those that are home whether their whole tree is worth taking
 WHOLE_MAX_BYTES = 64 * 1024 * 1024  # of a shipped.json that is read as a whole: some 300,000 files
+LINE_MAX_BYTES = 64 * 1024  # of one file's: its name has 4096 bytes at most, which JSON makes six times as long
 FOLDER_MODE = 0o700
 _DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 
@@ -157,7 +158,7 @@ def find(run: RunDir, digests: set[str]) -> Iterator[tuple[str, str, Any]]:
         try:
             with open(os.open(old.shipped, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
                 settled_ns = os.fstat(file.fileno()).st_mtime_ns - SETTLE_NS
-                for line in file:
+                for line in iter(lambda: file.readline(LINE_MAX_BYTES), b""):
                     match = _DIGEST.search(line)
                     if match is None or match.group(1).decode() not in digests:
                         continue
@@ -180,7 +181,7 @@ def copy(source: str, target: int, entry: Entry, trusted: Any, alive: Callable[[
         info = os.fstat(descriptor)
         if not stat.S_ISREG(info.st_mode) or info.st_size != size:
             return False
-        if size > CHUNK and trusted == fingerprint(info) and hasattr(os, "copy_file_range"):
+        if trusted == fingerprint(info) and hasattr(os, "copy_file_range"):
             try:
                 left = size
                 while left and (done := os.copy_file_range(descriptor, target, min(left, 64 * CHUNK))):
@@ -220,9 +221,6 @@ def _runs(run: RunDir, document: Callable[[RunDir], Path]) -> list[tuple[float, 
 
 
 def _remove_tree(path: str) -> None:
-    def make_writable(_function: Any, where: str, _error: Any) -> None:
-        os.chmod(os.path.dirname(where), FOLDER_MODE)
-        os.chmod(where, FOLDER_MODE)
-        shutil.rmtree(where) if os.path.isdir(where) else os.unlink(where)
-
-    shutil.rmtree(path, onerror=make_writable)
+    durable.remove_tree(path)
+    if os.path.lexists(path):
+        raise OSError(errno.ENOTEMPTY, "cannot be removed", path)

@@ -42,7 +42,7 @@ from cloudrun.agent import datasets, jobs, locks, logs, shipping, transfer
 from cloudrun.agent.call import IDLE_S, Call, Input
 from cloudrun.agent.errors import AgentError
 from cloudrun.core import rundir, wire
-from cloudrun.core.rundir import RunDir, read_object
+from cloudrun.core.rundir import LIST_MAX_BYTES, RunDir, read_object
 
 Reply = dict[str, Any]
 
@@ -156,7 +156,7 @@ def _bring(call: Call, run: RunDir, room: int) -> list[str]:
 
 def _manifest(call: Call, run: RunDir) -> dict[str, Any]:
     """outputs.json; where it has to be made now, which takes a digest of all outputs, the client hears of us."""
-    found: dict[str, Any] = read_object(run.outputs) or call.while_alive(lambda: jobs.outputs(run))
+    found: dict[str, Any] = read_object(run.outputs, LIST_MAX_BYTES) or call.while_alive(lambda: jobs.outputs(run))
     return found
 
 

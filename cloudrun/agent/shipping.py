@@ -14,7 +14,7 @@ import re
 import shutil
 from typing import Any, Dict, Iterator
 
-from cloudrun.agent import reuse
+from cloudrun.agent import durable, reuse
 from cloudrun.agent.call import Call
 from cloudrun.agent.errors import AgentError
 from cloudrun.agent.locks import folder_lock
@@ -53,14 +53,14 @@ def _receive_project(run: RunDir, delivery: Delivery, inline: bool) -> None:
     entries = delivery.entries
     there: dict[int, list[int]] = {}
     if inline:
-        shutil.rmtree(run.work, ignore_errors=True)  # of a first try: small, and cheaper to get again than to look at
+        durable.remove_tree(str(run.work))  # of a first try: small, and cheaper to get again than to look at
     else:
         known = reuse.recorded(run) if run.work.exists() else reuse.take_tree(run, entries)
         if run.work.exists():
             with contextlib.suppress(OSError):  # a job has left what cannot be listed or removed
                 there = reuse.sift(str(run.work), entries, known, delivery.call.alive)
             if not there:
-                shutil.rmtree(run.work, ignore_errors=True)
+                durable.remove_tree(str(run.work))
     delivery.receive(inline, there, lambda digests: reuse.find(run, digests))
     reuse.write_shipped(run, entries, delivery.there)
 

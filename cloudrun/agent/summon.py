@@ -7,18 +7,21 @@ import fcntl
 import json
 import os
 import select
+import shutil
+import signal
 import socket
 import sys
 import time
 from typing import IO, Any, Sequence
 
-from cloudrun.agent import processes
+from cloudrun.agent import locks, processes
 from cloudrun.core import rundir
 from cloudrun.core.rundir import RunDir
 
 CONNECT_S = 2.0  # how long one that has just been started may take to listen
 TAKEN_S = 10.0  # how long to wait for a supervisor; the warden is a process of its own and may be stopped
 RUNNING_S = 60.0  # and for its job to run
+DONE = b"!"  # the warden has looked
 # the package's folder, or the archive that it is in; wardens of another version make room
 AGENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _MAIN = "import sys; sys.path.insert(0, sys.argv[1]); from cloudrun.agent.warden import main; main(*sys.argv[2:])"
@@ -32,12 +35,15 @@ def ensure() -> bool:
     if not sys.platform.startswith("linux"):
         return False
     try:
-        with open(rundir.WARDEN_LOCK, "ab") as lock:
+        with os.fdopen(locks.open_lock(rundir.WARDEN_LOCK), "r+b", buffering=0) as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                _wake(lock)
                 return True
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+                if os.path.isdir(rundir.WARDEN_SOCKET):
+                    shutil.rmtree(rundir.WARDEN_SOCKET)
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(rundir.WARDEN_SOCKET)
                 listener.bind(rundir.WARDEN_SOCKET)
@@ -49,8 +55,24 @@ def ensure() -> bool:
         return False
 
 
-def tell(message: dict[str, Any], descriptors: Sequence[int] = ()) -> bool:
-    """Hand the warden a message, and descriptors with it. False where there is none; it may still drop it."""
+def _wake(lock: IO[bytes]) -> None:
+    """A job that stops all of its user's processes, or the warden, shall not keep it from its duties."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        pid = json.loads(lock.read(1024) or b"{}")["pid"]
+        if isinstance(pid, int) and pid > 1:
+            os.kill(pid, signal.SIGCONT)
+
+
+def look() -> bool:
+    """Have the warden look around now, and one of this version be there then. False where there can be none."""
+    return tell({"do": "look"}, answered=True)
+
+
+def tell(message: dict[str, Any], descriptors: Sequence[int] = (), *, answered: bool = False) -> bool:
+    """Hand the warden a message, and descriptors with it. False where there is none.
+
+    It may still drop it; unless `answered`: then it is told until one has done as it says, or is too busy to answer.
+    """
     give_up = time.monotonic() + CONNECT_S
     payload = json.dumps(dict(message, agent=AGENT)).encode("ascii")
     while ensure():
@@ -59,12 +81,21 @@ def tell(message: dict[str, Any], descriptors: Sequence[int] = ()) -> bool:
                 connection.settimeout(CONNECT_S)
                 connection.connect(rundir.WARDEN_SOCKET)
                 socket.send_fds(connection, [payload], list(descriptors))
-                return True
+                if not answered or _is_answered(connection):
+                    return True
         except OSError:
-            if time.monotonic() >= give_up:
-                return False
-            time.sleep(0.01)
+            pass
+        if time.monotonic() >= give_up:
+            return False
+        time.sleep(0.01)
     return False
+
+
+def _is_answered(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1) == DONE  # an end without it: it was of another version, which has made room
+    except socket.timeout:
+        return True
 
 
 def start(run: RunDir, lock: IO[bytes]) -> bool:
@@ -73,22 +104,29 @@ def start(run: RunDir, lock: IO[bytes]) -> bool:
     False where no supervisor has come of it.
     """
     for _ in range(2):  # the first may be of another version, which makes room
-        reader, writer = os.pipe()
-        try:
-            told = tell({"do": "start", "run_dir": str(run.root)}, [lock.fileno(), writer])
-            os.close(writer)
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                told = tell({"do": "start", "run_dir": str(run.root)}, [lock.fileno(), theirs.fileno()])
             if not told:
                 return False
-            if _hears(reader, TAKEN_S):
-                _hears(reader, RUNNING_S)
+            if is_taken(ours, TAKEN_S):
+                _hears(ours, RUNNING_S)
                 return True
-        finally:
-            os.close(reader)
     return False
 
 
-def _hears(reader: int, timeout_s: float) -> bool:
-    return bool(select.select([reader], [], [], timeout_s)[0]) and os.read(reader, 1) != b""
+def is_taken(ready: socket.socket, timeout_s: float) -> bool:
+    """Whether a supervisor says that it is there. Where not, none will ever think that it has said so."""
+    if _hears(ready, timeout_s):
+        return True
+    ready.shutdown(socket.SHUT_RD)  # from here on its word fails; what it has said until now can be read
+    ready.setblocking(False)
+    return _hears(ready, 0)
+
+
+def _hears(ready: socket.socket, timeout_s: float) -> bool:
+    return bool(select.select([ready], [], [], timeout_s)[0]) and ready.recv(1) != b""
 
 
 def _start(kept: list[int]) -> None:

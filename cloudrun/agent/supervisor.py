@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import shutil
 import signal
 import subprocess
 import time
@@ -136,9 +135,12 @@ def watch(run: RunDir, spec: dict[str, Any], job: Job) -> str:
 
 def finish(run: RunDir, spec: dict[str, Any], since_ns: int, made_with: passport.Passport) -> None:
     """What follows a job's end, before its status says so: its temporary files go, the manifest is made."""
-    shutil.rmtree(run.tmp, ignore_errors=True)
-    with contextlib.suppress(OSError):  # a full disk: the manifest is made again when somebody asks for it
+    durable.remove_tree(str(run.tmp))
+    try:
         write_json(run.outputs, dict(outputs_manifest(run, spec, since_ns), **made_with))
+    except Exception:  # noqa: BLE001  # a full disk, a spoilt document: how the job ended is to be told all the same
+        with contextlib.suppress(OSError):  # it is made when somebody asks for it, and no job makes one
+            os.unlink(run.outputs)
 
 
 def outputs_manifest(run: RunDir, spec: dict[str, Any], since_ns: int) -> dict[str, Any]:
@@ -246,7 +248,9 @@ def _supervise(run: RunDir, spec: dict[str, Any], ready: int, spawn: Spawn) -> S
     except BaseException:
         processes.signal_group(pid, signal.SIGKILL)  # nobody would watch it any more
         raise
-    state.update(state="exited", ended_at=time.time(), reason=reason, **how_it_ended(job.wait_status))
+    end = dict(how_it_ended(job.wait_status), reason=reason, ended_at=time.time())
+    state.update(state="exited", **end)
+    ending.note(run, dict(end, pid=pid, usage=job.meter.usage()))  # nobody else can tell it any more
     made_with = passport.finish(job.asked)
     job.asked = None
     if not adopts_orphans:

@@ -19,7 +19,7 @@ from typing import IO, Any, Callable, Iterator
 from cloudrun.agent import manifest as manifests
 from cloudrun.agent import web
 from cloudrun.agent.errors import AgentError
-from cloudrun.core.rundir import SCHEMA_VERSION, RunDir, read_object, write_json
+from cloudrun.core.rundir import LIST_MAX_BYTES, SCHEMA_VERSION, RunDir, read_object, write_json
 
 PART_MAX_BYTES = 4 * 1024**3  # of one object; S3 takes 5 GiB in a POST
 CHUNK = 1024 * 1024
@@ -40,7 +40,7 @@ def upload(run: RunDir, upload: dict[str, Any], status: dict[str, Any], pause_s:
     """
     if run.stored.exists():
         return
-    manifest = read_object(run.outputs) or _made_now(run)
+    manifest = read_object(run.outputs, LIST_MAX_BYTES) or _made_now(run)
     contents = _contents(run, manifest)
     limit = max(1, min(upload["max_bytes"], PART_MAX_BYTES))
     lost = _Sender(run, upload, limit, pause_s).send_all(contents)

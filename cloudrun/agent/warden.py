@@ -9,26 +9,35 @@ selector: whatever is slow is done by a child.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import gc
 import json
 import os
 import selectors
-import shutil
 import signal
 import socket
-import stat
 import time
 import traceback
 from pathlib import Path
 from typing import IO, Any, Callable, NoReturn
 
-from cloudrun.agent import adoption, limits, passport, power, processes, spot, summon, supervisor
+from cloudrun.agent import (
+    adoption,
+    durable,
+    jobs,
+    limits,
+    locks,
+    passport,
+    power,
+    processes,
+    spot,
+    summon,
+    supervisor,
+)
 from cloudrun.agent.news import News
 from cloudrun.agent.wards import Ward, Wards
 from cloudrun.core import rundir
-from cloudrun.core.rundir import RunDir, read_object
+from cloudrun.core.rundir import RunDir, never_waiting, read_object
 
 TICK_S = 1.0  # how often to look around; children and requests are heard at once
 SPOT_RESTART_S = 5.0
@@ -36,6 +45,7 @@ POWER_OFF_AGAIN_S = 30.0  # a machine that is still there by then did not hear i
 CALM_S = 0.2  # after an error: it may come again at once
 LOG = rundir.BASE + "/warden.log"  # the last error
 UPLOADS = 2  # at a time
+SILENT_MAX = 64  # connections on which nothing has been said yet
 GOING = ".going"  # what is being removed is called so
 Life = Callable[[], Any]
 
@@ -50,6 +60,7 @@ class Warden:
         self._lock = lock
         self._listener = listener
         self._selector = selectors.DefaultSelector()
+        self._silent: list[socket.socket] = []
         self._children: dict[int, Callable[[], None]] = {}  # pid -> what to do when it has ended
         self._wards = Wards(self._adopt)
         self._news = News()
@@ -72,6 +83,7 @@ class Warden:
         for descriptor in (self._lock, self._listener.fileno()):
             os.set_inheritable(descriptor, False)
         os.ftruncate(self._lock, 0)
+        os.lseek(self._lock, 0, os.SEEK_SET)
         os.write(self._lock, json.dumps({"pid": os.getpid(), "agent": summon.AGENT}).encode("ascii"))
         processes.adopt_orphans()
         passport.this_platform()  # what supervisors need is loaded once, here
@@ -110,9 +122,13 @@ class Warden:
             connection, _ = self._listener.accept()
             connection.setblocking(False)
             self._selector.register(connection, selectors.EVENT_READ, lambda: self._hear(connection))
+            self._silent.append(connection)
+        while len(self._silent) > SILENT_MAX:  # whoever has something to say says it at once
+            self._hear(self._silent[0])
 
     def _hear(self, connection: socket.socket) -> None:
         self._selector.unregister(connection)
+        self._silent.remove(connection)
         descriptors: list[int] = []
         try:
             payload, descriptors, _, _ = socket.recv_fds(connection, 65536, 4)
@@ -123,7 +139,8 @@ class Warden:
                 self._start(RunDir(Path(message["run_dir"])), *descriptors)
             else:
                 self._tick()
-        except (ConnectionError, ValueError, KeyError):
+                connection.send(summon.DONE)
+        except (ConnectionError, BlockingIOError, ValueError, KeyError, TypeError):
             pass  # whoever it was has gone, or is none of us
         finally:
             connection.close()
@@ -175,12 +192,19 @@ class Warden:
             held = os.fdopen(os.dup(lock), "ab")
             with held:
                 pid = self._fork(lambda: supervisor.supervise_and_exit(run, spec, held, ready), held.fileno(), ready)
-        self._children[pid] = lambda: self._wards.check(ward)
+        self._guard(pid, ward)
+
+    def _guard(self, supervisor: int, ward: Ward) -> None:
+        ward.supervisor = supervisor
+        self._children[supervisor] = lambda: self._unguarded(ward)
+
+    def _unguarded(self, ward: Ward) -> None:
+        ward.supervisor = None
+        self._wards.check(ward)
 
     def _adopt(self, ward: Ward, known: dict[str, Any], lock: IO[bytes]) -> None:
         spec = read_object(ward.run.spec) or {}
-        pid = self._fork(lambda: adoption.adopt_and_exit(ward.run, spec, lock, known), lock.fileno())
-        self._children[pid] = lambda: self._wards.check(ward)
+        self._guard(self._fork(lambda: adoption.adopt_and_exit(ward.run, spec, lock, known), lock.fileno()), ward)
 
     def _fork(self, life: Life, *kept: int) -> int:
         """A child that does nothing but `life`, with standard streams and `kept` for its only descriptors."""
@@ -193,15 +217,26 @@ class Warden:
 
     def _tick(self) -> None:
         self._wait_s = TICK_S
-        self._wards.look()
-        for ward in self._wards.newly_finished():
-            self._warm(ward)
-        self._read_orders()
-        self._watch_provider()
-        self._obey()
-        self._upload()
-        self._remove()
-        self._news.write()
+        for duty in (
+            self._look,
+            self._read_orders,
+            self._watch_provider,
+            self._obey,
+            self._upload,
+            self._remove,
+            self._news.write,
+        ):
+            try:
+                duty()
+            except Exception:  # noqa: BLE001  # none shall keep another from being done, the deadline above all
+                _note(traceback.format_exc())
+
+    def _look(self) -> None:
+        try:
+            self._wards.look()
+        finally:
+            for ward in self._wards.newly_finished():
+                self._warm(ward)
 
     def _at_home(self) -> bool:
         """Whether the home is still there, and its lock still mine."""
@@ -226,10 +261,10 @@ class Warden:
             return
         self._orders_seen = seen
         orders = read_object(Path(rundir.ORDERS))
-        if orders is None or not isinstance(orders.get("deadline"), (int, float)):
+        if orders is None or not power.can_be_followed(orders):
             return
         self._orders, self._given_at = orders, info.st_mtime
-        if self._news.other_boot and self._given_at < self._begun:
+        if self._news.other_boot(self._given_at) and self._given_at < self._begun:
             # a machine that was started again: its owner may be about to move the deadline
             overdue = self._begun + power.OVERDUE_GRACE_S
             self._orders = dict(orders, deadline=max(float(orders["deadline"]), overdue))
@@ -242,8 +277,13 @@ class Warden:
         elif self._spot_pid is None and wanted and time.monotonic() >= self._spot_again:
             reader, writer = os.pipe()
             os.set_blocking(reader, False)
-            self._spot_pid = self._fork(lambda: spot.watch(writer), writer)
-            os.close(writer)
+            try:
+                self._spot_pid = self._fork(lambda: spot.watch(writer), writer)
+            except OSError:
+                os.close(reader)
+                raise
+            finally:
+                os.close(writer)
             self._selector.register(reader, selectors.EVENT_READ, lambda: self._hear_provider(reader))
             self._children[self._spot_pid] = lambda: self._forget_provider(reader)
 
@@ -296,23 +336,23 @@ class Warden:
             return False
         came = self._clients_seen is not None and seen != self._clients_seen
         self._clients_seen = seen
-        return came or _is_held(rundir.CLIENTS_LOCK)
+        return came or locks.is_held(rundir.CLIENTS_LOCK)
 
     def _power_off(self, why: str) -> None:
         if time.monotonic() < self._power_again:
             return
-        self._power_again = time.monotonic() + POWER_OFF_AGAIN_S
         self._news.power_off(why)
         self._news.write()
         self._children[self._fork(power.off)] = lambda: None
+        self._power_again = time.monotonic() + POWER_OFF_AGAIN_S
 
     def _upload(self) -> None:
         for ward in self._wards.to_upload():
             if len(self._uploading) >= UPLOADS:
                 return
             if ward.name not in self._uploading:
-                self._uploading.add(ward.name)
                 self._children[self._fork(ward.upload)] = functools.partial(self._uploaded, ward)
+                self._uploading.add(ward.name)
 
     def _uploaded(self, ward: Ward) -> None:
         self._uploading.discard(ward.name)
@@ -322,8 +362,8 @@ class Warden:
     def _remove(self) -> None:
         folders = [ward.run.root for ward in self._wards.removable() if ward.name not in self._uploading]
         if folders and not self._removing:
-            self._removing = True
             self._children[self._fork(lambda: _remove(folders))] = self._removed
+            self._removing = True
 
     def _removed(self) -> None:
         self._removing = False
@@ -346,47 +386,38 @@ def _live(life: Life, kept: tuple[int, ...]) -> NoReturn:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
-        for name in os.listdir("/proc/self/fd"):
-            if int(name) > 2 and int(name) not in kept:
+        for descriptor in _descriptors():
+            if descriptor > 2 and descriptor not in kept:
                 with contextlib.suppress(OSError):
-                    os.close(int(name))
+                    os.close(descriptor)
         life()
         code = 0
     finally:
         os._exit(code)
 
 
+def _descriptors() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:  # where none is left there is none to look with
+        return list(range(min(os.sysconf("SC_OPEN_MAX"), 65536)))
+
+
 def _note(trouble: str) -> None:
     """For whoever wonders: nobody reads a warden's standard error."""
-    with contextlib.suppress(OSError), open(LOG, "w", encoding="utf-8") as stream:
+    with contextlib.suppress(OSError), open(LOG, "w", encoding="utf-8", opener=never_waiting) as stream:
         stream.write(trouble)
-
-
-def _is_held(path: str) -> bool:
-    try:
-        with open(path, "rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def _remove(folders: list[Path]) -> None:
     """Remove whole folders, also those that a job has made unwritable."""
-
-    def again(function: Callable[..., Any], path: str, _error: Any) -> None:
-        with contextlib.suppress(OSError):
-            os.chmod(os.path.dirname(path), stat.S_IRWXU)
-            if not os.path.islink(path):
-                os.chmod(path, stat.S_IRWXU)
-            function(path)
-
     for folder in folders:
-        # under another name first: half a run directory is none
-        going = folder.with_name(f".{folder.name}{GOING}")
         with contextlib.suppress(OSError):
-            os.rename(folder, going)
+            lock = jobs.try_lock(RunDir(folder))
+            if lock is None:
+                continue  # an earlier warden's child still uploads it
+            with lock:
+                # under another name first: half a run directory is none
+                os.rename(folder, folder.with_name(f".{folder.name}{GOING}"))
     for going in Path(rundir.RUNS).glob(".*" + GOING):  # also what an earlier one has not come to the end of
-        shutil.rmtree(going, onerror=again)
+        durable.remove_tree(str(going))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import time
@@ -14,8 +15,9 @@ from cloudrun.core import rundir
 from cloudrun.core.rundir import RunDir, read_object
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0  # between two tries of an upload
-GRACE_S = 30.0  # of a job whose spec the warden cannot read
-LIST_S = 5.0  # how often to look for runs that were started without the warden
+GRACE_S = 30.0  # of a job whose spec the warden cannot read, or that makes no sense
+LONGEST_GRACE_S = 7 * 86400.0
+LIST_S = 2.0  # how often to look for runs that were started without the warden
 
 
 class Ward:
@@ -27,6 +29,7 @@ class Ward:
         self.finished = False
         self.safe = False  # home or in the store
         self.home = False
+        self.supervisor: int | None = None  # its pid, where it is a child of this warden
         self.spec: dict[str, Any] = {}
         self.unwritten: dict[str, Any] | None = None  # how its job ended, while the disk is full
         self._ended_because: str = ""
@@ -36,7 +39,7 @@ class Ward:
     @property
     def grace_s(self) -> float:
         grace_s = self.spec.get("grace_s")
-        return float(grace_s) if isinstance(grace_s, (int, float)) else GRACE_S
+        return float(grace_s) if isinstance(grace_s, (int, float)) and 0 <= grace_s < LONGEST_GRACE_S else GRACE_S
 
     def status(self) -> dict[str, Any]:
         return jobs.recorded(self.run) or {}
@@ -62,7 +65,10 @@ class Ward:
         from cloudrun.agent import upload
 
         spec = read_object(self.run.spec) or self.spec  # its leave may have been renewed
-        upload.upload(self.run, spec["upload"], self.status())
+        lock = jobs.try_lock(self.run)
+        if lock is not None:  # else an earlier warden's child is still at it
+            with lock:
+                upload.upload(self.run, spec["upload"], self.status())
 
     def upload_ended(self) -> None:
         self._upload_at = time.monotonic() + self._upload_pause_s
@@ -72,8 +78,8 @@ class Ward:
         return self.finished and not self.safe and bool(self.spec.get("upload")) and time.monotonic() >= self._upload_at
 
     def look_home(self) -> None:
-        self.home = self.run.home.exists()
-        self.safe = self.home or self.run.stored.exists()
+        self.home = os.path.exists(self.run.home)
+        self.safe = self.home or os.path.exists(self.run.stored)
 
 
 class Wards:
@@ -95,7 +101,28 @@ class Wards:
         return ward
 
     def look(self) -> None:
-        """Find out about every run that has not finished, and about what of the finished ones is safe."""
+        """Find out about every run that has not finished, and about what of the finished ones is safe.
+
+        Raises the first error, after all have been looked at.
+        """
+        errors: list[Exception] = []
+        looks = [functools.partial(self._look_at, ward) for ward in self._all.values()]
+        steps: list[Callable[[], None]] = [self._list, *looks]
+        for step in steps:
+            try:
+                step()
+            except Exception as error:  # noqa: BLE001  # one run that is spoilt shall not hide the others
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    def _look_at(self, ward: Ward) -> None:
+        if not ward.finished:
+            self.check(ward)
+        if ward.finished and not ward.home:
+            ward.look_home()
+
+    def _list(self) -> None:
         now = time.monotonic()
         if now >= self._listed_at + LIST_S:
             self._listed_at = now
@@ -106,14 +133,10 @@ class Wards:
                     ward = self.add(run)
                     # what has ended before this warden began is no news
                     ward.finished = not self._begun and ward.status().get("state") == "exited"
+                    self._look_at(ward)
             for name in set(self._all).difference(names):
                 del self._all[name]
             self._begun = True
-        for ward in list(self._all.values()):
-            if not ward.finished:
-                self.check(ward)
-            if ward.finished and not ward.home:
-                ward.look_home()
 
     def check(self, ward: Ward) -> None:
         """Whether the run has ended; where it has not and nobody supervises it, it is adopted."""
@@ -125,14 +148,17 @@ class Wards:
             if ward.status().get("state") != "exited":
                 lock = jobs.try_lock(ward.run)
                 if lock is None:
+                    if ward.supervisor is not None:  # its job may have stopped it
+                        processes.signal_one(ward.supervisor, signal.SIGCONT)
                     return
                 with lock:
                     status = ward.status()  # it may have ended between the two looks
                     if status and status["state"] != "exited":
                         self._adopt(ward, status, lock)
                         return
-        except OSError:  # the folder is gone
-            self._all.pop(ward.name, None)
+        except OSError:  # the folder is gone; or no process or descriptor is left, and the job runs all the same
+            if not os.path.lexists(ward.run.root):
+                self._all.pop(ward.name, None)
             return
         ward.finished = ward.status().get("state") == "exited"
         if ward.finished:

@@ -29,14 +29,18 @@ It runs on both sides, so it uses the standard library only, in a subset that st
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import stat
 import threading
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 SCHEMA_VERSION = 1
+DOCUMENT_MAX_BYTES = 16 * 1024 * 1024  # what a job has put in a document's place may be endless
+LIST_MAX_BYTES = 512 * 1024 * 1024  # of one that names files: 400,000 have 100 MB of names
 BASE = ".cloudrun"  # below the login user's home
 RUNS = BASE + "/runs"
 ORDERS = BASE + "/orders.json"
@@ -152,27 +156,45 @@ def spec(
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` at once and durably: a reader sees the old document or the new one, never half of one."""
     temporary = path.with_name(path.name + ".tmp{}.{}".format(os.getpid(), threading.get_ident()))
-    with open(temporary, "w", encoding="utf-8") as stream:
-        json.dump(value, stream, separators=(",", ":"), ensure_ascii=True)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="utf-8", opener=never_waiting) as stream:
+            json.dump(value, stream, separators=(",", ":"), ensure_ascii=True)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
 
 
-def read_json(path: Path) -> Optional[Any]:
+def never_waiting(path: str, flags: int) -> int:
+    """An opener for files in whose place a job may have put a pipe that nobody reads, or a link."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+
+
+def read_json(path: Path, most_bytes: int = LIST_MAX_BYTES) -> Optional[Any]:
     """The document, or None where there is none yet. Raises ValueError where it is not JSON, a named pipe for one."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
-    with os.fdopen(descriptor, encoding="utf-8") as stream:
+    try:
+        info = os.fstat(descriptor)
+        if not stat.S_ISREG(info.st_mode) or info.st_size > most_bytes:
+            raise ValueError("{} is no document".format(path))
+        stream = os.fdopen(descriptor, encoding="utf-8")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    with stream:
         return json.load(stream)
 
 
-def read_object(path: Path) -> Optional[Dict[str, Any]]:
+def read_object(path: Path, most_bytes: int = DOCUMENT_MAX_BYTES) -> Optional[Dict[str, Any]]:
     """The JSON object, or None. For files that a job may have spoilt: what is none is taken for missing."""
     try:
-        value = read_json(path)
+        value = read_json(path, most_bytes)
     except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from cloudrun.agent import processes
 from cloudrun.core.rundir import read_object
 from tests.forked_scripts import HELPERS, SCRIPTS
-from tests.forking import Ended, Files, Warden
+from tests.forking import Ended, Files, Warden, wait_for
 
 SEES = "import sys, helper; print(sys.path, sys.argv, __file__, helper.__file__); 1 / 0"
 
@@ -140,16 +141,18 @@ print(HistGradientBoostingRegressor(max_iter=5, random_state=0).fit(X, X[:, 0]).
 
 
 def test_a_forked_job_leaves_its_exit_code_for_whoever_is_not_its_parent(warden: Warden) -> None:
-    end = warden.run(
-        warden.spec(["train.py"]), {"train.py": "import os, sys\nif not os.fork(): sys.exit(1)\nos.wait()\nsys.exit(3)"}
-    )
-    status, ended = read_object(end.run.status), read_object(end.run.ended)
-    assert status is not None
-    assert ended == {"pid": status["pid"], "exit_code": 3}
-    raised = warden.run(warden.spec(["train.py"]), {"train.py": "raise ValueError"})
-    assert (read_object(raised.run.ended) or {})["exit_code"] == 1
-    gone = warden.run(warden.spec(["train.py"]), {"train.py": "import os; os._exit(4)"})
-    assert not gone.run.ended.exists()
+    alone = "import os\nopen('pid', 'w').write(str(os.getpid()))\nos.kill(os.getppid(), 9)\n"  # its supervisor
+    for script, told in (
+        ("if not os.fork(): raise SystemExit(1)\nos.wait()\nraise SystemExit(3)", {"exit_code": 3}),
+        ("raise ValueError", {"exit_code": 1}),
+        ("raise KeyboardInterrupt", {"signal": 2}),
+        ("os._exit(4)", None),
+    ):
+        run = warden.begin(warden.spec(["train.py"]), {"train.py": alone + script}, forked=True)
+        wait_for(lambda note=run.work / "pid": note.exists() and note.read_text())
+        pid = int((run.work / "pid").read_text())
+        wait_for(lambda pid=pid: (found := processes.look(pid)) is None or found.state == "Z")
+        assert read_object(run.ended) == (told and {"pid": pid, **told})
 
 
 def interpreter(version: str) -> str | None:

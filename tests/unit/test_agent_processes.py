@@ -84,3 +84,14 @@ def test_nobody_is_a_subreaper_unless_it_says_so() -> None:
         "assert processes.adopt_orphans(False) and not processes.adopts_orphans()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("number", [-1, 0, 1])
+def test_no_number_stands_for_everybody(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """What a job has written down as its pid. To the kernel, `killpg(1)` is `kill(-1)`: nothing may be sent here."""
+    sent: list[int] = []
+    monkeypatch.setattr(os, "killpg", lambda group, _: sent.append(group))
+    monkeypatch.setattr(os, "kill", lambda pid, _: sent.append(pid))
+    processes.signal_group(number, signal.SIGTERM)
+    processes.signal_one(number, signal.SIGTERM)
+    assert sent == []

@@ -158,11 +158,13 @@ def test_a_unit_whose_runs_are_all_home_goes_as_soon_as_its_jobs_have_to_end(uni
     run = unit.start("pass")
     run.follow()
     unit.ask("home", run_dir=run.name)
-    deadline = time.time() + 60
-    unit.orders(deadline=deadline)
-    os.utime(
-        unit.home / rundir.ORDERS, times=(deadline - 1000, deadline - 1000)
-    )  # given long ago: 15 s are left to save
+    until(lambda: unit.news().get("boot_id"))
+    kill(unit.warden())  # the next one finds orders that were given long ago: 15 s are left to save
+    deadline = time.time() + 17
+    orders = {"deadline": deadline, "idle_s": None, "spot": False, "power_off_when_done": False}
+    write_json(unit.home / rundir.ORDERS, orders)
+    os.utime(unit.home / rundir.ORDERS, times=(deadline - 1000, deadline - 1000))
+    unit.ask("orders", orders=None)
     unit.hang_up()
     assert powers_off(unit) == "deadline, and everything is saved"
     assert unit.news()["power_off_at"] < deadline
