@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -13,10 +13,14 @@ from cloudrun.core import rundir
 from cloudrun.core.clock import Clock, SystemClock, utc_text
 from cloudrun.core.errors import CloudrunError, Interrupted, NotFound, UsageError
 from cloudrun.core.events import Note, Observer, Output
-from cloudrun.core.records import Artifact, RunRecord, UnitOrders, UnitRecord
+from cloudrun.core.records import RunRecord, UnitOrders, UnitRecord
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import EndReason, RunState, UnitState, is_terminal
+from cloudrun.homecoming import end_queued
+from cloudrun.leases import Attended
 from cloudrun.ledger import Ledger, Run
+from cloudrun.machine import ATTEMPTS_MAX
+from cloudrun.plan.endings import Ending
 from cloudrun.plan.userdata import move_deadline_script
 from cloudrun.submit import resume
 
@@ -31,15 +35,31 @@ POLL_S = 0.2
 
 def attach(ledger: Ledger, reference: str, *, observe: Observer, profile: str | None = None) -> Run:
     """Follow a run that nobody looks after, from its first byte to its end, and bring it home; where its machine was
-    taken back, go on with it on another one. Leaving this early (Ctrl-C) changes nothing about the run.
+    taken back, go on with it on another one. Leaving this early (Ctrl-C) changes nothing about a run that runs.
 
     Raises NotFound, UsageError (the run is over, or a process looks after it), ConnectionLost (its unit is gone).
     """
-    run = ledger.run(reference)
-    if not is_terminal(run.state) and run.state is RunState.QUEUED and run.attempts:
-        return _resume(ledger, run, observe, profile)
-    run, attempt, unit = pulling.waiting_run(ledger, reference)
-    _adopt(ledger, run, unit)
+    run_id = ledger.run(reference).run_id  # once: a name may be another run's by the next look
+    for _ in range(ATTEMPTS_MAX):
+        run = ledger.run(run_id)
+        if run.state is RunState.QUEUED and run.attempts:
+            _resume(ledger, run, observe, profile)
+        pulled = _follow_home(ledger, run_id, observe, profile)
+        if pulled.state is not RunState.QUEUED:
+            return pulled
+        observe(Note(f"its machine was taken back; {run_id} goes on with what it had saved", "warning"))
+    raise Interrupted(
+        f"the machines of {run_id} were taken back {ATTEMPTS_MAX} times", next_step=f"cloudrun attach {run_id}"
+    )
+
+
+def _follow_home(ledger: Ledger, run_id: str, observe: Observer, profile: str | None) -> Run:
+    run, attempt, unit = pulling.waiting_run(ledger, run_id)
+    if is_alive(ledger.client(unit.client_id), SystemClock().now()):
+        raise Attended(
+            f"the process that submitted {run.run_id} still looks after it",
+            next_step=f"cloudrun logs -f {run.run_id} shows what it prints",
+        )
     positions = {"stdout": 0, "stderr": 0}
 
     def show(stream: str, data: bytes) -> None:
@@ -47,40 +67,45 @@ def attach(ledger: Ledger, reference: str, *, observe: Observer, profile: str | 
         observe(Output("stdout" if stream == "stdout" else "stderr", data))
 
     try:
-        watching.follow_attempt(ledger, run, attempt, show, positions, wait=True, profile=profile, observe=observe)
-    except watching.Gone as gone:
-        if not attempt.store:
-            raise
-        observe(Note(f"{gone}; looking in {attempt.store}"))
-    except Interrupted as error:
-        ledger.requeue_run(run.run_id, reason=EndReason.INTERRUPTED, detail=str(error), outputs=_saved(ledger, run))
-        observe(Note(f"{error}; {run.run_id} goes on with what it had saved before, on another machine", "warning"))
-        return _resume(ledger, run, observe, profile)
-    pulled = pulling.pull(ledger, run.run_id, observe=observe, profile=profile)
-    if pulled.state is RunState.QUEUED:
-        observe(Note(f"{unit.instance_id} was taken back; {run.run_id} goes on with what it had saved", "warning"))
-        return _resume(ledger, run, observe, profile)
-    return pulled
+        watching.follow_attempt(
+            ledger, run, attempt, show, positions, wait=True, profile=profile, observe=observe,
+            before=lambda: _adopt(ledger, run, unit),
+        )  # fmt: skip
+    except (watching.Gone, Interrupted) as gone:
+        observe(Note(f"{gone}; looking for what it has left"))
+    return _pulled(ledger, run_id, observe, profile)
+
+
+def _pulled(ledger: Ledger, run_id: str, observe: Observer, profile: str | None) -> Run:
+    """The run brought home: by us, or by another process that came for it at the same moment."""
+    while True:
+        if _is_settled(ledger, run_id):
+            return ledger.get(run_id)
+        try:
+            return pulling.pull(ledger, run_id, observe=observe, profile=profile)
+        except Attended:
+            observe(Note("another process brings it home: waiting for that"))
+            _await_end(ledger, run_id, SystemClock())
+        except UsageError:
+            if not _is_settled(ledger, run_id):
+                raise
+
+
+def _is_settled(ledger: Ledger, run_id: str) -> bool:
+    """Whether nothing of it is on a machine: it is home, or waits for another attempt."""
+    state = ledger.run(run_id).state
+    return is_terminal(state) or state is RunState.QUEUED
 
 
 def _adopt(ledger: Ledger, run: RunRecord, unit: UnitRecord) -> None:
     """A unit whose client died is anybody's to end. From here on it is left to its run and its deadline, as after
     `--detach`, until the run is home."""
-    if is_alive(ledger.client(unit.client_id), SystemClock().now()):
-        raise UsageError(
-            f"the process that submitted {run.run_id} still looks after it",
-            next_step=f"cloudrun logs -f {run.run_id} shows what it prints",
-        )
     if unit.client_id and not ledger.take_unit(unit.instance_id, "", of=unit.client_id, on_exit="keep"):
-        raise UsageError(f"another process has just come for {run.run_id}", next_step="cloudrun ps")
+        raise Attended(f"another process has just come for {run.run_id}", next_step="cloudrun ps")
 
 
-def _saved(ledger: Ledger, run: RunRecord) -> Sequence[Artifact]:
-    attempts = ledger.attempts(run.run_id)
-    return attempts[-2].outputs if len(attempts) > 1 else ()
-
-
-def _resume(ledger: Ledger, run: RunRecord, observe: Observer, profile: str | None) -> Run:
+def _resume(ledger: Ledger, run: RunRecord, observe: Observer, profile: str | None) -> None:
+    """Start its next attempt on a new machine, which is left to it: whoever follows it may go at any time."""
     unit = ledger.unit(ledger.attempts(run.run_id)[-1].instance_id)
     launch = ledger.launch(unit.launch_id)
     given = {
@@ -92,7 +117,7 @@ def _resume(ledger: Ledger, run: RunRecord, observe: Observer, profile: str | No
         "on_exit": launch.on_exit,
     }
     settings = config.load(ledger.project, {name: value for name, value in given.items() if value is not None})
-    return resume(run.run_id, settings, ledger=ledger, observe=observe)
+    resume(run.run_id, settings, ledger=ledger, observe=observe, detach=True)
 
 
 def cancel(ledger: Ledger, reference: str, *, grace_s: float, observe: Observer, profile: str | None = None) -> Run:
@@ -103,9 +128,9 @@ def cancel(ledger: Ledger, reference: str, *, grace_s: float, observe: Observer,
     """
     run = ledger.run(reference)
     if run.state is RunState.QUEUED:
-        ledger.move_run(run.run_id, RunState.CANCELLED, reason=EndReason.CANCELLED, detail="it was cancelled")
+        end_queued(ledger, run.run_id, Ending(RunState.CANCELLED, EndReason.CANCELLED, "it was cancelled"))
         return ledger.get(run.run_id)
-    run, attempt, unit = pulling.waiting_run(ledger, reference)
+    run, attempt, unit = pulling.waiting_run(ledger, run.run_id)
     clock = SystemClock()
     if not is_alive(ledger.client(unit.client_id), clock.now()):
         return pulling.pull(ledger, run.run_id, observe=observe, profile=profile, cancel_after_s=grace_s)
@@ -114,13 +139,21 @@ def cancel(ledger: Ledger, reference: str, *, grace_s: float, observe: Observer,
         raise NotFound(f"{unit.instance_id} went away with its sandbox", next_step="cloudrun reap")
     with pulling.log_in(cloud, ledger, unit, timeout_s=pulling.LOGIN_S, observe=observe) as agent:
         agent.cancel(rundir.run_dir(run.run_id, attempt.number), grace_s, "cancelled")
-    _await_end(ledger, run.run_id, clock)
+    _await_end(ledger, run.run_id, clock, OTHER_CLIENT_S)
+    if not is_terminal(ledger.run(run.run_id).state):
+        observe(Note(f"the process that looks after {run.run_id} is still bringing it home", "warning"))
     return ledger.get(run.run_id)
 
 
-def _await_end(ledger: Ledger, run_id: str, clock: Clock) -> None:
-    end = clock.monotonic() + OTHER_CLIENT_S
-    while not is_terminal(ledger.run(run_id).state) and clock.monotonic() < end:
+def _await_end(ledger: Ledger, run_id: str, clock: Clock, at_most_s: float = float("inf")) -> None:
+    """Until the run is over, or the process that looks after it is: that one keeps to its unit's deadline."""
+    end = clock.monotonic() + at_most_s
+    while clock.monotonic() < end:
+        run = ledger.run(run_id)
+        if is_terminal(run.state) or run.instance_id is None:
+            return
+        if not is_alive(ledger.client(ledger.unit(run.instance_id).client_id), clock.now()):
+            return
         clock.sleep(POLL_S)
 
 
@@ -136,9 +169,7 @@ def extend(ledger: Ledger, reference: str, by_s: float, *, observe: Observer, pr
     unit = _unit_of(ledger, reference)
     if unit.state in (UnitState.TERMINATING, UnitState.TERMINATED):
         raise UsageError(f"{unit.instance_id} is {unit.state}", next_step="cloudrun units")
-    cloud = wiring.reconnect(unit.place, profile)
-    if cloud is None:
-        raise NotFound(f"{unit.instance_id} went away with its sandbox", next_step="cloudrun reap")
+    cloud = watching.running(unit, profile)
     deadline = unit.deadline + timedelta(seconds=by_s)
     connection = pulling.connect(cloud, ledger, unit, observe)
     try:
@@ -164,7 +195,8 @@ def extend(ledger: Ledger, reference: str, by_s: float, *, observe: Observer, pr
 
 def _unit_of(ledger: Ledger, reference: str) -> UnitRecord:
     if reference.startswith("i-"):
-        return ledger.unit(reference)
+        with suppress(NotFound):  # then it is what somebody has called a run
+            return ledger.unit(reference)
     _, _, unit = pulling.waiting_run(ledger, reference)
     return unit
 

@@ -14,6 +14,7 @@ from cloudrun.core.errors import (
     CloudrunError,
     ConnectionLost,
     DeadlineReached,
+    HostKeyMismatch,
     Interrupted,
     LedgerError,
     ManifestRefused,
@@ -25,8 +26,9 @@ from cloudrun.core.records import JobStatus, RunRecord
 from cloudrun.core.states import EndReason, RunState
 from cloudrun.homecoming import Homecoming
 from cloudrun.phases import Phases
-from cloudrun.plan.endings import interruption
+from cloudrun.plan.endings import Ending, interruption
 from cloudrun.printed import Printed
+from cloudrun.pulling import pull_stored
 
 if TYPE_CHECKING:
     from cloudrun.ssh.agent import Finished
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 # The client ends a job itself this long before the unit's deadline, so that what was written can still come home.
 HOMEWARD_S = 60.0
+RESCUES = 5  # connections on which an interrupted run is brought home
 LOOK_EVERY_S = 15.0  # at the ledger, whether the deadline was moved
 
 T = TypeVar("T")
@@ -154,7 +157,10 @@ class Attempt:
 
     def rescue(self, error: BaseException) -> None:
         """Bring home what there is and record the end; failing at it is a note on `error`, which goes on its way."""
-        unit = self.unit
+        unit, run_id = self.unit, self.run.run_id
+        if unit.is_let_go:
+            error.add_note(f"{run_id} goes on; cloudrun attach {run_id} comes back to it, cloudrun cancel ends it")
+            return
         if not unit.holds():
             error.add_note(f"another client has taken {unit.instance_id} over: the run is left to it")
             return
@@ -163,22 +169,18 @@ class Attempt:
             return
         if isinstance(error, LedgerError | TransferError) and self._can_be_pulled_later(error):
             return
+        if self.started and self._goes_on(error):
+            return
         ending = interruption(error, started=self.started)
         try:
             if self.started and not unit.hurried.is_set():
-                if not unit.session.is_alive:
-                    unit.reconnect()
-                reason = "deadline" if isinstance(error, DeadlineReached) else "cancelled"
-                status = unit.agent.cancel(self.place, unit.settings.grace_s, reason)
-                self.over = True
-                # A job that had ended by itself is what it was, whatever happened on its way home.
-                forced = ending if status.reason else None
-                self.home.bring(unit.agent, status, forced, logs=self._logs())
+                self._end_and_bring(error, ending)
                 self.printed.discard()
-                state = unit.ledger.run(self.run.run_id).state
-                error.add_note(f"{self.run.run_id} is recorded as {state}; what it had written is home")
+                error.add_note(f"{run_id} is recorded as {unit.ledger.run(run_id).state}; what it had written is home")
                 return
         except Exception as failure:  # noqa: BLE001 - whatever it is, it must not take the place of the first cause
+            if self._came_by_bucket(error):
+                return
             error.add_note(f"what the run had written could not be brought home: {failure}")
             if isinstance(failure, LedgerError | TransferError) and self._can_be_pulled_later(failure):
                 error.add_note(f"next: {failure.next_step}")
@@ -187,16 +189,66 @@ class Attempt:
         try:
             self.home.end(ending, logs=self._logs())
             self.printed.discard()
-            error.add_note(f"{self.run.run_id} is recorded as {ending.state}")
+            error.add_note(f"{run_id} is recorded as {ending.state}")
         except Exception as failure:  # noqa: BLE001
             error.add_note(f"the run's end could not be recorded: {failure}")
 
-    def _requeue(self, error: Interrupted) -> None:
-        """The machine went before its job could be asked what it has: the next attempt begins where this one did."""
+    def _end_and_bring(self, error: BaseException, ending: Ending) -> None:
+        """End the job and bring home what it wrote, over a new connection where one is lost. Only a second signal ends
+        this early: the first is why we are here."""
         unit = self.unit
-        if unit.ledger.run(self.run.run_id).state is RunState.QUEUED:
-            return  # by `conclude`, with what was saved
+        reason = "deadline" if isinstance(error, DeadlineReached) else "cancelled"
+        lost = not unit.session.is_alive
+        for left in reversed(range(RESCUES)):
+            if lost:
+                unit.reconnect(unit.hurried)
+            try:
+                status = unit.agent.cancel(self.place, unit.settings.grace_s, reason)
+                self.over = True
+                # A job that had ended by itself is what it was, whatever happened on its way home.
+                self.home.bring(unit.agent, status, ending if status.reason else None, logs=self._logs())
+                return
+            except ConnectionLost:
+                if not left or unit.hurried.is_set():
+                    raise
+                lost = True
+
+    def _came_by_bucket(self, error: BaseException) -> bool:
+        """A unit that does not answer may have put everything into its bucket before it went."""
+        unit, run_id = self.unit, self.run.run_id
         try:
+            attempt = unit.ledger.attempts(run_id)[-1]
+            if not pull_stored(unit.cloud, unit.ledger, unit.ledger.run(run_id), attempt, unit.observe, unit.clock):
+                return False
+        except CloudrunError as failure:
+            error.add_note(f"its bucket could not be read: {failure}")
+            return False
+        self.printed.discard()
+        error.add_note(f"{run_id} is recorded as {unit.ledger.run(run_id).state}: its bucket had what it had written")
+        return True
+
+    def _goes_on(self, error: BaseException) -> bool:
+        """Whether the job may well run on, on a machine that this computer cannot reach at the moment: then it does."""
+        unit, run_id = self.unit, self.run.run_id
+        if not isinstance(error, ConnectionLost) or isinstance(error, HostKeyMismatch):
+            return False
+        if unit.cancelled.is_set() or unit.is_gone():
+            return False
+        unit.keep_until_deadline = True
+        error.next_step = f"cloudrun attach {run_id}, when {unit.instance_id} can be reached again"
+        error.add_note(f"{run_id} is left to go on until {unit.record.deadline:%Y-%m-%d %H:%M} UTC at most")
+        mark_incomplete(error)  # it is billing until then
+        return True
+
+    def _requeue(self, error: Interrupted) -> None:
+        """The machine went before its job could be asked what it has: the next attempt begins where this one did, or
+        with what is in the bucket."""
+        unit = self.unit
+        try:
+            if unit.ledger.run(self.run.run_id).state is RunState.QUEUED:
+                return  # by `conclude`, with what was saved
+            if self.started and self._came_by_bucket(error):
+                return
             unit.ledger.requeue_run(
                 self.run.run_id, reason=EndReason.INTERRUPTED, detail=str(error), outputs=self.home.earlier
             )
@@ -206,10 +258,10 @@ class Attempt:
     def _can_be_pulled_later(self, error: LedgerError | TransferError) -> bool:
         """The work is done and does not fit, or did not arrive: the unit keeps it until its deadline."""
         unit, run_id = self.unit, self.run.run_id
-        if isinstance(error, ManifestRefused):
+        if isinstance(error, ManifestRefused) or not self.over:
             return False
         try:
-            if not self.over or unit.ledger.run(run_id).state not in (RunState.RUNNING, RunState.PULLING):
+            if unit.ledger.run(run_id).state not in (RunState.RUNNING, RunState.PULLING):
                 return False
             unit.ledger.move_run(run_id, RunState.PULL_PENDING, detail=str(error))
         except CloudrunError:

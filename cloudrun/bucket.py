@@ -51,6 +51,11 @@ def ticket(cloud: Cloud, uri: str, max_bytes: int, left_s: float) -> Upload:
     return cloud.storage().upload_ticket(bucket, prefix, limit, min(left_s + LATE_S, LONGEST_S))
 
 
+def discard(storage: Storage, uri: str) -> None:
+    """Delete what is below one attempt's own prefix."""
+    storage.delete_prefix(*split(uri))
+
+
 class Stored:
     """One attempt's outputs in the bucket, read as from a unit: a `homecoming.Source`."""
 
@@ -98,10 +103,6 @@ class Stored:
 
     def fetch_logs(self, run_dir: str, entries: Sequence[FileEntry], open_sink: OpenSink) -> None:
         self.fetch(run_dir, entries, open_sink)
-
-    def discard(self) -> None:
-        """It is home: what is below the attempt's own prefix goes."""
-        self._storage.delete_prefix(self._bucket, self._prefix)
 
     def _stored(self) -> StoredManifest:
         if self._manifest is None:

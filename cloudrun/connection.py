@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 
 from cloudrun import launching
 from cloudrun.core.clock import Clock
-from cloudrun.core.errors import CloudrunError, ConnectionLost, HostKeyMismatch, Interrupted, LaunchError, LedgerError
+from cloudrun.core.errors import (
+    CloudrunError,
+    ConnectionLost,
+    CredentialsError,
+    HostKeyMismatch,
+    Interrupted,
+    LaunchError,
+    LedgerError,
+)
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.records import Instance, SshTarget, UnitNews, UnitOrders, UnitRecord
 from cloudrun.ledger import Ledger
@@ -56,16 +64,19 @@ class Connection:
         key = launching.key_path(self._ledger, unit.launch_id)
         return SshTarget(unit.address or "", unit.ssh_port, unit.user, key, unit.host_key)
 
-    def open(self, timeout_s: float) -> None:
-        """Wait for SSH, and look now and then whether the machine that is waited for still runs."""
+    def open(self, within_s: float, stop: Event | None = None) -> None:
+        """Wait for SSH, and look now and then whether the machine that is waited for still runs. `stop` in place of
+        the connection's own."""
         from cloudrun.ssh.agent import Agent
         from cloudrun.ssh.session import Session
 
-        end = self._clock.monotonic() + timeout_s
+        end = self._clock.monotonic() + within_s
         while True:
             left_s = max(0.1, end - self._clock.monotonic())
             try:
-                self.session = Session.open(self.target(), timeout_s=min(left_s, LOOK_EVERY_S), cancelled=self._stop)
+                self.session = Session.open(
+                    self.target(), timeout_s=min(left_s, LOOK_EVERY_S), cancelled=stop or self._stop
+                )
                 self.agent = Agent(self.session)
                 self.news = self.agent.orders(self._orders())
                 return
@@ -79,20 +90,42 @@ class Connection:
                 if self._clock.monotonic() >= end:
                     raise
 
-    def reopen(self) -> None:
+    def reopen(self, stop: Event | None = None) -> None:
         """A new connection in place of one that is lost. Raises ConnectionLost where the machine lets nobody in,
         Interrupted where the provider has taken it back."""
         self.close()
-        found = self._describe() if self._cloud.exists() else None
+        found = self._found_again(stop or self._stop)
         if found is None or found.state != "running":
             if found is not None and was_interrupted(found):
                 raise Interrupted(f"{found.instance_id} was taken back by the provider")
             raise ConnectionLost(f"{self._unit().instance_id} is {found.state if found else 'gone'}")
         self.let_this_address_in()
         try:
-            self.open(RECONNECT_S)
+            self.open(RECONNECT_S, stop)
         except LaunchError as error:
             raise ConnectionLost(str(error)) from error
+
+    def _found_again(self, stop: Event) -> Instance | None:
+        """What EC2 says of the machine; a computer that was offline for a moment cannot reach EC2 either."""
+        end = self._clock.monotonic() + RECONNECT_S
+        while True:
+            try:
+                return self._describe() if self._cloud.exists() else None
+            except CredentialsError:
+                raise
+            except CloudrunError:
+                if self._clock.monotonic() >= end or stop.wait(1.0):
+                    raise
+
+    def is_gone(self) -> bool:
+        """Whether EC2 says that the machine does not run any more; false where it says nothing."""
+        try:
+            if not self._cloud.exists():
+                return True
+            found = self._describe()
+        except CloudrunError:
+            return False
+        return found is None or found.state != "running"
 
     def was_taken_back(self) -> bool:
         found = self._describe()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -14,7 +15,7 @@ from cloudrun.core.errors import UsageError
 from cloudrun.core.records import DataSet, FileEntry
 from cloudrun.core.rundir import safe_relative
 from cloudrun.plan.fingerprint import data_digest
-from cloudrun.project import Shipment
+from cloudrun.project import Shipment, place_below, within
 
 if TYPE_CHECKING:
     from cloudrun.wiring import Cloud
@@ -35,6 +36,8 @@ def resolve(sources: Sequence[str], goods: Shipment, cloud: Cloud) -> tuple[Data
     for link in links:
         if links.count(link) > 1:
             raise UsageError(f"two --data would both be {link}", next_step="rename one of them")
+        if within(goods.script, link):
+            raise UsageError(f"the script is in {link}, given as --data", next_step="name only what it reads")
     return tuple(found)
 
 
@@ -43,19 +46,25 @@ def without(goods: Shipment, data: Iterable[DataSet]) -> Shipment:
     places = [data_set.link for data_set in data]
 
     def travels_as_data(entry: FileEntry) -> bool:
-        return any(entry.path == place or entry.path.startswith(f"{place}/") for place in places)
+        return any(within(entry.path, place) for place in places)
 
     return replace(goods, entries=tuple(entry for entry in goods.entries if not travels_as_data(entry)))
 
 
 def _local(source: str, root: Path) -> DataSet:
-    path = Path(source).expanduser().absolute()
-    if not path.exists():
+    path, inside = place_below(root, source)
+    if not os.path.lexists(path):
         raise UsageError(f"there is no {source}, given as --data", next_step="check the path")
-    place = path.relative_to(root).as_posix() if path.is_relative_to(root) and path != root else f"{FOLDER}/{path.name}"
-    if path == root or not safe_relative(place):
+    place = f"{FOLDER}/{path.name}" if inside is None else inside
+    if not safe_relative(place):
         raise UsageError(f"{source} cannot travel as --data", next_step="name a file or folder inside it")
-    entries = tuple(_entries(path))
+    try:
+        entries = tuple(_entries(path))
+    except OSError as error:
+        raise UsageError(
+            f"{error.filename or path} of --data {source} cannot be read: {error.strerror}",
+            next_step="make it readable, or leave it out",
+        ) from error
     if not entries:
         raise UsageError(f"{source}, given as --data, has no file in it", next_step="check the path")
     single = path.name if path.is_file() else ""
@@ -64,15 +73,29 @@ def _local(source: str, root: Path) -> DataSet:
 
 
 def _entries(path: Path) -> Iterator[FileEntry]:
-    """Every regular file at or below `path`, by content, hidden ones too: the user named this folder."""
+    """Every regular file at or below `path`, by content, hidden ones and what links lead to too: the user named this
+    folder. Raises OSError for what cannot be read, UsageError for a link that leads nowhere or in a ring."""
     base = path.parent if path.is_file() else path
-    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
-    for file in files:
+    for file in [path] if path.is_file() else _walk(path, (os.path.realpath(path),)):
         name = file.relative_to(base).as_posix()
         if not safe_relative(name):
             raise UsageError(f"{name!r} below --data {path} cannot be a file's name there", next_step="rename it")
         with file.open("rb") as stream:
             yield FileEntry(name, file.stat().st_size, hashlib.file_digest(stream, "sha256").hexdigest(), 0o444)
+
+
+def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
+    """`above`: the real paths of the folders on the way here."""
+    for item in sorted(folder.iterdir()):
+        if item.is_dir():
+            real = os.path.realpath(item)
+            if real in above:
+                raise UsageError(f"{item} leads back to a folder above it", next_step="remove that link")
+            yield from _walk(item, (*above, real))
+        elif item.is_file():
+            yield item
+        elif item.is_symlink() and not item.exists():
+            raise UsageError(f"{item} is a link that leads nowhere", next_step="mend or remove it")
 
 
 def _remote(source: str, cloud: Cloud) -> DataSet:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from cloudrun.core.clock import Clock
+from cloudrun.core.clock import Clock, SystemClock
 from cloudrun.core.errors import ConnectionLost, LedgerError, ManifestRefused, TransferError
-from cloudrun.core.events import Note, Observer, Progress
+from cloudrun.core.events import Note, Observer, Progress, nobody
 from cloudrun.core.outputs import Outputs
 from cloudrun.core.records import Artifact, FileEntry, JobStatus, Passport, RunRecord, Usage
 from cloudrun.core.settings import Settings
@@ -104,7 +104,10 @@ class Homecoming:
             self.phases.count("run", max(0.0, status.ended_at - status.started_at))
 
     def _begin_pulling(self) -> None:
-        if self.ledger.run(self.run.run_id).state is not RunState.PULLING:
+        state = self.ledger.run(self.run.run_id).state
+        if state is RunState.SHIPPING:  # it has run: that could not be written down at the time
+            self.ledger.move_run(self.run.run_id, RunState.RUNNING)
+        if state is not RunState.PULLING:
             self.ledger.move_run(self.run.run_id, RunState.PULLING)
 
     def _fetch(self, source: Source, finished: Finished | None, outputs: Outputs | None = None) -> Outputs:
@@ -208,12 +211,24 @@ class Homecoming:
             dict(outputs.versions),
             outputs.platform,
             code_digest=self.run.code_digest,
+            data_digest=self.run.data_digest,
             environment_digest=self.run.environment_digest,
         )
 
     def _progress(self, done_bytes: int, total_bytes: int) -> None:
         phase: Literal["pull"] = "pull"
         self.observe(Progress(phase, done_bytes, total_bytes))
+
+
+def end_queued(ledger: Ledger, run_id: str, ending: Ending) -> None:
+    """End a run that waits for an attempt that will not be; what its last one had saved is its outputs.
+
+    Raises LedgerError.
+    """
+    clock, attempts = SystemClock(), ledger.attempts(run_id)
+    earlier = attempts[-1].outputs if attempts else ()
+    phases = Phases(nobody, clock)
+    Homecoming(ledger, ledger.run(run_id), "", phases, nobody, clock, number=len(attempts), earlier=earlier).end(ending)
 
 
 def _tail(path: Path) -> str:

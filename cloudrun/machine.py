@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from threading import Event
 from types import TracebackType
 from typing import Self
 
-from cloudrun import runs
-from cloudrun.core.clock import SystemClock
+from cloudrun import pulling, runs
 from cloudrun.core.errors import CloudrunError, Interrupted
-from cloudrun.core.events import Note, nobody
-from cloudrun.homecoming import Homecoming
+from cloudrun.core.events import Note
+from cloudrun.core.states import RunState, is_terminal
+from cloudrun.homecoming import end_queued
 from cloudrun.ledger import Ledger, Run
 from cloudrun.opening import close_behind
-from cloudrun.phases import Phases
 from cloudrun.plan.endings import interruption
 from cloudrun.prepared import Prepared
 from cloudrun.units import OpenUnit
@@ -27,6 +28,7 @@ class Machine:
     def __init__(self, launch: Callable[[], OpenUnit], again: Callable[[], OpenUnit] | None = None) -> None:
         self._launch = launch
         self._again = again or launch
+        self._cancelled = Event()
         self.unit: OpenUnit
 
     def __enter__(self) -> Self:
@@ -37,30 +39,57 @@ class Machine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         close_behind(self.unit, error)
+        for run_id in self.unit.run_ids if self.unit.settings.bucket else ():  # now nothing on the unit adds to it
+            pulling.clear_stores(self.unit.cloud, self.unit.ledger, run_id, self.unit.observe)
 
-    def carry_through(self, plan: Prepared, run_id: str | None = None, *, check: bool = False) -> Run:
-        """As `runs.execute`, on as many machines as it takes."""
+    def cancel(self) -> None:
+        """Whatever runs on it ends and nothing else is started, also where another machine is on its way."""
+        self._cancelled.set()
+        self.unit.cancel()
+
+    def carry_through(
+        self, plan: Prepared, run_id: str | None = None, *, check: bool = False, detach: bool = False
+    ) -> Run:
+        """As `runs.execute`, or with `detach` as `runs.detach`, on as many machines as it takes."""
+        act = runs.detach if detach else partial(runs.execute, check=check)
         for left in reversed(range(ATTEMPTS_MAX)):
             try:
-                return runs.execute(self.unit, plan, check=check, run_id=run_id)
+                run = act(self.unit, plan, run_id=run_id)
             except Interrupted as error:
                 run_id = error.run_id or run_id
-                if run_id is None or not left or self.unit.cancelled.is_set():
-                    give_up(self.unit.ledger, run_id, error)
+                if run_id is None:
                     raise
-                self._replace(run_id, error)
+                run = self.unit.ledger.get(run_id)
+                if not is_terminal(run.state):
+                    if run.state is not RunState.QUEUED:
+                        raise  # another client has it, or the ledger could not be written
+                    if not left or self.unit.cancelled.is_set():
+                        give_up(self.unit.ledger, run_id, error)
+                        raise
+                    self._replace(run_id, error)
+                    continue
+                if check and run.state is not RunState.SUCCEEDED:  # it had ended, and its bucket has it all
+                    raise runs.job_failed(run) from error
+            return run
         raise AssertionError("the last attempt returns or raises")
 
     def _replace(self, run_id: str, error: Interrupted) -> None:
         lost = self.unit
-        close_behind(lost, error)
-        lost.observe(Note(f"{error}; {run_id} goes on with what it had saved, on another machine", "warning"))
         try:
+            close_behind(lost, error)
+            lost.observe(Note(f"{error}; {run_id} goes on with what it had saved, on another machine", "warning"))
+            self._check_cancelled(lost)  # while it was closed, no signal was raised
             self.unit = _open(self._again)
+            self._check_cancelled(self.unit)
         except BaseException as failure:
             failure.add_note(f"{error}, and no other machine came: {run_id} ends with what it had saved")
             give_up(lost.ledger, run_id, error)
             raise
+
+    def _check_cancelled(self, unit: OpenUnit) -> None:
+        if self._cancelled.is_set():
+            unit.cancel()
+        unit.check_cancelled()
 
 
 def _open(launch: Callable[[], OpenUnit]) -> OpenUnit:
@@ -74,22 +103,9 @@ def _open(launch: Callable[[], OpenUnit]) -> OpenUnit:
     raise AssertionError("the last attempt returns or raises")
 
 
-def give_up(ledger: Ledger, run_id: str | None, error: Interrupted) -> None:
+def give_up(ledger: Ledger, run_id: str, error: Interrupted) -> None:
     """End a run that waits for an attempt that will not be; what it had saved is its outputs."""
-    if run_id is None:
-        return
-    clock, attempts = SystemClock(), ledger.attempts(run_id)
-    home = Homecoming(
-        ledger,
-        ledger.run(run_id),
-        "",
-        Phases(nobody, clock),
-        nobody,
-        clock,
-        number=len(attempts),
-        earlier=attempts[-1].outputs,
-    )
     try:
-        home.end(interruption(error, started=True))
+        end_queued(ledger, run_id, interruption(error, started=True))
     except CloudrunError as failure:
         error.add_note(f"the run's end could not be recorded: {failure}")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import threading
-from contextlib import suppress
 from datetime import datetime
 
 from cloudrun import reaper
-from cloudrun.clients import HEARTBEAT_S, this_client
+from cloudrun.clients import this_client
 from cloudrun.core.clock import Clock, SystemClock
 from cloudrun.core.errors import CleanupIncomplete, CloudrunError, UsageError, mark_incomplete
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.records import Image
 from cloudrun.core.settings import Settings
+from cloudrun.leases import beat
 from cloudrun.ledger import Ledger
 from cloudrun.lifeline import LIFELINE
 from cloudrun.plan.quantities import duration_text
@@ -46,7 +45,7 @@ def open_unit(
     unit.busy = True
     LIFELINE.add(unit)
     try:
-        _beat(unit)
+        beat(ledger, unit.client_id, unit.clock, unit.ended)
         for unknown in reaper.settle(cloud, ledger, unit.clock, observe):
             raise unknown
         if instance_id is not None:
@@ -93,14 +92,3 @@ def close_behind(unit: OpenUnit, error: BaseException | None) -> None:
         if isinstance(failure, CleanupIncomplete):
             mark_incomplete(error)
         unit.observe(Note(f"{failure}; next: {next_step}", "warning"))
-
-
-def _beat(unit: OpenUnit) -> None:
-    """Tell the ledger now and then that this client lives, for clients on other computers."""
-
-    def run() -> None:
-        while not unit.ended.wait(HEARTBEAT_S):
-            with suppress(CloudrunError):  # a full disk must not end a run; silence is what the reaper reads
-                unit.ledger.beat(unit.client_id, unit.clock.now())
-
-    threading.Thread(target=run, name="cloudrun-heartbeat", daemon=True).start()

@@ -80,7 +80,11 @@ def inspect(job: Job, settings: Settings, ledger: Ledger, observe: Observer) -> 
     _checked_params(job.params)
     _checked_room(ledger)
     goods = shipment(
-        job.script, warn_bytes=settings.ship_warn_bytes, refuse_bytes=settings.ship_refuse_bytes, caller_cwd=job.cwd
+        job.script,
+        warn_bytes=settings.ship_warn_bytes,
+        refuse_bytes=settings.ship_refuse_bytes,
+        caller_cwd=job.cwd,
+        data=settings.data,
     )
     for path, why in goods.left_out:
         observe(Note(f"{path!r} is not shipped: {why}" if path else why, "warning"))

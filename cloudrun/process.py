@@ -94,7 +94,7 @@ class Unit:
 
     def _finish_queue(self, *, cancel: bool) -> None:
         if cancel:
-            self._unit.cancel()
+            self._machine.cancel()
             for future in self._submitted:
                 future.cancel()
         self._queue.shutdown(wait=False)

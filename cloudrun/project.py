@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,14 +82,18 @@ def shipment(
     refuse_bytes: int,
     caller_cwd: Path | None = None,
     cache_dir: Path | None = None,
+    data: Sequence[str] = (),
 ) -> Shipment:
     """What a unit gets to run `script`. Raises UsageError for an unusable script or more than `refuse_bytes`.
 
+    `data` are paths that travel as data sets: what is below the root of them is no part of it, and may be of any size.
     Digests are remembered in `cache_dir`, which is the project's own where it has a `.cloudrun` folder.
     """
     path = checked_script(script)
     root = project_root(path)
-    names = {*_files(root), path.relative_to(root).as_posix()}
+    apart = [place for each in data if "://" not in each and (place := place_below(root, each)[1])]
+    listed = (name for name in _files(root) if not any(within(name, place) for place in apart))
+    names = {*listed, path.relative_to(root).as_posix()}
     chosen: list[tuple[str, os.stat_result]] = []
     left_out: list[tuple[str, str]] = []
     total = 0
@@ -115,6 +119,24 @@ def shipment(
         _digested(chosen, Digests(root, cache_dir)),
         tuple(left_out),
     )
+
+
+def place_below(root: Path, source: str) -> tuple[Path, str | None]:
+    """A path that somebody named, where it is and not how it was said: without ".." and links on the way there. And
+    relative to the root ("" is the root itself), or None where it is not below it."""
+    given = Path(source).expanduser()
+    path = (
+        Path(os.path.realpath(given)) if given.name in ("", "..") else Path(os.path.realpath(given.parent), given.name)
+    )
+    real = Path(os.path.realpath(root))
+    if not path.is_relative_to(real):
+        return path, None
+    place = path.relative_to(real).as_posix()
+    return path, "" if place == "." else place
+
+
+def within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(f"{folder}/")
 
 
 def _digested(chosen: list[tuple[str, os.stat_result]], digests: Digests) -> tuple[FileEntry, ...]:

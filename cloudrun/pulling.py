@@ -8,18 +8,20 @@ from threading import Event
 from typing import TYPE_CHECKING
 
 from cloudrun import bucket, launching, wiring
-from cloudrun.clients import is_alive, this_client
+from cloudrun.clients import is_alive
 from cloudrun.connection import Connection
 from cloudrun.core import rundir
 from cloudrun.core.clock import Clock, SystemClock
 from cloudrun.core.errors import CloudrunError, ConnectionLost, HostKeyMismatch, LedgerError, NotFound, UsageError
 from cloudrun.core.events import Note, Observer
-from cloudrun.core.records import AttemptRecord, RunRecord, UnitRecord
+from cloudrun.core.records import AttemptRecord, Instance, RunRecord, UnitRecord
 from cloudrun.core.states import EndReason, RunState, is_terminal
 from cloudrun.homecoming import Homecoming
+from cloudrun.leases import Attended, Lease, lease
 from cloudrun.ledger import Ledger, Run
 from cloudrun.phases import Phases, together
 from cloudrun.plan.endings import Ending
+from cloudrun.plan.interruptions import was_interrupted
 from cloudrun.wiring import Cloud
 
 if TYPE_CHECKING:
@@ -43,44 +45,74 @@ def pull(
     clock = SystemClock()
     run, attempt, unit = waiting_run(ledger, run_id)
     if is_alive(ledger.client(unit.client_id), clock.now()):
-        raise UsageError(
+        raise Attended(
             f"{run.run_id} is {run.state}, and the process that started it still looks after it",
             next_step=f"cloudrun logs -f {run.run_id} follows it; wait for that process, or end it",
         )
     cloud = wiring.reconnect(unit.place, profile)
     found = cloud.instances.describe([unit.instance_id]).get(unit.instance_id) if cloud else None
     if cloud is None or found is None or found.state != "running":
-        if cloud is not None and pull_stored(cloud, ledger, run, attempt, observe, clock):
-            return ledger.get(run.run_id)
-        raise ConnectionLost(
-            f"{unit.instance_id} is gone, and the outputs with it", next_step="cloudrun reap, then submit again"
-        )
-    client = this_client(clock.now())
-    ledger.register_client(client)
-    try:
-        if not ledger.take_unit(unit.instance_id, client.client_id, of=unit.client_id, on_exit=unit.on_exit):
-            raise UsageError(f"another process is pulling {run.run_id}", next_step=f"cloudrun show {run.run_id}")
+        return _without_its_unit(cloud, found, ledger, run, attempt, observe, clock)
+    with lease(ledger, unit, clock) as held:
+
+        def bring(agent: Agent) -> None:
+            pull_run(ledger, run, agent, observe, clock, cancel_after_s=cancel_after_s)
+
         try:
-            _despite_cuts(
-                cloud,
-                ledger,
-                unit,
-                observe,
-                lambda agent: pull_run(ledger, run, agent, observe, clock, cancel_after_s=cancel_after_s),
-            )
-            _end_unit(cloud, ledger, unit, run.run_id, observe, clock)
-        finally:
-            with suppress(CloudrunError):
-                ledger.update_unit(unit.instance_id, client_id="", on_exit="keep")  # it waits on, for the next try
-    except CloudrunError:
-        with suppress(CloudrunError):
-            if ledger.run(run.run_id).state is RunState.PULLING:
-                ledger.move_run(run.run_id, RunState.PULL_PENDING)
-        raise
-    finally:
-        with suppress(CloudrunError):
-            ledger.dismiss_client(client.client_id)
+            despite_cuts(cloud, ledger, unit, observe, bring)
+        except BaseException as error:
+            _wait_on(ledger, run, held, pending=isinstance(error, CloudrunError))
+            raise
+        _end_unit(cloud, ledger, unit, run.run_id, held, observe, clock)
+    clear_stores(cloud, ledger, run.run_id, observe)
     return ledger.get(run.run_id)
+
+
+def _wait_on(ledger: Ledger, run: RunRecord, held: Lease, *, pending: bool) -> None:
+    """Leave a unit to the next try, as long as it has what nobody else has; one that has nothing is the reaper's."""
+    try:
+        state = ledger.run(run.run_id).state
+        if is_terminal(state) or state is RunState.QUEUED:
+            return
+        if pending and state is RunState.PULLING:
+            ledger.move_run(run.run_id, RunState.PULL_PENDING)
+    except CloudrunError:
+        pass
+    held.leave()
+
+
+def _without_its_unit(
+    cloud: Cloud | None,
+    found: Instance | None,
+    ledger: Ledger,
+    run: RunRecord,
+    attempt: AttemptRecord,
+    observe: Observer,
+    clock: Clock,
+) -> Run:
+    """What can be had of a run whose unit does not run: what is in its bucket, and where the provider took it back,
+    another attempt. Raises ConnectionLost."""
+    if cloud is not None and pull_stored(cloud, ledger, run, attempt, observe, clock):
+        clear_stores(cloud, ledger, run.run_id, observe)
+        return ledger.get(run.run_id)
+    if found is not None and found.state == "terminated" and was_interrupted(found):
+        requeue_unseen(ledger, run, "the provider took the machine back")
+        return ledger.get(run.run_id)
+    if found is not None and found.state in ("pending", "stopping", "stopped", "shutting-down"):
+        again = f"cloudrun pull {run.run_id}, in a minute"
+        if found.state in ("stopping", "stopped"):
+            again = f"submit with --instance-id {attempt.instance_id} starts it again; then cloudrun pull {run.run_id}"
+        raise ConnectionLost(f"{attempt.instance_id} is {found.state}", next_step=again)
+    raise ConnectionLost(
+        f"{attempt.instance_id} is gone, and the outputs with it", next_step="cloudrun reap, then submit again"
+    )
+
+
+def requeue_unseen(ledger: Ledger, run: RunRecord, detail: str) -> None:
+    """Let another attempt begin where the last one did: nobody could ask that one what it has. Raises LedgerError."""
+    attempts = ledger.attempts(run.run_id)
+    saved = attempts[-2].outputs if len(attempts) > 1 else ()
+    ledger.requeue_run(run.run_id, reason=EndReason.INTERRUPTED, detail=detail, outputs=saved)
 
 
 def waiting_run(ledger: Ledger, reference: str) -> tuple[RunRecord, AttemptRecord, UnitRecord]:
@@ -92,17 +124,28 @@ def waiting_run(ledger: Ledger, reference: str) -> tuple[RunRecord, AttemptRecor
         raise UsageError(f"{run.run_id} is home already ({run.state})", next_step=f"cloudrun show {run.run_id}")
     attempts = ledger.attempts(run.run_id)
     if not attempts:
-        raise UsageError(f"{run.run_id} never reached a machine", next_step=f"cloudrun show {run.run_id}")
+        raise UsageError(f"{run.run_id} never reached a machine", next_step=f"cloudrun cancel {run.run_id}")
+    if run.state is RunState.QUEUED:
+        raise UsageError(
+            f"{run.run_id} has no machine: the provider took it back", next_step=f"cloudrun attach {run.run_id}"
+        )
     return run, attempts[-1], ledger.unit(attempts[-1].instance_id)
 
 
-def _end_unit(cloud: Cloud, ledger: Ledger, unit: UnitRecord, run_id: str, observe: Observer, clock: Clock) -> None:
-    """End a unit that nothing waits on, as it was launched to end."""
+def _end_unit(
+    cloud: Cloud, ledger: Ledger, unit: UnitRecord, run_id: str, held: Lease, observe: Observer, clock: Clock
+) -> None:
+    """End a unit that nothing waits on, as it was launched to end. Where that is interrupted it is the reaper's."""
     how = ledger.launch(unit.launch_id).on_exit
+    if not held.holds():
+        observe(Note(f"another client has taken {unit.instance_id} over: it is left to it", "warning"))
+        return
     if how == "keep" or ledger.unfinished_runs(unit.instance_id):
+        held.leave()
         return
     if how == "stop":
         launching.stop(cloud, ledger, [unit.instance_id], timeout_s=TERMINATE_S, clock=clock)
+        held.leave(on_exit="stop")
         return
     phases = Phases(observe, clock)
     with phases.phase("terminate", unit.instance_id):
@@ -133,13 +176,19 @@ def log_in(cloud: Cloud, ledger: Ledger, unit: UnitRecord, *, timeout_s: float, 
         connection.close()
 
 
-def _despite_cuts(
-    cloud: Cloud, ledger: Ledger, unit: UnitRecord, observe: Observer, act: Callable[[Agent], None]
+def despite_cuts(
+    cloud: Cloud,
+    ledger: Ledger,
+    unit: UnitRecord,
+    observe: Observer,
+    act: Callable[[Agent], None],
+    *,
+    login_s: float = LOGIN_S,
 ) -> None:
     """What has come home stays home, so a lost connection costs no more than what was on its way."""
     for left in reversed(range(TRIES)):
         try:
-            with log_in(cloud, ledger, unit, timeout_s=LOGIN_S, observe=observe) as agent:
+            with log_in(cloud, ledger, unit, timeout_s=login_s, observe=observe) as agent:
                 return act(agent)
         except HostKeyMismatch:
             raise
@@ -163,16 +212,21 @@ def pull_run(
     """Fetch and record one run. One that still runs is ended first, or with `cancel_after_s` None left alone.
 
     `forced` is what to record for a job that was ended here; None is that somebody cancelled it. Raises UsageError for
-    one that is left alone.
+    one that is left alone, NotFound for one that never started and is not cancelled.
     """
     run = ledger.run(run.run_id)  # a try before this one may have come some way
     attempt = ledger.attempts(run.run_id)[-1]
     place = rundir.run_dir(run.run_id, attempt.number)
+    if run.state is RunState.QUEUED:
+        return
+    if is_terminal(run.state):
+        agent.home(place)
+        return
     status = agent.status(place)
-    if status is None:
-        raise NotFound(f"{run.run_id} had not started on its unit yet")
+    if status is None and (cancel_after_s is None or forced is not None):
+        raise never_started(run)
     by_us = None
-    if status.state != "exited":
+    if status is None or status.state != "exited":
         if cancel_after_s is None:
             raise UsageError(
                 f"{run.run_id} still runs", next_step=f"cloudrun attach {run.run_id}, or cloudrun cancel {run.run_id}"
@@ -189,10 +243,16 @@ def pull_run(
         agent.home(place)
 
 
+def never_started(run: RunRecord) -> NotFound:
+    return NotFound(
+        f"{run.run_id} never started: its client ended before", next_step=f"cloudrun cancel {run.run_id}; submit again"
+    )
+
+
 def pull_stored(
     cloud: Cloud, ledger: Ledger, run: RunRecord, attempt: AttemptRecord, observe: Observer, clock: Clock
 ) -> bool:
-    """Bring home what a unit has put into the bucket, and delete it there; false where it did not finish that."""
+    """Bring home what a unit has put into the bucket; false where it did not finish that."""
     if not attempt.store:
         return False
     stored = bucket.Stored(cloud.storage(), attempt.store)
@@ -206,11 +266,19 @@ def pull_stored(
         home.requeue(stored, "the provider took the machine back")
     else:
         home.bring(stored, status)
-    try:
-        stored.discard()
-    except CloudrunError as error:
-        observe(Note(f"{attempt.store} could not be deleted: {error}", "warning"))
     return True
+
+
+def clear_stores(cloud: Cloud, ledger: Ledger, run_id: str, observe: Observer) -> None:
+    """Delete what the attempts of a run that is home have left in a bucket: nobody reads it again."""
+    try:
+        if not is_terminal(ledger.run(run_id).state):
+            return
+        for attempt in ledger.attempts(run_id):
+            if attempt.store:
+                bucket.discard(cloud.storage(), attempt.store)
+    except CloudrunError as error:
+        observe(Note(f"what {run_id} has left in its bucket could not be deleted: {error}", "warning"))
 
 
 def homecoming(

@@ -4,20 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cloudrun import launching, wiring
 from cloudrun.clients import is_alive
 from cloudrun.core.clock import Clock, SystemClock
-from cloudrun.core.errors import CleanupIncomplete, CloudrunError, LedgerError, NotFound, UnresolvedLaunch, UsageError
+from cloudrun.core.errors import (
+    CleanupIncomplete,
+    CloudrunError,
+    ConnectionLost,
+    LedgerError,
+    NotFound,
+    UnresolvedLaunch,
+    UsageError,
+)
 from cloudrun.core.events import Note, Observer, nobody
 from cloudrun.core.records import AttemptRecord, Instance, Place, RunRecord, UnitRecord
 from cloudrun.core.states import EndReason, LaunchState, RunState, UnitState
+from cloudrun.leases import Attended, lease
 from cloudrun.ledger import Ledger
 from cloudrun.plan import reaping
 from cloudrun.plan.endings import Ending
 from cloudrun.plan.interruptions import was_interrupted
-from cloudrun.pulling import homecoming, log_in, pull_run, pull_stored
+from cloudrun.pulling import clear_stores, despite_cuts, homecoming, log_in, pull_run, pull_stored, requeue_unseen
 from cloudrun.wiring import Cloud
+
+if TYPE_CHECKING:
+    from cloudrun.ssh.agent import Agent
 
 NOBODY = Ending(RunState.FAILED, EndReason.CLIENT_LOST, "the client that started it is gone, so it was ended")
 RESCUE_LOGIN_S = 20.0  # a unit that does not let us in within this is ended without its outputs
@@ -130,7 +143,12 @@ def _fetch_stored(
     try:
         cloud = wiring.reconnect(unit.place, profile)
         if cloud is not None and pull_stored(cloud, ledger, run, attempt, observe, clock):
+            clear_stores(cloud, ledger, run.run_id, observe)
             return ReapAction("pull", run.run_id, unit.place, f"its outputs were in {attempt.store}", True)
+        found = cloud.instances.describe([unit.instance_id]).get(unit.instance_id) if cloud else None
+        if found is not None and was_interrupted(found):
+            requeue_unseen(ledger, run, "the provider took the machine back")
+            return ReapAction("requeue", run.run_id, unit.place, "the provider took the machine back", True)
     except CloudrunError as error:  # it waits on: nothing bills for it but a bucket's storage
         return ReapAction("pull", run.run_id, unit.place, f"its outputs may be in {attempt.store}", False, str(error))
     _end_lost(ledger, run, "its unit is gone, and its outputs are not in its bucket", clock)
@@ -158,13 +176,12 @@ def forget(ledger: Ledger, unit: UnitRecord, instance: Instance | None = None) -
     a run whose machine was taken back waits for another. `instance` is what EC2 still says of it."""
     for run in ledger.unfinished_runs(unit.instance_id):
         attempts = ledger.attempts(run.run_id)
-        if attempts[-1].store and run.state in (RunState.RUNNING, RunState.PULLING):
+        if attempts[-1].store and run.state in (RunState.SHIPPING, RunState.RUNNING, RunState.PULLING):
+            if run.state is RunState.SHIPPING:  # its client may have died before it could write down that it runs
+                ledger.move_run(run.run_id, RunState.RUNNING)
             ledger.move_run(run.run_id, RunState.PULL_PENDING, detail="its machine is gone; its bucket may have it")
         elif instance is not None and was_interrupted(instance):
-            saved = attempts[-2].outputs if len(attempts) > 1 else ()
-            ledger.requeue_run(
-                run.run_id, reason=EndReason.INTERRUPTED, detail="the provider took the machine back", outputs=saved
-            )
+            requeue_unseen(ledger, run, "the provider took the machine back")
         elif run.state is not RunState.PULL_PENDING or not attempts[-1].store:
             _end_lost(ledger, run, "its unit is gone", SystemClock())
     launching.move_on(ledger, unit.instance_id, UnitState.TERMINATED, EndReason.UNIT_LOST)
@@ -252,12 +269,8 @@ def _act(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, action: 
     rows = {unit.instance_id: unit for unit in ledger.units()}
     try:
         if action.kind == "terminate" and action.target in rows:
-            if unsaved := _save_runs(cloud, ledger, clock, observe, rows[action.target]):
-                return unsaved
-            launching.terminate(
-                cloud, ledger, [action.target], reason=EndReason.CLIENT_LOST, timeout_s=TERMINATE_S, clock=clock
-            )
-        elif action.kind == "terminate":
+            return _end_unit(cloud, ledger, clock, observe, rows[action.target])
+        if action.kind == "terminate":
             cloud.instances.terminate([action.target])
         elif action.kind == "forget":
             again = cloud.instances.describe([action.target]).get(action.target)  # one empty answer proves nothing
@@ -275,6 +288,33 @@ def _act(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, action: 
     return ""
 
 
+def _end_unit(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, unit: UnitRecord) -> str:
+    """Save what is on it and terminate it, unless somebody has come for it since; the problem in words, or ""."""
+    try:
+        with lease(ledger, unit, clock) as held:
+            unsaved = _save_runs(cloud, ledger, clock, observe, unit)
+            if unsaved:
+                held.leave(to=unit.client_id, on_exit=unit.on_exit)
+            elif held.holds():
+                _terminate(cloud, ledger, clock, unit)
+            return unsaved
+    except Attended:
+        observe(Note(f"{unit.instance_id}: another process has come for it: it is left to it"))
+        return ""
+    except NotFound:
+        raise
+    except LedgerError:  # one that cannot be written keeps no machine alive
+        if unsaved := _save_runs(cloud, ledger, clock, observe, unit):
+            return unsaved
+        _terminate(cloud, ledger, clock, unit)
+        return ""
+
+
+def _terminate(cloud: Cloud, ledger: Ledger, clock: Clock, unit: UnitRecord) -> None:
+    ids = [unit.instance_id]
+    launching.terminate(cloud, ledger, ids, reason=EndReason.CLIENT_LOST, timeout_s=TERMINATE_S, clock=clock)
+
+
 def _save_runs(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, unit: UnitRecord) -> str:
     """Before a unit goes: what its runs have written comes home, as long as the unit answers.
 
@@ -288,16 +328,44 @@ def _save_runs(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, un
         try:
             if found is None or found.state != "running" or unit.address is None:
                 raise CloudrunError("its unit does not run any more")
-            with log_in(cloud, ledger, unit, timeout_s=RESCUE_LOGIN_S, observe=observe) as agent:
-                pull_run(ledger, run, agent, observe, clock, forced=NOBODY)
+            _save(cloud, ledger, clock, observe, unit, run)
+            clear_stores(cloud, ledger, run.run_id, observe)
         except LedgerError as error:
             if not isinstance(error, NotFound):
                 return f"the outputs of {run.run_id} are still on it: {error}"
             _end_lost(ledger, run, str(error), clock)
         except CloudrunError as error:
+            if _came_by_bucket(cloud, ledger, run, observe, clock):
+                continue
             observe(Note(f"{run.run_id}: nothing could be brought home: {error}", "warning"))
             _end_lost(ledger, run, str(error), clock)
     return ""
+
+
+def _save(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, unit: UnitRecord, run: RunRecord) -> None:
+    """Over as many connections as it takes, as long as the first one was let in."""
+
+    def bring(agent: Agent) -> None:
+        pull_run(ledger, run, agent, observe, clock, forced=NOBODY)
+
+    with log_in(cloud, ledger, unit, timeout_s=RESCUE_LOGIN_S, observe=observe) as agent:
+        try:
+            bring(agent)
+            return
+        except ConnectionLost as error:
+            observe(Note(f"{error}; connecting again", "warning"))
+    despite_cuts(cloud, ledger, unit, observe, bring)
+
+
+def _came_by_bucket(cloud: Cloud, ledger: Ledger, run: RunRecord, observe: Observer, clock: Clock) -> bool:
+    try:
+        if not pull_stored(cloud, ledger, run, ledger.attempts(run.run_id)[-1], observe, clock):
+            return False
+    except CloudrunError as error:
+        observe(Note(f"{run.run_id}: its bucket could not be read: {error}", "warning"))
+        return False
+    clear_stores(cloud, ledger, run.run_id, observe)
+    return True
 
 
 def _end_lost(ledger: Ledger, run: RunRecord, why: str, clock: Clock) -> None:

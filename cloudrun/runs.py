@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from cloudrun import bucket, datasets
 from cloudrun.attempt import Attempt
-from cloudrun.core.errors import CloudrunError, ConnectionLost, Interrupted, JobFailed, ProvisionError, TransferError
+from cloudrun.core.errors import (
+    Cancelled,
+    CloudrunError,
+    ConnectionLost,
+    Interrupted,
+    JobFailed,
+    LedgerError,
+    ProvisionError,
+    TransferError,
+    UsageError,
+)
 from cloudrun.core.events import Note, Progress
 from cloudrun.core.ids import new_id
 from cloudrun.core.records import FileEntry, JobStatus, RunRecord
@@ -40,9 +50,9 @@ def execute(unit: OpenUnit, plan: Prepared, *, check: bool = True, run_id: str |
     return run
 
 
-def detach(unit: OpenUnit, plan: Prepared) -> Run:
+def detach(unit: OpenUnit, plan: Prepared, *, run_id: str | None = None) -> Run:
     """Start it, let go of the unit, and return the run as it is then. As `execute` where that does not come about."""
-    attempt = _attempt(unit, plan, None, _start)
+    attempt = _attempt(unit, plan, run_id, _start)
     return unit.ledger.get(attempt.run.run_id)
 
 
@@ -97,9 +107,21 @@ def _begin(unit: OpenUnit, plan: Prepared, run_id: str | None) -> Attempt:
     else:
         run = ledger.run(run_id)
         number = run.attempts + 1
-        ledger.begin_attempt(run_id, unit.instance_id, now, store=_store(unit, plan, run_id, number))
+        try:
+            ledger.begin_attempt(run_id, unit.instance_id, now, store=_store(unit, plan, run_id, number))
+        except LedgerError as error:
+            _told_why_not(ledger.run(run_id), error)
+            raise
     unit.run_ids.append(run.run_id)
     return Attempt(unit, ledger.run(run.run_id), number)
+
+
+def _told_why_not(run: RunRecord, error: LedgerError) -> None:
+    """A queued run is whoever's comes first: another process may have ended it, or have gone on with it."""
+    if run.state is RunState.CANCELLED:
+        raise Cancelled(f"{run.run_id} was cancelled meanwhile", next_step=f"cloudrun show {run.run_id}") from error
+    if run.state is not RunState.QUEUED:
+        raise UsageError(f"another process goes on with {run.run_id}", next_step="cloudrun ps") from error
 
 
 def _new_run(plan: Prepared, now: datetime) -> RunRecord:
@@ -143,7 +165,7 @@ def _start(attempt: Attempt, plan: Prepared) -> None:
     with LIFELINE.shield():
         attempt.runs()
         unit.ledger.set_timings(attempt.run.run_id, attempt.phases.timings())
-        unit.let_go(power_off_when_done=bool(plan.settings.bucket))
+        attempt.despite_cuts(lambda: unit.let_go(power_off_when_done=bool(plan.settings.bucket)))
 
 
 def _furnish(attempt: Attempt, plan: Prepared) -> None:

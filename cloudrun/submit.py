@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cloudrun import bucket, datasets, launching, prepared, runs, wiring
+from cloudrun import bucket, datasets, launching, prepared, wiring
 from cloudrun.core.errors import UsageError
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.records import Image
@@ -39,11 +39,11 @@ def submit(
         lambda: open_unit(cloud, ledger, settings, observe, image=None if instance_id else image),
     )
     with machine:
-        run = runs.detach(machine.unit, plan) if detach else machine.carry_through(plan)
+        run = machine.carry_through(plan, detach=detach)
     return ledger.get(run.run_id)  # how long the machine took to go is known only now
 
 
-def resume(run_id: str, settings: Settings, *, ledger: Ledger, observe: Observer) -> Run:
+def resume(run_id: str, settings: Settings, *, ledger: Ledger, observe: Observer, detach: bool = False) -> Run:
     """Go on with a run whose machine was taken back, with what its last attempt had saved, on a new machine.
 
     The code is what the project holds now; where it is other code than the run's, that is said.
@@ -59,7 +59,7 @@ def resume(run_id: str, settings: Settings, *, ledger: Ledger, observe: Observer
 
     machine = Machine(lambda: open_unit(cloud, ledger, settings, observe, image=image))
     with machine:
-        run = machine.carry_through(plan, run_id)
+        run = machine.carry_through(plan, run_id, detach=detach)
     return ledger.get(run.run_id)
 
 

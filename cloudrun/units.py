@@ -192,10 +192,14 @@ class OpenUnit:
     def bring_data(self, data: DataSet, on_progress: OnProgress) -> None:
         self.agent.bring_data(data, on_progress)
 
-    def reconnect(self) -> None:
-        """A new connection in place of one that is lost. Raises ConnectionLost where the machine lets nobody in,
-        Interrupted where the provider has taken it back."""
-        self._connection.reopen()
+    def reconnect(self, stop: threading.Event | None = None) -> None:
+        """A new connection in place of one that is lost; `stop`, by default the unit's, ends the trying. Raises
+        ConnectionLost where the machine lets nobody in, Interrupted where the provider has taken it back."""
+        self._connection.reopen(stop)
+
+    def is_gone(self) -> bool:
+        """Whether EC2 says that it does not run any more; false where EC2 does not answer."""
+        return self._connection.is_gone()
 
     def is_home(self, run_dir: str) -> None:
         """Everything of a run is on this computer: its unit is told with the next run, or before it is left."""
@@ -221,12 +225,18 @@ class OpenUnit:
         self._connection.open(self.settings.boot_timeout_s)
 
     def _orders(self) -> UnitOrders:
+        self.seconds_left()  # another process may have moved the deadline: a new connection must not move it back
         return UnitOrders(
             deadline=self.record.deadline.timestamp(),
             idle_s=idle_limit_s(self.settings),
             spot=self.ledger.launch(self.record.launch_id).request.spot,
             power_off_when_done=self._power_off_when_done,
         )
+
+    @property
+    def is_let_go(self) -> bool:
+        """Whether it was left to its run and its deadline."""
+        return self._let_go
 
     def seconds_left(self) -> float:
         """Until the deadline, which may have been moved since this was asked last."""

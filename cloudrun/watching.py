@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +14,13 @@ from cloudrun.core import rundir
 from cloudrun.core.clock import SystemClock
 from cloudrun.core.errors import CloudrunError, ConnectionLost, Interrupted, NotFound
 from cloudrun.core.events import Note, Observer, nobody
-from cloudrun.core.records import AttemptRecord, JobStatus, RunRecord, UnitRecord
+from cloudrun.core.records import AttemptRecord, Instance, JobStatus, Place, RunRecord, UnitRecord
 from cloudrun.core.states import RunState, is_terminal
 from cloudrun.ledger import Ledger
 from cloudrun.ledger.artifacts import CHUNK_BYTES
-from cloudrun.pulling import connect
+from cloudrun.plan.interruptions import was_interrupted
+from cloudrun.pulling import connect, never_started
+from cloudrun.wiring import Cloud
 
 LOOK_S = 5.0  # for one unit to say what its runs do
 LOGIN_S = 30.0
@@ -37,35 +39,80 @@ class Seen:
     status: JobStatus | None = None
     attended: bool = False  # a process on some computer looks after it
     next_step: str = ""
+    problem: str = ""  # why its unit did not say
 
 
 def look(ledger: Ledger, profile: str | None = None) -> list[Seen]:
-    """Every run that is not over, oldest first, as its unit tells it now."""
+    """Every run that is not over, oldest first, as its unit tells it now: one describe for each place and one
+    connection for each unit, however many runs are on it."""
+    seen: dict[str, Seen] = {}
+    on_units: dict[str, list[tuple[RunRecord, AttemptRecord]]] = {}
     runs = ledger.unfinished_runs()
-    if not runs:
-        return []
-    with ThreadPoolExecutor(LOOKERS, thread_name_prefix="cloudrun-look") as pool:
-        return list(pool.map(lambda run: _look_at(ledger, run, profile), runs))
+    for run in runs:
+        attempts = ledger.attempts(run.run_id)
+        if attempts and run.state is not RunState.QUEUED:
+            on_units.setdefault(attempts[-1].instance_id, []).append((run, attempts[-1]))
+        else:
+            verb = "attach" if attempts else "cancel"
+            seen[run.run_id] = Seen(run, "queued", next_step=f"cloudrun {verb} {run.run_id}")
+    if on_units:
+        units = [ledger.unit(instance_id) for instance_id in on_units]
+        found = _described(units, profile)
+        with ThreadPoolExecutor(LOOKERS, thread_name_prefix="cloudrun-look") as pool:
+            looks = pool.map(lambda unit: _look_at(ledger, unit, found[unit.place], on_units[unit.instance_id]), units)
+            seen.update((each.run.run_id, each) for looked in looks for each in looked)
+    return [seen[run.run_id] for run in runs]
 
 
-def _look_at(ledger: Ledger, run: RunRecord, profile: str | None) -> Seen:
-    attempts = ledger.attempts(run.run_id)
-    if not attempts or run.state is RunState.QUEUED:
-        step = f"cloudrun attach {run.run_id}" if attempts else ""
-        return Seen(run, "queued", next_step=step)
-    unit = ledger.unit(attempts[-1].instance_id)
+Found = tuple[Cloud | None, Mapping[str, Instance]] | CloudrunError  # a place as it is now, or why nobody knows
+
+
+def _described(units: Sequence[UnitRecord], profile: str | None) -> dict[Place, Found]:
+    found: dict[Place, Found] = {}
+    for place in dict.fromkeys(unit.place for unit in units):
+        try:
+            cloud = wiring.reconnect(place, profile)
+            ids = [unit.instance_id for unit in units if unit.place == place]
+            found[place] = (cloud, cloud.instances.describe(ids) if cloud else {})
+        except CloudrunError as error:
+            found[place] = error
+    return found
+
+
+def _look_at(
+    ledger: Ledger, unit: UnitRecord, found: Found, on_it: Sequence[tuple[RunRecord, AttemptRecord]]
+) -> list[Seen]:
     attended = is_alive(ledger.client(unit.client_id), SystemClock().now())
+    told: dict[str, JobStatus | None] = {}
     try:
-        with _connected(ledger, unit, profile, nobody, timeout_s=LOOK_S) as connection:
-            status = connection.agent.status(rundir.run_dir(run.run_id, attempts[-1].number))
+        if isinstance(found, CloudrunError):
+            raise found
+        cloud = _runs(unit, found[0], found[1].get(unit.instance_id))
+        with _connected(ledger, unit, cloud, nobody, timeout_s=LOOK_S) as connection:
+            for run, attempt in on_it:
+                told[run.run_id] = connection.agent.status(rundir.run_dir(run.run_id, attempt.number))
     except CloudrunError as error:
-        gone = isinstance(error, Gone | Interrupted)
-        step = f"cloudrun pull {run.run_id}" if gone and attempts[-1].store else "cloudrun reap" if gone else ""
-        return Seen(run, "gone" if gone else "unknown", unit, None, attended, "" if attended else step)
+        return [_unseen(run, attempt, unit, error, attended) for run, attempt in on_it]
+    return [_seen(run, unit, told[run.run_id], attended) for run, _ in on_it]
+
+
+def _unseen(run: RunRecord, attempt: AttemptRecord, unit: UnitRecord, error: CloudrunError, attended: bool) -> Seen:
+    if isinstance(error, Interrupted):
+        word, step = "gone", f"cloudrun attach {run.run_id}"
+    elif isinstance(error, Gone):
+        word, step = "gone", f"cloudrun pull {run.run_id}" if attempt.store else "cloudrun reap"
+    else:
+        word, step = "unknown", error.next_step
+    return Seen(run, word, unit, None, attended, "" if attended else step, str(error))
+
+
+def _seen(run: RunRecord, unit: UnitRecord, status: JobStatus | None, attended: bool) -> Seen:
     if status is None:
-        return Seen(run, "shipping", unit, None, attended)
-    word = "running" if status.state != "exited" else "interrupted" if status.reason == "interrupted" else "done"
-    verb = {"running": "attach", "done": "pull", "interrupted": "attach"}[word]
+        word, verb = "shipping", "cancel"
+    elif status.state != "exited":
+        word, verb = "running", "attach"
+    else:
+        word, verb = ("interrupted", "attach") if status.reason == "interrupted" else ("done", "pull")
     return Seen(run, word, unit, status, attended, "" if attended else f"cloudrun {verb} {run.run_id}")
 
 
@@ -73,16 +120,26 @@ class Gone(ConnectionLost):
     """The unit does not run any more, as EC2 tells it."""
 
 
-@contextmanager
-def _connected(
-    ledger: Ledger, unit: UnitRecord, profile: str | None, observe: Observer, *, timeout_s: float
-) -> Iterator[Connection]:
+def running(unit: UnitRecord, profile: str | None) -> Cloud:
+    """The place of a unit that runs, as EC2 tells it. Raises Gone, and Interrupted where the provider took it back."""
     cloud = wiring.reconnect(unit.place, profile)
+    return _runs(unit, cloud, cloud.instances.describe([unit.instance_id]).get(unit.instance_id) if cloud else None)
+
+
+def _runs(unit: UnitRecord, cloud: Cloud | None, found: Instance | None) -> Cloud:
     if cloud is None:
         raise Gone(f"{unit.instance_id} went away with its sandbox", next_step="cloudrun reap")
-    found = cloud.instances.describe([unit.instance_id]).get(unit.instance_id)
+    if found is not None and was_interrupted(found):
+        raise Interrupted(f"{unit.instance_id} was taken back by the provider", next_step="cloudrun ps")
     if found is None or found.state != "running":
         raise Gone(f"{unit.instance_id} is {found.state if found else 'gone'}", next_step="cloudrun reap")
+    return cloud
+
+
+@contextmanager
+def _connected(
+    ledger: Ledger, unit: UnitRecord, cloud: Cloud, observe: Observer, *, timeout_s: float
+) -> Iterator[Connection]:
     connection = connect(cloud, ledger, unit, observe)
     try:
         connection.open(timeout_s)
@@ -139,10 +196,15 @@ def follow_attempt(
     wait: bool,
     profile: str | None,
     observe: Observer,
+    before: Callable[[], None] = lambda: None,
 ) -> JobStatus:
-    """The log from its unit. `sink` moves `positions`, so that another connection goes on where one was lost."""
+    """The log from its unit. `sink` moves `positions`, so that another connection goes on where one was lost. `before`
+    is called once, when the unit has answered. Raises NotFound for a run that never started."""
     unit, place = ledger.unit(attempt.instance_id), rundir.run_dir(run.run_id, attempt.number)
-    with _connected(ledger, unit, profile, observe, timeout_s=LOGIN_S) as connection:
+    with _connected(ledger, unit, running(unit, profile), observe, timeout_s=LOGIN_S) as connection:
+        if connection.agent.status(place) is None:
+            raise never_started(run)
+        before()
         while True:
             try:
                 return connection.agent.follow(place, sink, offsets=dict(positions), wait=wait)

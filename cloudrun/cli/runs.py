@@ -11,10 +11,11 @@ from cyclopts import Parameter
 
 from cloudrun.cli.display import Display
 from cloudrun.cli.parser import Json, RunId
-from cloudrun.cli.printing import print_json, print_table
+from cloudrun.cli.printing import print_json, print_table, printable
 from cloudrun.cli.summary import closing_lines, exit_code
 from cloudrun.core.clock import utc_text
 from cloudrun.core.errors import UsageError
+from cloudrun.core.states import is_terminal
 from cloudrun.plan.quantities import duration_s, duration_text
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def ps(*, profile: Profile = None, as_json: Json = False) -> None:
     else:
         now = datetime.now(UTC)
         print_table(["run", "name", "is", "for", "on", "powers off", "next"], [_row(each, now) for each in seen])
+        for why in dict.fromkeys(each.problem for each in seen if each.word == "unknown"):
+            print(f"cloudrun: {printable(why)}", file=sys.stderr)
 
 
 def _row(seen: Seen, now: datetime) -> list[str]:
@@ -78,6 +81,7 @@ def _document(seen: Seen) -> dict[str, Any]:
         "ended_at": _moment(status.ended_at if status else None),
         "exit_code": status.exit_code if status else None,
         "next_step": seen.next_step,
+        "problem": seen.problem,
     }
 
 
@@ -155,7 +159,8 @@ def attach(run: RunId, /, *, profile: Profile = None, as_json: Json = False) -> 
         try:
             found = attach_run(ledger, run, observe=display, profile=profile)
         except KeyboardInterrupt as error:
-            error.add_note("the run goes on; cloudrun attach comes back to it, cloudrun cancel ends it")
+            if not is_terminal(ledger.run(run).state):
+                error.add_note("the run goes on; cloudrun attach comes back to it, cloudrun cancel ends it")
             raise
         return _tell(found, ledger, display, as_json=as_json)
 

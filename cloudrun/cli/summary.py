@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cloudrun.cli.printing import assignments_text, printable, score_text, when_text
 from cloudrun.core.records import Artifact, RunRecord, Timings, UnitRecord, Usage
-from cloudrun.core.states import EndReason, RunState
+from cloudrun.core.states import EndReason, RunState, is_terminal
 from cloudrun.ledger.models import is_model
 from cloudrun.plan.quantities import duration_text, size_text
 
@@ -69,7 +69,9 @@ def closing_lines(run: RunRecord, stored_at: Callable[[str], Path]) -> list[str]
     lines += [
         f"  model  {printable(model.path)} ({size_text(model.size)}) is {stored_at(model.sha256)}" for model in models
     ]
-    if run.state is not RunState.SUCCEEDED:
+    if not is_terminal(run.state):  # its machine was taken back, or another process still brings it home
+        lines.append(f"  next   cloudrun {'attach' if run.state is RunState.QUEUED else 'show'} {run.run_id}")
+    elif run.state is not RunState.SUCCEEDED:
         lines.append(f"  next   cloudrun show {run.run_id} --log")
     elif models:
         lines.append(f"  next   cloudrun get {run.run_id} {printable(models[0].path)}")

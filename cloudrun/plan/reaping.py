@@ -43,6 +43,8 @@ def doomed(
         return "no launch in this ledger knows it"
     if owner in living:
         return None
+    if unit is not None and unit.state is UnitState.TERMINATING:
+        return "its end was begun, and did not come"
     if unit is not None and owner == "" and unit.on_exit in ("keep", "stop"):
         return None  # its client let go of it on purpose
     return "the client that launched it is gone"
