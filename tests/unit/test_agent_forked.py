@@ -36,7 +36,8 @@ def warden(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warden]:
 def both(warden: Warden, files: Files, argv: list[str], **changes: Any) -> tuple[Ended, Ended]:
     spec = warden.spec(argv, **changes)
     assert warden.ask("fits", spec)
-    return warden.run(spec, files, forked=False), warden.run(spec, files)
+    fresh, forked = (warden.begin(spec, files, forked=way) for way in (False, True))  # side by side
+    return warden.end(fresh), warden.end(forked)
 
 
 def same(fresh: Ended, forked: Ended) -> None:
@@ -134,7 +135,7 @@ X = np.random.RandomState(0).rand(300, 5)
 print(cross_val_score(HistGradientBoostingRegressor(max_iter=5, random_state=0), X, X[:, 0], cv=2, n_jobs=2))
 print(HistGradientBoostingRegressor(max_iter=5, random_state=0).fit(X, X[:, 0]).predict(X[:2]))
 """
-    runs = [warden.begin(warden.spec(["train.py"]), {"train.py": script}, forked=True) for _ in range(4)]
+    runs = [warden.begin(warden.spec(["train.py"]), {"train.py": script}, forked=True) for _ in range(2)]
     ends = [warden.end(run) for run in runs]
     assert all(end.forked and end.code == 0 for end in ends), ends
     assert len({end.stdout for end in ends}) == 1
@@ -165,6 +166,11 @@ def interpreter(version: str) -> str | None:
     return None
 
 
+# What changes from one Python to the next: how errors are shown and remembered, what there is from the beginning. The
+# rest is tried with the newest and the oldest.
+CHANGING = ("names", "process", "excep", "exit", "error", "interrupt", "warning", "pythonpath", "main")
+
+
 @pytest.mark.parametrize("version", ["3.9", "3.10", "3.12", "3.13"])
 def test_other_pythons_fork_as_well(version: str, tmp_path: Path) -> None:
     python = interpreter(version)
@@ -179,6 +185,8 @@ def test_other_pythons_fork_as_well(version: str, tmp_path: Path) -> None:
         warden.warm(warden.spec(["train.py"]))
         for name, script in SCRIPTS.items():
             if any(word in script for word in ("numpy", "sklearn", "joblib", "threadpoolctl", "orig_argv")):
+                continue
+            if version in ("3.10", "3.12") and not any(word in name for word in CHANGING):
                 continue
             files = {**HELPERS, "train.py": textwrap.dedent(script).lstrip("\n")}
             env = {"PYTHONPATH": "lib"} if name == "pythonpath" else {}

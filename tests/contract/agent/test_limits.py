@@ -41,6 +41,18 @@ def test_the_memory_of_all_its_processes_counts(unit: Unit) -> None:
     assert ended["usage"]["peak_memory_bytes"] > 100 * MB
 
 
+def test_what_its_processes_share_counts_once(unit: Unit) -> None:
+    code = f"import os, time\n{HOLD.format(mb=60)}for _ in range(3): os.fork()\ntime.sleep(1.0)\nos._exit(0)"
+    ended = unit.start(code, memory_bytes=200 * MB).follow()
+    assert (ended["reason"], ended["exit_code"]) == ("", 0)
+    assert 60 * MB < ended["usage"]["peak_memory_bytes"] < 200 * MB
+
+
+def test_what_its_supervisor_takes_is_no_usage_of_a_small_job(unit: Unit) -> None:
+    small = unit.start("", argv=["sleep", "0.3"])
+    assert 0 < small.follow()["usage"]["peak_memory_bytes"] < 6 * MB
+
+
 def test_what_all_its_processes_wrote_counts_also_of_those_that_have_ended(unit: Unit) -> None:
     code = f"""
 import os, time

@@ -59,10 +59,10 @@ def test_a_spoilt_run_takes_no_descriptors_from_the_warden(unit: Unit) -> None:
     run.says(b"ok")
     warden = unit.warden()
     unit.ask("orders", orders=None)
-    before = len(os.listdir(f"/proc/{warden}/fd"))
+    before = len(list(Path(f"/proc/{warden}/fd").iterdir()))
     for _ in range(20):
         unit.ask("orders", orders=None)
-    assert len(os.listdir(f"/proc/{warden}/fd")) <= before
+    assert len(list(Path(f"/proc/{warden}/fd").iterdir())) <= before
 
 
 def test_a_warden_without_descriptors_forgets_no_run(unit: Unit) -> None:
