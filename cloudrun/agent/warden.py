@@ -82,10 +82,10 @@ class Warden:
     def run(self) -> None:
         for descriptor in (self._lock, self._listener.fileno()):
             os.set_inheritable(descriptor, False)
+        processes.adopt_orphans()  # before anybody knows of me: a job may lose its supervisor at any moment
         os.ftruncate(self._lock, 0)
         os.lseek(self._lock, 0, os.SEEK_SET)
         os.write(self._lock, json.dumps({"pid": os.getpid(), "agent": summon.AGENT}).encode("ascii"))
-        processes.adopt_orphans()
         passport.this_platform()  # what supervisors need is loaded once, here
         with contextlib.suppress(Exception):  # they only save time
             from cloudrun.agent.parents import Parents

@@ -62,6 +62,7 @@ def test_an_adopted_job_keeps_its_limits_and_its_heartbeat(unit: Unit) -> None:
     run = unit.start("import time; time.sleep(60)", wall_time_s=4.0)
     kill(run.supervisor())
     assert run.now()["state"] == "running"
+    until(run.dir.heartbeat.exists)
     before = run.dir.heartbeat.stat().st_mtime_ns
     until(lambda: run.dir.heartbeat.stat().st_mtime_ns > before)
     ended = run.follow()
@@ -211,14 +212,14 @@ def test_a_warden_ends_when_its_home_vanishes(unit: Unit) -> None:
 
 def test_an_old_python_does_it_all_as_well(old_unit: Unit) -> None:
     run = old_unit.start(f"{WAIT}\nimport sys; sys.exit(7)", memory_bytes=1 << 40, disk_bytes=1 << 40)
-    first, supervisor = old_unit.warden(), run.supervisor()
-    kill(first)
-    until(lambda: old_unit.warden() != first)
-    kill(supervisor)
+    kill(run.supervisor())
     assert run.now()["state"] == "running"
     run.go_on()
     assert run.follow()["exit_code"] == 7
     killed = old_unit.start(WAIT, "another")
+    first = old_unit.warden()
+    kill(first)
+    until(lambda: old_unit.warden() != first)
     kill(killed.supervisor())
     assert killed.cancel(grace_s=5)["reason"] == "cancelled"
     old_unit.orders(deadline=time.time() - 1)

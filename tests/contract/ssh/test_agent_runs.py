@@ -399,17 +399,20 @@ os.mkfifo(path)
 def test_a_cancelled_job_that_never_ends_is_given_up(
     agent: Agent, run_dir: str, host: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its supervisor, stopped for good, cannot tell; the agent says every few seconds that it is there itself."""
+    """Its supervisor, stopped like the warden that would wake it, cannot tell; the agent says that it is there."""
     monkeypatch.setattr("cloudrun.ssh.agent.ENDING_S", 0.5)
     agent.start(run_dir, spec(WAIT))
     run = RunDir(host.home / run_dir)
     supervisor = _parent(agent.status(run_dir).pid)  # type: ignore[union-attr,arg-type]
-    os.kill(supervisor, signal.SIGSTOP)
+    stopped = [read_json(host.home / rundir.WARDEN_LOCK)["pid"], supervisor]  # type: ignore[index]
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
     try:
         with pytest.raises(ConnectionLost, match="does not come to an end"):
             agent.cancel(run_dir, 0.1)
     finally:
-        os.kill(supervisor, signal.SIGCONT)
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
     until(lambda: read_json(run.status)["state"] == "exited")  # type: ignore[index]
 
 
@@ -498,7 +501,7 @@ def test_the_supervisor_leaves_nothing_but_its_documents(agent: Agent, run_dir: 
     agent.follow(run_dir, Printed())
     run = RunDir(host.home / run_dir)
     documents = {run.spec, run.work, run.stdout, run.stderr, run.status, run.heartbeat, run.outputs, run.lock}
-    assert set(run.root.iterdir()) - documents == set()
+    assert set(run.root.iterdir()) - documents == {run.ended}
     status = read_json(run.status)
     assert status is not None
     assert status["state"] == "exited"
