@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cloudrun import bucket, config, pulling, watching, wiring
 from cloudrun.clients import is_alive
@@ -22,13 +22,13 @@ from cloudrun.ledger import Ledger, Run
 from cloudrun.machine import ATTEMPTS_MAX
 from cloudrun.plan.endings import Ending
 from cloudrun.plan.userdata import move_deadline_script
+from cloudrun.prepared import submitted_settings
 from cloudrun.submit import resume
 
 if TYPE_CHECKING:
     from cloudrun.ssh.session import Session
 
 COMMAND_S = 60.0
-OUTPUT_MAX_BYTES = Settings.output_max_bytes  # of one object; the unit keeps to what its spec says of all
 OTHER_CLIENT_S = 120.0  # for the process that looks after a run to bring home what was cancelled under it
 POLL_S = 0.2
 
@@ -108,7 +108,7 @@ def _resume(ledger: Ledger, run: RunRecord, observe: Observer, profile: str | No
     """Start its next attempt on a new machine, which is left to it: whoever follows it may go at any time."""
     unit = ledger.unit(ledger.attempts(run.run_id)[-1].instance_id)
     launch = ledger.launch(unit.launch_id)
-    given = {
+    given: dict[str, Any] = {
         "provider": unit.place.provider,
         "region": unit.place.region,
         "profile": profile,
@@ -116,7 +116,9 @@ def _resume(ledger: Ledger, run: RunRecord, observe: Observer, profile: str | No
         "spot": launch.request.spot,
         "on_exit": launch.on_exit,
     }
-    settings = config.load(ledger.project, {name: value for name, value in given.items() if value is not None})
+    given = {name: value for name, value in given.items() if value is not None}
+    submitted = submitted_settings(run)
+    settings = config.load(ledger.project, given) if submitted is None else replace(submitted, **given)
     resume(run.run_id, settings, ledger=ledger, observe=observe, detach=True)
 
 
@@ -181,7 +183,8 @@ def extend(ledger: Ledger, reference: str, by_s: float, *, observe: Observer, pr
         for run in ledger.unfinished_runs(unit.instance_id):
             attempt = ledger.attempts(run.run_id)[-1]
             if attempt.store:  # what it may upload would end before it does
-                upload = bucket.ticket(cloud, attempt.store, OUTPUT_MAX_BYTES, left_s)
+                max_bytes = (submitted_settings(run) or Settings()).output_max_bytes
+                upload = bucket.ticket(cloud, attempt.store, max_bytes, left_s)
                 connection.agent.renew_upload(rundir.run_dir(run.run_id, attempt.number), upload)
     finally:
         connection.close()

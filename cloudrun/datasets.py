@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from cloudrun import bucket
-from cloudrun.core.errors import UsageError
+from cloudrun.core.errors import TransferError, UsageError
 from cloudrun.core.records import DataSet, FileEntry
 from cloudrun.core.rundir import safe_relative
 from cloudrun.plan.fingerprint import data_digest
@@ -39,6 +39,17 @@ def resolve(sources: Sequence[str], goods: Shipment, cloud: Cloud) -> tuple[Data
         if within(goods.script, link):
             raise UsageError(f"the script is in {link}, given as --data", next_step="name only what it reads")
     return tuple(found)
+
+
+def signed_again(data: Iterable[DataSet], cloud: Cloud) -> tuple[DataSet, ...]:
+    """The same data with addresses that are good from now on. Raises TransferError where it has changed meanwhile."""
+    again = []
+    for known in data:
+        found = _remote(known.source, cloud) if known.remote else known
+        if found.key != known.key:
+            raise TransferError(f"{known.source} is not what it was when the run was submitted")
+        again.append(found)
+    return tuple(again)
 
 
 def without(goods: Shipment, data: Iterable[DataSet]) -> Shipment:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from threading import Event
 from types import TracebackType
 from typing import Self
 
-from cloudrun import pulling, runs
+from cloudrun import datasets, pulling, runs
 from cloudrun.core.errors import CloudrunError, Interrupted
 from cloudrun.core.events import Note
 from cloudrun.core.states import RunState, is_terminal
@@ -66,14 +67,15 @@ class Machine:
                     if not left or self.unit.cancelled.is_set():
                         give_up(self.unit.ledger, run_id, error)
                         raise
-                    self._replace(run_id, error)
+                    plan = self._replace(plan, run_id, error)
                     continue
                 if check and run.state is not RunState.SUCCEEDED:  # it had ended, and its bucket has it all
                     raise runs.job_failed(run) from error
             return run
         raise AssertionError("the last attempt returns or raises")
 
-    def _replace(self, run_id: str, error: Interrupted) -> None:
+    def _replace(self, plan: Prepared, run_id: str, error: Interrupted) -> Prepared:
+        """Have another machine; returns the plan as it is good for that one."""
         lost = self.unit
         try:
             close_behind(lost, error)
@@ -81,6 +83,7 @@ class Machine:
             self._check_cancelled(lost)  # while it was closed, no signal was raised
             self.unit = _open(self._again)
             self._check_cancelled(self.unit)
+            return replace(plan, data=datasets.signed_again(plan.data, self.unit.cloud))
         except BaseException as failure:
             failure.add_note(f"{error}, and no other machine came: {run_id} ends with what it had saved")
             give_up(lost.ledger, run_id, error)

@@ -13,8 +13,8 @@ from typing import Any
 from cloudrun.core import rundir
 from cloudrun.core.errors import UsageError
 from cloudrun.core.events import Note, Observer
-from cloudrun.core.records import DataSet, Environment, Upload
-from cloudrun.core.settings import Settings
+from cloudrun.core.records import DataSet, Environment, RunRecord, Upload
+from cloudrun.core.settings import NAMES, Settings
 from cloudrun.ledger import Ledger
 from cloudrun.plan.fingerprint import code_digest
 from cloudrun.plan.imports import ImportScan, scan_imports
@@ -61,6 +61,18 @@ def prepare(job: Job, settings: Settings, ledger: Ledger, architecture: str, obs
     digest, scan = _local_code(goods)
     third_party = tuple(module.name for module in scan.third_party)
     return Prepared(job, goods, environment, settings, digest, scan.search_path, third_party)
+
+
+def submission(plan: Prepared) -> dict[str, Any]:
+    """All that another process needs to go on with the run from another folder: see `submitted_settings`."""
+    data = [each.source if each.remote else str((each.root or Path()) / each.single) for each in plan.data]
+    return {"root": str(plan.shipment.root), "settings": {**asdict(plan.settings), "data": data}}
+
+
+def submitted_settings(run: RunRecord) -> Settings | None:
+    """The settings a run was submitted with; None for one of an older cloudrun."""
+    known = {name: value for name, value in run.submission.get("settings", {}).items() if name in NAMES}
+    return Settings(**{**known, "data": tuple(known.get("data", ()))}) if known else None
 
 
 def _local_code(goods: Shipment) -> tuple[str, ImportScan]:
@@ -149,6 +161,6 @@ def job_spec(plan: Prepared, run_id: str, number: int, upload: Upload | None) ->
         disk_bytes=settings.disk_bytes,
         fresh=settings.fresh,
         preload=list(plan.third_party),
-        data={data.link: data.target for data in plan.data},
+        data={data.link: data.key for data in plan.data},
         upload=None if upload is None else {**asdict(upload), "fields": dict(upload.fields)},
     )

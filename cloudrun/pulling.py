@@ -15,6 +15,7 @@ from cloudrun.core.clock import Clock, SystemClock
 from cloudrun.core.errors import CloudrunError, ConnectionLost, HostKeyMismatch, LedgerError, NotFound, UsageError
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.records import AttemptRecord, Instance, RunRecord, UnitRecord
+from cloudrun.core.settings import Settings
 from cloudrun.core.states import EndReason, RunState, is_terminal
 from cloudrun.homecoming import Homecoming
 from cloudrun.leases import Attended, Lease, lease
@@ -22,6 +23,7 @@ from cloudrun.ledger import Ledger, Run
 from cloudrun.phases import Phases, together
 from cloudrun.plan.endings import Ending
 from cloudrun.plan.interruptions import was_interrupted
+from cloudrun.prepared import submitted_settings
 from cloudrun.wiring import Cloud
 
 if TYPE_CHECKING:
@@ -285,5 +287,8 @@ def homecoming(
     ledger: Ledger, run: RunRecord, attempt: AttemptRecord, place: str, observe: Observer, clock: Clock
 ) -> Homecoming:
     earlier = ledger.attempts(run.run_id)[attempt.number - 2].outputs if attempt.number > 1 else ()
-    phases = Phases(observe, clock)
-    return Homecoming(ledger, run, place, phases, observe, clock, number=attempt.number, earlier=earlier)
+    settings = submitted_settings(run) or Settings()
+    return Homecoming(
+        ledger, run, place, Phases(observe, clock), observe, clock,
+        settings.output_max_bytes, settings.output_max_files, attempt.number, earlier,
+    )  # fmt: skip

@@ -28,7 +28,7 @@ from cloudrun.core.records import FileEntry, JobStatus, RunRecord
 from cloudrun.core.states import RunState
 from cloudrun.ledger import Run
 from cloudrun.lifeline import LIFELINE
-from cloudrun.prepared import Prepared, job_spec
+from cloudrun.prepared import Prepared, job_spec, submission
 
 if TYPE_CHECKING:
     from cloudrun.ssh.agent import Finished
@@ -134,6 +134,7 @@ def _new_run(plan: Prepared, now: datetime) -> RunRecord:
         created_at=now,
         arguments=plan.job.arguments,
         params=dict(plan.job.params),
+        submission=submission(plan),
         metric=plan.settings.metric,
         minimize=plan.settings.minimize,
         code_digest=plan.code_digest,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from cloudrun import bucket, datasets, launching, prepared, wiring
 from cloudrun.core.errors import UsageError
@@ -49,13 +50,16 @@ def resume(run_id: str, settings: Settings, *, ledger: Ledger, observe: Observer
     The code is what the project holds now; where it is other code than the run's, that is said.
     """
     record = ledger.run(run_id)
-    job = Job(
-        ledger.project / record.script, record.arguments, dict(record.params), record.name, ledger.project / record.cwd
-    )
+    root = Path(record.submission.get("root", ledger.project))
+    job = Job(root / record.script, record.arguments, dict(record.params), record.name, root / record.cwd)
     settings = replace(settings, metric=record.metric, minimize=record.minimize)
     cloud, image, plan = _checked(job, settings, ledger, observe)
     if plan.code_digest != record.code_digest:
         observe(Note(f"{record.script} is not what it was when {run_id} was submitted: it goes on as it is", "warning"))
+    if datasets.digest(plan.data) != record.data_digest:
+        observe(
+            Note(f"its data is not what it was when {run_id} was submitted: it goes on with what is there", "warning")
+        )
 
     machine = Machine(lambda: open_unit(cloud, ledger, settings, observe, image=image))
     with machine:

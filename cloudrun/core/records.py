@@ -255,6 +255,7 @@ class RunRecord:
     cost_usd: float | None = None
     detail: str = ""  # first cause, in words, where it did not succeed
     attempts: int = 0
+    submission: Mapping[str, Any] = field(default_factory=_empty)  # its project's "root" and all "settings", as given
 
 
 @dataclass(frozen=True)
@@ -367,11 +368,6 @@ class DataSet:
     remote: tuple[RemoteFile, ...] = ()
     root: Path | None = None
     entries: tuple[FileEntry, ...] = ()
-
-    @property
-    def target(self) -> str:
-        """What `link` leads to, below the unit's folder of data sets."""
-        return f"{self.key}/{self.single}" if self.single else self.key
 
     @property
     def total_bytes(self) -> int:

@@ -142,6 +142,10 @@ MIGRATIONS = (
             "ALTER TABLE attempts ADD COLUMN store TEXT NOT NULL DEFAULT ''",
         ),
     ),
+    Migration(
+        "0003 how runs were submitted",
+        ("ALTER TABLE runs ADD COLUMN submission TEXT NOT NULL DEFAULT '{}'",),  # JSON
+    ),
 )
 
 

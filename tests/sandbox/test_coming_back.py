@@ -53,9 +53,17 @@ def test_a_run_whose_client_died_before_it_started_is_cancelled_with_its_machine
 def test_a_machine_taken_back_while_nobody_looked_is_replaced_and_its_runner_may_go(
     project: Project, start: Start, aws: Callable[..., dict[str, object]], nothing_left: Nothing
 ) -> None:
-    """The second attempt is left to its machine as the first was: Ctrl-C in `attach` does not end it."""
-    project.write("talks.py", "import time\nfor n in range(900): print('line', n, flush=True), time.sleep(0.1)\n")
-    run_id = project.json("submit", "talks.py", "--spot", "--detach", "--deadline", "1h", "--name", "one")["run_id"]
+    """The second attempt is left to its machine as the first was: Ctrl-C in `attach` does not end it. It has the data
+    of the first, and finds its project though that is not the ledger's."""
+    (project.root.parent / "far.csv").write_text("1,2,3")
+    project.write("inner/cloudrun.toml", "")
+    project.write(
+        "inner/talks.py",
+        "import time\ndata = open('data/far.csv').read()\n"
+        "for n in range(900): print('line', n, data, flush=True), time.sleep(0.1)\n",
+    )
+    options = ("--spot", "--detach", "--deadline", "1h", "--name", "one", "--data", "../far.csv")
+    run_id = project.json("submit", "inner/talks.py", *options)["run_id"]
     ledger = project.ledger
     (unit,) = ledger.units()
     aws("ec2", "create-tags", "--resources", unit.instance_id, "--tags", "Key=seen,Value=yes")
@@ -70,7 +78,7 @@ def test_a_machine_taken_back_while_nobody_looked_is_replaced_and_its_runner_may
     assert (seen["doing"], seen["next_step"]) == ("gone", f"cloudrun attach {run_id}")
     watching = start("-m", "cloudrun", "attach", "one")
     assert watching.stdout is not None
-    assert "line 0" in watching.stdout.readline()
+    assert watching.stdout.readline() == "line 0 1,2,3\n"
     os.kill(watching.pid, signal.SIGINT)
     _, stderr = watching.communicate(timeout=60)
     assert watching.returncode == 130

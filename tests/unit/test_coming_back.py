@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,11 +28,13 @@ from cloudrun.core.errors import (
 )
 from cloudrun.core.events import nobody
 from cloudrun.core.records import Artifact, Instance, JobStatus, RunRecord
+from cloudrun.core.settings import Settings
 from cloudrun.core.states import EndReason, RunState, UnitState
 from cloudrun.leases import Attended, lease
 from cloudrun.ledger import Ledger
 from cloudrun.machine import Machine
 from cloudrun.plan import reaping
+from cloudrun.prepared import submitted_settings
 from cloudrun.project import shipment
 from cloudrun.ssh.agent import Outputs
 from tests.unit.test_ending import Ec2, Hands, Network, cloud_of, launch_one, open_unit
@@ -450,6 +453,18 @@ def test_a_thousand_runs_are_one_question_for_each_place(
     assert [each.run.run_id for each in seen] == [RUN, *(f"r-many-{number}" for number in range(40))]
     assert {each.word for each in seen} == {"done"}
     assert asked == ["describe", "connect"]
+
+
+def test_what_was_allowed_when_a_run_was_submitted_is_allowed_when_it_comes_home(ledger: Ledger, clock: Hands) -> None:
+    launch_one(ledger, clock, Ec2())
+    settings = Settings(output_max_bytes=50_000_000_000, output_max_files=7, data=("s3://bucket/key",))
+    submission = {"root": "/elsewhere", "settings": {**asdict(settings), "of a newer cloudrun": 1}}
+    run = RunRecord(RUN, "train", "train.py", RunState.QUEUED, clock.now(), submission=submission)
+    ledger.begin_run(run, "i-l-1", clock.now())
+    run = ledger.run(RUN)
+    assert submitted_settings(run) == settings
+    home = pulling.homecoming(ledger, run, ledger.attempts(RUN)[0], "", nobody, clock)
+    assert (home.max_bytes, home.max_files) == (50_000_000_000, 7)
 
 
 # -- data ------------------------------------------------------------------------------------------------------------
