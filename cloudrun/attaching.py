@@ -11,7 +11,7 @@ from cloudrun import bucket, config, pulling, watching, wiring
 from cloudrun.clients import is_alive
 from cloudrun.core import rundir
 from cloudrun.core.clock import Clock, SystemClock, utc_text
-from cloudrun.core.errors import CloudrunError, Interrupted, NotFound, UsageError
+from cloudrun.core.errors import CloudrunError, ConnectionLost, Interrupted, NotFound, UsageError
 from cloudrun.core.events import Note, Observer, Output
 from cloudrun.core.records import RunRecord, UnitOrders, UnitRecord
 from cloudrun.core.settings import Settings
@@ -186,13 +186,17 @@ def extend(ledger: Ledger, reference: str, by_s: float, *, observe: Observer, pr
                 max_bytes = (submitted_settings(run) or Settings()).output_max_bytes
                 upload = bucket.ticket(cloud, attempt.store, max_bytes, left_s)
                 connection.agent.renew_upload(rundir.run_dir(run.run_id, attempt.number), upload)
+        try:
+            cloud.instances.tag([unit.instance_id], {"cloudrun:expires-at": utc_text(deadline)})
+        except CloudrunError as error:  # for people who look at the console; nothing is decided by it
+            observe(Note(f"the tag of {unit.instance_id} still says the old deadline: {error}", "warning"))
+        ledger.update_unit(unit.instance_id, deadline=deadline)
+        with suppress(ConnectionLost):  # a client that connected before the ledger knew has told the agent the old one
+            orders = connection.agent.standing_orders() or orders
+            if orders.deadline < deadline.timestamp():
+                connection.agent.orders(replace(orders, deadline=deadline.timestamp()))
     finally:
         connection.close()
-    try:
-        cloud.instances.tag([unit.instance_id], {"cloudrun:expires-at": utc_text(deadline)})
-    except CloudrunError as error:  # for people who look at the console; nothing is decided by it
-        observe(Note(f"the tag of {unit.instance_id} still says the old deadline: {error}", "warning"))
-    ledger.update_unit(unit.instance_id, deadline=deadline)
     return ledger.unit(unit.instance_id)
 
 
