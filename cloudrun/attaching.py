@@ -21,6 +21,7 @@ from cloudrun.leases import Attended
 from cloudrun.ledger import Ledger, Run
 from cloudrun.machine import ATTEMPTS_MAX
 from cloudrun.plan.endings import Ending
+from cloudrun.plan.quantities import duration_text
 from cloudrun.plan.userdata import move_deadline_script
 from cloudrun.prepared import submitted_settings
 from cloudrun.submit import resume
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 COMMAND_S = 60.0
 OTHER_CLIENT_S = 120.0  # for the process that looks after a run to bring home what was cancelled under it
 POLL_S = 0.2
+FARTHEST_S = 7 * 86400.0  # from now: a slip of the finger must not become a month's bill
 
 
 def attach(ledger: Ledger, reference: str, *, observe: Observer, profile: str | None = None) -> Run:
@@ -171,8 +173,13 @@ def extend(ledger: Ledger, reference: str, by_s: float, *, observe: Observer, pr
     unit = _unit_of(ledger, reference)
     if unit.state in (UnitState.TERMINATING, UnitState.TERMINATED):
         raise UsageError(f"{unit.instance_id} is {unit.state}", next_step="cloudrun units")
-    cloud = watching.running(unit, profile)
     deadline = unit.deadline + timedelta(seconds=by_s)
+    if (deadline - SystemClock().now()).total_seconds() > FARTHEST_S:
+        raise UsageError(
+            f"{unit.instance_id} would live until {deadline:%Y-%m-%d %H:%M} UTC, over {duration_text(FARTHEST_S)} more",
+            next_step="give it less, and again later: nothing makes a deadline earlier",
+        )
+    cloud = watching.running(unit, profile)
     connection = pulling.connect(cloud, ledger, unit, observe)
     try:
         connection.open(pulling.LOGIN_S)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from cloudrun.core.errors import TransferError, UsageError
@@ -100,6 +100,12 @@ class Stored:
         if failures:
             more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
             raise TransferError(f"{failures[0]}{more}", next_step="pull the run again")
+
+    def log(self, stream: str, offset: int) -> Iterator[bytes]:
+        """What the job has printed, from `offset` (bytes) on."""
+        for entry in self._stored().outputs.logs:
+            if entry.path == f"{stream}.log" and offset < entry.size:
+                yield from contents(self._storage, self._bucket, self._prefix, self._stored(), entry, offset)
 
     def fetch_logs(self, run_dir: str, entries: Sequence[FileEntry], open_sink: OpenSink) -> None:
         self.fetch(run_dir, entries, open_sink)

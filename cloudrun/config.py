@@ -17,6 +17,7 @@ from cloudrun.plan.quantities import duration_s, size_bytes
 from cloudrun.plan.toml_lines import error_line, line_of, table_at
 
 # Read elsewhere, or set for jobs: variables of ours that are no settings.
+LEAST_LIMIT_BYTES = 1_000_000
 OTHER_VARIABLES = frozenset({"DEBUG", "SANDBOX_DIR", "SANDBOX_IDLE_S", "RUN_ID", "PARAMS"})
 
 
@@ -90,6 +91,14 @@ def _size(value: object) -> int:
     return size_bytes(value)
 
 
+def _limit(value: object) -> int:
+    """A size that a run may not pass: 5 would be five bytes, which nobody means."""
+    size = _size(value)
+    if size < LEAST_LIMIT_BYTES:
+        raise ValueError(f"{value!r} is too little for any Python; write its unit too, as in 500MB or 6GB")
+    return size
+
+
 _READERS: Mapping[str, Callable[[object], object]] = {
     "provider": _one_of("sandbox", "aws"),
     "region": _text,
@@ -104,8 +113,8 @@ _READERS: Mapping[str, Callable[[object], object]] = {
     "idle_s": _duration,
     "on_exit": _one_of("terminate", "stop", "keep"),
     "wall_time_s": _duration,
-    "memory_bytes": _size,
-    "disk_bytes": _size,
+    "memory_bytes": _limit,
+    "disk_bytes": _limit,
     "fresh": _switch,
     "bucket": _text,
     "data": _texts,

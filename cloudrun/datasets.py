@@ -36,9 +36,20 @@ def resolve(sources: Sequence[str], goods: Shipment, cloud: Cloud) -> tuple[Data
     for link in links:
         if links.count(link) > 1:
             raise UsageError(f"two --data would both be {link}", next_step="rename one of them")
+        hidden = [entry.path for entry in goods.entries if within(entry.path, link)]
+        if hidden and link not in _inside(sources, goods.root):
+            raise UsageError(
+                f"data that is found as {link} would hide the project's own {hidden[0]}", next_step="rename one of them"
+            )
         if within(goods.script, link):
             raise UsageError(f"the script is in {link}, given as --data", next_step="name only what it reads")
     return tuple(found)
+
+
+def _inside(sources: Sequence[str], root: Path) -> set[str]:
+    """The places of sources that are in the project themselves: there nothing is hidden but what travels as data."""
+    local = [source for source in sources if not source.startswith("s3://")]
+    return {place for source in local if (place := place_below(root, source)[1]) is not None}
 
 
 def signed_again(data: Iterable[DataSet], cloud: Cloud) -> tuple[DataSet, ...]:

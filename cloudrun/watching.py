@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from cloudrun import wiring
+from cloudrun import bucket, wiring
 from cloudrun.clients import is_alive
 from cloudrun.connection import Connection
 from cloudrun.core import rundir
@@ -34,7 +34,7 @@ class Seen:
     """A run that is not over. `word` is what it does, `next_step` what its user may want to type."""
 
     run: RunRecord
-    word: str  # queued | shipping | running | done | interrupted | gone | unknown
+    word: str  # queued, shipping, running, done, interrupted, in its bucket, gone, unknown
     unit: UnitRecord | None = None
     status: JobStatus | None = None
     attended: bool = False  # a process on some computer looks after it
@@ -99,8 +99,10 @@ def _look_at(
 def _unseen(run: RunRecord, attempt: AttemptRecord, unit: UnitRecord, error: CloudrunError, attended: bool) -> Seen:
     if isinstance(error, Interrupted):
         word, step = "gone", f"cloudrun attach {run.run_id}"
+    elif isinstance(error, Gone) and attempt.store:
+        word, step = "in its bucket", f"cloudrun pull {run.run_id}"
     elif isinstance(error, Gone):
-        word, step = "gone", f"cloudrun pull {run.run_id}" if attempt.store else "cloudrun reap"
+        word, step = "gone", "cloudrun reap"
     else:
         word, step = "unknown", error.next_step
     return Seen(run, word, unit, None, attended, "" if attended else step, str(error))
@@ -181,7 +183,9 @@ def read_logs(
         except ConnectionLost:
             run = ledger.run(run.run_id)  # its client may have brought it home and ended the unit
             if not is_terminal(run.state):
-                raise
+                if not _from_bucket(ledger, attempts[-1], count, positions, profile):
+                    raise
+                return run
     _from_store(ledger, run, count, positions)
     return run
 
@@ -213,6 +217,24 @@ def follow_attempt(
             except ConnectionLost:
                 observe(Note("the connection is lost; the job goes on, connecting again", "warning"))
                 connection.reopen()
+
+
+def _from_bucket(
+    ledger: Ledger,
+    attempt: AttemptRecord,
+    sink: Sink,
+    positions: Mapping[str, int],
+    profile: str | None,
+) -> bool:
+    """What its unit has put into the bucket before it went; false where it has not come to that."""
+    cloud = wiring.reconnect(ledger.unit(attempt.instance_id).place, profile) if attempt.store else None
+    stored = bucket.Stored(cloud.storage(), attempt.store) if cloud else None
+    if stored is None or not stored.complete:
+        return False
+    for stream in ("stdout", "stderr"):
+        for chunk in stored.log(stream, positions[stream]):
+            sink(stream, chunk)
+    return True
 
 
 def _from_store(ledger: Ledger, run: RunRecord, sink: Sink, positions: Mapping[str, int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -11,14 +12,37 @@ from cloudrun.agent import durable, reuse, shipping
 from cloudrun.agent.call import Call
 from cloudrun.agent.errors import AgentError
 from cloudrun.agent.locks import folder_lock
+from cloudrun.agent.manifest import fingerprint
 from cloudrun.core import rundir, wire
-from cloudrun.core.rundir import RunDir, safe_relative, write_json
+from cloudrun.core.rundir import RunDir, read_object, safe_relative, write_json
 
 PROGRESS_S = 0.2  # how often to tell
 
 
 def is_ready(key: str) -> bool:
-    return os.path.exists(rundir.data_ready(_checked(key)))
+    """Whether the set is there as it was brought. One that a job has changed (a job that is root may write anywhere) is
+    none: it goes, and is brought again."""
+    known = read_object(Path(rundir.data_ready(_checked(key))))
+    if known is None:
+        return False
+    folder = str(Path.cwd() / rundir.data_dir(key))
+    if known.get("files") == _fingerprints(folder):
+        return True
+    with contextlib.suppress(OSError):
+        os.unlink(rundir.data_ready(key))
+    durable.remove_tree(folder)
+    return False
+
+
+def _fingerprints(folder: str) -> dict[str, list[int]]:
+    """Of everything in it, by path; links and their like have one too."""
+    found = {}
+    for here, folders, names in os.walk(folder):
+        for name in (*names, *(each for each in folders if os.path.islink(os.path.join(here, each)))):
+            path = os.path.join(here, name)
+            with contextlib.suppress(OSError):
+                found[os.path.relpath(path, folder)] = fingerprint(os.lstat(path))
+    return found
 
 
 def ship(call: Call) -> dict[str, Any]:
@@ -98,7 +122,7 @@ def _complete(part: Path, key: str) -> None:
     durable.remove_tree(str(folder))  # of one that was killed just here: it can be read-only already
     os.rename(files, folder)
     os.chmod(folder, 0o500)  # after the rename: a folder that one may not write cannot be moved
-    write_json(Path.cwd() / rundir.data_ready(key), {"key": key})
+    write_json(Path.cwd() / rundir.data_ready(key), {"key": key, "files": _fingerprints(str(folder))})
 
 
 def _checked(key: str) -> str:

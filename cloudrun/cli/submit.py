@@ -86,6 +86,10 @@ def submit(
     disk: Annotated[
         str | None, Parameter(help="End the script when it writes more to the disk than this. Example: --disk 20GB")
     ] = None,
+    grace: Annotated[
+        str | None,
+        Parameter(help="Between asking the script to end and killing it; 30s by default. Example: --grace 2m"),
+    ] = None,
     fresh: Annotated[
         bool | None,
         Parameter(help="Start a new Python, never a copy of one that has imported the libraries. Example: --fresh"),
@@ -131,6 +135,7 @@ def submit(
         "wall_time": wall_time,
         "memory": memory,
         "disk": disk,
+        "grace": grace,
         "fresh": fresh,
         "metric": metric,
         "minimize": minimize,

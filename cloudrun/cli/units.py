@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import closing
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -15,6 +15,9 @@ from cloudrun.cli.printing import print_json, print_table
 from cloudrun.core.clock import utc_text
 from cloudrun.core.records import Place, UnitRecord
 from cloudrun.plan.quantities import duration_text
+
+if TYPE_CHECKING:
+    from cloudrun.ledger import Ledger
 
 Profile = Annotated[str | None, Parameter(help="A profile of ~/.aws, for units on AWS. Example: --profile research")]
 
@@ -31,13 +34,14 @@ def units(*, profile: Profile = None, as_json: Json = False) -> None:
 
     with closing(Ledger()) as ledger:
         alive = live_units(ledger, profile)
+        ends = {unit.instance_id: _how_it_ends(ledger, unit) for unit in alive}
     if as_json:
         print_json({"units": [_unit_document(unit) for unit in alive]})
     elif not alive:
         print("no machine is alive", file=sys.stderr)
     else:
         now = datetime.now(UTC)
-        rows = [_unit_row(unit, now) for unit in alive]
+        rows = [[*_unit_row(unit, now), ends[unit.instance_id]] for unit in alive]
         print_table(["unit", "state", "type", "where", "address", "powers off", "on exit"], rows)
 
 
@@ -50,8 +54,15 @@ def _unit_row(unit: UnitRecord, now: datetime) -> list[str]:
         f"{unit.place.provider} {unit.place.region}",
         f"{unit.address}:{unit.ssh_port}" if unit.address else "-",
         f"in {duration_text(left_s)}" if left_s > 0 else f"{duration_text(-left_s)} ago",
-        unit.on_exit,
     ]
+
+
+def _how_it_ends(ledger: Ledger, unit: UnitRecord) -> str:
+    """What becomes of it: one that is left to its runs ends, once those are home, as it was launched to."""
+    if unit.client_id or unit.on_exit != "keep" or not ledger.unfinished_runs(unit.instance_id):
+        return unit.on_exit
+    how = ledger.launch(unit.launch_id).on_exit
+    return how if how == "keep" else f"{how}, once its run is home"
 
 
 def _unit_document(unit: UnitRecord) -> dict[str, Any]:

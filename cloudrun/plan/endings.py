@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cloudrun.core.errors import Cancelled, ConnectionLost, DeadlineReached, Interrupted, ProvisionError
 from cloudrun.core.records import JobStatus
 from cloudrun.core.states import EndReason, RunState
+from cloudrun.plan.quantities import duration_text, size_text
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ _BY_THE_AGENT = {
 def verdict(status: JobStatus, refused: str = "") -> Ending:
     """For a job that has ended. `refused`: which limit its outputs passed, "" for none."""
     if status.reason in _BY_THE_AGENT:
-        return _BY_THE_AGENT[status.reason]
+        ending = _BY_THE_AGENT[status.reason]
+        return replace(ending, detail=ending.detail + _figure(status))
     if status.error:
         return Ending(RunState.FAILED, EndReason.EXITED, status.error)
     if status.signal is not None:
@@ -46,6 +48,16 @@ def verdict(status: JobStatus, refused: str = "") -> Ending:
     if status.exit_code is None:
         return Ending(RunState.LOST, EndReason.UNIT_LOST, "it ended, and nobody saw how")
     return Ending(RunState.FAILED, EndReason.EXITED, f"it exited with code {status.exit_code}")
+
+
+def _figure(status: JobStatus) -> str:
+    """What it had taken of that of which it took too much; "" where nobody counted."""
+    if status.reason == "wall_time" and status.started_at is not None and status.ended_at is not None:
+        return f": {duration_text(status.ended_at - status.started_at)}"
+    if status.usage is not None and status.reason in ("memory", "disk"):
+        used = status.usage.peak_memory_bytes if status.reason == "memory" else status.usage.written_bytes
+        return f": {size_text(used)}"
+    return ""
 
 
 def _words(error: BaseException) -> str:

@@ -214,7 +214,8 @@ def test_with_a_bucket_the_machine_goes_at_once_and_the_outputs_wait_there(
         "the machine to go by itself",
         90,
     )
-    assert project.json("ps")["runs"][0]["doing"] == "gone"
+    assert project.json("ps")["runs"][0]["doing"] == "in its bucket"
+    assert project.cloudrun("logs", run_id, "--stream", "stderr").stderr == "error 0\nerror 1\nerror 2\n"
     done = project.json("pull", run_id)
     assert (done["state"], done["scores"]) == ("succeeded", {"accuracy": 0.75})
     row = ledger.get(run_id)
@@ -234,6 +235,8 @@ def test_a_deadline_is_moved_by_its_owner_only(project: Project) -> None:
     (moved,) = project.ledger.units()
     assert moved.deadline - unit.deadline == timedelta(hours=2)
     assert told["instance_id"] == unit.instance_id
+    refused = project.cloudrun("extend", run_id, "10000h")
+    assert refused.returncode == 2, "a slip of the finger"
     left_s = (unit.deadline - moved.created_at).total_seconds()
     time.sleep(max(0.0, left_s - (time.time() - moved.created_at.timestamp())) + 5)
     assert project.json("ps")["runs"][0]["doing"] == "running", "its old deadline must have gone"
@@ -272,10 +275,45 @@ print(json.dumps({"near": len(open("big/b.csv").read()), "far": len(open("data/i
     assert "s3://data-of-a-test/nothing" in missing.stderr
 
 
+def test_data_that_a_job_has_changed_is_brought_again(project: Project) -> None:
+    """A job that is root may write anywhere; the next one must not read what it has written."""
+    project.write("set/a.csv", "1,2,3\n")
+    project.write("spoils.py", "open('set/a.csv', 'a').write('4'); open('set/b.csv', 'w').write('5')")
+    project.write(
+        "reads.py", "import os; print('n:', len(open('set/a.csv').read())); print('m:', len(os.listdir('set')))"
+    )
+    project.write(
+        "block.py",
+        """
+from cloudrun import process_unit
+with process_unit(data=["set"]) as unit:
+    for script in ("reads.py", "spoils.py", "reads.py"):
+        print("scores", dict(unit.send_run(script, check=False).scores))
+""",
+    )
+    done = project.python("block.py")
+    told = [line for line in done.stdout.splitlines() if line.startswith("scores")]
+    assert told == ["scores {'n': 6.0, 'm': 1.0}", "scores {}", "scores {'n': 6.0, 'm': 1.0}"], done.stderr
+
+
+def test_data_that_would_hide_a_part_of_the_project_is_refused(project: Project, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "far.csv").write_text("1")
+    project.write("data/set/near.csv", "2")
+    project.write("reads.py", "pass")
+    refused = project.cloudrun("submit", "reads.py", "--data", str(tmp_path / "set"))
+    assert refused.returncode == 2
+    assert "would hide the project's own data/set/near.csv" in refused.stderr
+
+
 def test_limits_end_a_run_with_their_reason(project: Project) -> None:
     project.write("waits.py", "import time\nopen('kept.txt', 'w').write('x')\ntime.sleep(600)\n")
     document = project.json("submit", "waits.py", "--wall-time", "2s")
     assert (document["state"], document["end_reason"]) == ("failed", "wall_time")
+    assert "wall_time: " in document["detail"], "by how much"
+    for nonsense in ("5", "0GB", "100"):
+        refused = project.cloudrun("submit", "waits.py", "--memory", nonsense)
+        assert refused.returncode == 2, "nobody means so few bytes"
     assert "kept.txt" in {artifact["path"] for artifact in document["artifacts"]}
 
 
