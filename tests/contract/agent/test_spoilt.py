@@ -151,7 +151,7 @@ def test_the_end_of_a_job_is_known_whose_supervisor_was_killed_while_it_digested
     supervisor = run.supervisor()
     unit.hang_up()
     run.go_on()
-    until(lambda: processes.look(run.pid) is None)
+    until(lambda: (read_object(run.dir.ended) or {}).get("exit_code") is not None)
     kill(supervisor)
     assert (read_object(run.dir.status) or {})["state"] == "running"
     ended = run.follow()

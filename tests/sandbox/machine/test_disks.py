@@ -24,6 +24,7 @@ def hardware(tmp_path: Path) -> Hypervisor:
         forget_metadata=lambda instance_id: None,
         index_url=None,
         environments=tmp_path / "environments",
+        driver=machine.driver,
     )
 
 
@@ -59,7 +60,8 @@ def test_a_process_without_a_mark_does_not_outlive_a_unit_with_a_user_of_its_own
 
 def test_two_regions_give_their_units_different_users(tmp_path: Path) -> None:
     made = {hypervisor.Hypervisor(
-        tmp_path, metadata_url=str, forget_metadata=print, index_url=None, environments=tmp_path
+        tmp_path, metadata_url=str, forget_metadata=print, index_url=None, environments=tmp_path,
+        driver=machine.driver,
     )._first_uid for _ in range(5)}  # fmt: skip
     assert len(made) > 1
     assert all(hypervisor.FIRST_UID <= first < 2**31 - hypervisor.UID_BLOCK for first in made)
