@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from cloudrun.core.errors import TransferError, UsageError
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from cloudrun.wiring import Cloud
 
 LATE_S = 3600.0  # how long after its deadline a unit whose clock is wrong may still put things there
+SMALL_BYTES = 1 << 20  # objects up to this size are asked for several at a time
+ASKERS, GROUP = 8, 64
 LONGEST_S = 7 * 86400.0  # AWS's limit for what is signed beforehand
 
 
@@ -85,12 +88,12 @@ class Stored:
         """Each file through a writer that checks its digest. Raises TransferError naming those that are not whole."""
         total, done = sum(entry.size for entry in entries), 0
         failures: list[str] = []
-        for entry in entries:
+        for entry, known in self._ahead(entries):
             try:
                 with open_sink(entry) as writer:
                     offset = getattr(writer, "offset", 0)
                     done += offset
-                    for chunk in contents(self._storage, self._bucket, self._prefix, self._stored(), entry, offset):
+                    for chunk in self._content(entry, offset) if known is None else _pieces(known, offset):
                         writer.write(chunk)
                         done += len(chunk)
                         if on_progress is not None:
@@ -101,11 +104,30 @@ class Stored:
             more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
             raise TransferError(f"{failures[0]}{more}", next_step="pull the run again")
 
+    def _ahead(self, entries: Sequence[FileEntry]) -> Iterator[tuple[FileEntry, bytes | TransferError | None]]:
+        """The entries in their order, small ones with their contents: asked for several at a time, since one after the
+        other each would cost a round trip. At most some GROUP of them are in memory."""
+        with ThreadPoolExecutor(ASKERS, thread_name_prefix="cloudrun-bucket") as pool:
+            for start in range(0, len(entries), GROUP):
+                group = entries[start : start + GROUP]
+                asked = [pool.submit(self._small, entry) if entry.size <= SMALL_BYTES else None for entry in group]
+                for entry, answer in zip(group, asked, strict=True):
+                    yield entry, None if answer is None else answer.result()
+
+    def _small(self, entry: FileEntry) -> bytes | TransferError:
+        try:
+            return b"".join(self._content(entry, 0))
+        except TransferError as error:
+            return error
+
+    def _content(self, entry: FileEntry, offset: int) -> Iterator[bytes]:
+        return contents(self._storage, self._bucket, self._prefix, self._stored(), entry, offset)
+
     def log(self, stream: str, offset: int) -> Iterator[bytes]:
         """What the job has printed, from `offset` (bytes) on."""
         for entry in self._stored().outputs.logs:
             if entry.path == f"{stream}.log" and offset < entry.size:
-                yield from contents(self._storage, self._bucket, self._prefix, self._stored(), entry, offset)
+                yield from self._content(entry, offset)
 
     def fetch_logs(self, run_dir: str, entries: Sequence[FileEntry], open_sink: OpenSink) -> None:
         self.fetch(run_dir, entries, open_sink)
@@ -114,3 +136,9 @@ class Stored:
         if self._manifest is None:
             raise TransferError(f"{self._prefix} in {self._bucket} is not complete", next_step="pull again later")
         return self._manifest
+
+
+def _pieces(known: bytes | TransferError, offset: int) -> Iterator[bytes]:
+    if isinstance(known, TransferError):
+        raise known
+    yield known[offset:]

@@ -27,7 +27,7 @@ def main() -> NoReturn:
         abandon(sys.stdout)
         code = 128 + signal.SIGPIPE  # who read us has seen enough; a shell knows this code from every filter
     except KeyboardInterrupt as error:
-        _tell("interrupted", error, LOOK_STEP)
+        _tell("interrupted", error, getattr(error, "next_step", LOOK_STEP))
         code = exit_code_of(error, 130)
     except SystemExit as error:
         if not received:

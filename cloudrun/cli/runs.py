@@ -137,10 +137,21 @@ def logs(
 
     with closing(Ledger()) as ledger, Display() as display:
         offsets = {"stdout": from_byte, "stderr": from_byte}
-        found = read_logs(ledger, run, write, offsets=offsets, follow=follow, profile=profile, observe=display)
+        try:
+            found = read_logs(ledger, run, write, offsets=offsets, follow=follow, profile=profile, observe=display)
+        except KeyboardInterrupt as error:
+            if not is_terminal(ledger.run(run).state):
+                _goes_on(error, run)
+            raise
     if as_json:
         texts = {name: text.decode("utf-8", "replace") for name, text in said.items() if stream in ("both", name)}
         print_json({"run_id": found.run_id, "state": str(found.state), **texts})
+
+
+def _goes_on(error: KeyboardInterrupt, run: str) -> None:
+    """Whoever leaves early shall not think that he has ended it."""
+    error.add_note("the run goes on")
+    error.next_step = f"cloudrun attach {run} comes back to it, cloudrun cancel {run} ends it"  # type: ignore[attr-defined]
 
 
 def attach(run: RunId, /, *, profile: Profile = None, as_json: Json = False) -> int:
@@ -160,7 +171,7 @@ def attach(run: RunId, /, *, profile: Profile = None, as_json: Json = False) -> 
             found = attach_run(ledger, run, observe=display, profile=profile)
         except KeyboardInterrupt as error:
             if not is_terminal(ledger.run(run).state):
-                error.add_note("the run goes on; cloudrun attach comes back to it, cloudrun cancel ends it")
+                _goes_on(error, run)
             raise
         return _tell(found, ledger, display, as_json=as_json)
 
