@@ -28,6 +28,14 @@ def pytest_configure(config: pytest.Config) -> None:
             del os.environ[name]
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Slow variations of quicker tests run when they are asked for."""
+    if "slow" not in config.option.markexpr:
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        items[:] = [item for item in items if item not in slow]
+        config.hook.pytest_deselected(items=slow)
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     folder = config.stash.get(_OWNED, None)
     if folder is None:

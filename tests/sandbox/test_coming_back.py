@@ -9,6 +9,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+import pytest
+
 from cloudrun.core.states import RunState
 from cloudrun.sandbox import client
 from tests.sandbox.conftest import Project, Start, wait_for
@@ -50,6 +52,7 @@ def test_a_run_whose_client_died_before_it_started_is_cancelled_with_its_machine
     nothing_left(project)
 
 
+@pytest.mark.slow
 def test_a_machine_taken_back_while_nobody_looked_is_replaced_and_its_runner_may_go(
     project: Project, start: Start, aws: Callable[..., dict[str, object]], nothing_left: Nothing
 ) -> None:

@@ -317,7 +317,9 @@ def test_limits_end_a_run_with_their_reason(project: Project) -> None:
     assert "kept.txt" in {artifact["path"] for artifact in document["artifacts"]}
 
 
-@pytest.mark.parametrize("killed", [False, True], ids=["with its agent", "with its agent killed"])
+@pytest.mark.parametrize(
+    "killed", [pytest.param(False, marks=pytest.mark.slow), True], ids=["with its agent", "with its agent killed"]
+)
 def test_a_machine_ends_at_its_deadline_though_nobody_is_there(
     project: Project, aws: Callable[..., dict[str, object]], killed: bool
 ) -> None:

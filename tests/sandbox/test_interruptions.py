@@ -113,6 +113,7 @@ def test_after_kill_9_a_finished_job_is_still_a_success(project: Project, start:
     nothing_left(project)
 
 
+@pytest.mark.slow
 def test_after_kill_9_and_no_reaper_the_deadline_ends_the_machine(project: Project, start: Start, aws: Aws) -> None:
     project.write("long.py", LONG)
     client = start("-m", "cloudrun", "submit", "long.py", "--deadline", "30s")

@@ -44,7 +44,12 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+QUICK = ("while it is provisioned", "in the middle")
+
+
+@pytest.mark.parametrize(
+    "moment", [pytest.param(moment, marks=[] if moment in QUICK else pytest.mark.slow) for moment in MOMENTS]
+)
 def test_an_interrupted_run_succeeds_on_a_second_machine(
     project: Project, start: Start, nothing_left: Callable[[Project], None], moment: str
 ) -> None:

@@ -171,7 +171,10 @@ def interpreter(version: str) -> str | None:
 CHANGING = ("names", "process", "excep", "exit", "error", "interrupt", "warning", "pythonpath", "main")
 
 
-@pytest.mark.parametrize("version", ["3.9", "3.10", "3.12", "3.13"])
+@pytest.mark.parametrize(
+    "version",
+    ["3.9", pytest.param("3.10", marks=pytest.mark.slow), pytest.param("3.12", marks=pytest.mark.slow), "3.13"],
+)
 def test_other_pythons_fork_as_well(version: str, tmp_path: Path) -> None:
     python = interpreter(version)
     if python is None:

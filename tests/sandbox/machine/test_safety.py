@@ -211,6 +211,7 @@ def test_an_abstract_socket_of_the_host_cannot_be_reached(container):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="is an ordinary user already")
+@pytest.mark.slow
 def test_all_of_this_holds_for_an_ordinary_user_too():
     """The same tests again as nobody, with a Python that nobody may execute."""
     python = _python_for_everybody()
