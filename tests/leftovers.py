@@ -13,6 +13,17 @@ from cloudrun.agent import processes
 PATIENCE_S = 20.0
 
 
+def end_tree(pid: int) -> None:
+    """Kill a server with all it has started: a session that is about to start a command is in nobody's home yet."""
+    doomed = {pid}
+    everybody = list(processes.everybody())
+    while more := {each.pid for each in everybody if each.parent in doomed} - doomed:
+        doomed |= more
+    for each in doomed:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)
+
+
 def end_all_in(home: Path) -> None:
     """Kill every process whose working directory is in `home`, until there is none; the warden's is, and each job's."""
     give_up = time.monotonic() + PATIENCE_S

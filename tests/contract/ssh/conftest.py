@@ -22,7 +22,7 @@ from cloudrun.core.records import SshTarget
 from cloudrun.ssh.agent import Agent
 from cloudrun.ssh.keys import make_key
 from cloudrun.ssh.session import Session
-from tests.leftovers import end_all_in
+from tests.leftovers import end_all_in, end_tree
 
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
 
@@ -68,7 +68,7 @@ def ssh_host(kind: str, folder: Path, *, port: int | None = None, first_on_path:
         try:
             yield Host(kind, SshTarget("127.0.0.1", port, getpass.getuser(), folder / "login_key", host.public), home)
         finally:
-            server.terminate()
+            end_tree(server.pid)
             server.wait(20)
             end_all_in(home)
 
