@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from threading import Event
-from typing import TYPE_CHECKING
+from threading import Event, Thread
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 from cloudrun import launching
 from cloudrun.core.clock import Clock
@@ -30,6 +31,58 @@ if TYPE_CHECKING:
 
 RECONNECT_S = 60.0  # a network that comes back later finds the job ended by the deadline, or pulled by the reaper
 LOOK_EVERY_S = 15.0  # while SSH does not answer: whether the machine is still there
+EARLY_S = 3.0  # for a login that nobody waits for yet
+
+
+class EarlyLogin:
+    """A login to a machine that runs, begun while its client still gets ready: it is mostly waiting for the other side.
+
+    It tells the unit nothing. One that fails is made again in the ordinary way, where its error is heard.
+    """
+
+    def __init__(self, target: SshTarget) -> None:
+        self._target = target
+        self._found: tuple[Session, Agent] | None = None
+        self._stop = Event()
+        self._thread = Thread(target=self._log_in, name="cloudrun-early-login", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        if (found := self.take(self._target)) is not None:
+            found[0].close()
+
+    def take(self, target: SshTarget) -> tuple[Session, Agent] | None:
+        """What has come of it, once; None where it failed, or led to another machine than `target`."""
+        self._thread.join()
+        if target != self._target:
+            return None
+        found, self._found = self._found, None
+        return found
+
+    def _log_in(self) -> None:
+        from cloudrun.ssh.agent import Agent
+        from cloudrun.ssh.session import Session
+
+        with suppress(CloudrunError):
+            session = Session.open(self._target, timeout_s=EARLY_S, cancelled=self._stop)
+            agent = Agent(session)
+            try:
+                agent.install()
+            except BaseException:
+                session.close()
+                raise
+            self._found = session, agent
+
+
+def ssh_target(ledger: Ledger, unit: UnitRecord) -> SshTarget:
+    key = launching.key_path(ledger, unit.launch_id)
+    return SshTarget(unit.address or "", unit.ssh_port, unit.user, key, unit.host_key)
 
 
 class Connection:
@@ -57,12 +110,11 @@ class Connection:
         self._observe = observe
         self._orders = orders
         self._environments: set[str] = set()
+        self.early: EarlyLogin | None = None
         self.news = UnitNews()
 
     def target(self) -> SshTarget:
-        unit = self._unit()
-        key = launching.key_path(self._ledger, unit.launch_id)
-        return SshTarget(unit.address or "", unit.ssh_port, unit.user, key, unit.host_key)
+        return ssh_target(self._ledger, self._unit())
 
     def open(self, within_s: float, stop: Event | None = None) -> None:
         """Wait for SSH, and look now and then whether the machine that is waited for still runs. `stop` in place of
@@ -74,10 +126,14 @@ class Connection:
         while True:
             left_s = max(0.1, end - self._clock.monotonic())
             try:
-                self.session = Session.open(
-                    self.target(), timeout_s=min(left_s, LOOK_EVERY_S), cancelled=stop or self._stop
-                )
-                self.agent = Agent(self.session)
+                early, self.early = self.early, None
+                if early is not None and (logged_in := early.take(self.target())) is not None:
+                    self.session, self.agent = logged_in
+                else:
+                    self.session = Session.open(
+                        self.target(), timeout_s=min(left_s, LOOK_EVERY_S), cancelled=stop or self._stop
+                    )
+                    self.agent = Agent(self.session)
                 self.news = self.agent.orders(self._orders())
                 return
             except HostKeyMismatch:

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from cloudrun import reaper
 from cloudrun.clients import this_client
+from cloudrun.connection import EarlyLogin
 from cloudrun.core.clock import Clock, SystemClock
 from cloudrun.core.errors import CleanupIncomplete, CloudrunError, UsageError, mark_incomplete
 from cloudrun.core.events import Note, Observer
@@ -27,9 +28,13 @@ def open_unit(
     *,
     image: Image | None = None,
     instance_id: str | None = None,
+    early: EarlyLogin | None = None,
     clock: Clock | None = None,
 ) -> OpenUnit:
-    """Launch (or join) a unit and log in. Where that fails, all that was made is gone before the error surfaces."""
+    """Launch (or join) a unit and log in. Where that fails, all that was made is gone before the error surfaces.
+
+    `early` is a login to the unit that is joined, where one has begun.
+    """
     from cloudrun.provisioning.playbook import check_playbook
 
     if settings.spot and settings.on_exit == "stop":
@@ -49,7 +54,7 @@ def open_unit(
         for unknown in reaper.settle(cloud, ledger, unit.clock, observe):
             raise unknown
         if instance_id is not None:
-            unit.join(instance_id, client)
+            unit.join(instance_id, client, early)
         else:
             unit.launch(
                 image or cloud.images.find(settings.instance_type, image_id=settings.image, user=settings.user), client

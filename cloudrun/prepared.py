@@ -50,11 +50,16 @@ class Prepared:
     data: tuple[DataSet, ...] = ()
 
 
-def prepare(job: Job, settings: Settings, ledger: Ledger, architecture: str, observe: Observer) -> Prepared:
-    """Check the script, find its files and its environment. Raises UsageError for what cannot work on a unit."""
+def prepare(
+    job: Job, settings: Settings, ledger: Ledger, architecture: str, observe: Observer, goods: Shipment | None = None
+) -> Prepared:
+    """Check the script, find its files (`goods`, where they were looked for already) and its environment.
+
+    Raises UsageError for what cannot work on a unit.
+    """
     from cloudrun.provisioning.environment import environment_for
 
-    goods = inspect(job, settings, ledger, observe)
+    goods = goods or inspect(job, settings, ledger, observe)
     environment = environment_for(
         goods.root / goods.script, goods.root, architecture=architecture, cache_dir=ledger.home / "cache"
     )

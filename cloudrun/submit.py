@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from cloudrun import bucket, datasets, launching, prepared, wiring
+from cloudrun.connection import EarlyLogin, ssh_target
 from cloudrun.core.errors import UsageError
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.records import Image
 from cloudrun.core.settings import Settings
+from cloudrun.core.states import UnitState
 from cloudrun.ledger import Ledger, Run
 from cloudrun.machine import Machine
 from cloudrun.opening import open_unit
@@ -34,12 +37,14 @@ def submit(
     Nothing is launched before the script, its parameters, its environment, its data, the region and the type have been
     checked. With `detach` it returns as soon as the job runs; the unit is left to it.
     """
-    cloud, image, plan = _checked(job, settings, ledger, observe, instance_id)
-    machine = Machine(
-        lambda: open_unit(cloud, ledger, settings, observe, image=image, instance_id=instance_id),
-        lambda: open_unit(cloud, ledger, settings, observe, image=None if instance_id else image),
-    )
-    with machine:
+    with ExitStack() as stack:
+        early = stack.enter_context(_early_login(ledger, instance_id)) if instance_id else None
+        cloud, image, plan = _checked(job, settings, ledger, observe, instance_id)
+        machine = Machine(
+            lambda: open_unit(cloud, ledger, settings, observe, image=image, instance_id=instance_id, early=early),
+            lambda: open_unit(cloud, ledger, settings, observe, image=None if instance_id else image),
+        )
+        stack.enter_context(machine)
         run = machine.carry_through(plan, detach=detach)
     return ledger.get(run.run_id)  # how long the machine took to go is known only now
 
@@ -67,17 +72,23 @@ def resume(run_id: str, settings: Settings, *, ledger: Ledger, observe: Observer
     return ledger.get(run.run_id)
 
 
+def _early_login(ledger: Ledger, instance_id: str) -> AbstractContextManager[EarlyLogin | None]:
+    """To a unit that awaits its next run. Whether it is ours to use is seen to before it is told anything."""
+    unit = ledger.unit(instance_id)
+    return EarlyLogin(ssh_target(ledger, unit)) if unit.state is UnitState.READY and unit.address else nullcontext()
+
+
 def _checked(
     job: Job, settings: Settings, ledger: Ledger, observe: Observer, instance_id: str | None = None
 ) -> tuple[Cloud, Image, Prepared]:
-    prepared.inspect(job, settings, ledger, observe)
+    goods = prepared.inspect(job, settings, ledger, observe)
     if instance_id is None:
         cloud = wiring.connect(settings.provider, settings.region, settings.profile)
         image = cloud.images.find(settings.instance_type, image_id=settings.image, user=settings.user)
     else:
         cloud = place_of(ledger, instance_id, settings.profile)
         image = launching.image_of(cloud, ledger, ledger.unit(instance_id))
-    plan = prepared.prepare(job, settings, ledger, image.architecture, observe)
+    plan = prepared.prepare(job, settings, ledger, image.architecture, observe, goods)
     return cloud, image, with_data(plan, cloud, observe)
 
 

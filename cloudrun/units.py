@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cloudrun import launching
 from cloudrun.clients import is_alive
-from cloudrun.connection import Connection
+from cloudrun.connection import Connection, EarlyLogin
 from cloudrun.core.clock import Clock
 from cloudrun.core.errors import (
     Cancelled,
@@ -118,7 +118,7 @@ class OpenUnit:
             self.record = self.ledger.unit(self.instance_id)
         self.opened = True
 
-    def join(self, instance_id: str, client: ClientRecord) -> None:
+    def join(self, instance_id: str, client: ClientRecord, early: EarlyLogin | None = None) -> None:
         """Take over a kept unit of this ledger, or start a stopped one."""
         unit = self.ledger.unit(instance_id)
         self._check_free(unit)
@@ -131,6 +131,7 @@ class OpenUnit:
         if not self.ledger.take_unit(instance_id, client.client_id, of=unit.client_id, on_exit=self.settings.on_exit):
             raise in_use(instance_id)
         self.record = self.ledger.unit(instance_id)
+        self._connection.early = early
         self._ending.callback(self._release, unit.launch_id)
         self._ending.callback(self._end_instances, unit.launch_id)
         with self.phases.phase("boot", instance_id):

@@ -38,7 +38,7 @@ import sys
 import traceback
 from typing import Any, BinaryIO, Callable
 
-from cloudrun.agent import datasets, jobs, locks, logs, shipping, transfer
+from cloudrun.agent import compiled, datasets, jobs, locks, logs, shipping, summon, transfer
 from cloudrun.agent.call import IDLE_S, Call, Input
 from cloudrun.agent.errors import AgentError
 from cloudrun.core import rundir, wire
@@ -51,7 +51,12 @@ def main() -> None:
     """Serve standard input and output. The working directory is the login user's home."""
     os.umask(0o077)
     stdin, stdout = Input(sys.stdin.fileno()), sys.stdout.buffer
-    hello = {"protocol": wire.PROTOCOL, "python": sys.version.split()[0], "pid": os.getpid()}
+    hello = {
+        "protocol": wire.PROTOCOL,
+        "python": sys.version.split()[0],
+        "pid": os.getpid(),
+        "environments": rundir.environments_ready(),
+    }
     stdout.write(wire.pack_json(wire.HELLO, hello))
     stdout.flush()
     locks.hold_shared(rundir.CLIENTS_LOCK)
@@ -60,6 +65,7 @@ def main() -> None:
             pass
     except (BrokenPipeError, ConnectionError, wire.WireError):
         pass  # the client went away, which is its right
+    compiled.keep(summon.PLACE)
     os._exit(0)  # nothing is left to be flushed to a client that has gone
 
 

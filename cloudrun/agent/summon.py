@@ -14,7 +14,7 @@ import sys
 import time
 from typing import IO, Any, Sequence
 
-from cloudrun.agent import locks, processes
+from cloudrun.agent import compiled, locks, processes
 from cloudrun.core import rundir
 from cloudrun.core.rundir import RunDir
 
@@ -22,8 +22,9 @@ CONNECT_S = 2.0  # how long one that has just been started may take to listen
 TAKEN_S = 10.0  # how long to wait for a supervisor; the warden is a process of its own and may be stopped
 RUNNING_S = 60.0  # and for its job to run
 DONE = b"!"  # the warden has looked
-# the package's folder, or the archive that it is in; wardens of another version make room
-AGENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+# the folder that the package is in, or its archive
+PLACE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+AGENT = compiled.version_of(PLACE)  # wardens of another version make room
 _MAIN = "import sys; sys.path.insert(0, sys.argv[1]); from cloudrun.agent.warden import main; main(*sys.argv[2:])"
 
 
@@ -145,7 +146,7 @@ def _start(kept: list[int]) -> None:
                 for descriptor in kept:
                     os.set_inheritable(descriptor, True)
                 os.umask(0o077)
-                arguments = [AGENT, *map(str, kept)]
+                arguments = [PLACE, *map(str, kept)]
                 command = [sys.executable, "-I", "-S", "-X", "utf8", "-c", _MAIN, *arguments]
                 os.execv(sys.executable, command)  # noqa: S606
         finally:

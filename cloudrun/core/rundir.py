@@ -48,6 +48,7 @@ NEWS = BASE + "/news.json"
 WARDEN_LOCK = BASE + "/warden.lock"
 WARDEN_SOCKET = BASE + "/warden.sock"
 CLIENTS_LOCK = BASE + "/clients.lock"
+ENVIRONMENTS_TOLD = 100  # of those that a unit has, as an agent greets its client
 # Why the agent ended a job, as `status.json` says it; a job that ended by itself has none.
 REASONS = ("cancelled", "deadline", "interrupted", "wall_time", "memory", "disk")
 
@@ -93,6 +94,14 @@ def env_dir(fingerprint: str) -> str:
 def env_ready(fingerprint: str) -> str:
     """The marker whose presence means that the environment is complete."""
     return env_dir(fingerprint) + "/.ready"
+
+
+def environments_ready() -> List[str]:
+    """The fingerprints of complete environments below the working directory; where there are many, of some."""
+    try:
+        return [name for name in os.listdir(BASE + "/envs")[:ENVIRONMENTS_TOLD] if os.path.lexists(env_ready(name))]
+    except OSError:
+        return []
 
 
 def env_python(fingerprint: str) -> str:

@@ -45,6 +45,7 @@ class Agent:
         self._idle: list[AgentChannel] = []
         self._lock = threading.Lock()
         self._pinging: threading.Thread | None = None
+        self._environments: frozenset[str] = frozenset()
 
     def install(self) -> None:
         """Make sure that this version's agent is on the unit and starts there. Raises LaunchError where it does not."""
@@ -61,7 +62,8 @@ class Agent:
     # -- the unit ------------------------------------------------------------------------------------------------------
 
     def has_environment(self, fingerprint: str) -> bool:
-        return bool(self._ask("environment", fingerprint=fingerprint).get("ready"))
+        """Whether the unit has it, whole. What it had when it greeted us need not be asked for."""
+        return fingerprint in self._environments or bool(self._ask("environment", fingerprint=fingerprint).get("ready"))
 
     def orders(self, orders: UnitOrders | None = None) -> UnitNews:
         """Give the unit new orders, or none; returns what its agent has seen of its machine."""
@@ -273,6 +275,7 @@ class Agent:
             channel = self._idle.pop() if self._idle else None
         if channel is None:
             channel = AgentChannel(self._session, archive())
+            self._environments = frozenset(map(str, channel.hello.get("environments", ())))
         channel.stream.cancelled = cancelled
         channel.stream.silence_s = self._silence_s
         channel.stream.give_up_at = time.monotonic() + within_s

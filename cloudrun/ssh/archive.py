@@ -13,7 +13,18 @@ from cloudrun.core import rundir
 
 PACKAGE = Path(__file__).resolve().parent.parent
 SHARED = ("core/rundir.py", "core/wire.py")  # what both sides import
-MAIN = "from cloudrun.agent.serve import main\n\nmain()\n"
+# Its byte code, where an earlier one has left it (`agent.compiled`), is taken before the archive's sources.
+MAIN = """import os
+import sys
+
+compiled = sys.path[0][: -len("pyz")] + str(sys.implementation.cache_tag)
+if os.path.isdir(compiled):
+    sys.path.insert(0, compiled)
+
+from cloudrun.agent.serve import main
+
+main()
+"""
 LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip file can hold
 
 
