@@ -15,8 +15,9 @@ import pytest
 from cloudrun.agent import processes
 from cloudrun.core import rundir
 from cloudrun.core.rundir import read_object, write_json
+from tests.waiting import WAIT, until
 
-from .conftest import WAIT, Unit, kill, until
+from .conftest import Unit, kill
 
 FOREVER = "import time; time.sleep(60)"
 # what a job does to the agent's files, from its working directory
