@@ -7,7 +7,6 @@ from contextlib import suppress
 from threading import Event
 from typing import TYPE_CHECKING
 
-from cloudrun import launching
 from cloudrun.core.clock import Clock
 from cloudrun.core.errors import (
     CloudrunError,
@@ -61,7 +60,7 @@ class Connection:
 
     def target(self) -> SshTarget:
         unit = self._unit()
-        key = launching.key_path(self._ledger, unit.launch_id)
+        key = self._ledger.key_path(unit.launch_id)
         return SshTarget(unit.address or "", unit.ssh_port, unit.user, key, unit.host_key)
 
     def open(self, within_s: float, stop: Event | None = None) -> None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from threading import Event
 from typing import TYPE_CHECKING
 
-from cloudrun import bucket, launching, wiring
+from cloudrun import bucket, terminating, wiring
 from cloudrun.clients import is_alive
 from cloudrun.connection import Connection
 from cloudrun.core import rundir
@@ -146,18 +146,18 @@ def _end_unit(
         held.leave()
         return
     if how == "stop":
-        launching.stop(cloud, ledger, [unit.instance_id], timeout_s=TERMINATE_S, clock=clock)
+        terminating.stop(cloud, ledger, [unit.instance_id], timeout_s=TERMINATE_S, clock=clock)
         held.leave(on_exit="stop")
         return
     phases = Phases(observe, clock)
     with phases.phase("terminate", unit.instance_id):
-        launching.terminate(
+        terminating.terminate(
             cloud, ledger, [unit.instance_id], reason=EndReason.COMPLETED, timeout_s=TERMINATE_S, clock=clock
         )
     with suppress(LedgerError):  # a time is not worth an error
         ledger.set_timings(run_id, together(ledger.run(run_id).timings, phases.timings()))
     if not any(other.launch_id == unit.launch_id for other in ledger.units()):
-        launching.release_resources(cloud, ledger, unit.launch_id, timeout_s=TERMINATE_S, clock=clock)
+        terminating.release_resources(cloud, ledger, unit.launch_id, timeout_s=TERMINATE_S, clock=clock)
 
 
 def connect(cloud: Cloud, ledger: Ledger, unit: UnitRecord, observe: Observer) -> Connection:

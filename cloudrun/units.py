@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cloudrun import launching
+from cloudrun import launching, terminating
 from cloudrun.clients import is_alive
 from cloudrun.connection import Connection
 from cloudrun.core.clock import Clock
@@ -136,7 +136,7 @@ class OpenUnit:
         with self.phases.phase("boot", instance_id):
             if unit.state is UnitState.STOPPING:  # whoever stopped it did not see it stopped
                 timeout_s = self.settings.terminate_timeout_s
-                launching.stop(self.cloud, self.ledger, [instance_id], timeout_s=timeout_s, clock=self.clock)
+                terminating.stop(self.cloud, self.ledger, [instance_id], timeout_s=timeout_s, clock=self.clock)
             if unit.state in (UnitState.STOPPING, UnitState.STOPPED):
                 self.cloud.instances.start([instance_id])
             if unit.state in (UnitState.STOPPING, UnitState.STOPPED, UnitState.LAUNCHING):
@@ -316,7 +316,7 @@ class OpenUnit:
             how = "keep"
         if how == "terminate":
             with self.phases.phase("terminate", ", ".join(ids)):
-                launching.terminate(
+                terminating.terminate(
                     self.cloud,
                     self.ledger,
                     ids,
@@ -326,7 +326,9 @@ class OpenUnit:
                 )
             return
         if how == "stop":
-            launching.stop(self.cloud, self.ledger, ids, timeout_s=self.settings.terminate_timeout_s, clock=self.clock)
+            terminating.stop(
+                self.cloud, self.ledger, ids, timeout_s=self.settings.terminate_timeout_s, clock=self.clock
+            )
         for instance_id in ids:
             self.ledger.update_unit(instance_id, client_id="", on_exit=how)
             left = "stopped" if how == "stop" else "running"
@@ -377,7 +379,7 @@ class OpenUnit:
         if any(launch.launch_id == launch_id for launch in self.ledger.launches(unsettled=True)):
             return  # a machine may still use them
         if not any(unit.launch_id == launch_id for unit in self.ledger.units()):
-            launching.release_resources(
+            terminating.release_resources(
                 self.cloud, self.ledger, launch_id, timeout_s=self.settings.terminate_timeout_s, clock=self.clock
             )
         with suppress(LedgerError):  # a time is not worth hiding why the clean-up failed

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cloudrun import attaching, launching, pulling, reaper, watching, wiring
+from cloudrun import attaching, pulling, reaper, rescue, terminating, watching, wiring
 from cloudrun.clients import this_client
 from cloudrun.core.errors import CloudrunError, ConnectionLost, LaunchError, LedgerError, UsageError
 from cloudrun.core.events import nobody
@@ -77,7 +77,7 @@ def let_go(ledger: Ledger, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) 
     network = Network()
     monkeypatch.setattr(wiring, "reconnect", lambda *_: cloud_of(ec2, network))
     monkeypatch.setattr(pulling, "log_in", log_in)
-    monkeypatch.setattr(reaper, "log_in", log_in)
+    monkeypatch.setattr(rescue, "log_in", log_in)
     return ec2, agent
 
 
@@ -98,7 +98,7 @@ def test_a_pull_that_is_interrupted_as_it_ends_the_machine_leaves_that_to_the_re
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(launching, "terminate", interrupted)
+        patch.setattr(terminating, "terminate", interrupted)
         with pytest.raises(KeyboardInterrupt):
             pulling.pull(ledger, RUN, observe=nobody)
     assert ledger.run(RUN).state is RunState.SUCCEEDED
@@ -139,7 +139,7 @@ def test_the_reaper_leaves_a_unit_that_somebody_has_just_come_for(
     client = this_client(clock.now())
     ledger.register_client(client)
     ledger.take_unit("i-l-1", client.client_id, of="c-dead", on_exit="terminate")
-    assert reaper._end_unit(cloud_of(ec2), ledger, clock, nobody, seen) == ""
+    assert rescue.end_unit(cloud_of(ec2), ledger, clock, nobody, seen) == ""
     assert (agent.cancelled, ec2.states) == (0, {"i-l-1": "running"})
 
 
@@ -150,9 +150,9 @@ def test_a_machine_whose_outputs_find_no_room_is_as_it_was_after_a_reap(
         raise LedgerError("no space left on device")
 
     ledger.update_unit("i-l-1", client_id="c-dead", on_exit="terminate")
-    monkeypatch.setattr(reaper, "pull_run", full)
+    monkeypatch.setattr(rescue, "pull_run", full)
     before = ledger.unit("i-l-1")
-    assert "no space" in reaper._end_unit(cloud_of(let_go[0]), ledger, clock, nobody, before)
+    assert "no space" in rescue.end_unit(cloud_of(let_go[0]), ledger, clock, nobody, before)
     assert ledger.unit("i-l-1") == before
     assert let_go[0].states == {"i-l-1": "running"}
 

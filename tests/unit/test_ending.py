@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cloudrun import launching
+from cloudrun import launching, terminating
 from cloudrun.clients import this_client
 from cloudrun.core.errors import CleanupIncomplete, CloudrunError, LedgerError, UsageError
 from cloudrun.core.events import Event, nobody
@@ -24,7 +24,7 @@ from tests.fakes import Ec2, ManualClock, Network, cloud_of, intend, launch_one,
 
 
 def end(ledger: Ledger, clock: ManualClock, ec2: Ec2, instance_id: str) -> None:
-    launching.terminate(cloud_of(ec2), ledger, [instance_id], reason=EndReason.COMPLETED, timeout_s=60, clock=clock)
+    terminating.terminate(cloud_of(ec2), ledger, [instance_id], reason=EndReason.COMPLETED, timeout_s=60, clock=clock)
 
 
 class Full(Ledger):
@@ -169,7 +169,7 @@ def test_all_of_a_launchs_leftovers_are_tried(ledger: Ledger, clock: ManualClock
     intend(ledger, clock)
     network = Network(["cloudrun-l-1"], ["sg-l-1"], CloudrunError("throttled"))  # whose list misses the new group
     with pytest.raises(CleanupIncomplete, match="throttled") as caught:
-        launching.release_resources(cloud_of(Ec2(), network), ledger, "l-1", timeout_s=10, clock=clock)
+        terminating.release_resources(cloud_of(Ec2(), network), ledger, "l-1", timeout_s=10, clock=clock)
     assert network.groups == []
     assert caught.value.ids == ("cloudrun-l-1",)
 
