@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cloudrun import terminating
+from cloudrun.connection import connected
 from cloudrun.core.clock import Clock
 from cloudrun.core.errors import CloudrunError, ConnectionLost, LedgerError, NotFound
 from cloudrun.core.events import Note, Observer, nobody
@@ -13,7 +14,7 @@ from cloudrun.core.states import EndReason, RunState
 from cloudrun.leases import Attended, lease
 from cloudrun.ledger import Ledger
 from cloudrun.plan.endings import Ending
-from cloudrun.pulling import clear_stores, despite_cuts, homecoming, log_in, pull_run, pull_stored
+from cloudrun.pulling import clear_stores, despite_cuts, homecoming, pull_run, pull_stored
 from cloudrun.wiring import Cloud
 
 if TYPE_CHECKING:
@@ -90,9 +91,9 @@ def _save(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, unit: U
     def bring(agent: Agent) -> None:
         pull_run(ledger, run, agent, observe, clock, forced=NOBODY)
 
-    with log_in(cloud, ledger, unit, timeout_s=LOGIN_S, observe=observe) as agent:
+    with connected(cloud, ledger, unit, observe, timeout_s=LOGIN_S) as connection:
         try:
-            bring(agent)
+            bring(connection.agent)
             return
         except ConnectionLost as error:
             observe(Note(f"{error}; connecting again", "warning"))

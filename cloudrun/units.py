@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import getpass
 import os
-import socket
 import threading
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cloudrun import launching, terminating
-from cloudrun.clients import is_alive
+from cloudrun.clients import is_alive, owner
 from cloudrun.connection import Connection
 from cloudrun.core.clock import Clock
 from cloudrun.core.errors import (
@@ -103,7 +101,7 @@ class OpenUnit:
                 image,
                 launch_id=launch_id,
                 client_id=client.client_id,
-                owner=f"{_user_name()}@{socket.gethostname()}",
+                owner=owner(),
                 make_key=make_key,
                 clock=self.clock,
             )
@@ -391,10 +389,3 @@ class OpenUnit:
 
 def in_use(instance_id: str) -> UsageError:
     return UsageError(f"{instance_id} is in use by another process or block", next_step="wait for its end, or end it")
-
-
-def _user_name() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return str(os.getuid())

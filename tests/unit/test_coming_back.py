@@ -71,13 +71,13 @@ def let_go(ledger: Ledger, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) 
     ledger.update_unit("i-l-1", client_id="", on_exit="keep")
 
     @contextmanager
-    def log_in(*_: object, **__: object) -> Iterator[Any]:
-        yield agent
+    def connected(*_: object, **__: object) -> Iterator[Any]:
+        yield SimpleNamespace(agent=agent)
 
     network = Network()
     monkeypatch.setattr(wiring, "reconnect", lambda *_: cloud_of(ec2, network))
-    monkeypatch.setattr(pulling, "log_in", log_in)
-    monkeypatch.setattr(rescue, "log_in", log_in)
+    monkeypatch.setattr(pulling, "connected", connected)
+    monkeypatch.setattr(rescue, "connected", connected)
     return ec2, agent
 
 
@@ -205,7 +205,7 @@ def test_a_thousand_runs_are_one_question_for_each_place(
         asked.append("connect")
         yield SimpleNamespace(agent=let_go[1])
 
-    monkeypatch.setattr(watching, "_connected", connected)
+    monkeypatch.setattr(watching, "connected", connected)
     seen = watching.look(ledger)
     assert [each.run.run_id for each in seen] == [RUN, *(f"r-many-{number}" for number in range(40))]
     assert {each.word for each in seen} == {"done"}
