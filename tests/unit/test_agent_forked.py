@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -154,6 +155,7 @@ def test_a_forked_job_leaves_its_exit_code_for_whoever_is_not_its_parent(warden:
         pid = int((run.work / "pid").read_text())
         until(lambda pid=pid: (found := processes.look(pid)) is None or found.state == "Z")
         assert read_object(run.ended) == (told and {"pid": pid, **told})
+        shutil.rmtree(run.root)  # nobody is left to write down its end, for which `close` would wait
 
 
 # What changes from one Python to the next: how errors are shown and remembered, what there is from the beginning. The
