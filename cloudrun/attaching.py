@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from cloudrun import bucket, config, pulling, watching, wiring
 from cloudrun.clients import is_alive
+from cloudrun.connection import connected
 from cloudrun.core import rundir
 from cloudrun.core.clock import Clock, SystemClock, utc_text
 from cloudrun.core.errors import CloudrunError, ConnectionLost, Interrupted, NotFound, UsageError
@@ -22,7 +23,7 @@ from cloudrun.ledger import Ledger, Run
 from cloudrun.machine import ATTEMPTS_MAX
 from cloudrun.plan.endings import Ending
 from cloudrun.plan.quantities import duration_text
-from cloudrun.plan.userdata import move_deadline_script
+from cloudrun.plan.userdata import held_deadline, move_deadline_script
 from cloudrun.prepared import submitted_settings
 from cloudrun.submit import resume
 
@@ -141,8 +142,8 @@ def cancel(ledger: Ledger, reference: str, *, grace_s: float, observe: Observer,
     cloud = wiring.reconnect(unit.place, profile)
     if cloud is None:
         raise NotFound(f"{unit.instance_id} went away with its sandbox", next_step="cloudrun reap")
-    with pulling.log_in(cloud, ledger, unit, timeout_s=pulling.LOGIN_S, observe=observe) as agent:
-        agent.cancel(rundir.run_dir(run.run_id, attempt.number), grace_s, "cancelled")
+    with connected(cloud, ledger, unit, observe, timeout_s=pulling.LOGIN_S) as connection:
+        connection.agent.cancel(rundir.run_dir(run.run_id, attempt.number), grace_s, "cancelled")
     _await_end(ledger, run.run_id, clock, OTHER_CLIENT_S)
     if not is_terminal(ledger.run(run.run_id).state):
         observe(Note(f"the process that looks after {run.run_id} is still bringing it home", "warning"))
@@ -180,9 +181,7 @@ def extend(ledger: Ledger, reference: str, by_s: float, *, observe: Observer, pr
             next_step="give it less, and again later: nothing makes a deadline earlier",
         )
     cloud = watching.running(unit, profile)
-    connection = pulling.connect(cloud, ledger, unit, observe)
-    try:
-        connection.open(pulling.LOGIN_S)
+    with connected(cloud, ledger, unit, observe, timeout_s=pulling.LOGIN_S) as connection:
         _move_timer(connection.session, unit, deadline)
         orders = connection.agent.standing_orders() or UnitOrders(0.0)
         connection.agent.orders(replace(orders, deadline=deadline.timestamp()))
@@ -202,8 +201,6 @@ def extend(ledger: Ledger, reference: str, by_s: float, *, observe: Observer, pr
             orders = connection.agent.standing_orders() or orders
             if orders.deadline < deadline.timestamp():
                 connection.agent.orders(replace(orders, deadline=deadline.timestamp()))
-    finally:
-        connection.close()
     return ledger.unit(unit.instance_id)
 
 
@@ -219,8 +216,7 @@ def _move_timer(session: Session, unit: UnitRecord, deadline: datetime) -> None:
     """Set the machine's own timer and read it back. Raises CloudrunError where it is not what it should be."""
     script = move_deadline_script(deadline)
     done = session.run("sudo -n sh -s", stdin=script.encode("ascii"), timeout_s=COMMAND_S)
-    moment = deadline.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    if done.exit_code != 0 or moment not in done.stdout:
+    if done.exit_code != 0 or held_deadline(done.stdout) != deadline.replace(microsecond=0):
         raise CloudrunError(
             f"{unit.instance_id} did not take the new deadline: {done.stderr.strip() or done.stdout.strip()}",
             next_step=f"cloudrun pull brings home what is done; it ends at {unit.deadline:%H:%M} UTC",

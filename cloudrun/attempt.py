@@ -71,7 +71,7 @@ class Attempt:
         self.started = False
         self.over = False  # the job has ended: what is left is its way home
 
-    def runs(self, _status: JobStatus | None = None) -> None:
+    def mark_running(self) -> None:
         """The job runs on the unit: from here on it has to be ended or fetched."""
         if not self.started:
             self.started = True

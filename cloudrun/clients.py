@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import getpass
 import os
 import socket
 import subprocess
@@ -20,6 +21,15 @@ SILENCE = timedelta(seconds=10 * HEARTBEAT_S)
 def this_client(now: datetime) -> ClientRecord:
     pid = os.getpid()
     return ClientRecord(new_id("c"), socket.gethostname(), _boot_id(), pid, _started(pid), now)
+
+
+def owner() -> str:
+    """Who launches, for people who see the tag: user@computer."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
 
 
 def is_alive(client: ClientRecord | None, now: datetime) -> bool:

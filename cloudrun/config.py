@@ -64,10 +64,8 @@ _SWITCH_WORDS = {
 
 def _switch(value: object) -> bool:
     word = str(value).strip().lower()  # an environment variable has no booleans
-    if isinstance(value, bool) or (
-        isinstance(value, str) and word in {"true", "false", "1", "0", "yes", "no", "on", "off"}
-    ):
-        return word in {"true", "1", "yes", "on"}
+    if isinstance(value, (bool, str)) and word in _SWITCH_WORDS:
+        return _SWITCH_WORDS[word]
     raise ValueError(f"{value!r} is neither true nor false")
 
 

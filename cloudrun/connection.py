@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from threading import Event, Thread
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from cloudrun import launching
-from cloudrun.core.clock import Clock
+from cloudrun.core.clock import Clock, SystemClock
 from cloudrun.core.errors import (
     CloudrunError,
     ConnectionLost,
@@ -81,7 +80,7 @@ class EarlyLogin:
 
 
 def ssh_target(ledger: Ledger, unit: UnitRecord) -> SshTarget:
-    key = launching.key_path(ledger, unit.launch_id)
+    key = ledger.key_path(unit.launch_id)
     return SshTarget(unit.address or "", unit.ssh_port, unit.user, key, unit.host_key)
 
 
@@ -219,3 +218,20 @@ class Connection:
         return LaunchError(
             f"{found.instance_id} went to {found.state} before it let us in: {why}", next_step="submit again"
         )
+
+
+@contextmanager
+def connected(
+    cloud: Cloud, ledger: Ledger, unit: UnitRecord, observe: Observer, *, timeout_s: float
+) -> Iterator[Connection]:
+    """The way to a unit that this ledger knows, without orders: for one who only looks, fetches or cancels.
+
+    Raises ConnectionLost, HostKeyMismatch.
+    """
+    connection = Connection(cloud, ledger, SystemClock(), lambda: ledger.unit(unit.instance_id), Event(), observe)
+    connection.let_this_address_in()
+    try:
+        connection.open(timeout_s)
+        yield connection
+    finally:
+        connection.close()

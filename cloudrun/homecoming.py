@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cloudrun.core.clock import Clock, SystemClock
 from cloudrun.core.errors import ConnectionLost, LedgerError, ManifestRefused, TransferError
@@ -216,8 +216,7 @@ class Homecoming:
         )
 
     def _progress(self, done_bytes: int, total_bytes: int) -> None:
-        phase: Literal["pull"] = "pull"
-        self.observe(Progress(phase, done_bytes, total_bytes))
+        self.observe(Progress("pull", done_bytes, total_bytes))
 
 
 def end_queued(ledger: Ledger, run_id: str, ending: Ending) -> None:

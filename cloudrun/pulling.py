@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from threading import Event
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from cloudrun import bucket, launching, wiring
+from cloudrun import bucket, terminating, wiring
 from cloudrun.clients import is_alive
-from cloudrun.connection import Connection
+from cloudrun.connection import connected
 from cloudrun.core import rundir
 from cloudrun.core.clock import Clock, SystemClock
 from cloudrun.core.errors import CloudrunError, ConnectionLost, HostKeyMismatch, LedgerError, NotFound, UsageError
@@ -146,36 +145,18 @@ def _end_unit(
         held.leave()
         return
     if how == "stop":
-        launching.stop(cloud, ledger, [unit.instance_id], timeout_s=TERMINATE_S, clock=clock)
+        terminating.stop(cloud, ledger, [unit.instance_id], timeout_s=TERMINATE_S, clock=clock)
         held.leave(on_exit="stop")
         return
     phases = Phases(observe, clock)
     with phases.phase("terminate", unit.instance_id):
-        launching.terminate(
+        terminating.terminate(
             cloud, ledger, [unit.instance_id], reason=EndReason.COMPLETED, timeout_s=TERMINATE_S, clock=clock
         )
     with suppress(LedgerError):  # a time is not worth an error
         ledger.set_timings(run_id, together(ledger.run(run_id).timings, phases.timings()))
     if not any(other.launch_id == unit.launch_id for other in ledger.units()):
-        launching.release_resources(cloud, ledger, unit.launch_id, timeout_s=TERMINATE_S, clock=clock)
-
-
-def connect(cloud: Cloud, ledger: Ledger, unit: UnitRecord, observe: Observer) -> Connection:
-    """The way to a unit that this ledger knows, not open yet: without orders, for one who only looks or fetches."""
-    connection = Connection(cloud, ledger, SystemClock(), lambda: ledger.unit(unit.instance_id), Event(), observe)
-    connection.let_this_address_in()
-    return connection
-
-
-@contextmanager
-def log_in(cloud: Cloud, ledger: Ledger, unit: UnitRecord, *, timeout_s: float, observe: Observer) -> Iterator[Agent]:
-    """The agent of a unit that this ledger knows. Raises ConnectionLost, HostKeyMismatch."""
-    connection = connect(cloud, ledger, unit, observe)
-    try:
-        connection.open(timeout_s)
-        yield connection.agent
-    finally:
-        connection.close()
+        terminating.release_resources(cloud, ledger, unit.launch_id, timeout_s=TERMINATE_S, clock=clock)
 
 
 def despite_cuts(
@@ -190,8 +171,8 @@ def despite_cuts(
     """What has come home stays home, so a lost connection costs no more than what was on its way."""
     for left in reversed(range(TRIES)):
         try:
-            with log_in(cloud, ledger, unit, timeout_s=login_s, observe=observe) as agent:
-                return act(agent)
+            with connected(cloud, ledger, unit, observe, timeout_s=login_s) as connection:
+                return act(connection.agent)
         except HostKeyMismatch:
             raise
         except ConnectionLost:

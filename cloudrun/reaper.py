@@ -4,36 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from cloudrun import launching, wiring
+from cloudrun import launching, terminating, wiring
 from cloudrun.clients import is_alive
 from cloudrun.core.clock import Clock, SystemClock
-from cloudrun.core.errors import (
-    CleanupIncomplete,
-    CloudrunError,
-    ConnectionLost,
-    LedgerError,
-    NotFound,
-    UnresolvedLaunch,
-    UsageError,
-)
+from cloudrun.core.errors import CleanupIncomplete, CloudrunError, LedgerError, UnresolvedLaunch, UsageError
 from cloudrun.core.events import Note, Observer, nobody
 from cloudrun.core.records import AttemptRecord, Instance, Place, RunRecord, UnitRecord
 from cloudrun.core.states import EndReason, LaunchState, RunState, UnitState
-from cloudrun.leases import Attended, lease
 from cloudrun.ledger import Ledger
 from cloudrun.plan import reaping
-from cloudrun.plan.endings import Ending
 from cloudrun.plan.interruptions import was_interrupted
-from cloudrun.pulling import clear_stores, despite_cuts, homecoming, log_in, pull_run, pull_stored, requeue_unseen
+from cloudrun.pulling import clear_stores, pull_stored, requeue_unseen
+from cloudrun.rescue import end_lost, end_unit
 from cloudrun.wiring import Cloud
 
-if TYPE_CHECKING:
-    from cloudrun.ssh.agent import Agent
-
-NOBODY = Ending(RunState.FAILED, EndReason.CLIENT_LOST, "the client that started it is gone, so it was ended")
-RESCUE_LOGIN_S = 20.0  # a unit that does not let us in within this is ended without its outputs
 TERMINATE_S = 300.0
 
 
@@ -123,7 +108,7 @@ def _end_orphans(
         attempt = ledger.attempts(run.run_id)[-1]
         if not attempt.store:
             if not dry_run:
-                _end_lost(ledger, run, "its unit is gone", clock)
+                end_lost(ledger, run, "its unit is gone", clock)
             actions.append(ReapAction("forget", run.run_id, unit.place, "its unit is gone", not dry_run))
         elif not dry_run:
             actions.append(_fetch_stored(ledger, run, attempt, unit, observe, profile, clock))
@@ -151,7 +136,7 @@ def _fetch_stored(
             return ReapAction("requeue", run.run_id, unit.place, "the provider took the machine back", True)
     except CloudrunError as error:  # it waits on: nothing bills for it but a bucket's storage
         return ReapAction("pull", run.run_id, unit.place, f"its outputs may be in {attempt.store}", False, str(error))
-    _end_lost(ledger, run, "its unit is gone, and its outputs are not in its bucket", clock)
+    end_lost(ledger, run, "its unit is gone, and its outputs are not in its bucket", clock)
     return ReapAction("forget", run.run_id, unit.place, "its unit is gone", True)
 
 
@@ -183,9 +168,9 @@ def forget(ledger: Ledger, unit: UnitRecord, instance: Instance | None = None) -
         elif instance is not None and was_interrupted(instance):
             requeue_unseen(ledger, run, "the provider took the machine back")
         elif run.state is not RunState.PULL_PENDING or not attempts[-1].store:
-            _end_lost(ledger, run, "its unit is gone", SystemClock())
-    launching.move_on(ledger, unit.instance_id, UnitState.TERMINATED, EndReason.UNIT_LOST)
-    launching.key_path(ledger, unit.launch_id).unlink(missing_ok=True)
+            end_lost(ledger, run, "its unit is gone", SystemClock())
+    terminating.move_on(ledger, unit.instance_id, UnitState.TERMINATED, EndReason.UNIT_LOST)
+    ledger.key_path(unit.launch_id).unlink(missing_ok=True)
 
 
 def _living(ledger: Ledger, clock: Clock) -> frozenset[str]:
@@ -216,8 +201,8 @@ def settle(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer) -> lis
             observe(Note(f"launch {launch.launch_id} never happened: {refusal}", "verbose"))
             continue
         ids = [unit.instance_id for unit in units]
-        launching.terminate(cloud, ledger, ids, reason=EndReason.CLIENT_LOST, timeout_s=TERMINATE_S, clock=clock)
-        launching.release_resources(cloud, ledger, launch.launch_id, timeout_s=TERMINATE_S, clock=clock)
+        terminating.terminate(cloud, ledger, ids, reason=EndReason.CLIENT_LOST, timeout_s=TERMINATE_S, clock=clock)
+        terminating.release_resources(cloud, ledger, launch.launch_id, timeout_s=TERMINATE_S, clock=clock)
     return unknown
 
 
@@ -269,7 +254,7 @@ def _act(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, action: 
     rows = {unit.instance_id: unit for unit in ledger.units()}
     try:
         if action.kind == "terminate" and action.target in rows:
-            return _end_unit(cloud, ledger, clock, observe, rows[action.target])
+            return end_unit(cloud, ledger, clock, observe, rows[action.target])
         if action.kind == "terminate":
             cloud.instances.terminate([action.target])
         elif action.kind == "forget":
@@ -278,96 +263,11 @@ def _act(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, action: 
                 forget(ledger, rows[action.target], again)
         elif action.kind == "delete_key_pair":
             cloud.network.delete_key_pair(action.target)
-            launching.key_path(ledger, action.target.removeprefix(reaping.KEY_PREFIX)).unlink(missing_ok=True)
+            ledger.key_path(action.target.removeprefix(reaping.KEY_PREFIX)).unlink(missing_ok=True)
         elif action.kind == "delete_security_group":
-            launching.delete_group(cloud, action.target, timeout_s=TERMINATE_S, clock=clock)
+            terminating.delete_group(cloud, action.target, timeout_s=TERMINATE_S, clock=clock)
         elif action.kind == "delete_volume":
             cloud.network.delete_volume(action.target)
     except CloudrunError as error:
         return str(error)
     return ""
-
-
-def _end_unit(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, unit: UnitRecord) -> str:
-    """Save what is on it and terminate it, unless somebody has come for it since; the problem in words, or ""."""
-    try:
-        with lease(ledger, unit, clock) as held:
-            unsaved = _save_runs(cloud, ledger, clock, observe, unit)
-            if unsaved:
-                held.leave(to=unit.client_id, on_exit=unit.on_exit)
-            elif held.holds():
-                _terminate(cloud, ledger, clock, unit)
-            return unsaved
-    except Attended:
-        observe(Note(f"{unit.instance_id}: another process has come for it: it is left to it"))
-        return ""
-    except NotFound:
-        raise
-    except LedgerError:  # one that cannot be written keeps no machine alive
-        if unsaved := _save_runs(cloud, ledger, clock, observe, unit):
-            return unsaved
-        _terminate(cloud, ledger, clock, unit)
-        return ""
-
-
-def _terminate(cloud: Cloud, ledger: Ledger, clock: Clock, unit: UnitRecord) -> None:
-    ids = [unit.instance_id]
-    launching.terminate(cloud, ledger, ids, reason=EndReason.CLIENT_LOST, timeout_s=TERMINATE_S, clock=clock)
-
-
-def _save_runs(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, unit: UnitRecord) -> str:
-    """Before a unit goes: what its runs have written comes home, as long as the unit answers.
-
-    Returns why the unit must not go yet ("" where it may): outputs that are there and find no room at home.
-    """
-    runs = ledger.unfinished_runs(unit.instance_id)
-    if not runs:
-        return ""
-    found = cloud.instances.describe([unit.instance_id]).get(unit.instance_id)
-    for run in runs:
-        try:
-            if found is None or found.state != "running" or unit.address is None:
-                raise CloudrunError("its unit does not run any more")
-            _save(cloud, ledger, clock, observe, unit, run)
-            clear_stores(cloud, ledger, run.run_id, observe)
-        except LedgerError as error:
-            if not isinstance(error, NotFound):
-                return f"the outputs of {run.run_id} are still on it: {error}"
-            _end_lost(ledger, run, str(error), clock)
-        except CloudrunError as error:
-            if _came_by_bucket(cloud, ledger, run, observe, clock):
-                continue
-            observe(Note(f"{run.run_id}: nothing could be brought home: {error}", "warning"))
-            _end_lost(ledger, run, str(error), clock)
-    return ""
-
-
-def _save(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, unit: UnitRecord, run: RunRecord) -> None:
-    """Over as many connections as it takes, as long as the first one was let in."""
-
-    def bring(agent: Agent) -> None:
-        pull_run(ledger, run, agent, observe, clock, forced=NOBODY)
-
-    with log_in(cloud, ledger, unit, timeout_s=RESCUE_LOGIN_S, observe=observe) as agent:
-        try:
-            bring(agent)
-            return
-        except ConnectionLost as error:
-            observe(Note(f"{error}; connecting again", "warning"))
-    despite_cuts(cloud, ledger, unit, observe, bring)
-
-
-def _came_by_bucket(cloud: Cloud, ledger: Ledger, run: RunRecord, observe: Observer, clock: Clock) -> bool:
-    try:
-        if not pull_stored(cloud, ledger, run, ledger.attempts(run.run_id)[-1], observe, clock):
-            return False
-    except CloudrunError as error:
-        observe(Note(f"{run.run_id}: its bucket could not be read: {error}", "warning"))
-        return False
-    clear_stores(cloud, ledger, run.run_id, observe)
-    return True
-
-
-def _end_lost(ledger: Ledger, run: RunRecord, why: str, clock: Clock) -> None:
-    home = homecoming(ledger, run, ledger.attempts(run.run_id)[-1], "", nobody, clock)
-    home.end(Ending(RunState.LOST, EndReason.CLIENT_LOST, why))

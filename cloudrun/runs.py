@@ -110,13 +110,13 @@ def _begin(unit: OpenUnit, plan: Prepared, run_id: str | None) -> Attempt:
         try:
             ledger.begin_attempt(run_id, unit.instance_id, now, store=_store(unit, plan, run_id, number))
         except LedgerError as error:
-            _told_why_not(ledger.run(run_id), error)
+            _raise_why_not(ledger.run(run_id), error)
             raise
     unit.run_ids.append(run.run_id)
     return Attempt(unit, ledger.run(run.run_id), number)
 
 
-def _told_why_not(run: RunRecord, error: LedgerError) -> None:
+def _raise_why_not(run: RunRecord, error: LedgerError) -> None:
     """A queued run is whoever's comes first: another process may have ended it, or have gone on with it."""
     if run.state is RunState.CANCELLED:
         raise Cancelled(f"{run.run_id} was cancelled meanwhile", next_step=f"cloudrun show {run.run_id}") from error
@@ -164,7 +164,7 @@ def _start(attempt: Attempt, plan: Prepared) -> None:
     with attempt.phases.phase("ship", _what_travels(plan)):
         attempt.despite_cuts(lambda: _ship_and_start(attempt, plan, spec))
     with LIFELINE.shield():
-        attempt.runs()
+        attempt.mark_running()
         unit.ledger.set_timings(attempt.run.run_id, attempt.phases.timings())
         attempt.despite_cuts(lambda: unit.let_go(power_off_when_done=bool(plan.settings.bucket)))
 
@@ -216,11 +216,11 @@ def _perform(attempt: Attempt, plan: Prepared, spec: dict[str, Any]) -> Finished
     with attempt.in_time(), ExitStack() as phase:
         phase.enter_context(attempt.phases.phase("ship", _what_travels(plan)))
 
-        def started(status: JobStatus) -> None:
+        def started(_status: JobStatus) -> None:
             if not attempt.started:
                 phase.close()
                 phase.enter_context(attempt.phases.phase("run", " ".join(spec["argv"][1:])))
-            attempt.runs(status)
+            attempt.mark_running()
 
         def act() -> Finished:
             nonlocal cut

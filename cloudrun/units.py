@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import getpass
 import os
-import socket
 import threading
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cloudrun import launching
-from cloudrun.clients import is_alive
+from cloudrun import launching, terminating
+from cloudrun.clients import is_alive, owner
 from cloudrun.connection import Connection, EarlyLogin
 from cloudrun.core.clock import Clock
 from cloudrun.core.errors import (
@@ -103,7 +101,7 @@ class OpenUnit:
                 image,
                 launch_id=launch_id,
                 client_id=client.client_id,
-                owner=f"{_user_name()}@{socket.gethostname()}",
+                owner=owner(),
                 make_key=make_key,
                 clock=self.clock,
             )
@@ -137,7 +135,7 @@ class OpenUnit:
         with self.phases.phase("boot", instance_id):
             if unit.state is UnitState.STOPPING:  # whoever stopped it did not see it stopped
                 timeout_s = self.settings.terminate_timeout_s
-                launching.stop(self.cloud, self.ledger, [instance_id], timeout_s=timeout_s, clock=self.clock)
+                terminating.stop(self.cloud, self.ledger, [instance_id], timeout_s=timeout_s, clock=self.clock)
             if unit.state in (UnitState.STOPPING, UnitState.STOPPED):
                 self.cloud.instances.start([instance_id])
             if unit.state in (UnitState.STOPPING, UnitState.STOPPED, UnitState.LAUNCHING):
@@ -317,7 +315,7 @@ class OpenUnit:
             how = "keep"
         if how == "terminate":
             with self.phases.phase("terminate", ", ".join(ids)):
-                launching.terminate(
+                terminating.terminate(
                     self.cloud,
                     self.ledger,
                     ids,
@@ -327,7 +325,9 @@ class OpenUnit:
                 )
             return
         if how == "stop":
-            launching.stop(self.cloud, self.ledger, ids, timeout_s=self.settings.terminate_timeout_s, clock=self.clock)
+            terminating.stop(
+                self.cloud, self.ledger, ids, timeout_s=self.settings.terminate_timeout_s, clock=self.clock
+            )
         for instance_id in ids:
             self.ledger.update_unit(instance_id, client_id="", on_exit=how)
             left = "stopped" if how == "stop" else "running"
@@ -378,7 +378,7 @@ class OpenUnit:
         if any(launch.launch_id == launch_id for launch in self.ledger.launches(unsettled=True)):
             return  # a machine may still use them
         if not any(unit.launch_id == launch_id for unit in self.ledger.units()):
-            launching.release_resources(
+            terminating.release_resources(
                 self.cloud, self.ledger, launch_id, timeout_s=self.settings.terminate_timeout_s, clock=self.clock
             )
         with suppress(LedgerError):  # a time is not worth hiding why the clean-up failed
@@ -390,10 +390,3 @@ class OpenUnit:
 
 def in_use(instance_id: str) -> UsageError:
     return UsageError(f"{instance_id} is in use by another process or block", next_step="wait for its end, or end it")
-
-
-def _user_name() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return str(os.getuid())

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cloudrun import bucket, wiring
 from cloudrun.clients import is_alive
-from cloudrun.connection import Connection
+from cloudrun.connection import connected
 from cloudrun.core import rundir
 from cloudrun.core.clock import SystemClock
 from cloudrun.core.errors import CloudrunError, ConnectionLost, Interrupted, NotFound
@@ -19,7 +18,7 @@ from cloudrun.core.states import RunState, is_terminal
 from cloudrun.ledger import Ledger
 from cloudrun.ledger.artifacts import CHUNK_BYTES
 from cloudrun.plan.interruptions import was_interrupted
-from cloudrun.pulling import connect, never_started
+from cloudrun.pulling import never_started
 from cloudrun.wiring import Cloud
 
 LOOK_S = 5.0  # for one unit to say what its runs do
@@ -88,7 +87,7 @@ def _look_at(
         if isinstance(found, CloudrunError):
             raise found
         cloud = _runs(unit, found[0], found[1].get(unit.instance_id))
-        with _connected(ledger, unit, cloud, nobody, timeout_s=LOOK_S) as connection:
+        with connected(cloud, ledger, unit, nobody, timeout_s=LOOK_S) as connection:
             for run, attempt in on_it:
                 told[run.run_id] = connection.agent.status(rundir.run_dir(run.run_id, attempt.number))
     except CloudrunError as error:
@@ -136,18 +135,6 @@ def _runs(unit: UnitRecord, cloud: Cloud | None, found: Instance | None) -> Clou
     if found is None or found.state != "running":
         raise Gone(f"{unit.instance_id} is {found.state if found else 'gone'}", next_step="cloudrun reap")
     return cloud
-
-
-@contextmanager
-def _connected(
-    ledger: Ledger, unit: UnitRecord, cloud: Cloud, observe: Observer, *, timeout_s: float
-) -> Iterator[Connection]:
-    connection = connect(cloud, ledger, unit, observe)
-    try:
-        connection.open(timeout_s)
-        yield connection
-    finally:
-        connection.close()
 
 
 # -- what it prints --------------------------------------------------------------------------------------------------
@@ -205,7 +192,7 @@ def follow_attempt(
     """The log from its unit. `sink` moves `positions`, so that another connection goes on where one was lost. `before`
     is called once, when the unit has answered. Raises NotFound for a run that never started."""
     unit, place = ledger.unit(attempt.instance_id), rundir.run_dir(run.run_id, attempt.number)
-    with _connected(ledger, unit, running(unit, profile), observe, timeout_s=LOGIN_S) as connection:
+    with connected(running(unit, profile), ledger, unit, observe, timeout_s=LOGIN_S) as connection:
         if connection.agent.status(place) is None:
             raise never_started(run)
         before()

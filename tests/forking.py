@@ -10,17 +10,16 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cloudrun.core import rundir
 from cloudrun.core.rundir import RunDir, read_object
+from tests.waiting import PATIENCE_S, until
 
 REPOSITORY = Path(__file__).parents[1]
 Files = dict[str, str | bytes | Path]  # name in the project -> content, or where a link leads
-PATIENCE_S = 60.0
 MODULES = ["numpy", "scipy", "sklearn", "sklearn.ensemble", "joblib", "no_such_module", "os"]
 WARDEN = """
 import fcntl, json, os, signal, sys
@@ -123,7 +122,7 @@ class Warden:
     def warm(self, spec: dict[str, Any]) -> None:
         """Have a parent started and wait until it forks."""
         self.ask("warm", spec)
-        wait_for(lambda: bool(self.ask("fits", spec)))
+        until(lambda: bool(self.ask("fits", spec)))
 
     def begin(self, spec: dict[str, Any], files: Files, *, forked: bool) -> RunDir:
         self.count += 1
@@ -145,7 +144,7 @@ class Warden:
         def over() -> bool:
             return (read_object(run.status) or {}).get("state") == "exited"
 
-        wait_for(over)
+        until(over)
         status = read_object(run.status)
         assert status is not None
         assert "error" not in status or not status["error"], status
@@ -175,10 +174,3 @@ class Warden:
                     os.killpg(status["pid"], signal.SIGKILL)
                 self.end(RunDir(path))
             shutil.rmtree(path)
-
-
-def wait_for(condition: Any) -> None:
-    give_up = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < give_up, "waited in vain"
-        time.sleep(0.01)

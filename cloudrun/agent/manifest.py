@@ -7,7 +7,7 @@ import os
 import stat
 from typing import Any, Iterator
 
-from cloudrun.core.rundir import LIST_MAX_BYTES, RunDir, read_object, safe_relative
+from cloudrun.core.rundir import LIST_MAX_BYTES, RunDir, never_waiting, read_object, safe_relative
 
 CHUNK = 1024 * 1024
 REASONS_KEPT = 1000  # how many left-out files are named one by one; the rest is counted
@@ -60,7 +60,7 @@ def file_digest(path: str, limit: int | None = None) -> tuple[int, str]:
     """Size and SHA-256 of a regular file, or of its first `limit` bytes. Raises OSError; never follows a link."""
     digest = hashlib.sha256()
     size = 0
-    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb", buffering=0) as stream:
+    with open(path, "rb", buffering=0, opener=never_waiting) as stream:
         while limit is None or size < limit:
             chunk = stream.read(CHUNK if limit is None else min(CHUNK, limit - size))
             if not chunk:

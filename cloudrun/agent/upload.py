@@ -19,7 +19,7 @@ from typing import IO, Any, Callable, Iterator
 from cloudrun.agent import manifest as manifests
 from cloudrun.agent import web
 from cloudrun.agent.errors import AgentError
-from cloudrun.core.rundir import LIST_MAX_BYTES, SCHEMA_VERSION, RunDir, read_object, write_json
+from cloudrun.core.rundir import LIST_MAX_BYTES, SCHEMA_VERSION, RunDir, never_waiting, read_object, write_json
 
 PART_MAX_BYTES = 4 * 1024**3  # of one object; S3 takes 5 GiB in a POST
 CHUNK = 1024 * 1024
@@ -126,11 +126,9 @@ class _Notes:
 
 def _noted(path: str, heading: str) -> Iterator[str]:
     """What an earlier try has put under the same prefix. The job may have put anything else in the file's place."""
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(descriptor, encoding="ascii") as stream:
-            if stream.readline() == heading:
-                yield from (line[:-1] for line in stream if _NAME.fullmatch(line))
+    with contextlib.suppress(OSError, UnicodeDecodeError), open(path, encoding="ascii", opener=never_waiting) as stream:
+        if stream.readline() == heading:
+            yield from (line[:-1] for line in stream if _NAME.fullmatch(line))
 
 
 class _Sender:
@@ -211,8 +209,7 @@ class _Source:
 
     def __init__(self, path: str, size: int, digest: str) -> None:
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-            self._stream = os.fdopen(descriptor, "rb", buffering=0)
+            self._stream = open(path, "rb", buffering=0, opener=never_waiting)  # noqa: SIM115  # `__exit__` closes it
         except OSError as error:
             raise _Changed(error.strerror or "unreadable") from error
         self._size = size

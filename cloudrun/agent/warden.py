@@ -19,12 +19,10 @@ import socket
 import time
 import traceback
 from pathlib import Path
-from typing import IO, Any, Callable, NoReturn
+from typing import IO, Any
 
 from cloudrun.agent import (
     adoption,
-    durable,
-    jobs,
     limits,
     locks,
     passport,
@@ -34,8 +32,10 @@ from cloudrun.agent import (
     summon,
     supervisor,
 )
+from cloudrun.agent.children import Children
 from cloudrun.agent.news import News
-from cloudrun.agent.wards import Ward, Wards
+from cloudrun.agent.orders import Orders
+from cloudrun.agent.wards import Ward, Wards, remove
 from cloudrun.core import rundir
 from cloudrun.core.rundir import RunDir, never_waiting, read_object
 
@@ -46,8 +46,6 @@ CALM_S = 0.2  # after an error: it may come again at once
 LOG = rundir.BASE + "/warden.log"  # the last error
 UPLOADS = 2  # at a time
 SILENT_MAX = 64  # connections on which nothing has been said yet
-GOING = ".going"  # what is being removed is called so
-Life = Callable[[], Any]
 
 
 def main(lock: str, listener: str) -> None:
@@ -61,12 +59,10 @@ class Warden:
         self._listener = listener
         self._selector = selectors.DefaultSelector()
         self._silent: list[socket.socket] = []
-        self._children: dict[int, Callable[[], None]] = {}  # pid -> what to do when it has ended
+        self._children = Children(self._bury)
         self._wards = Wards(self._adopt)
         self._news = News()
-        self._orders: dict[str, Any] | None = None
-        self._orders_seen: Any = None
-        self._given_at = time.time()
+        self._orders = Orders(self._news.other_boot)
         self._quiet_since = time.monotonic()
         self._clients_seen: Any = None
         self._spot_pid: int | None = None
@@ -75,7 +71,6 @@ class Warden:
         self._uploading: set[str] = set()
         self._removing = False
         self._parents: Any = None
-        self._begun = time.time()
         self._wait_s = TICK_S
         self._retired = False
 
@@ -104,7 +99,8 @@ class Warden:
                 try:
                     for key, _ in self._selector.select(pause_s):
                         key.data()
-                    self._reap()
+                    if self._children.reap():  # a supervisor that a parent has forked, perhaps
+                        self._wards.look()
                     if time.monotonic() >= next_tick:
                         next_tick = time.monotonic() + TICK_S
                         self._tick()
@@ -152,26 +148,8 @@ class Warden:
         with contextlib.suppress(BlockingIOError):
             os.read(wake, 4096)
 
-    def _reap(self) -> None:
-        """Reap who has ended. What a job whose supervisor is gone ended with is written down before that."""
-        ended: list[Callable[[], None]] = []
-        strangers = False
-        with contextlib.suppress(ChildProcessError):
-            while (found := processes.peek()) is not None:
-                pid = found.si_pid
-                then = self._children.pop(pid, None)
-                if then is not None:
-                    ended.append(then)
-                else:
-                    strangers = True
-                    self._bury(pid, found.si_code, found.si_status)
-                os.waitpid(pid, 0)
-        for then in ended:
-            then()
-        if strangers:  # a supervisor that a parent has forked, perhaps
-            self._wards.look()
-
     def _bury(self, pid: int, code: int, number: int) -> None:
+        """Write down what a job ended with whose supervisor is gone."""
         process = processes.look(pid)
         if process is not None:
             how = {"exit_code" if code == processes.CLD_EXITED else "signal": number}
@@ -191,12 +169,14 @@ class Warden:
         if pid is None:
             held = os.fdopen(os.dup(lock), "ab")
             with held:
-                pid = self._fork(lambda: supervisor.supervise_and_exit(run, spec, held, ready), held.fileno(), ready)
+                pid = self._children.fork(
+                    lambda: supervisor.supervise_and_exit(run, spec, held, ready), held.fileno(), ready
+                )
         self._guard(pid, ward)
 
     def _guard(self, supervisor: int, ward: Ward) -> None:
         ward.supervisor = supervisor
-        self._children[supervisor] = lambda: self._unguarded(ward)
+        self._children.expect(supervisor, lambda: self._unguarded(ward))
 
     def _unguarded(self, ward: Ward) -> None:
         ward.supervisor = None
@@ -204,14 +184,9 @@ class Warden:
 
     def _adopt(self, ward: Ward, known: dict[str, Any], lock: IO[bytes]) -> None:
         spec = read_object(ward.run.spec) or {}
-        self._guard(self._fork(lambda: adoption.adopt_and_exit(ward.run, spec, lock, known), lock.fileno()), ward)
-
-    def _fork(self, life: Life, *kept: int) -> int:
-        """A child that does nothing but `life`, with standard streams and `kept` for its only descriptors."""
-        pid = os.fork()
-        if pid == 0:
-            _live(life, kept)
-        return pid
+        self._guard(
+            self._children.fork(lambda: adoption.adopt_and_exit(ward.run, spec, lock, known), lock.fileno()), ward
+        )
 
     # -- what is looked after --------------------------------------------------------------------------------------
 
@@ -219,7 +194,7 @@ class Warden:
         self._wait_s = TICK_S
         for duty in (
             self._look,
-            self._read_orders,
+            self._orders.read,
             self._watch_provider,
             self._obey,
             self._upload,
@@ -250,42 +225,22 @@ class Warden:
             with contextlib.suppress(Exception):
                 self._parents.warm(ward.spec)
 
-    def _read_orders(self) -> None:
-        try:
-            info = os.stat(rundir.ORDERS)
-        except OSError:
-            self._orders = None
-            return
-        seen = (info.st_ino, info.st_mtime_ns)
-        if seen == self._orders_seen:
-            return
-        self._orders_seen = seen
-        orders = read_object(Path(rundir.ORDERS))
-        if orders is None or not power.can_be_followed(orders):
-            return
-        self._orders, self._given_at = orders, info.st_mtime
-        if self._news.other_boot(self._given_at) and self._given_at < self._begun:
-            # a machine that was started again: its owner may be about to move the deadline
-            overdue = self._begun + power.OVERDUE_GRACE_S
-            self._orders = dict(orders, deadline=max(float(orders["deadline"]), overdue))
-            self._given_at = self._begun
-
     def _watch_provider(self) -> None:
-        wanted = bool(self._orders and self._orders.get("spot"))
+        wanted = bool(self._orders.current and self._orders.current.get("spot"))
         if self._spot_pid is not None and not wanted:
             processes.signal_one(self._spot_pid, signal.SIGKILL)
         elif self._spot_pid is None and wanted and time.monotonic() >= self._spot_again:
             reader, writer = os.pipe()
             os.set_blocking(reader, False)
             try:
-                self._spot_pid = self._fork(lambda: spot.watch(writer), writer)
+                forget = functools.partial(self._forget_provider, reader)
+                self._spot_pid = self._children.fork(lambda: spot.watch(writer), writer, then=forget)
             except OSError:
                 os.close(reader)
                 raise
             finally:
                 os.close(writer)
             self._selector.register(reader, selectors.EVENT_READ, lambda: self._hear_provider(reader))
-            self._children[self._spot_pid] = lambda: self._forget_provider(reader)
 
     def _hear_provider(self, reader: int) -> None:
         with contextlib.suppress(BlockingIOError, ValueError, IndexError):
@@ -315,11 +270,12 @@ class Warden:
         graces_s = [ward.grace_s for ward in self._wards.active()]
         if client or unsaved or graces_s:
             self._quiet_since = time.monotonic()
-        if self._orders is None:
+        if self._orders.current is None:
             self._news.stay()
             return
         quiet_s = time.monotonic() - self._quiet_since
-        plan = power.plan(self._orders, power.Facts(now, self._given_at, quiet_s, client, graces_s, unsaved))
+        facts = power.Facts(now, self._orders.given_at, quiet_s, client, graces_s, unsaved)
+        plan = power.plan(self._orders.current, facts)
         if plan.end_jobs:
             self._wards.end("deadline", plan.grace_s)
         self._wait_s = min(TICK_S, max(0.01, plan.next_s))
@@ -343,7 +299,7 @@ class Warden:
             return
         self._news.power_off(why)
         self._news.write()
-        self._children[self._fork(power.off)] = lambda: None
+        self._children.fork(power.off)
         self._power_again = time.monotonic() + POWER_OFF_AGAIN_S
 
     def _upload(self) -> None:
@@ -351,7 +307,7 @@ class Warden:
             if len(self._uploading) >= UPLOADS:
                 return
             if ward.name not in self._uploading:
-                self._children[self._fork(ward.upload)] = functools.partial(self._uploaded, ward)
+                self._children.fork(ward.upload, then=functools.partial(self._uploaded, ward))
                 self._uploading.add(ward.name)
 
     def _uploaded(self, ward: Ward) -> None:
@@ -362,7 +318,7 @@ class Warden:
     def _remove(self) -> None:
         folders = [ward.run.root for ward in self._wards.removable() if ward.name not in self._uploading]
         if folders and not self._removing:
-            self._children[self._fork(lambda: _remove(folders))] = self._removed
+            self._children.fork(lambda: remove(folders), then=self._removed)
             self._removing = True
 
     def _removed(self) -> None:
@@ -378,46 +334,7 @@ class Warden:
         os.close(self._lock)
 
 
-def _live(life: Life, kept: tuple[int, ...]) -> NoReturn:
-    """The rest of a forked child's life. Nothing of the warden's stays open in it, its lock above all."""
-    code = 1
-    try:
-        gc.freeze()  # whoever owns a descriptor that is closed here must not close its number once more
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
-        for descriptor in _descriptors():
-            if descriptor > 2 and descriptor not in kept:
-                with contextlib.suppress(OSError):
-                    os.close(descriptor)
-        life()
-        code = 0
-    finally:
-        os._exit(code)
-
-
-def _descriptors() -> list[int]:
-    try:
-        return [int(name) for name in os.listdir("/proc/self/fd")]
-    except OSError:  # where none is left there is none to look with
-        return list(range(min(os.sysconf("SC_OPEN_MAX"), 65536)))
-
-
 def _note(trouble: str) -> None:
     """For whoever wonders: nobody reads a warden's standard error."""
     with contextlib.suppress(OSError), open(LOG, "w", encoding="utf-8", opener=never_waiting) as stream:
         stream.write(trouble)
-
-
-def _remove(folders: list[Path]) -> None:
-    """Remove whole folders, also those that a job has made unwritable."""
-    for folder in folders:
-        with contextlib.suppress(OSError):
-            lock = jobs.try_lock(RunDir(folder))
-            if lock is None:
-                continue  # an earlier warden's child still uploads it
-            with lock:
-                # under another name first: half a run directory is none
-                os.rename(folder, folder.with_name(f".{folder.name}{GOING}"))
-    for going in Path(rundir.RUNS).glob(".*" + GOING):  # also what an earlier one has not come to the end of
-        durable.remove_tree(str(going))

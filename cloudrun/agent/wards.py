@@ -18,6 +18,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0  # between two tries of an upload
 GRACE_S = 30.0  # of a job whose spec the warden cannot read, or that makes no sense
 LONGEST_GRACE_S = 7 * 86400.0
 LIST_S = 2.0  # how often to look for runs that were started without the warden
+GOING = ".going"  # what is being removed is called so
 
 
 class Ward:
@@ -196,6 +197,20 @@ class Wards:
         home = [ward for ward in self._all.values() if ward.finished and ward.home]
         home.sort(key=_home_at)
         return home[:-1]
+
+
+def remove(folders: list[Path]) -> None:
+    """Remove whole folders, also those that a job has made unwritable."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            lock = jobs.try_lock(RunDir(folder))
+            if lock is None:
+                continue  # an earlier warden's child still uploads it
+            with lock:
+                # under another name first: half a run directory is none
+                os.rename(folder, folder.with_name(f".{folder.name}{GOING}"))
+    for going in Path(rundir.RUNS).glob(".*" + GOING):  # also what an earlier one has not come to the end of
+        durable.remove_tree(str(going))
 
 
 def _home_at(ward: Ward) -> float:

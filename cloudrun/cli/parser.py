@@ -18,6 +18,7 @@ Json = Annotated[
         name="--json", help="Print one JSON document on stdout, for programs. Example: --json | jq .schema_version"
     ),
 ]
+Profile = Annotated[str | None, Parameter(help="A profile of ~/.aws, for what is on AWS. Example: --profile research")]
 RunId = Annotated[str, Parameter(help="A run: its id, the beginning of its id, or its name. Example: r-0s1dq4xk8m2vt")]
 
 

@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from cloudrun.cli.display import Display
-from cloudrun.cli.parser import Json, RunId
+from cloudrun.cli.parser import Json, Profile, RunId
 from cloudrun.cli.printing import print_json, print_table, printable
 from cloudrun.cli.summary import closing_lines, exit_code
 from cloudrun.core.clock import utc_text
@@ -21,8 +21,6 @@ from cloudrun.plan.quantities import duration_s, duration_text
 if TYPE_CHECKING:
     from cloudrun.ledger import Ledger, Run
     from cloudrun.watching import Seen
-
-Profile = Annotated[str | None, Parameter(help="A profile of ~/.aws, for runs on AWS. Example: --profile research")]
 
 
 def ps(*, profile: Profile = None, as_json: Json = False) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from cloudrun.cli.display import Display
-from cloudrun.cli.parser import Json
+from cloudrun.cli.parser import Json, Profile
 from cloudrun.cli.printing import print_json, print_table
 from cloudrun.core.clock import utc_text
 from cloudrun.core.records import Place, UnitRecord
@@ -18,8 +18,6 @@ from cloudrun.plan.quantities import duration_text
 
 if TYPE_CHECKING:
     from cloudrun.ledger import Ledger
-
-Profile = Annotated[str | None, Parameter(help="A profile of ~/.aws, for units on AWS. Example: --profile research")]
 
 
 def units(*, profile: Profile = None, as_json: Json = False) -> None:

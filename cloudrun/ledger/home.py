@@ -11,6 +11,7 @@ from cloudrun.core.errors import LedgerError, UsageError
 
 FOLDER = ".cloudrun"
 DATABASE = "ledger.sqlite"
+KEYS = "keys"
 ROOT_MARKS = (f"{FOLDER}/{DATABASE}", "cloudrun.toml", "pyproject.toml", ".git")
 
 
@@ -57,7 +58,7 @@ def create_keys_folder(home: Path) -> Path:
     """Where private keys live, mode 0700. Raises LedgerError."""
     create_home(home)
     with _home_errors(home):
-        keys = home / "keys"
+        keys = home / KEYS
         keys.mkdir(mode=0o700, exist_ok=True)
         return keys
 

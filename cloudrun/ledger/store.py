@@ -9,7 +9,7 @@ from cloudrun.ledger.artifacts import ArtifactStore
 from cloudrun.ledger.database import Database
 from cloudrun.ledger.fleet import Fleet
 from cloudrun.ledger.history import History
-from cloudrun.ledger.home import DATABASE, FOLDER, create_database, create_home, create_keys_folder, find_project
+from cloudrun.ledger.home import DATABASE, FOLDER, KEYS, create_database, create_home, create_keys_folder, find_project
 from cloudrun.ledger.identity import settle
 from cloudrun.ledger.schema import migrate
 
@@ -47,6 +47,10 @@ class Ledger(Fleet, History):
     def keys_dir(self) -> Path:
         """Where private keys live, mode 0700."""
         return create_keys_folder(self.home)
+
+    def key_path(self, launch_id: str) -> Path:
+        """The private key that a launch's units let in, whether it is there or not."""
+        return self.home / KEYS / launch_id
 
     @property
     def artifacts(self) -> ArtifactStore:

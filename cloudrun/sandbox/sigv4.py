@@ -15,7 +15,6 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qsl, quote, unquote
 
 ALGORITHM = "AWS4-HMAC-SHA256"
-EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 UNSIGNED_PAYLOADS = ("UNSIGNED-PAYLOAD", "STREAMING-UNSIGNED-PAYLOAD-TRAILER")  # S3 only
 CLOCK_SKEW = timedelta(minutes=15)  # what AWS allows
 PRESIGNED_LONGEST = timedelta(days=7)  # what AWS allows

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import uv
 
-from cloudrun import Ledger, launching, process_unit
+from cloudrun import Ledger, process_unit
 from cloudrun.core import rundir
 from cloudrun.ledger.home import DATABASE
 from cloudrun.process import Unit
@@ -54,7 +54,7 @@ def kept_unit(folder: Path, server: Server) -> Kept:
         instance_id = unit.instance_id
     ledger = Ledger(project)
     launch_id = ledger.unit(instance_id).launch_id
-    server.authorize(run(["ssh-keygen", "-y", "-f", str(launching.key_path(ledger, launch_id))]))
+    server.authorize(run(["ssh-keygen", "-y", "-f", str(ledger.key_path(launch_id))]))
     with contextlib.closing(sqlite3.connect(ledger.home / DATABASE)) as database, database:
         changed = database.execute("UPDATE units SET user = ? WHERE instance_id = ?", (server.user, instance_id))
         assert changed.rowcount == 1

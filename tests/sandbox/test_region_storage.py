@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from cloudrun.agent import manifest
 from cloudrun.agent.download import fetch
 from cloudrun.agent.errors import AgentError
 from cloudrun.agent.upload import upload
 from cloudrun.aws.session import Aws, connect
 from cloudrun.aws.storage import Storage
 from cloudrun.core.errors import UsageError
-from cloudrun.core.rundir import RunDir, write_json
+from cloudrun.core.rundir import RunDir
 from cloudrun.sandbox.client import Region
 from cloudrun.stored import contents, read_stored
+from tests.uploads import begin, finish
 
 PREFIX = "cloudrun/ledger/r-1.1/"
 STATUS = {"state": "exited", "exit_code": 3}
@@ -51,15 +51,8 @@ def bucket(storage: Storage) -> str:
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
     """A run that has ended, with outputs of all sizes."""
-    made = RunDir(tmp_path / "run")
-    made.work.mkdir(parents=True)
-    made.stdout.write_bytes(b"hello\n")
-    made.stderr.write_bytes(b"")
-    files = {"a b/ü+~$.bin": os.urandom(3_000_000), "same": b"x", "again": b"x", "empty": b""}
-    for name, content in files.items():
-        (made.work / name).parent.mkdir(exist_ok=True)
-        (made.work / name).write_bytes(content)
-    write_json(made.outputs, manifest.outputs(made, 10**9, 100, since_ns=0))
+    made = begin(tmp_path / "run")
+    finish(made, **{"a b/ü+~$.bin": os.urandom(3_000_000), "same": b"x", "again": b"x", "empty": b""})
     return made
 
 

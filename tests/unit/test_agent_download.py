@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,7 @@ import pytest
 
 from cloudrun.agent.download import PARTIAL, fetch
 from cloudrun.agent.errors import AgentError
-from tests.bucket_server import Bucket, serving
-
-
-@pytest.fixture
-def bucket() -> Iterator[Bucket]:
-    with serving() as running:
-        yield running
+from tests.bucket_server import Bucket
 
 
 @pytest.fixture

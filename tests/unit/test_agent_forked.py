@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,9 @@ import pytest
 from cloudrun.agent import processes
 from cloudrun.core.rundir import read_object
 from tests.forked_scripts import HELPERS, SCRIPTS
-from tests.forking import Ended, Files, Warden, wait_for
+from tests.forking import Ended, Files, Warden
+from tests.pythons import find_python
+from tests.waiting import until
 
 SEES = "import sys, helper; print(sys.path, sys.argv, __file__, helper.__file__); 1 / 0"
 
@@ -150,20 +151,11 @@ def test_a_forked_job_leaves_its_exit_code_for_whoever_is_not_its_parent(warden:
         ("os._exit(4)", None),
     ):
         run = warden.begin(warden.spec(["train.py"]), {"train.py": alone + script}, forked=True)
-        wait_for(lambda note=run.work / "pid": note.exists() and note.read_text())
+        until(lambda note=run.work / "pid": note.exists() and note.read_text())
         pid = int((run.work / "pid").read_text())
-        wait_for(lambda pid=pid: (found := processes.look(pid)) is None or found.state == "Z")
+        until(lambda pid=pid: (found := processes.look(pid)) is None or found.state == "Z")
         assert read_object(run.ended) == (told and {"pid": pid, **told})
-
-
-def interpreter(version: str) -> str | None:
-    """One on PATH, or of pyenv's."""
-    folder = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    found = [shutil.which(f"python{version}"), *map(str, folder.glob(f"{version}.*/bin/python{version}"))]
-    for path in filter(None, found):
-        if subprocess.run([path, "-c", ""], capture_output=True).returncode == 0:  # not pyenv's stand-in for it
-            return path
-    return None
+        shutil.rmtree(run.root)  # nobody is left to write down its end, for which `close` would wait
 
 
 # What changes from one Python to the next: how errors are shown and remembered, what there is from the beginning. The
@@ -176,7 +168,7 @@ CHANGING = ("names", "process", "excep", "exit", "error", "interrupt", "warning"
     ["3.9", pytest.param("3.10", marks=pytest.mark.slow), pytest.param("3.12", marks=pytest.mark.slow), "3.13"],
 )
 def test_other_pythons_fork_as_well(version: str, tmp_path: Path) -> None:
-    python = interpreter(version)
+    python = find_python(version)
     if python is None:
         pytest.skip(f"no Python {version}")
     subprocess.run([python, "-m", "venv", "--without-pip", str(tmp_path / "env")], check=True)

@@ -15,7 +15,8 @@ import pytest
 from cloudrun.agent import parents, processes
 from cloudrun.core.rundir import read_object
 from cloudrun.ssh.archive import archive as make_archive
-from tests.forking import MODULES, Warden, wait_for
+from tests.forking import MODULES, Warden
+from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="parents are for units, which run Linux")
 QUICK = ["numpy"]
@@ -167,7 +168,7 @@ def test_the_job_of_a_dead_parent_is_started_freshly(warden: Warden) -> None:
     warden.warm(spec)
     (pid,) = of_parents(warden)
     os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: gone(pid))
+    until(lambda: gone(pid))
     assert not warden.ask("fits", spec)
     warden.warm(spec)  # and there is another one then
     assert warden.run(spec, {"t.py": ""}).forked
@@ -181,7 +182,7 @@ def test_the_job_of_a_parent_that_hangs_is_started_freshly_and_only_once(warden:
     run = warden.folder / "run00001"
     run.mkdir()
     assert warden.ask("start", str(run), spec, True) is None
-    wait_for(lambda: gone(pid))
+    until(lambda: gone(pid))
     assert (read_object(run / "status.json") or {})["state"] == "starting"
     assert not (run / "stdout.log").exists()
     assert of_parents(warden) == []
@@ -199,7 +200,7 @@ def test_an_import_that_starts_threads_makes_no_parent(tmp_path: Path) -> None:
         spec = warden.spec(["t.py"], preload=QUICK)
         warden.ask("warm", spec)
         (pid,) = of_parents(warden)
-        wait_for(lambda: not warden.ask("fits", spec) and of_parents(warden) == [])
+        until(lambda: not warden.ask("fits", spec) and of_parents(warden) == [])
         assert gone(pid)
         warden.ask("warm", spec)
         assert of_parents(warden) == []  # it would only end again
@@ -221,7 +222,7 @@ def test_a_parent_ends_with_its_warden_and_its_jobs_go_on(tmp_path: Path, ready:
     (pid,) = of_parents(warden)
     warden.process.kill()
     warden.process.wait()
-    wait_for(lambda: gone(pid))
+    until(lambda: gone(pid))
     (tmp_path / "go").touch()
     for run in runs:
         assert warden.end(run).stdout == "done\n"
@@ -236,11 +237,11 @@ def test_a_job_of_a_supervisor_that_is_killed_is_its_warden_s_and_says_how_it_en
     job = (read_object(run.status) or {})["pid"]
     (supervisor,) = [pid for pid in warden.ask("children")[0] if job in processes.children(pid)]
     os.kill(supervisor, signal.SIGKILL)
-    wait_for(lambda: job in warden.ask("children")[0])
+    until(lambda: job in warden.ask("children")[0])
     (warden.folder / "go").touch()
-    wait_for(run.ended.exists)
+    until(run.ended.exists)
     assert read_object(run.ended) == {"pid": job, "exit_code": 3}
-    wait_for(lambda: job not in warden.ask("children")[0])
+    until(lambda: job not in warden.ask("children")[0])
     run.status.unlink()  # there is nobody to write what became of it
 
 

@@ -7,11 +7,12 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from tests.proxies import CHUNK_BYTES, Proxy, proxy_process
+from tests.waiting import until
 
 DELAY_S = 0.05
 
@@ -83,13 +84,6 @@ def send_until_closed(peer: socket.socket) -> None:
             peer.sendall(bytes(CHUNK_BYTES))
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def test_bytes_go_both_ways_and_are_counted(proxy: Proxy, echo: Echo) -> None:
     sent = os.urandom(3 * CHUNK_BYTES + 1)
     with connect(proxy) as peer:
@@ -101,7 +95,7 @@ def test_bytes_go_both_ways_and_are_counted(proxy: Proxy, echo: Echo) -> None:
         peer.shutdown(socket.SHUT_WR)
         assert peer.recv(1) == b""
     assert proxy.bytes == {"up": len(sent), "down": len(sent)}
-    wait_for(lambda: proxy.active == 0)
+    until(lambda: proxy.active == 0)
     assert echo.ends == ["closed"]
 
 
@@ -136,7 +130,7 @@ def test_a_cut_is_a_reset_on_both_sides(proxy: Proxy, echo: Echo) -> None:
         for peer in (first, second):
             with pytest.raises(ConnectionResetError):
                 peer.recv(1)
-    wait_for(lambda: echo.ends == ["reset", "reset"])
+    until(lambda: echo.ends == ["reset", "reset"])
     assert proxy.active == 0
     with connect(proxy) as peer:
         peer.sendall(b"y")
@@ -149,7 +143,7 @@ def test_a_cut_can_be_an_orderly_close(proxy: Proxy, echo: Echo) -> None:
         assert peer.recv(1) == b"x"
         proxy.cut(reset=False)
         assert peer.recv(1) == b""
-    wait_for(lambda: echo.ends == ["closed"])
+    until(lambda: echo.ends == ["closed"])
 
 
 def test_a_cut_comes_after_exactly_so_many_bytes(proxy: Proxy) -> None:

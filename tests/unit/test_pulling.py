@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from cloudrun import launching, pulling, wiring
+from cloudrun import pulling, terminating, wiring
 from cloudrun.core.clock import SystemClock
 from cloudrun.core.events import nobody
 from cloudrun.core.records import JobStatus, LaunchRecord, LaunchRequest, Place, RunRecord, UnitRecord
@@ -85,13 +85,13 @@ def test_a_unit_stays_until_the_last_of_its_runs_is_home(ledger: Ledger, monkeyp
     ended: list[str] = []
 
     @contextmanager
-    def log_in(*_: object, **__: object) -> Iterator[Any]:
-        yield Finished()
+    def connected(*_: object, **__: object) -> Iterator[Any]:
+        yield SimpleNamespace(agent=Finished())
 
     monkeypatch.setattr(wiring, "reconnect", lambda *_: cloud)
-    monkeypatch.setattr(pulling, "log_in", log_in)
-    monkeypatch.setattr(launching, "terminate", lambda cloud, ledger, ids, **_: ended.extend(ids))
-    monkeypatch.setattr(launching, "release_resources", lambda *_, **__: None)
+    monkeypatch.setattr(pulling, "connected", connected)
+    monkeypatch.setattr(terminating, "terminate", lambda cloud, ledger, ids, **_: ended.extend(ids))
+    monkeypatch.setattr(terminating, "release_resources", lambda *_, **__: None)
     assert pulling.pull(ledger, "r-1", observe=nobody).state is RunState.SUCCEEDED
     assert ended == []
     assert pulling.pull(ledger, "r-2", observe=nobody).state is RunState.SUCCEEDED

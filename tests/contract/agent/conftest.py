@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +20,8 @@ from cloudrun.core import rundir, wire
 from cloudrun.core.rundir import RunDir, read_object
 from cloudrun.ssh.archive import archive
 from tests.leftovers import end_all_in
-
-PATIENCE_S = 60.0
-# a job that waits for a file, but not for ever: it shall not outlive a test that failed
-WAIT = """
-import os, time
-for _ in range(6000):
-    if os.path.exists("go-on"): break
-    time.sleep(0.01)
-"""
-
-
-def until(condition: Callable[[], Any]) -> Any:
-    give_up = time.monotonic() + PATIENCE_S
-    while not (found := condition()):
-        assert time.monotonic() < give_up, "waited in vain"
-        time.sleep(0.01)
-    return found
+from tests.pythons import find_python
+from tests.waiting import PATIENCE_S, until
 
 
 class Unit:
@@ -185,10 +170,6 @@ def unit(tmp_path: Path) -> Iterator[Unit]:
 @pytest.fixture
 def old_unit(tmp_path: Path) -> Iterator[Unit]:
     """One with the oldest Python that the agent knows."""
-    for python in sorted(Path.home().glob(".pyenv/versions/3.9.*/bin/python3")):
-        if subprocess.run([python, "-c", ""], capture_output=True, timeout=30, check=False).returncode == 0:
-            unit = Unit(tmp_path, str(python))
-            yield unit
-            unit.end()
-            return
-    pytest.skip("no Python 3.9 here")
+    unit = Unit(tmp_path, find_python("3.9") or pytest.skip("no Python 3.9 here"))
+    yield unit
+    unit.end()

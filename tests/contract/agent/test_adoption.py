@@ -14,8 +14,9 @@ import pytest
 from cloudrun.agent import adoption, processes
 from cloudrun.core import rundir
 from cloudrun.core.rundir import RunDir, read_object, write_json
+from tests.waiting import DAEMON, WAIT, until
 
-from .conftest import WAIT, Unit, kill, until
+from .conftest import Unit, kill
 
 
 def test_a_job_whose_supervisor_is_killed_goes_on_and_its_exit_code_is_known(unit: Unit) -> None:
@@ -70,19 +71,9 @@ def test_an_adopted_job_keeps_its_limits_and_its_heartbeat(unit: Unit) -> None:
 
 
 def test_a_daemon_of_an_adopted_job_ends_with_it(unit: Unit) -> None:
-    code = (
-        "import os, time\n"
-        "if os.fork() == 0:\n"
-        "    os.setsid()\n"
-        "    if os.fork() == 0:\n"
-        "        open('daemon.pid', 'w').write(f'{os.getpid()}\\n')\n"
-        "        time.sleep(60)\n"
-        "    os._exit(0)\n"
-        f"{WAIT}"
-    )
-    run = unit.start(code)
+    run = unit.start(DAEMON + WAIT)
     note = run.dir.work / "daemon.pid"
-    until(lambda: note.exists() and note.read_text().endswith("\n"))
+    until(note.exists)
     kill(run.supervisor())
     run.go_on()
     assert run.follow()["exit_code"] == 0

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from cloudrun.core.rundir import read_object
+from tests.waiting import WAIT, until
 
-from .conftest import WAIT, Unit, kill, until
+from .conftest import Unit, kill
 
 MB = 1024 * 1024
 HOLD = "held = bytearray(os.urandom(1 << 20) * {mb})\n"

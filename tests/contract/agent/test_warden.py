@@ -16,8 +16,9 @@ import pytest
 from cloudrun.agent import processes
 from cloudrun.core import rundir
 from cloudrun.core.rundir import read_object, write_json
+from tests.waiting import WAIT, until
 
-from .conftest import WAIT, Run, Unit, kill, until
+from .conftest import Run, Unit, kill
 
 FOREVER = "import time; time.sleep(60)"
 SAVE = (

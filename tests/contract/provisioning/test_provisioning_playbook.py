@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +22,7 @@ from cloudrun.plan.fingerprint import environment_fingerprint
 from cloudrun.provisioning.ansible import ansible_environment
 from cloudrun.provisioning.environment import client_python
 from cloudrun.provisioning.playbook import check_playbook, provision
+from tests.waiting import until
 
 from .conftest import Host
 
@@ -49,13 +49,6 @@ def processes_with(text: str) -> list[str]:
     """Command lines of processes that have `text` in them or in their environment."""
     listed = subprocess.run(["ps", "axeww", "-o", "pid=,args="], capture_output=True, text=True, check=True).stdout
     return [line[:200] for line in listed.splitlines() if text in line and line.split(None, 1)[0] != str(os.getpid())]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 # -- what it builds --------------------------------------------------------------------------------------------------

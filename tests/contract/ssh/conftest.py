@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from cloudrun.core import rundir
 from cloudrun.core.records import SshTarget
 from cloudrun.ssh.agent import Agent
 from cloudrun.ssh.keys import make_key
@@ -100,6 +101,11 @@ def start_host() -> Callable[..., AbstractContextManager[Host]]:
 @pytest.fixture
 def free_port() -> int:
     return unused_port()
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> str:
+    return rundir.run_dir(f"run-{tmp_path.parent.name}-{tmp_path.name}", 1)
 
 
 @pytest.fixture(scope="module")

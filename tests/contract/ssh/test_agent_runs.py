@@ -1,67 +1,28 @@
-"""Jobs on a real SSH host: started, followed, cancelled, and still running when the connection is not."""
+"""Jobs on a real SSH host: started, followed, cancelled, and still told truly when they spoil what they can."""
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
-import shutil
 import signal
 import subprocess
-import sys
 import threading
-import time
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cloudrun.core import rundir
-from cloudrun.core.errors import Cancelled, CloudrunError, ConnectionLost
-from cloudrun.core.records import FileEntry
+from cloudrun.core.errors import CloudrunError, ConnectionLost
 from cloudrun.core.rundir import RunDir, read_json
 from cloudrun.ssh.agent import Agent
-from cloudrun.ssh.archive import archive
-from cloudrun.ssh.session import Session
+from tests.waiting import DAEMON, PATIENCE_S, WAIT, until
 
-PATIENCE_S = 30.0
-# a job that waits for a file, but not for ever: it shall not outlive a test that failed
-WAIT = """
-import os, time
-for _ in range(3000):
-    if os.path.exists("go-on"): break
-    time.sleep(0.01)
-"""
+from .jobs import Printed, spec
 
 
-class Printed:
-    """A sink that keeps what it gets."""
-
-    def __init__(self) -> None:
-        self.stdout = b""
-        self.stderr = b""
-
-    def __call__(self, stream: str, data: bytes) -> None:
-        setattr(self, stream, getattr(self, stream) + data)
-
-
-@pytest.fixture
-def run_dir(tmp_path: Path) -> str:
-    return rundir.run_dir(f"run-{tmp_path.parent.name}-{tmp_path.name}", 1)
-
-
-def spec(code: str, *, env: dict[str, str] | None = None, cwd: str = ".", argv: list[str] | None = None) -> Any:
-    argv = argv or [sys.executable, "-S", "-c", code]  # not -I, which would ignore PYTHONUNBUFFERED
-    return rundir.spec("run", 1, argv, cwd, env or {}, 1_000_000, 100, 1.0)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < give_up, "waited in vain"
-        time.sleep(0.01)
+def pid_in(path: Path) -> int:
+    until(lambda: path.exists() and path.read_text().endswith("\n"))
+    return int(path.read_text())
 
 
 def alive(pid: int) -> bool:
@@ -74,11 +35,6 @@ def alive(pid: int) -> bool:
 
 def _parent(pid: int) -> int:
     return int(subprocess.run(["ps", "-o", "ppid=", "-p", str(pid)], capture_output=True, check=True).stdout)
-
-
-def pid_in(path: Path) -> int:
-    until(lambda: path.exists() and path.read_text().endswith("\n"))
-    return int(path.read_text())
 
 
 def test_a_job_prints_and_ends(agent: Agent, run_dir: str) -> None:
@@ -189,13 +145,6 @@ def test_the_status_of_what_was_never_started_is_none(agent: Agent, run_dir: str
         agent.follow(run_dir, Printed())
 
 
-def test_a_status_survives_the_agent_that_wrote_it(agent: Agent, run_dir: str, host: Any) -> None:
-    agent.start(run_dir, spec("pass"))
-    ended = agent.follow(run_dir, Printed())
-    with Session.open(host.target, timeout_s=20) as another:
-        assert Agent(another).status(run_dir) == ended
-
-
 def test_a_cancelled_job_may_save_what_it_has(agent: Agent, run_dir: str) -> None:
     code = (
         "import signal, sys, time\n"
@@ -230,94 +179,10 @@ def test_cancelling_what_has_ended_changes_nothing(agent: Agent, run_dir: str) -
 def test_no_daemon_outlives_its_job(agent: Agent, run_dir: str, host: Any) -> None:
     if not Path("/proc/self/stat").exists():
         pytest.skip("orphans can only be found where there is /proc")
-    code = (
-        "import os, time\n"
-        "if os.fork() == 0:\n"
-        "    os.setsid()\n"
-        "    if os.fork() == 0:\n"
-        "        open('daemon.pid', 'w').write(f'{os.getpid()}\\n')\n"
-        "        time.sleep(60)\n"
-        "    os._exit(0)\n"
-        "while not os.path.exists('daemon.pid'): time.sleep(0.01)\n"
-    )
-    agent.start(run_dir, spec(code))
+    agent.start(run_dir, spec(DAEMON))
     assert agent.follow(run_dir, Printed()).exit_code == 0
-    daemon = pid_in(host.home / run_dir / "work" / "daemon.pid")
+    daemon = int((host.home / run_dir / "work" / "daemon.pid").read_text())
     assert not alive(daemon)
-
-
-def test_a_job_outlives_the_connection_and_no_byte_of_it_is_lost(host: Any, line: Any, run_dir: str) -> None:
-    code = f"import time\nfor number in range(300): print(number); time.sleep(0.002)\n{WAIT}print('end')\n"
-    printed = Printed()
-
-    def cut_after_a_while(stream: str, data: bytes) -> None:
-        printed(stream, data)
-        if len(printed.stdout) > 100:
-            line.cut()
-
-    with Session.open(line.target, timeout_s=20) as session:
-        agent = Agent(session)
-        agent.start(run_dir, spec(code))
-        with pytest.raises(ConnectionLost):
-            agent.follow(run_dir, cut_after_a_while)
-    (host.home / run_dir / "work" / "go-on").touch()
-    with Session.open(line.target, timeout_s=20) as session:
-        ended = Agent(session).follow(run_dir, printed, offsets={"stdout": len(printed.stdout)})
-    assert ended.exit_code == 0
-    assert printed.stdout.decode() == "".join(f"{number}\n" for number in range(300)) + "end\n"
-
-
-def test_a_silent_line_is_taken_for_dead(line: Any, run_dir: str) -> None:
-    with Session.open(line.target, timeout_s=20) as session:
-        agent = Agent(session, silence_s=1)
-        agent.start(run_dir, spec("import time; time.sleep(60)"))
-        line.silent.set()
-        with pytest.raises(ConnectionLost, match="silent"):
-            agent.follow(run_dir, Printed())
-        line.silent.clear()
-        agent.cancel(run_dir, grace_s=5)  # the session itself still works: a new channel takes the old one's place
-
-
-def test_a_silent_line_is_taken_for_dead_by_every_method(line: Any, run_dir: str, tmp_path: Path) -> None:
-    (tmp_path / "big").write_bytes(bytes(20_000_000))
-    entry = _entry(tmp_path / "big")
-    log = FileEntry("stdout.log", 1, "0" * 64)
-    asked: list[Callable[[Agent], object]] = [
-        lambda agent: agent.has_environment("abc"),
-        lambda agent: agent.ship(run_dir, tmp_path, [entry]),
-        lambda agent: agent.start(run_dir, spec("pass")),
-        lambda agent: agent.status(run_dir),
-        lambda agent: agent.runs(),
-        lambda agent: agent.cancel(run_dir, 1),
-        lambda agent: agent.outputs(run_dir),
-        lambda agent: agent.fetch_logs(run_dir, [log], lambda _: io.BytesIO()),
-        lambda agent: agent.home(run_dir),
-        lambda agent: agent.has_data("k"),
-        lambda agent: agent.orders(),
-        lambda agent: agent.perform(run_dir, tmp_path, [entry], spec("pass"), Printed(), on_started=lambda _: None),
-    ]
-    with Session.open(line.target, timeout_s=20) as session:
-        for ask in asked:
-            agent = Agent(session, silence_s=0.3)
-            agent.install()
-            line.silent.set()
-            with pytest.raises(ConnectionLost):
-                ask(agent)
-            line.silent.clear()
-
-
-def test_following_can_be_cancelled_and_the_job_goes_on(agent: Agent, run_dir: str) -> None:
-    agent.start(run_dir, spec("import time; time.sleep(60)"))
-    cancelled = threading.Event()
-    timer = threading.Timer(0.2, cancelled.set)
-    timer.start()
-    with pytest.raises(Cancelled):
-        agent.follow(run_dir, Printed(), cancelled=cancelled)
-    timer.join()
-    status = agent.status(run_dir)
-    assert status is not None
-    assert status.state == "running"
-    agent.cancel(run_dir, grace_s=5)
 
 
 def test_a_killed_supervisor_is_noticed_and_its_job_goes_on(agent: Agent, run_dir: str, host: Any) -> None:
@@ -416,86 +281,6 @@ def test_a_cancelled_job_that_never_ends_is_given_up(
     until(lambda: read_json(run.status)["state"] == "exited")  # type: ignore[index]
 
 
-def test_the_agent_is_brought_once(host: Any, tmp_path: Path, start_host: Any) -> None:
-    with start_host("asyncssh", tmp_path) as fresh:
-        path = fresh.home / archive().path
-        for _ in range(2):
-            with Session.open(fresh.target, timeout_s=30) as session:
-                Agent(session).install()
-                if path.stat().st_mtime_ns != 10**9:
-                    os.utime(path, ns=(10**9, 10**9))
-        assert path.stat().st_mtime_ns == 10**9
-        assert path.read_bytes() == archive().data
-        assert [entry.name for entry in path.parent.iterdir()] == [path.name]
-
-
-def test_a_unit_without_python_says_so(tmp_path: Path, start_host: Any) -> None:
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "python3").write_text("#!/bin/sh\necho python3: command not found >&2\nexit 127\n")
-    (tmp_path / "bin" / "python3").chmod(0o755)
-    with (
-        start_host("asyncssh", tmp_path, first_on_path=str(tmp_path / "bin")) as host,
-        Session.open(host.target, timeout_s=30) as session,
-        pytest.raises(CloudrunError, match="python3") as caught,
-    ):
-        Agent(session).install()
-    assert "3.9" in caught.value.next_step
-
-
-@pytest.mark.parametrize("version", ["3.9", "3.10", "3.12", "3.13"])
-def test_the_agent_runs_on_other_pythons(tmp_path: Path, start_host: Any, run_dir: str, version: str) -> None:
-    python = _python(version)
-    if python is None:
-        pytest.skip(f"no Python {version} here")
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "python3").symlink_to(python)
-    with (
-        start_host("asyncssh", tmp_path, first_on_path=str(tmp_path / "bin")) as host,
-        Session.open(host.target, timeout_s=30) as session,
-    ):
-        agent = Agent(session)
-        agent.ship(run_dir, Path(__file__).parent, [_entry(Path(__file__))])
-        agent.start(
-            run_dir, spec("import os, sys; print(sys.version); os.mkfifo('pipe'); open('made', 'w').write('x')")
-        )
-        assert agent.follow(run_dir, Printed()).exit_code == 0
-        made = agent.outputs(run_dir)
-        assert [entry.path for entry in made.entries] == ["made"]
-        assert made.left_out == (("pipe", "a named pipe"),)
-        with agent._channel() as channel:
-            assert channel.hello["python"].startswith(version)
-
-
-def test_an_environment_is_there_once_it_is_marked(agent: Agent, host: Any) -> None:
-    assert not agent.has_environment("abc")
-    marker = host.home / rundir.env_ready("abc")
-    marker.parent.mkdir(parents=True)
-    marker.touch()
-    assert agent.has_environment("abc")
-
-
-def test_a_whole_run_is_one_process_and_a_handful_of_round_trips(session: Session, run_dir: str) -> None:
-    """What a run costs on a connection with a long way to go: counted, not timed."""
-    agent = Agent(session)
-    frames: Counter[str] = Counter()
-    with agent._channel() as channel:
-        ask = channel.ask
-
-        def count(verb: str, **arguments: Any) -> None:
-            frames[verb] += 1
-            ask(verb, **arguments)
-
-        channel.ask = count  # type: ignore[method-assign]
-    agent.ship(run_dir, Path(), [])
-    agent.start(run_dir, spec("print('hi')"))
-    agent.follow(run_dir, Printed())
-    made = agent.outputs(run_dir)
-    agent.fetch_logs(run_dir, made.logs, lambda entry: io.BytesIO())
-    assert frames == Counter({"ship": 1, "start": 1, "follow": 1, "outputs": 1, "fetch": 1})
-    assert len(agent._idle) == 1
-    agent.close()
-
-
 def test_the_supervisor_leaves_nothing_but_its_documents(agent: Agent, run_dir: str, host: Any) -> None:
     agent.start(run_dir, spec("import os; open(os.environ['TMPDIR'] + '/scratch', 'w')"))
     agent.follow(run_dir, Printed())
@@ -519,20 +304,3 @@ def _cancel_when_ready(agent: Agent, run_dir: str, *, grace_s: float) -> Any:
     ended = agent.cancel(run_dir, grace_s)
     follower.join()
     return ended
-
-
-def _python(version: str) -> str | None:
-    """An interpreter of that version that really starts (a version manager's shim may not)."""
-    for python in filter(None, [shutil.which(f"python{version}"), *_pyenv(version)]):
-        if subprocess.run([python, "-c", ""], capture_output=True, timeout=30, check=False).returncode == 0:
-            return python
-    return None
-
-
-def _pyenv(version: str) -> list[str]:
-    return sorted(map(str, Path.home().glob(f".pyenv/versions/{version}.*/bin/python3")))
-
-
-def _entry(path: Path) -> FileEntry:
-    data = path.read_bytes()
-    return FileEntry(path.name, len(data), hashlib.sha256(data).hexdigest())

@@ -39,11 +39,6 @@ class Store:
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path) -> str:
-    return rundir.run_dir(f"run-{tmp_path.parent.name}-{tmp_path.name}", 1)
-
-
-@pytest.fixture
 def root(tmp_path: Path) -> Path:
     folder = tmp_path / "project"
     folder.mkdir()

@@ -1,0 +1,87 @@
+"""A client that follows its run, when its connection, its machine or its ledger fails."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from cloudrun.core.errors import ConnectionLost, LedgerError, exit_code_of
+from cloudrun.core.records import JobStatus, RunRecord
+from cloudrun.core.states import EndReason, RunState
+from cloudrun.ledger import Ledger
+from tests.fakes import RUN, Agent, Ec2, ManualClock, an_attempt, open_unit
+
+
+def test_a_cut_while_an_interrupted_run_comes_home_costs_nothing(ledger: Ledger, clock: ManualClock) -> None:
+    agent = Agent(cuts=2)
+    attempt = an_attempt(ledger, clock, Ec2(), agent)
+    attempt.rescue(KeyboardInterrupt())
+    assert agent.cancelled == 1
+    assert (ledger.run(RUN).state, ledger.run(RUN).artifacts) == (RunState.CANCELLED, ())
+
+
+def test_a_network_that_stays_away_ends_no_job(ledger: Ledger, clock: ManualClock) -> None:
+    """EC2 says that the machine runs, or says nothing: the job does not depend on this computer."""
+    ec2 = Ec2()
+    agent = Agent(JobStatus("running"))
+    attempt = an_attempt(ledger, clock, ec2, agent)
+    error = ConnectionLost("no route to host")
+    attempt.rescue(error)
+    attempt.unit.close()
+    assert (ledger.run(RUN).state, agent.cancelled) == (RunState.RUNNING, 0)
+    assert ec2.states == {"i-l-1": "running"}
+    unit = ledger.unit("i-l-1")
+    assert (unit.client_id, unit.on_exit) == ("", "keep"), "anybody may come for it, and the reaper does not"
+    assert f"cloudrun attach {RUN}" in error.next_step
+    assert exit_code_of(error, 1) == 8, "it bills on"
+
+
+def test_a_lost_connection_to_a_machine_that_is_gone_ends_the_run(ledger: Ledger, clock: ManualClock) -> None:
+    ec2 = Ec2()
+    attempt = an_attempt(ledger, clock, ec2, Agent(cuts=100))
+    ec2.states["i-l-1"] = "terminated"
+    attempt.rescue(ConnectionLost("reset by peer"))
+    assert (ledger.run(RUN).state, ledger.run(RUN).end_reason) == (RunState.LOST, EndReason.UNIT_LOST)
+
+
+def test_outputs_that_the_ledger_cannot_take_wait_whatever_state_it_knows(tmp_path: Path, clock: ManualClock) -> None:
+    class Locked(Ledger):
+        locked = False
+
+        def move_run(self, *words: Any, **keywords: Any) -> None:
+            if self.locked:
+                raise LedgerError("the ledger is locked")
+            super().move_run(*words, **keywords)
+
+        def finish_run(self, *words: Any, **keywords: Any) -> RunRecord:
+            if self.locked:
+                raise LedgerError("the ledger is locked")
+            return super().finish_run(*words, **keywords)
+
+    ledger, ec2 = Locked(tmp_path), Ec2()
+    attempt = an_attempt(ledger, clock, ec2, Agent(JobStatus("exited", exit_code=0)))
+    ledger.locked = True
+    error = KeyboardInterrupt()
+    attempt.rescue(error)
+    attempt.unit.close()
+    assert ec2.states == {"i-l-1": "running"}
+    assert exit_code_of(error, 130) == 8
+    ledger.locked = False
+    assert ledger.run(RUN).state is RunState.RUNNING
+
+
+def test_a_run_that_was_let_go_is_not_told_to_be_another_clients(ledger: Ledger, clock: ManualClock) -> None:
+    attempt = an_attempt(ledger, clock, Ec2(), Agent(JobStatus("running")))
+    attempt.unit._let_go = True
+    ledger.update_unit("i-l-1", client_id="", on_exit="keep")
+    error = KeyboardInterrupt()
+    attempt.rescue(error)
+    assert error.__notes__ == [f"{RUN} goes on; cloudrun attach {RUN} comes back to it, cloudrun cancel ends it"]
+
+
+def test_a_new_connection_does_not_move_a_deadline_back(ledger: Ledger, clock: ManualClock) -> None:
+    unit = open_unit(ledger, clock, Ec2())
+    later = unit.record.deadline + timedelta(hours=2)
+    ledger.update_unit("i-l-1", deadline=later)  # by `cloudrun extend`, in another process
+    assert unit._orders().deadline == later.timestamp()
