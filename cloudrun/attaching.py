@@ -15,12 +15,12 @@ from cloudrun.core.errors import CloudrunError, ConnectionLost, Interrupted, Not
 from cloudrun.core.events import Note, Observer, Output
 from cloudrun.core.records import RunRecord, UnitOrders, UnitRecord
 from cloudrun.core.settings import Settings
-from cloudrun.core.states import EndReason, RunState, UnitState, is_terminal
+from cloudrun.core.states import RunState, UnitState, is_terminal
 from cloudrun.homecoming import end_queued
 from cloudrun.leases import Attended
 from cloudrun.ledger import Ledger, Run
 from cloudrun.machine import ATTEMPTS_MAX
-from cloudrun.plan.endings import Ending
+from cloudrun.plan.endings import CANCELLED
 from cloudrun.plan.quantities import duration_text
 from cloudrun.plan.userdata import move_deadline_script
 from cloudrun.prepared import submitted_settings
@@ -132,7 +132,7 @@ def cancel(ledger: Ledger, reference: str, *, grace_s: float, observe: Observer,
     """
     run = ledger.run(reference)
     if run.state is RunState.QUEUED:
-        end_queued(ledger, run.run_id, Ending(RunState.CANCELLED, EndReason.CANCELLED, "it was cancelled"))
+        end_queued(ledger, run.run_id, CANCELLED)
         return ledger.get(run.run_id)
     run, attempt, unit = pulling.waiting_run(ledger, run.run_id)
     clock = SystemClock()

@@ -24,7 +24,7 @@ from cloudrun.core.states import EndReason, LaunchState, RunState, UnitState
 from cloudrun.leases import Attended, lease
 from cloudrun.ledger import Ledger
 from cloudrun.plan import reaping
-from cloudrun.plan.endings import Ending
+from cloudrun.plan.endings import Ending, with_its_machine
 from cloudrun.plan.interruptions import was_interrupted
 from cloudrun.pulling import clear_stores, despite_cuts, homecoming, log_in, pull_run, pull_stored, requeue_unseen
 from cloudrun.wiring import Cloud
@@ -122,9 +122,10 @@ def _end_orphans(
             continue
         attempt = ledger.attempts(run.run_id)[-1]
         if not attempt.store:
+            ending = with_its_machine(unit.deadline, None, clock.now(), bucket=False)
             if not dry_run:
-                _end_lost(ledger, run, "its unit is gone", clock)
-            actions.append(ReapAction("forget", run.run_id, unit.place, "its unit is gone", not dry_run))
+                _end_lost(ledger, run, ending, clock)
+            actions.append(ReapAction("forget", run.run_id, unit.place, ending.detail, not dry_run))
         elif not dry_run:
             actions.append(_fetch_stored(ledger, run, attempt, unit, observe, profile, clock))
     return actions
@@ -151,8 +152,9 @@ def _fetch_stored(
             return ReapAction("requeue", run.run_id, unit.place, "the provider took the machine back", True)
     except CloudrunError as error:  # it waits on: nothing bills for it but a bucket's storage
         return ReapAction("pull", run.run_id, unit.place, f"its outputs may be in {attempt.store}", False, str(error))
-    _end_lost(ledger, run, "its unit is gone, and its outputs are not in its bucket", clock)
-    return ReapAction("forget", run.run_id, unit.place, "its unit is gone", True)
+    ending = with_its_machine(unit.deadline, found, clock.now(), bucket=True)
+    _end_lost(ledger, run, ending, clock)
+    return ReapAction("forget", run.run_id, unit.place, ending.detail, True)
 
 
 def _forget_place(ledger: Ledger, place: Place, dry_run: bool) -> list[ReapAction]:
@@ -183,7 +185,8 @@ def forget(ledger: Ledger, unit: UnitRecord, instance: Instance | None = None) -
         elif instance is not None and was_interrupted(instance):
             requeue_unseen(ledger, run, "the provider took the machine back")
         elif run.state is not RunState.PULL_PENDING or not attempts[-1].store:
-            _end_lost(ledger, run, "its unit is gone", SystemClock())
+            clock, store = SystemClock(), attempts[-1].store
+            _end_lost(ledger, run, with_its_machine(unit.deadline, instance, clock.now(), bucket=bool(store)), clock)
     launching.move_on(ledger, unit.instance_id, UnitState.TERMINATED, EndReason.UNIT_LOST)
     launching.key_path(ledger, unit.launch_id).unlink(missing_ok=True)
 
@@ -333,12 +336,12 @@ def _save_runs(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, un
         except LedgerError as error:
             if not isinstance(error, NotFound):
                 return f"the outputs of {run.run_id} are still on it: {error}"
-            _end_lost(ledger, run, str(error), clock)
+            _end_lost(ledger, run, Ending(RunState.LOST, EndReason.CLIENT_LOST, str(error)), clock)
         except CloudrunError as error:
             if _came_by_bucket(cloud, ledger, run, observe, clock):
                 continue
             observe(Note(f"{run.run_id}: nothing could be brought home: {error}", "warning"))
-            _end_lost(ledger, run, str(error), clock)
+            _end_lost(ledger, run, Ending(RunState.LOST, EndReason.CLIENT_LOST, str(error)), clock)
     return ""
 
 
@@ -368,6 +371,6 @@ def _came_by_bucket(cloud: Cloud, ledger: Ledger, run: RunRecord, observe: Obser
     return True
 
 
-def _end_lost(ledger: Ledger, run: RunRecord, why: str, clock: Clock) -> None:
+def _end_lost(ledger: Ledger, run: RunRecord, ending: Ending, clock: Clock) -> None:
     home = homecoming(ledger, run, ledger.attempts(run.run_id)[-1], "", nobody, clock)
-    home.end(Ending(RunState.LOST, EndReason.CLIENT_LOST, why))
+    home.end(ending)

@@ -58,8 +58,9 @@ def detach(unit: OpenUnit, plan: Prepared, *, run_id: str | None = None) -> Run:
 
 def job_failed(run: Run) -> JobFailed:
     """The error for a run whose job did not end well; `error.run` is the run."""
+    what = "was cancelled" if run.state is RunState.CANCELLED else "failed"
     return JobFailed(
-        f"{run.record.script} failed: {run.record.detail}", run=run, next_step=f"cloudrun show {run.run_id} --log"
+        f"{run.record.script} {what}: {run.record.detail}", run=run, next_step=f"cloudrun show {run.run_id} --log"
     )
 
 

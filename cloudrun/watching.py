@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 
 from cloudrun import bucket, wiring
 from cloudrun.clients import is_alive
@@ -18,6 +19,7 @@ from cloudrun.core.records import AttemptRecord, Instance, JobStatus, Place, Run
 from cloudrun.core.states import RunState, is_terminal
 from cloudrun.ledger import Ledger
 from cloudrun.ledger.artifacts import CHUNK_BYTES
+from cloudrun.plan.endings import at_its_deadline, verdict
 from cloudrun.plan.interruptions import was_interrupted
 from cloudrun.pulling import connect, never_started
 from cloudrun.wiring import Cloud
@@ -34,12 +36,17 @@ class Seen:
     """A run that is not over. `word` is what it does, `next_step` what its user may want to type."""
 
     run: RunRecord
-    word: str  # queued, shipping, running, done, interrupted, in its bucket, gone, unknown
+    word: str  # queued, shipping, running, done, failed, cancelled, lost, interrupted, in its bucket, gone, unknown
     unit: UnitRecord | None = None
     status: JobStatus | None = None
     attended: bool = False  # a process on some computer looks after it
     next_step: str = ""
     problem: str = ""  # why its unit did not say
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When its unit powers itself off; None where it has none, or none any more."""
+        return None if self.unit is None or self.word in ("gone", "in its bucket") else self.unit.deadline
 
 
 def look(ledger: Ledger, profile: str | None = None) -> list[Seen]:
@@ -109,12 +116,16 @@ def _unseen(run: RunRecord, attempt: AttemptRecord, unit: UnitRecord, error: Clo
 
 
 def _seen(run: RunRecord, unit: UnitRecord, status: JobStatus | None, attended: bool) -> Seen:
+    verb = "pull"
     if status is None:
         word, verb = "shipping", "cancel"
     elif status.state != "exited":
         word, verb = "running", "attach"
+    elif status.reason == "interrupted":
+        word, verb = "interrupted", "attach"
     else:
-        word, verb = ("interrupted", "attach") if status.reason == "interrupted" else ("done", "pull")
+        state = verdict(status).state
+        word = "done" if state is RunState.SUCCEEDED else str(state)
     return Seen(run, word, unit, status, attended, "" if attended else f"cloudrun {verb} {run.run_id}")
 
 
@@ -134,7 +145,10 @@ def _runs(unit: UnitRecord, cloud: Cloud | None, found: Instance | None) -> Clou
     if found is not None and was_interrupted(found):
         raise Interrupted(f"{unit.instance_id} was taken back by the provider", next_step="cloudrun ps")
     if found is None or found.state != "running":
-        raise Gone(f"{unit.instance_id} is {found.state if found else 'gone'}", next_step="cloudrun reap")
+        gone = f"{unit.instance_id} is {found.state if found else 'gone'}"
+        if at_its_deadline(unit.deadline, found, SystemClock().now()):
+            gone += f": its deadline was {unit.deadline:%Y-%m-%d %H:%M} UTC"
+        raise Gone(gone, next_step="cloudrun reap")
     return cloud
 
 

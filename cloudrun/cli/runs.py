@@ -44,7 +44,7 @@ def ps(*, profile: Profile = None, as_json: Json = False) -> None:
     else:
         now = datetime.now(UTC)
         print_table(["run", "name", "is", "for", "on", "powers off", "next"], [_row(each, now) for each in seen])
-        for why in dict.fromkeys(each.problem for each in seen if each.word == "unknown"):
+        for why in dict.fromkeys(each.problem for each in seen if each.word in ("gone", "unknown")):
             print(f"cloudrun: {printable(why)}", file=sys.stderr)
 
 
@@ -53,7 +53,7 @@ def _row(seen: Seen, now: datetime) -> list[str]:
     elapsed_s = 0.0
     if status is not None and status.started_at is not None:
         elapsed_s = (status.ended_at or now.timestamp()) - status.started_at
-    left_s = (unit.deadline - now).total_seconds() if unit else 0.0
+    left_s = (seen.deadline - now).total_seconds() if seen.deadline else 0.0
     return [
         seen.run.run_id,
         seen.run.name,
@@ -75,7 +75,7 @@ def _document(seen: Seen) -> dict[str, Any]:
         "attempts": run.attempts,
         "attended": seen.attended,
         "instance_id": unit.instance_id if unit else None,
-        "deadline": utc_text(unit.deadline) if unit else None,
+        "deadline": utc_text(seen.deadline) if seen.deadline else None,
         "created_at": utc_text(run.created_at),
         "started_at": _moment(status.started_at if status else None),
         "ended_at": _moment(status.ended_at if status else None),
