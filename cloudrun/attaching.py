@@ -63,6 +63,7 @@ def _follow_home(ledger: Ledger, run_id: str, observe: Observer, profile: str | 
             next_step=f"cloudrun logs -f {run.run_id} shows what it prints",
         )
     positions = {"stdout": 0, "stderr": 0}
+    watching.earlier_logs_note(run, ledger.attempts(run.run_id), observe)
 
     def show(stream: str, data: bytes) -> None:
         positions[stream] += len(data)

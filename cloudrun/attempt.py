@@ -23,7 +23,7 @@ from cloudrun.core.errors import (
 )
 from cloudrun.core.events import Note
 from cloudrun.core.records import JobStatus, RunRecord
-from cloudrun.core.states import EndReason, RunState
+from cloudrun.core.states import RunState
 from cloudrun.homecoming import Homecoming
 from cloudrun.phases import Phases
 from cloudrun.plan.endings import Ending, interruption
@@ -91,7 +91,8 @@ class Attempt:
         unit = self.unit
         self.over = True
         if status.reason == "interrupted":
-            self.home.requeue(unit.agent, "the provider took the machine back", finished)
+            detail = "the provider took the machine back"
+            self.home.requeue(unit.agent, detail, status, self._logs(), finished)
             self.printed.discard()
             raise Interrupted(f"{unit.instance_id} was taken back by the provider")
         self.despite_cuts(lambda: self.home.bring(unit.agent, status, logs=self._logs(), finished=finished))
@@ -249,9 +250,8 @@ class Attempt:
                 return  # by `conclude`, with what was saved
             if self.started and self._came_by_bucket(error):
                 return
-            unit.ledger.requeue_run(
-                self.run.run_id, reason=EndReason.INTERRUPTED, detail=str(error), outputs=self.home.earlier
-            )
+            self.home.requeue(None, str(error), logs=self._logs())
+            self.printed.discard()
         except CloudrunError as failure:
             error.add_note(f"the run could not be queued again: {failure}")
 

@@ -241,7 +241,7 @@ def pull_run(
         ledger.move_run(run.run_id, RunState.RUNNING)
     home = homecoming(ledger, run, attempt, place, observe, clock)
     if status.reason == "interrupted":
-        home.requeue(agent, "the provider took the machine back")
+        home.requeue(agent, "the provider took the machine back", status)
     else:
         home.bring(agent, status, by_us if status.reason else None)
         agent.home(place)
@@ -267,7 +267,7 @@ def pull_stored(
     if run.state is RunState.SHIPPING:
         ledger.move_run(run.run_id, RunState.RUNNING)
     if status.reason == "interrupted":
-        home.requeue(stored, "the provider took the machine back")
+        home.requeue(stored, "the provider took the machine back", status)
     else:
         home.bring(stored, status)
     return True

@@ -28,6 +28,7 @@ from cloudrun.core.records import FileEntry, JobStatus, RunRecord
 from cloudrun.core.states import RunState
 from cloudrun.ledger import Run
 from cloudrun.lifeline import LIFELINE
+from cloudrun.phases import together
 from cloudrun.prepared import Prepared, job_spec, submission
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def _start(attempt: Attempt, plan: Prepared) -> None:
         attempt.despite_cuts(lambda: _ship_and_start(attempt, plan, spec))
     with LIFELINE.shield():
         attempt.runs()
-        unit.ledger.set_timings(attempt.run.run_id, attempt.phases.timings())
+        unit.ledger.set_timings(attempt.run.run_id, together(attempt.run.timings, attempt.phases.timings()))
         attempt.despite_cuts(lambda: unit.let_go(power_off_when_done=bool(plan.settings.bucket)))
 
 

@@ -106,6 +106,10 @@ def logs(
     from_byte: Annotated[
         int, Parameter(help="Leave out the first so many bytes of each stream. Example: --from-byte 1000000")
     ] = 0,
+    attempt: Annotated[
+        int | None,
+        Parameter(help="Which attempt's, where a machine was taken back; by default the last. Example: --attempt 1"),
+    ] = None,
     profile: Profile = None,
     as_json: Json = False,
 ) -> None:
@@ -138,7 +142,9 @@ def logs(
     with closing(Ledger()) as ledger, Display() as display:
         offsets = {"stdout": from_byte, "stderr": from_byte}
         try:
-            found = read_logs(ledger, run, write, offsets=offsets, follow=follow, profile=profile, observe=display)
+            found = read_logs(
+                ledger, run, write, offsets=offsets, attempt=attempt, follow=follow, profile=profile, observe=display
+            )
         except KeyboardInterrupt as error:
             if not is_terminal(ledger.run(run).state):
                 _goes_on(error, run)

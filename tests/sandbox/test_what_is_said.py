@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from cloudrun.core.states import EndReason, RunState
+from cloudrun.sandbox import client
 from tests.sandbox.conftest import Project, wait_for
 
 WAITS = "import time\nprint('begun', flush=True)\ntime.sleep(300)\n"
@@ -49,3 +52,47 @@ def test_ps_says_how_a_run_ended_that_waits_to_be_pulled(project: Project) -> No
     wait_for(lambda: doing(project, run_id) != "running", "its end")
     assert doing(project, run_id) == "failed"
     assert project.cloudrun("pull", run_id).returncode == 5
+
+
+SAVES = """
+import os, signal, sys, time
+first = not os.path.exists("seen")
+open("seen", "w").close()
+sys.stdout.buffer.write(b"first \\xff no newline" if first else b"second\\n")
+sys.stdout.flush()
+if first:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    time.sleep(300)
+print("accuracy: 1.0")
+"""
+
+
+def test_what_an_interrupted_attempt_has_printed_and_its_time_are_not_lost(project: Project) -> None:
+    project.write("saves.py", SAVES)
+    run_id = project.json("submit", "saves.py", "--spot", "--detach")["run_id"]
+    (unit,) = project.ledger.units()
+    wait_for(lambda: "first" in project.json("logs", run_id)["stdout"], "the job")
+    client.interrupt(unit.instance_id, 60)
+    wait_for(lambda: doing(project, run_id) == "interrupted", "the notice to be heard")
+    assert project.cloudrun("pull", run_id).returncode in (0, 1)
+    before = project.ledger.run(run_id)
+    assert before.state is RunState.QUEUED
+    assert before.timings.run_s > 0
+    assert project.json("logs", run_id)["stdout"] == "first \ufffd no newline", "also while it has no machine"
+
+    attached = project.cloudrun("attach", run_id)
+    assert attached.returncode == 0, attached.stderr
+    assert f"cloudrun logs {run_id} --attempt 1" in attached.stderr
+    last = project.cloudrun("logs", run_id)
+    assert last.stdout == "second\naccuracy: 1.0\n"
+    assert f"cloudrun logs {run_id} --attempt 1" in last.stderr
+    first = subprocess.run(
+        [sys.executable, "-m", "cloudrun", "logs", run_id, "--attempt", "1", "--from-byte", "2"],
+        cwd=project.root, env=project.environment, capture_output=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert first.stdout == b"rst \xff no newline"
+    assert project.cloudrun("logs", run_id, "--attempt", "3").returncode == 2
+    after = project.ledger.run(run_id).timings
+    assert after.run_s >= before.timings.run_s
+    assert after.boot_s > before.timings.boot_s, "both machines booted"
+    assert after.total_s > before.timings.total_s + after.boot_s - before.timings.boot_s
