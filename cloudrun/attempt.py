@@ -27,6 +27,7 @@ from cloudrun.core.states import RunState
 from cloudrun.homecoming import Homecoming
 from cloudrun.phases import Phases
 from cloudrun.plan.endings import Ending, interruption
+from cloudrun.prepared import submitted_settings
 from cloudrun.printed import Printed
 from cloudrun.pulling import pull_stored
 
@@ -204,7 +205,8 @@ class Attempt:
             if lost:
                 unit.reconnect(unit.hurried)
             try:
-                status = unit.agent.cancel(self.place, unit.settings.grace_s, reason)
+                grace_s = (submitted_settings(self.run) or unit.settings).grace_s
+                status = unit.agent.cancel(self.place, grace_s, reason)
                 self.over = True
                 # A job that had ended by itself is what it was, whatever happened on its way home.
                 self.home.bring(unit.agent, status, ending if status.reason else None, logs=self._logs())

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cloudrun import bucket, datasets, launching, prepared, wiring
-from cloudrun.core.errors import UsageError
+from cloudrun.core.errors import UsageError, before_launch
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.records import Image
 from cloudrun.core.settings import Settings
@@ -34,7 +34,8 @@ def submit(
     Nothing is launched before the script, its parameters, its environment, its data, the region and the type have been
     checked. With `detach` it returns as soon as the job runs; the unit is left to it.
     """
-    cloud, image, plan = _checked(job, settings, ledger, observe, instance_id)
+    with before_launch():
+        cloud, image, plan = _checked(job, settings, ledger, observe, instance_id)
     machine = Machine(
         lambda: open_unit(cloud, ledger, settings, observe, image=image, instance_id=instance_id),
         lambda: open_unit(cloud, ledger, settings, observe, image=None if instance_id else image),

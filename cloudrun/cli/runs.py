@@ -187,7 +187,11 @@ def cancel(
     /,
     *,
     grace: Annotated[
-        str, Parameter(help="How long it may go on to save what it has; 30s by default. Example: --grace 2m")
+        str,
+        Parameter(
+            allow_leading_hyphen=True,
+            help="How long it may go on to save what it has; 30s by default. Example: --grace 2m",
+        ),
     ] = "30s",
     profile: Profile = None,
     as_json: Json = False,
@@ -233,7 +237,9 @@ def _tell(run: Run, ledger: Ledger, display: Display, *, as_json: bool) -> int:
 
 def extend(
     what: Annotated[str, Parameter(help="A run, or the id of its machine. Example: i-0123456789abcdef0")],
-    by: Annotated[str, Parameter(help="How much later its machine shall power itself off. Example: 2h")],
+    by: Annotated[
+        str, Parameter(allow_leading_hyphen=True, help="How much later its machine shall power itself off. Example: 2h")
+    ],
     /,
     *,
     profile: Profile = None,

@@ -29,7 +29,8 @@ Every error says what happened, why, and what to type next.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -167,3 +168,13 @@ def mark_incomplete(error: BaseException) -> None:
 def exit_code_of(error: BaseException, otherwise: int) -> int:
     """8 where the clean-up behind an error failed, else `otherwise`."""
     return CleanupIncomplete.exit_code if getattr(error, "cleanup_incomplete", False) else otherwise
+
+
+@contextmanager
+def before_launch() -> Iterator[None]:
+    """Whoever interrupts what is done in here is told that there is nothing to end, nor to pay."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as error:
+        error.add_note("nothing was launched: nothing runs, and nothing is billed")
+        raise

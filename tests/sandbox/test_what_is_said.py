@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ import pytest
 
 from cloudrun.core.states import EndReason, RunState
 from cloudrun.sandbox import client
-from tests.sandbox.conftest import Project, wait_for
+from tests.sandbox.conftest import Project, Start, wait_for
 
 WAITS = "import time\nprint('begun', flush=True)\ntime.sleep(300)\n"
 
@@ -96,3 +97,17 @@ def test_what_an_interrupted_attempt_has_printed_and_its_time_are_not_lost(proje
     assert after.run_s >= before.timings.run_s
     assert after.boot_s > before.timings.boot_s, "both machines booted"
     assert after.total_s > before.timings.total_s + after.boot_s - before.timings.boot_s
+
+
+def test_who_interrupts_a_detached_submission_is_told_that_nothing_is_billed(
+    project: Project, start: Start, nothing_left: Callable[[Project], None]
+) -> None:
+    project.write("waits.py", WAITS)
+    submitting = start("-m", "cloudrun", "submit", "waits.py", "--detach")
+    wait_for(lambda: project.ledger.units() != [], "a machine")
+    (unit,) = project.ledger.units()
+    submitting.send_signal(signal.SIGINT)
+    _, stderr = submitting.communicate(timeout=60)
+    assert submitting.returncode == 130, stderr
+    assert f"{unit.instance_id} is terminated: nothing runs on it, and nothing is billed any more" in stderr
+    nothing_left(project)
