@@ -10,6 +10,7 @@ from cloudrun import launching, wiring
 from cloudrun.clients import is_alive
 from cloudrun.core.clock import Clock, SystemClock
 from cloudrun.core.errors import (
+    BucketMissing,
     CleanupIncomplete,
     CloudrunError,
     ConnectionLost,
@@ -97,7 +98,8 @@ def reap(
             actions.append(
                 ReapAction("connect", f"{place.provider} {place.region}", place, str(error), False, str(error))
             )
-    return ReapReport((*actions, *_end_orphans(ledger, clock, observe, profile, dry_run=dry_run)))
+    gone = frozenset(action.target for action in actions if action.kind == "forget")
+    return ReapReport((*actions, *_end_orphans(ledger, clock, observe, profile, gone, dry_run=dry_run)))
 
 
 def _free_unit(ledger: Ledger, instance_id: str, clock: Clock) -> UnitRecord:
@@ -110,24 +112,28 @@ def _free_unit(ledger: Ledger, instance_id: str, clock: Clock) -> UnitRecord:
 
 
 def _end_orphans(
-    ledger: Ledger, clock: Clock, observe: Observer, profile: str | None, *, dry_run: bool
+    ledger: Ledger, clock: Clock, observe: Observer, profile: str | None, gone: Set[str], *, dry_run: bool
 ) -> list[ReapAction]:
-    """Runs that nobody ended: their machine is gone, and so is the client that could have said so."""
+    """Runs that nobody ended: their machine is gone, and so is the client that could have said so. `gone`: ids of units
+    that were forgotten now, or with `dry_run` would have been."""
     living = _living(ledger, clock)
     units = {unit.instance_id: unit for unit in ledger.units(live=False)}
     actions = []
     for run in ledger.unfinished_runs():
         unit = units.get(run.instance_id or "")
-        if unit is None or unit.state is not UnitState.TERMINATED or unit.client_id in living:
+        if unit is None or unit.client_id in living:
             continue
-        attempt = ledger.attempts(run.run_id)[-1]
-        if not attempt.store:
+        ended, attempt = unit.state is UnitState.TERMINATED, ledger.attempts(run.run_id)[-1]
+        if attempt.store and dry_run and (ended or unit.instance_id in gone):
+            why = f"what it has left in {attempt.store} comes home"
+            actions.append(ReapAction("pull", run.run_id, unit.place, why, False))
+        elif attempt.store and ended:
+            actions.append(_fetch_stored(ledger, run, attempt, unit, observe, profile, clock))
+        elif ended:
             ending = with_its_machine(unit.deadline, None, clock.now(), bucket=False)
             if not dry_run:
                 _end_lost(ledger, run, ending, clock)
             actions.append(ReapAction("forget", run.run_id, unit.place, ending.detail, not dry_run))
-        elif not dry_run:
-            actions.append(_fetch_stored(ledger, run, attempt, unit, observe, profile, clock))
     return actions
 
 
@@ -150,6 +156,10 @@ def _fetch_stored(
         if found is not None and was_interrupted(found):
             requeue_unseen(ledger, run, "the provider took the machine back")
             return ReapAction("requeue", run.run_id, unit.place, "the provider took the machine back", True)
+    except BucketMissing as gone:
+        ending = Ending(RunState.LOST, EndReason.CLIENT_LOST, f"its machine is gone, and {gone}")
+        _end_lost(ledger, run, ending, clock)
+        return ReapAction("forget", run.run_id, unit.place, ending.detail, True)
     except CloudrunError as error:  # it waits on: nothing bills for it but a bucket's storage
         return ReapAction("pull", run.run_id, unit.place, f"its outputs may be in {attempt.store}", False, str(error))
     ending = with_its_machine(unit.deadline, found, clock.now(), bucket=True)

@@ -15,7 +15,8 @@
     ├── ProvisionError            1    the playbook failed (knows the task and the log)
     ├── TransferError             1    bytes did not arrive whole
     │   ├── ManifestRefused       1    the list of outputs makes no sense, or could do harm
-    │   └── ObjectMissing         1    the bucket does not have it (yet, or any more)
+    │   ├── ObjectMissing         1    the bucket does not have it (yet, or any more)
+    │   └── BucketMissing         1    there is no such bucket (any more)
     ├── LedgerError               1    the ledger could not be read or written
     │   └── NotFound              2    no such run, unit or artifact
     ├── PassportMismatch          1    a model made with other versions than those here
@@ -122,7 +123,11 @@ class ManifestRefused(TransferError):
 
 
 class ObjectMissing(TransferError):
-    """The bucket, or the object in it, is not there: asking again helps only if somebody is about to put it there."""
+    """The object is not in its bucket: asking again helps only if somebody is about to put it there."""
+
+
+class BucketMissing(TransferError):
+    """There is no such bucket, in anybody's account: what was in it is nowhere."""
 
 
 class LedgerError(CloudrunError):

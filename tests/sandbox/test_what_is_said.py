@@ -5,13 +5,14 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from cloudrun.core.states import EndReason, RunState
 from cloudrun.sandbox import client
-from tests.sandbox.conftest import Project, Start, wait_for
+from tests.sandbox.conftest import Aws, Project, Start, wait_for
 
 WAITS = "import time\nprint('begun', flush=True)\ntime.sleep(300)\n"
 
@@ -111,3 +112,34 @@ def test_who_interrupts_a_detached_submission_is_told_that_nothing_is_billed(
     assert submitting.returncode == 130, stderr
     assert f"{unit.instance_id} is terminated: nothing runs on it, and nothing is billed any more" in stderr
     nothing_left(project)
+
+
+def test_what_waits_in_a_bucket_is_in_a_dry_run_and_a_bucket_that_is_gone_is_named(project: Project, aws: Aws) -> None:
+    project.write("quick.py", "print('accuracy: 1.0')\n")
+    name = f"waits-{uuid.uuid4().hex}"
+    run_id = project.json("submit", "quick.py", "--detach", "--bucket", name)["run_id"]
+    wait_for(lambda: doing(project, run_id) == "in its bucket", "its machine's end")
+    (seen,) = project.json("ps")["runs"]
+    assert seen["deadline"] is None
+    waiting = [action for action in project.json("reap", "--dry-run")["actions"] if action["target"] == run_id]
+    assert [(action["kind"], action["done"]) for action in waiting] == [("pull", False)]
+    assert f"s3://{name}/" in waiting[0]["reason"]
+    for stored in aws("s3api", "list-objects-v2", "--bucket", name)["Contents"]:
+        aws("s3api", "delete-object", "--bucket", name, "--key", stored["Key"])
+    aws("s3api", "delete-bucket", "--bucket", name)
+    pulled = project.cloudrun("pull", run_id)
+    assert pulled.returncode == 1
+    assert f"there is no bucket {name}" in pulled.stderr
+    assert project.cloudrun("reap").returncode == 0
+    run = project.ledger.run(run_id)
+    assert run.state is RunState.LOST
+    assert name in run.detail
+
+
+def test_a_machine_that_the_sandbox_has_not_is_a_wrong_word_and_those_it_has_are_named(project: Project) -> None:
+    project.write("waits.py", WAITS)
+    project.json("submit", "waits.py", "--detach")
+    (unit,) = project.ledger.units()
+    done = project.cloudrun("sandbox", "interrupt", "i-0123456789abcdef0")
+    assert done.returncode == 2
+    assert unit.instance_id in done.stderr
