@@ -99,7 +99,7 @@ def reap(
                 ReapAction("connect", f"{place.provider} {place.region}", place, str(error), False, str(error))
             )
     gone = frozenset(action.target for action in actions if action.kind == "forget")
-    return ReapReport((*actions, *_end_orphans(ledger, clock, observe, profile, gone, dry_run=dry_run)))
+    return ReapReport((*actions, *_end_orphans(ledger, clock, observe, profile, dry_run=dry_run, gone=gone)))
 
 
 def _free_unit(ledger: Ledger, instance_id: str, clock: Clock) -> UnitRecord:
@@ -112,7 +112,13 @@ def _free_unit(ledger: Ledger, instance_id: str, clock: Clock) -> UnitRecord:
 
 
 def _end_orphans(
-    ledger: Ledger, clock: Clock, observe: Observer, profile: str | None, gone: Set[str], *, dry_run: bool
+    ledger: Ledger,
+    clock: Clock,
+    observe: Observer,
+    profile: str | None,
+    *,
+    dry_run: bool,
+    gone: Set[str] = frozenset(),
 ) -> list[ReapAction]:
     """Runs that nobody ended: their machine is gone, and so is the client that could have said so. `gone`: ids of units
     that were forgotten now, or with `dry_run` would have been."""
