@@ -16,12 +16,12 @@ from cloudrun.core.errors import CloudrunError, ConnectionLost, Interrupted, Not
 from cloudrun.core.events import Note, Observer, Output
 from cloudrun.core.records import RunRecord, UnitOrders, UnitRecord
 from cloudrun.core.settings import Settings
-from cloudrun.core.states import EndReason, RunState, UnitState, is_terminal
+from cloudrun.core.states import RunState, UnitState, is_terminal
 from cloudrun.homecoming import end_queued
 from cloudrun.leases import Attended
 from cloudrun.ledger import Ledger, Run
 from cloudrun.machine import ATTEMPTS_MAX
-from cloudrun.plan.endings import Ending
+from cloudrun.plan.endings import CANCELLED
 from cloudrun.plan.quantities import duration_text
 from cloudrun.plan.userdata import held_deadline, move_deadline_script
 from cloudrun.prepared import submitted_settings
@@ -64,6 +64,7 @@ def _follow_home(ledger: Ledger, run_id: str, observe: Observer, profile: str | 
             next_step=f"cloudrun logs -f {run.run_id} shows what it prints",
         )
     positions = {"stdout": 0, "stderr": 0}
+    watching.earlier_logs_note(run, ledger.attempts(run.run_id), observe)
 
     def show(stream: str, data: bytes) -> None:
         positions[stream] += len(data)
@@ -133,7 +134,7 @@ def cancel(ledger: Ledger, reference: str, *, grace_s: float, observe: Observer,
     """
     run = ledger.run(reference)
     if run.state is RunState.QUEUED:
-        end_queued(ledger, run.run_id, Ending(RunState.CANCELLED, EndReason.CANCELLED, "it was cancelled"))
+        end_queued(ledger, run.run_id, CANCELLED)
         return ledger.get(run.run_id)
     run, attempt, unit = pulling.waiting_run(ledger, run.run_id)
     clock = SystemClock()

@@ -23,10 +23,11 @@ from cloudrun.core.errors import (
 )
 from cloudrun.core.events import Note
 from cloudrun.core.records import JobStatus, RunRecord
-from cloudrun.core.states import EndReason, RunState
+from cloudrun.core.states import RunState
 from cloudrun.homecoming import Homecoming
 from cloudrun.phases import Phases
 from cloudrun.plan.endings import Ending, interruption
+from cloudrun.prepared import submitted_settings
 from cloudrun.printed import Printed
 from cloudrun.pulling import pull_stored
 
@@ -91,7 +92,8 @@ class Attempt:
         unit = self.unit
         self.over = True
         if status.reason == "interrupted":
-            self.home.requeue(unit.agent, "the provider took the machine back", finished)
+            detail = "the provider took the machine back"
+            self.home.requeue(unit.agent, detail, status, self._logs(), finished)
             self.printed.discard()
             raise Interrupted(f"{unit.instance_id} was taken back by the provider")
         self.despite_cuts(lambda: self.home.bring(unit.agent, status, logs=self._logs(), finished=finished))
@@ -203,7 +205,8 @@ class Attempt:
             if lost:
                 unit.reconnect(unit.hurried)
             try:
-                status = unit.agent.cancel(self.place, unit.settings.grace_s, reason)
+                grace_s = (submitted_settings(self.run) or unit.settings).grace_s
+                status = unit.agent.cancel(self.place, grace_s, reason)
                 self.over = True
                 # A job that had ended by itself is what it was, whatever happened on its way home.
                 self.home.bring(unit.agent, status, ending if status.reason else None, logs=self._logs())
@@ -249,9 +252,8 @@ class Attempt:
                 return  # by `conclude`, with what was saved
             if self.started and self._came_by_bucket(error):
                 return
-            unit.ledger.requeue_run(
-                self.run.run_id, reason=EndReason.INTERRUPTED, detail=str(error), outputs=self.home.earlier
-            )
+            self.home.requeue(None, str(error), logs=self._logs())
+            self.printed.discard()
         except CloudrunError as failure:
             error.add_note(f"the run could not be queued again: {failure}")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import os
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cloudrun.core.errors import ConfigError
 from cloudrun.core.settings import NAMES, Settings
@@ -133,8 +133,15 @@ def key_of(field: str) -> str:
     return field.removesuffix("_bytes").removesuffix("_s")
 
 
+def is_setting(name: str) -> bool:
+    return name in _FIELDS
+
+
 # both spellings are understood, with hyphens as well
 _FIELDS = {key_of(field): field for field in NAMES} | {field: field for field in NAMES}
+
+
+Origin = Literal["flag", "keyword"]
 
 
 # -- where values come from ------------------------------------------------------------------------------------------
@@ -142,7 +149,7 @@ _FIELDS = {key_of(field): field for field in NAMES} | {field: field for field in
 
 @dataclass(frozen=True)
 class Given:
-    """One value as it was found. `origin` is for people: "flag", "CLOUDRUN_DEADLINE", or the file's path."""
+    """One value as it was found. `origin` is for people: an `Origin`, "CLOUDRUN_DEADLINE", or the file's path."""
 
     key: str
     value: object
@@ -164,41 +171,58 @@ class Given:
         return ConfigError(problem, path=self.path, line=self.line, next_step=next_step)
 
 
-def load(start: Path, flags: Mapping[str, object], environ: Mapping[str, str] | None = None) -> Settings:
-    """The settings for work begun in the folder `start`. A flag that is None was not given.
+def load(
+    start: Path, flags: Mapping[str, object], environ: Mapping[str, str] | None = None, *, origin: Origin = "flag"
+) -> Settings:
+    """The settings for work begun in the folder `start`. A flag that is None was not given. With the origin "keyword"
+    they are Python's, and a number is a duration in seconds.
 
     Raises ConfigError, naming file and line, for a file that cannot be read, an unknown key or an unusable value.
     """
-    settings, _ = load_with_origins(start, flags, environ)
+    settings, _ = load_with_origins(start, flags, environ, origin=origin)
     return settings
 
 
+def changed(settings: Settings, keywords: Mapping[str, object]) -> Settings:
+    """Those settings with what these keywords of Python's say instead. Raises ConfigError as `load` does."""
+    values, _ = _read_layer(_flags(keywords, "keyword"))
+    return replace(settings, **values)
+
+
 def load_with_origins(
-    start: Path, flags: Mapping[str, object], environ: Mapping[str, str] | None = None
+    start: Path, flags: Mapping[str, object], environ: Mapping[str, str] | None = None, *, origin: Origin = "flag"
 ) -> tuple[Settings, Mapping[str, Given]]:
     """As `load`, and for each setting's name where its value was found; a setting at its default is not among them."""
     variables = os.environ if environ is None else environ
     values: dict[str, Any] = {}
     origins: dict[str, Given] = {}
-    for layer in (_user_file(variables), _project_file(start), _environment(variables), _flags(flags)):
-        in_layer: dict[str, Given] = {}
-        for given in layer:
-            field = _field(given)
-            if field in in_layer:
-                raise given.error(f"{given.name} is set twice, also as {in_layer[field].name}", "keep one of the two")
-            try:
-                _require_unit(given, field)
-                values[field] = _READERS[field](given.value)
-            except ValueError as problem:
-                raise given.error(f"{given.name}: {problem}", f"correct {given.name}, or leave it out") from problem
-            in_layer[field] = given
-        origins |= in_layer
+    for layer in (_user_file(variables), _project_file(start), _environment(variables), _flags(flags, origin)):
+        in_layer, given = _read_layer(layer)
+        values |= in_layer
+        origins |= given
     return Settings(**values), origins
+
+
+def _read_layer(layer: Iterable[Given]) -> tuple[dict[str, Any], dict[str, Given]]:
+    """The value of each setting that is among them, and where it was found. Raises ConfigError."""
+    values: dict[str, Any] = {}
+    origins: dict[str, Given] = {}
+    for given in layer:
+        field = _field(given)
+        if field in origins:
+            raise given.error(f"{given.name} is set twice, also as {origins[field].name}", "keep one of the two")
+        try:
+            _require_unit(given, field)
+            values[field] = _READERS[field](given.value)
+        except ValueError as problem:
+            raise given.error(f"{given.name}: {problem}", f"correct {given.name}, or leave it out") from problem
+        origins[field] = given
+    return values, origins
 
 
 def _require_unit(given: Given, field: str) -> None:
     """`deadline = 2` in a file may be meant in hours. A number is clear only where the name says its unit."""
-    named_with_unit = given.key.replace("-", "_") == field
+    named_with_unit = given.key.replace("-", "_") == field or given.origin == "keyword"
     value = given.value
     a_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if field.endswith("_s") and a_number and not named_with_unit:
@@ -219,10 +243,10 @@ def _field(given: Given) -> str:
     raise given.error(f"there is no setting {given.name}{hint}", next_step)
 
 
-def _flags(flags: Mapping[str, object]) -> Iterator[Given]:
+def _flags(flags: Mapping[str, object], origin: Origin) -> Iterator[Given]:
     for key, value in flags.items():
         if value is not None:
-            yield Given(key, value, "flag")
+            yield Given(key, value, origin)
 
 
 def _environment(variables: Mapping[str, str]) -> Iterator[Given]:

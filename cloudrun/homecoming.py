@@ -40,6 +40,11 @@ class Source(Protocol):
 SCORES_TAIL_BYTES = 1_000_000  # of stdout, where scores are looked for
 
 
+def earlier_log(number: int, name: str) -> str:
+    """What the log `name` of an attempt that was interrupted is called among the artifacts of its run."""
+    return f"attempt-{number}/{name}"
+
+
 @dataclass(frozen=True)
 class Homecoming:
     """Everything needed to end one attempt in the ledger; also used by a later client for an earlier one's run."""
@@ -72,28 +77,41 @@ class Homecoming:
             self.observe(Note(f"{path!r} was not brought home: {why}", "warning"))
         self.end(forced or verdict(status, outputs.refused), status.exit_code, outputs, logs, status.usage)
 
-    def requeue(self, source: Source, detail: str, finished: Finished | None = None) -> None:
+    def requeue(
+        self,
+        source: Source | None,
+        detail: str,
+        status: JobStatus | None = None,
+        logs: Mapping[str, Path] | None = None,
+        finished: Finished | None = None,
+    ) -> None:
         """Save what the job had written when its machine was taken back, and let a next attempt go on from there.
 
-        What does not come any more is left as the attempt before it had it. Raises LedgerError.
+        What does not come any more is left as the attempt before it had it; with `source` None that is everything but
+        the `logs`, which are as for `end`. Raises LedgerError.
         """
         store = self.ledger.artifacts
         saved = {each.path: each for each in self.earlier}
-        with self.phases.phase("pull"):
-            try:
-                outputs = finished.outputs if finished and finished.outputs else source.outputs(self.place)
+        fetched: list[FileEntry] = []
+        if status is not None:
+            self._count_run(status)
+        if source is not None:
+            with self.phases.phase("pull"):
                 try:
-                    self._fetch(source, finished, outputs)
+                    outputs = finished.outputs if finished and finished.outputs else source.outputs(self.place)
+                    try:
+                        self._fetch(source, finished, outputs)
+                    except (ConnectionLost, TransferError) as error:
+                        self.observe(Note(f"the machine went before all had come home: {error}", "warning"))
+                    here = [entry for entry in outputs.entries if store.has(entry.sha256)]
+                    saved |= {entry.path: Artifact(entry.path, entry.size, entry.sha256) for entry in here}
+                    fetched = [log for log in outputs.logs if store.has(log.sha256)]
                 except (ConnectionLost, TransferError) as error:
-                    self.observe(Note(f"the machine went before all had come home: {error}", "warning"))
-                here = [entry for entry in outputs.entries if store.has(entry.sha256)]
-                saved |= {entry.path: Artifact(entry.path, entry.size, entry.sha256) for entry in here}
-                for log in outputs.logs:
-                    if store.has(log.sha256):
-                        path = f"attempt-{self.number}/{log.path}"
-                        saved[path] = Artifact(path, log.size, log.sha256, "log")
-            except (ConnectionLost, TransferError) as error:
-                self.observe(Note(f"the machine went before anything had come home: {error}", "warning"))
+                    self.observe(Note(f"the machine went before anything had come home: {error}", "warning"))
+        for log in self._stored(logs or {}, fetched):
+            path = earlier_log(self.number, log.path)
+            saved[path] = Artifact(path, log.size, log.sha256, "log")
+        self.ledger.set_timings(self.run.run_id, together(self.run.timings, self.phases.timings()))
         self.ledger.requeue_run(
             self.run.run_id, reason=EndReason.INTERRUPTED, detail=detail, outputs=tuple(saved.values())
         )

@@ -40,7 +40,7 @@ class Machine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         close_behind(self.unit, error)
-        for run_id in self.unit.run_ids if self.unit.settings.bucket else ():  # now nothing on the unit adds to it
+        for run_id in self.unit.run_ids:  # now nothing on the unit adds to it
             pulling.clear_stores(self.unit.cloud, self.unit.ledger, run_id, self.unit.observe)
 
     def cancel(self) -> None:

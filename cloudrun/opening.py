@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime
 
 from cloudrun import reaper
 from cloudrun.clients import this_client
 from cloudrun.connection import EarlyLogin
 from cloudrun.core.clock import Clock, SystemClock
-from cloudrun.core.errors import CleanupIncomplete, CloudrunError, UsageError, mark_incomplete
+from cloudrun.core.errors import Cancelled, CleanupIncomplete, CloudrunError, LedgerError, UsageError, mark_incomplete
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.records import Image
 from cloudrun.core.settings import Settings
+from cloudrun.core.states import UnitState
 from cloudrun.leases import beat
 from cloudrun.ledger import Ledger
 from cloudrun.lifeline import LIFELINE
@@ -89,6 +91,9 @@ def close_behind(unit: OpenUnit, error: BaseException | None) -> None:
     try:
         with LIFELINE.shield(drop=error is not None):
             unit.close()
+        if isinstance(error, KeyboardInterrupt | SystemExit | Cancelled):
+            with suppress(LedgerError):
+                _say_what_is_left(unit, error)
     except Exception as failure:
         if error is None:
             raise
@@ -97,3 +102,19 @@ def close_behind(unit: OpenUnit, error: BaseException | None) -> None:
         if isinstance(failure, CleanupIncomplete):
             mark_incomplete(error)
         unit.observe(Note(f"{failure}; next: {next_step}", "warning"))
+
+
+def _say_what_is_left(unit: OpenUnit, error: BaseException) -> None:
+    """Whoever interrupts a command wants to know first whether it goes on costing money."""
+    if unit.is_let_go:
+        return  # its run says so
+    record = unit.ledger.unit(unit.instance_id) if hasattr(unit, "record") else None
+    if record is None:
+        error.add_note("no machine is left of it: nothing runs, and nothing is billed")
+    elif record.state is UnitState.TERMINATED:
+        error.add_note(f"{record.instance_id} is terminated: nothing runs on it, and nothing is billed any more")
+    else:
+        error.add_note(
+            f"{record.instance_id} is {record.state}, and goes on costing until {record.deadline:%Y-%m-%d %H:%M} UTC"
+            f" at most: cloudrun reap {record.instance_id} ends it"
+        )

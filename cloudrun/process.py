@@ -6,8 +6,8 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import replace
 from datetime import datetime
+from os import PathLike, fspath
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -23,6 +23,8 @@ from cloudrun.machine import Machine
 from cloudrun.opening import open_unit
 from cloudrun.submit import place_of, with_data
 from cloudrun.units import OpenUnit
+
+Data = str | PathLike[str] | Sequence[str | PathLike[str]]
 
 
 class Unit:
@@ -62,22 +64,42 @@ class Unit:
         name: str | None = None,
         metric: str | None = None,
         minimize: bool | None = None,
+        data: Data | None = None,
+        wall_time: float | str | None = None,
+        memory: int | str | None = None,
+        disk: int | str | None = None,
+        grace: float | str | None = None,
+        fresh: bool | None = None,
+        bucket: str | None = None,
         check: bool = True,
+        **unknown: Any,
     ) -> Run:
         """Ship a script's project, run it and bring everything home. Blocks until then.
 
-        `params` arrive as `--name value` arguments and as JSON in `CLOUDRUN_PARAMS`. Raises JobFailed (with the run as
-        `error.run`) where the script failed, unless `check` is false; UsageError for a script that cannot be run.
+        `params` arrive as `--name value` arguments and as JSON in `CLOUDRUN_PARAMS`. What follows them are the settings
+        of the block, for this run only; durations are seconds or text such as "90m", sizes bytes or text such as "6GB".
+
+        Raises JobFailed (with the run as `error.run`) where the script failed, unless `check` is false; UsageError for
+        a script that cannot be run, or a keyword that is none of these.
         """
         unit = self._unit
+        if unknown:
+            raise _no_keyword(next(iter(unknown)))
         if not isinstance(params or {}, Mapping):
             raise UsageError(f"params is a {type(params).__name__}", next_step='write params={"alpha": 0.1}')
         job = prepared.Job(Path(script), tuple(arguments), dict(params or {}), name)
-        settings = replace(
-            unit.settings,
-            metric=unit.settings.metric if metric is None else metric,
-            minimize=unit.settings.minimize if minimize is None else minimize,
-        )
+        given = {
+            "metric": metric,
+            "minimize": minimize,
+            "data": data,
+            "wall_time": wall_time,
+            "memory": memory,
+            "disk": disk,
+            "grace": grace,
+            "fresh": fresh,
+            "bucket": bucket,
+        }
+        settings = config.changed(unit.settings, _given(given))
         plan = prepared.prepare(job, settings, unit.ledger, unit.image.architecture, unit.observe)
         plan = with_data(plan, unit.cloud, unit.observe)
         with self._turn:
@@ -119,8 +141,8 @@ class Unit:
 class process_unit:  # noqa: N801 - used like a function: `with process_unit() as unit`
     """Rent one machine for the length of a `with` block.
 
-    Keywords override what `cloudrun.toml` and `CLOUDRUN_*` say; the same names mean the same in all three. `deadline`
-    is seconds or text such as "4h". `instance_id` joins a unit that was kept or stopped instead of launching one.
+    Keywords override what `cloudrun.toml` and `CLOUDRUN_*` say; the same names mean the same in all three. Durations
+    are seconds or text such as "4h". `instance_id` joins a unit that was kept or stopped instead of launching one.
     `observe` is called with `cloudrun.core.events`; by default the job's output goes to `sys.stdout` and `sys.stderr`.
 
     Whatever ends the block (its last line, an exception, Ctrl-C, SIGTERM) ends the machine, and surfaces unchanged.
@@ -150,11 +172,11 @@ class process_unit:  # noqa: N801 - used like a function: `with process_unit() a
             "instance_type": instance_type,
             "image": image,
             "spot": spot,
-            "deadline_s": deadline,
+            "deadline": deadline,
             "on_exit": on_exit,
             **settings,
         }
-        self._given = {name: value for name, value in given.items() if value is not None}
+        self._given = _given(given)
         self._instance_id = instance_id
         self._project = project
         self._observe = observe
@@ -163,7 +185,7 @@ class process_unit:  # noqa: N801 - used like a function: `with process_unit() a
 
     def __enter__(self) -> Unit:
         ledger = Ledger(self._project)
-        settings = config.load(ledger.project, self._given)
+        settings = config.load(ledger.project, self._given, origin="keyword")
         observe = self._observe or write_output
         if self._instance_id is not None:
             cloud = place_of(ledger, self._instance_id, settings.profile)
@@ -189,6 +211,25 @@ class process_unit:  # noqa: N801 - used like a function: `with process_unit() a
             self._machine.__exit__(type(interruption), interruption, None)
             raise
         self._machine.__exit__(kind, error, trace)
+
+
+def _given(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that were given; a single path of data as a list of one."""
+    given = {name: value for name, value in keywords.items() if value is not None}
+    data = given.get("data")
+    if isinstance(data, str | PathLike):
+        given["data"] = [fspath(data)]
+    elif isinstance(data, list | tuple):
+        given["data"] = [fspath(each) if isinstance(each, PathLike) else each for each in data]
+    return given
+
+
+def _no_keyword(name: str) -> UsageError:
+    if config.is_setting(name):
+        return UsageError(
+            f"{name} is a setting of the machine, not of one run", next_step=f"write process_unit({name}=...)"
+        )
+    return UsageError(f"send_run has no keyword {name}", next_step="help(unit.send_run) lists them")
 
 
 def write_output(event: Event) -> None:

@@ -20,7 +20,7 @@ from cloudrun.homecoming import Homecoming
 from cloudrun.leases import Attended, Lease, lease
 from cloudrun.ledger import Ledger, Run
 from cloudrun.phases import Phases, together
-from cloudrun.plan.endings import Ending
+from cloudrun.plan.endings import AGAIN, Ending, with_its_machine
 from cloudrun.plan.interruptions import was_interrupted
 from cloudrun.prepared import submitted_settings
 from cloudrun.wiring import Cloud
@@ -104,9 +104,10 @@ def _without_its_unit(
         if found.state in ("stopping", "stopped"):
             again = f"submit with --instance-id {attempt.instance_id} starts it again; then cloudrun pull {run.run_id}"
         raise ConnectionLost(f"{attempt.instance_id} is {found.state}", next_step=again)
-    raise ConnectionLost(
-        f"{attempt.instance_id} is gone, and the outputs with it", next_step="cloudrun reap, then submit again"
-    )
+    unit = ledger.unit(attempt.instance_id)
+    ending = with_its_machine(unit.deadline, found, clock.now(), bucket=bool(attempt.store))
+    again = AGAIN if ending.reason is EndReason.DEADLINE else "submit again"
+    raise ConnectionLost(f"{run.run_id} is lost: {ending.detail}", next_step=f"cloudrun reap, then {again}")
 
 
 def requeue_unseen(ledger: Ledger, run: RunRecord, detail: str) -> None:
@@ -120,7 +121,8 @@ def waiting_run(ledger: Ledger, reference: str) -> tuple[RunRecord, AttemptRecor
     """A run that is not home yet, its last attempt and that one's unit. Raises NotFound, UsageError."""
     run = ledger.run(reference)
     if run.state is RunState.LOST:
-        raise UsageError(f"{run.run_id} is lost: its machine is gone", next_step="submit again")
+        again = AGAIN if run.end_reason is EndReason.DEADLINE else "submit again"
+        raise UsageError(f"{run.run_id} is lost: {run.detail or 'its machine is gone'}", next_step=again)
     if is_terminal(run.state):
         raise UsageError(f"{run.run_id} is home already ({run.state})", next_step=f"cloudrun show {run.run_id}")
     attempts = ledger.attempts(run.run_id)
@@ -220,7 +222,7 @@ def pull_run(
         ledger.move_run(run.run_id, RunState.RUNNING)
     home = homecoming(ledger, run, attempt, place, observe, clock)
     if status.reason == "interrupted":
-        home.requeue(agent, "the provider took the machine back")
+        home.requeue(agent, "the provider took the machine back", status)
     else:
         home.bring(agent, status, by_us if status.reason else None)
         agent.home(place)
@@ -246,7 +248,7 @@ def pull_stored(
     if run.state is RunState.SHIPPING:
         ledger.move_run(run.run_id, RunState.RUNNING)
     if status.reason == "interrupted":
-        home.requeue(stored, "the provider took the machine back")
+        home.requeue(stored, "the provider took the machine back", status)
     else:
         home.bring(stored, status)
     return True

@@ -8,12 +8,20 @@ from dataclasses import dataclass
 from cloudrun import launching, terminating, wiring
 from cloudrun.clients import is_alive
 from cloudrun.core.clock import Clock, SystemClock
-from cloudrun.core.errors import CleanupIncomplete, CloudrunError, LedgerError, UnresolvedLaunch, UsageError
+from cloudrun.core.errors import (
+    BucketMissing,
+    CleanupIncomplete,
+    CloudrunError,
+    LedgerError,
+    UnresolvedLaunch,
+    UsageError,
+)
 from cloudrun.core.events import Note, Observer, nobody
 from cloudrun.core.records import AttemptRecord, Instance, Place, RunRecord, UnitRecord
 from cloudrun.core.states import EndReason, LaunchState, RunState, UnitState
 from cloudrun.ledger import Ledger
 from cloudrun.plan import reaping
+from cloudrun.plan.endings import Ending, with_its_machine
 from cloudrun.plan.interruptions import was_interrupted
 from cloudrun.pulling import clear_stores, pull_stored, requeue_unseen
 from cloudrun.rescue import end_lost, end_unit
@@ -82,7 +90,8 @@ def reap(
             actions.append(
                 ReapAction("connect", f"{place.provider} {place.region}", place, str(error), False, str(error))
             )
-    return ReapReport((*actions, *_end_orphans(ledger, clock, observe, profile, dry_run=dry_run)))
+    gone = frozenset(action.target for action in actions if action.kind == "forget")
+    return ReapReport((*actions, *_end_orphans(ledger, clock, observe, profile, dry_run=dry_run, gone=gone)))
 
 
 def _free_unit(ledger: Ledger, instance_id: str, clock: Clock) -> UnitRecord:
@@ -95,23 +104,34 @@ def _free_unit(ledger: Ledger, instance_id: str, clock: Clock) -> UnitRecord:
 
 
 def _end_orphans(
-    ledger: Ledger, clock: Clock, observe: Observer, profile: str | None, *, dry_run: bool
+    ledger: Ledger,
+    clock: Clock,
+    observe: Observer,
+    profile: str | None,
+    *,
+    dry_run: bool,
+    gone: Set[str] = frozenset(),
 ) -> list[ReapAction]:
-    """Runs that nobody ended: their machine is gone, and so is the client that could have said so."""
+    """Runs that nobody ended: their machine is gone, and so is the client that could have said so. `gone`: ids of units
+    that were forgotten now, or with `dry_run` would have been."""
     living = _living(ledger, clock)
     units = {unit.instance_id: unit for unit in ledger.units(live=False)}
     actions = []
     for run in ledger.unfinished_runs():
         unit = units.get(run.instance_id or "")
-        if unit is None or unit.state is not UnitState.TERMINATED or unit.client_id in living:
+        if unit is None or unit.client_id in living:
             continue
-        attempt = ledger.attempts(run.run_id)[-1]
-        if not attempt.store:
-            if not dry_run:
-                end_lost(ledger, run, "its unit is gone", clock)
-            actions.append(ReapAction("forget", run.run_id, unit.place, "its unit is gone", not dry_run))
-        elif not dry_run:
+        ended, attempt = unit.state is UnitState.TERMINATED, ledger.attempts(run.run_id)[-1]
+        if attempt.store and dry_run and (ended or unit.instance_id in gone):
+            why = f"what it has left in {attempt.store} comes home"
+            actions.append(ReapAction("pull", run.run_id, unit.place, why, False))
+        elif attempt.store and ended:
             actions.append(_fetch_stored(ledger, run, attempt, unit, observe, profile, clock))
+        elif ended:
+            ending = with_its_machine(unit.deadline, None, clock.now(), bucket=False)
+            if not dry_run:
+                end_lost(ledger, run, ending, clock)
+            actions.append(ReapAction("forget", run.run_id, unit.place, ending.detail, not dry_run))
     return actions
 
 
@@ -134,10 +154,15 @@ def _fetch_stored(
         if found is not None and was_interrupted(found):
             requeue_unseen(ledger, run, "the provider took the machine back")
             return ReapAction("requeue", run.run_id, unit.place, "the provider took the machine back", True)
+    except BucketMissing as gone:
+        ending = Ending(RunState.LOST, EndReason.CLIENT_LOST, f"its machine is gone, and {gone}")
+        end_lost(ledger, run, ending, clock)
+        return ReapAction("forget", run.run_id, unit.place, ending.detail, True)
     except CloudrunError as error:  # it waits on: nothing bills for it but a bucket's storage
         return ReapAction("pull", run.run_id, unit.place, f"its outputs may be in {attempt.store}", False, str(error))
-    end_lost(ledger, run, "its unit is gone, and its outputs are not in its bucket", clock)
-    return ReapAction("forget", run.run_id, unit.place, "its unit is gone", True)
+    ending = with_its_machine(unit.deadline, found, clock.now(), bucket=True)
+    end_lost(ledger, run, ending, clock)
+    return ReapAction("forget", run.run_id, unit.place, ending.detail, True)
 
 
 def _forget_place(ledger: Ledger, place: Place, dry_run: bool) -> list[ReapAction]:
@@ -168,7 +193,8 @@ def forget(ledger: Ledger, unit: UnitRecord, instance: Instance | None = None) -
         elif instance is not None and was_interrupted(instance):
             requeue_unseen(ledger, run, "the provider took the machine back")
         elif run.state is not RunState.PULL_PENDING or not attempts[-1].store:
-            end_lost(ledger, run, "its unit is gone", SystemClock())
+            clock, store = SystemClock(), attempts[-1].store
+            end_lost(ledger, run, with_its_machine(unit.deadline, instance, clock.now(), bucket=bool(store)), clock)
     terminating.move_on(ledger, unit.instance_id, UnitState.TERMINATED, EndReason.UNIT_LOST)
     ledger.key_path(unit.launch_id).unlink(missing_ok=True)
 

@@ -47,10 +47,10 @@ def end_unit(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, unit
         return ""
 
 
-def end_lost(ledger: Ledger, run: RunRecord, why: str, clock: Clock) -> None:
+def end_lost(ledger: Ledger, run: RunRecord, ending: Ending, clock: Clock) -> None:
     """Close a run that nobody can bring home any more."""
     home = homecoming(ledger, run, ledger.attempts(run.run_id)[-1], "", nobody, clock)
-    home.end(Ending(RunState.LOST, EndReason.CLIENT_LOST, why))
+    home.end(ending)
 
 
 def _terminate(cloud: Cloud, ledger: Ledger, clock: Clock, unit: UnitRecord) -> None:
@@ -76,12 +76,12 @@ def _save_runs(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, un
         except LedgerError as error:
             if not isinstance(error, NotFound):
                 return f"the outputs of {run.run_id} are still on it: {error}"
-            end_lost(ledger, run, str(error), clock)
+            end_lost(ledger, run, Ending(RunState.LOST, EndReason.CLIENT_LOST, str(error)), clock)
         except CloudrunError as error:
             if _came_by_bucket(cloud, ledger, run, observe, clock):
                 continue
             observe(Note(f"{run.run_id}: nothing could be brought home: {error}", "warning"))
-            end_lost(ledger, run, str(error), clock)
+            end_lost(ledger, run, Ending(RunState.LOST, EndReason.CLIENT_LOST, str(error)), clock)
     return ""
 
 

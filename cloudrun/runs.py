@@ -28,6 +28,7 @@ from cloudrun.core.records import FileEntry, JobStatus, RunRecord
 from cloudrun.core.states import RunState
 from cloudrun.ledger import Run
 from cloudrun.lifeline import LIFELINE
+from cloudrun.phases import together
 from cloudrun.prepared import Prepared, job_spec, submission
 
 if TYPE_CHECKING:
@@ -58,8 +59,9 @@ def detach(unit: OpenUnit, plan: Prepared, *, run_id: str | None = None) -> Run:
 
 def job_failed(run: Run) -> JobFailed:
     """The error for a run whose job did not end well; `error.run` is the run."""
+    what = "was cancelled" if run.state is RunState.CANCELLED else "failed"
     return JobFailed(
-        f"{run.record.script} failed: {run.record.detail}", run=run, next_step=f"cloudrun show {run.run_id} --log"
+        f"{run.record.script} {what}: {run.record.detail}", run=run, next_step=f"cloudrun show {run.run_id} --log"
     )
 
 
@@ -165,7 +167,7 @@ def _start(attempt: Attempt, plan: Prepared) -> None:
         attempt.despite_cuts(lambda: _ship_and_start(attempt, plan, spec))
     with LIFELINE.shield():
         attempt.mark_running()
-        unit.ledger.set_timings(attempt.run.run_id, attempt.phases.timings())
+        unit.ledger.set_timings(attempt.run.run_id, together(attempt.run.timings, attempt.phases.timings()))
         attempt.despite_cuts(lambda: unit.let_go(power_off_when_done=bool(plan.settings.bucket)))
 
 

@@ -35,7 +35,7 @@ class StoredManifest:
 def read_stored(storage: Reader, bucket: str, prefix: str) -> StoredManifest | None:
     """What is below `prefix`; None while it is not complete.
 
-    Raises ManifestRefused, TransferError and CredentialsError.
+    Raises ManifestRefused, TransferError (BucketMissing where there is no bucket any more) and CredentialsError.
     """
     text = bytearray()
     try:

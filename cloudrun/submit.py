@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cloudrun import bucket, datasets, launching, prepared, wiring
 from cloudrun.connection import EarlyLogin, ssh_target
-from cloudrun.core.errors import UsageError
+from cloudrun.core.errors import UsageError, before_launch
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.records import Image
 from cloudrun.core.settings import Settings
@@ -38,8 +38,9 @@ def submit(
     checked. With `detach` it returns as soon as the job runs; the unit is left to it.
     """
     with ExitStack() as stack:
-        early = stack.enter_context(_early_login(ledger, instance_id)) if instance_id else None
-        cloud, image, plan = _checked(job, settings, ledger, observe, instance_id)
+        with before_launch():
+            early = stack.enter_context(_early_login(ledger, instance_id)) if instance_id else None
+            cloud, image, plan = _checked(job, settings, ledger, observe, instance_id)
         machine = Machine(
             lambda: open_unit(cloud, ledger, settings, observe, image=image, instance_id=instance_id, early=early),
             lambda: open_unit(cloud, ledger, settings, observe, image=None if instance_id else image),

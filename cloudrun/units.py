@@ -382,10 +382,11 @@ class OpenUnit:
                 self.cloud, self.ledger, launch_id, timeout_s=self.settings.terminate_timeout_s, clock=self.clock
             )
         with suppress(LedgerError):  # a time is not worth hiding why the clean-up failed
+            more_s = self.phases.timings().terminate_s
             for run_id in self.run_ids:
-                timings, terminate_s = self.ledger.run(run_id).timings, self.phases.timings().terminate_s
-                total_s = timings.total_s + terminate_s
-                self.ledger.set_timings(run_id, replace(timings, terminate_s=terminate_s, total_s=total_s))
+                was = self.ledger.run(run_id).timings
+                took = replace(was, terminate_s=was.terminate_s + more_s, total_s=was.total_s + more_s)
+                self.ledger.set_timings(run_id, took)
 
 
 def in_use(instance_id: str) -> UsageError:

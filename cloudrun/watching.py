@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 
 from cloudrun import bucket, wiring
 from cloudrun.clients import is_alive
 from cloudrun.connection import connected
 from cloudrun.core import rundir
 from cloudrun.core.clock import SystemClock
-from cloudrun.core.errors import CloudrunError, ConnectionLost, Interrupted, NotFound
+from cloudrun.core.errors import CloudrunError, ConnectionLost, Interrupted, NotFound, UsageError
 from cloudrun.core.events import Note, Observer, nobody
-from cloudrun.core.records import AttemptRecord, Instance, JobStatus, Place, RunRecord, UnitRecord
-from cloudrun.core.states import RunState, is_terminal
+from cloudrun.core.records import Artifact, AttemptRecord, Instance, JobStatus, Place, RunRecord, UnitRecord
+from cloudrun.core.states import EndReason, RunState, is_terminal
+from cloudrun.homecoming import earlier_log
 from cloudrun.ledger import Ledger
 from cloudrun.ledger.artifacts import CHUNK_BYTES
+from cloudrun.plan.endings import at_its_deadline, verdict
 from cloudrun.plan.interruptions import was_interrupted
 from cloudrun.pulling import never_started
 from cloudrun.wiring import Cloud
@@ -33,12 +36,17 @@ class Seen:
     """A run that is not over. `word` is what it does, `next_step` what its user may want to type."""
 
     run: RunRecord
-    word: str  # queued, shipping, running, done, interrupted, in its bucket, gone, unknown
+    word: str  # queued, shipping, running, done, failed, cancelled, lost, interrupted, in its bucket, gone, unknown
     unit: UnitRecord | None = None
     status: JobStatus | None = None
     attended: bool = False  # a process on some computer looks after it
     next_step: str = ""
     problem: str = ""  # why its unit did not say
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When its unit powers itself off; None where it has none, or none any more."""
+        return None if self.unit is None or self.word in ("gone", "in its bucket") else self.unit.deadline
 
 
 def look(ledger: Ledger, profile: str | None = None) -> list[Seen]:
@@ -108,12 +116,16 @@ def _unseen(run: RunRecord, attempt: AttemptRecord, unit: UnitRecord, error: Clo
 
 
 def _seen(run: RunRecord, unit: UnitRecord, status: JobStatus | None, attended: bool) -> Seen:
+    verb = "pull"
     if status is None:
         word, verb = "shipping", "cancel"
     elif status.state != "exited":
         word, verb = "running", "attach"
+    elif status.reason == "interrupted":
+        word, verb = "interrupted", "attach"
     else:
-        word, verb = ("interrupted", "attach") if status.reason == "interrupted" else ("done", "pull")
+        state = verdict(status).state
+        word = "done" if state is RunState.SUCCEEDED else str(state)
     return Seen(run, word, unit, status, attended, "" if attended else f"cloudrun {verb} {run.run_id}")
 
 
@@ -133,7 +145,10 @@ def _runs(unit: UnitRecord, cloud: Cloud | None, found: Instance | None) -> Clou
     if found is not None and was_interrupted(found):
         raise Interrupted(f"{unit.instance_id} was taken back by the provider", next_step="cloudrun ps")
     if found is None or found.state != "running":
-        raise Gone(f"{unit.instance_id} is {found.state if found else 'gone'}", next_step="cloudrun reap")
+        gone = f"{unit.instance_id} is {found.state if found else 'gone'}"
+        if at_its_deadline(unit.deadline, found, SystemClock().now()):
+            gone += f": its deadline was {unit.deadline:%Y-%m-%d %H:%M} UTC"
+        raise Gone(gone, next_step="cloudrun reap")
     return cloud
 
 
@@ -146,14 +161,16 @@ def read_logs(
     sink: Sink,
     *,
     offsets: Mapping[str, int] | None = None,
+    attempt: int | None = None,
     follow: bool = False,
     profile: str | None = None,
     observe: Observer = nobody,
 ) -> RunRecord:
-    """Hand on what a run has printed from `offsets` (bytes) on, and with `follow` what it prints until it ends; over as
-    many connections as that takes, no byte twice and none left out. Returns the run as it is then.
+    """Hand on what an attempt of a run has printed from `offsets` (bytes) on, and with `follow` what it prints until it
+    ends; over as many connections as that takes, no byte twice and none left out. Returns the run as it is then.
 
-    Raises NotFound, ConnectionLost where its unit is gone and its log is not home.
+    `attempt` is its number, from 1; None is the last. Where there are others, it is said how to come to theirs. Raises
+    NotFound, UsageError (no such attempt), ConnectionLost where its unit is gone and its log is not home.
     """
     run = ledger.run(reference)
     positions = {"stdout": 0, "stderr": 0, **(offsets or {})}
@@ -163,7 +180,18 @@ def read_logs(
         sink(stream, data)
 
     attempts = ledger.attempts(run.run_id)
-    if not is_terminal(run.state) and attempts and run.state is not RunState.QUEUED:
+    if attempt is None:
+        earlier_logs_note(run, attempts, observe)
+    elif not 1 <= attempt <= len(attempts):
+        raise UsageError(
+            f"{run.run_id} has no attempt {attempt}: it has had {len(attempts)}",
+            next_step=f"cloudrun logs {run.run_id} shows the last",
+        )
+    number = attempt or len(attempts)
+    if attempts and attempts[number - 1].end_reason is EndReason.INTERRUPTED:
+        _from_store(ledger, run, attempts[number - 1].outputs, count, positions, number)
+        return run
+    if not is_terminal(run.state) and attempts:
         try:
             follow_attempt(ledger, run, attempts[-1], count, positions, wait=follow, profile=profile, observe=observe)
             return ledger.run(run.run_id)
@@ -173,8 +201,17 @@ def read_logs(
                 if not _from_bucket(ledger, attempts[-1], count, positions, profile):
                     raise
                 return run
-    _from_store(ledger, run, count, positions)
+    _from_store(ledger, run, run.artifacts, count, positions)
     return run
+
+
+def earlier_logs_note(run: RunRecord, attempts: Sequence[AttemptRecord], observe: Observer) -> None:
+    """Say where what the attempts before the last have printed can be read."""
+    kept = {each.path for each in (*run.artifacts, *(output for attempt in attempts for output in attempt.outputs))}
+    for attempt in attempts[:-1]:
+        if not kept.isdisjoint({earlier_log(attempt.number, "stdout.log"), earlier_log(attempt.number, "stderr.log")}):
+            words = f"cloudrun logs {run.run_id} --attempt {attempt.number}"
+            observe(Note(f"this is attempt {len(attempts)}; what attempt {attempt.number} has printed: {words}"))
 
 
 def follow_attempt(
@@ -224,12 +261,25 @@ def _from_bucket(
     return True
 
 
-def _from_store(ledger: Ledger, run: RunRecord, sink: Sink, positions: Mapping[str, int]) -> None:
-    logs = {artifact.path: artifact for artifact in run.artifacts if artifact.kind == "log"}
-    if not any(name in logs for name in ("stdout.log", "stderr.log")):
-        raise NotFound(f"{run.run_id} has no log here (it is {run.state})", next_step=f"cloudrun show {run.run_id}")
-    for stream in ("stdout", "stderr"):
-        artifact = logs.get(f"{stream}.log")
+def _from_store(
+    ledger: Ledger,
+    run: RunRecord,
+    artifacts: Iterable[Artifact],
+    sink: Sink,
+    positions: Mapping[str, int],
+    interrupted: int | None = None,
+) -> None:
+    """The logs among `artifacts`: those of the run's end, or of the attempt with the number `interrupted`."""
+    logs = {artifact.path: artifact for artifact in artifacts if artifact.kind == "log"}
+    names = {stream: f"{stream}.log" for stream in ("stdout", "stderr")}
+    whose, why = run.run_id, f"it is {run.state}"
+    if interrupted is not None:
+        names = {stream: earlier_log(interrupted, name) for stream, name in names.items()}
+        whose, why = f"attempt {interrupted} of {run.run_id}", "its machine was taken back before it came home"
+    if not any(name in logs for name in names.values()):
+        raise NotFound(f"{whose} has no log here ({why})", next_step=f"cloudrun show {run.run_id}")
+    for stream, name in names.items():
+        artifact = logs.get(name)
         if artifact is None:
             continue
         with ledger.artifacts.open(artifact.sha256) as file:

@@ -143,7 +143,7 @@ def file_mode(mode: int) -> int:
 def digest_of(path: str, alive: Callable[[], None]) -> Any:
     """The SHA-256, still open for more, of a file. Raises OSError; never follows a link."""
     digest = hashlib.sha256()
-    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb", buffering=0) as file:
+    with open(path, "rb", buffering=0, opener=rundir.never_waiting) as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
             alive()
@@ -156,7 +156,7 @@ def find(run: RunDir, digests: set[str]) -> Iterator[tuple[str, str, Any]]:
         if not digests:
             return
         try:
-            with open(os.open(old.shipped, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            with open(old.shipped, "rb", opener=rundir.never_waiting) as file:
                 settled_ns = os.fstat(file.fileno()).st_mtime_ns - SETTLE_NS
                 for line in iter(lambda: file.readline(LINE_MAX_BYTES), b""):
                     match = _DIGEST.search(line)
@@ -174,10 +174,11 @@ def copy(source: str, target: int, entry: Entry, trusted: Any, alive: Callable[[
     """Copy a file of this unit into the open, empty `target`. False where it is not, or no longer, what it was."""
     _, size, sha256, _ = entry
     try:
-        descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        file = open(source, "rb", buffering=0, opener=rundir.never_waiting)  # noqa: SIM115  # closed below
     except OSError:
         return False
-    with open(descriptor, "rb", buffering=0) as file:
+    with file:
+        descriptor = file.fileno()
         info = os.fstat(descriptor)
         if not stat.S_ISREG(info.st_mode) or info.st_size != size:
             return False

@@ -201,13 +201,11 @@ class _Child:
             if isinstance(self.asked, subprocess.Popen) and pid == self.asked.pid:
                 self.asked.poll()
                 return True
-            self.meter.bury(pid)
         else:
             pid = self.pid  # without waitid nobody can look at one that is not to be reaped yet
-        pid, wait_status, used = os.wait4(pid, os.WNOHANG)
-        if pid == 0:
+        wait_status = self.meter.reap(pid)
+        if wait_status is None:
             return False
-        self.meter.add(used)
         if pid == self.pid:
             self.wait_status = wait_status
         return True

@@ -7,7 +7,7 @@ import os
 from typing import Any, BinaryIO, Optional
 
 from cloudrun.core import wire
-from cloudrun.core.rundir import safe_relative
+from cloudrun.core.rundir import never_waiting, safe_relative
 
 COPIED_BELOW = 64 * 1024  # bytes; a larger piece of a file goes to the client without passing through this process
 FRAME = 1024 * 1024  # bytes of such a piece
@@ -31,10 +31,11 @@ def send(folder: str, entries: list[dict[str, Any]], out: BinaryIO) -> dict[str,
 
 def _send_one(path: str, offset: int, size: int, out: BinaryIO) -> str:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        file = open(path, "rb", buffering=0, opener=never_waiting)  # noqa: SIM115  # closed below
     except OSError as error:
         return error.strerror or "unreadable"
-    with open(descriptor, "rb", buffering=0):
+    with file:
+        descriptor = file.fileno()
         try:
             while offset < size:
                 if size - offset < COPIED_BELOW or NO_SENDFILE:
@@ -91,8 +92,7 @@ def _pass_on(descriptor: int, offset: int, length: int, out: BinaryIO) -> int:
 def small_contents(folder: str, entry: dict[str, Any]) -> Optional[bytes]:
     """The bytes of a small file, or None where they are no longer what its manifest says."""
     try:
-        descriptor = os.open(os.path.join(folder, entry["path"]), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with open(descriptor, "rb", buffering=0) as file:
+        with open(os.path.join(folder, entry["path"]), "rb", buffering=0, opener=never_waiting) as file:
             content = file.read(entry["size"]) or b""
     except OSError:
         return None

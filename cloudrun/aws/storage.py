@@ -13,13 +13,20 @@ from botocore.exceptions import ClientError
 
 from cloudrun.aws.errors import LIBRARY_ERRORS, code_of, translate, translated
 from cloudrun.aws.session import Aws
-from cloudrun.core.errors import CloudrunError, CredentialsError, ObjectMissing, TransferError, UsageError
+from cloudrun.core.errors import (
+    BucketMissing,
+    CloudrunError,
+    CredentialsError,
+    ObjectMissing,
+    TransferError,
+    UsageError,
+)
 from cloudrun.core.records import RemoteFile, StoredObject, Upload
 from cloudrun.core.rundir import safe_relative
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
+    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef, ListObjectsV2OutputTypeDef
 
 POST_MAX_BYTES = 5 * 1024**3  # of one object in one POST (Amazon S3 User Guide, "Uploading objects")
 TICKET_LONGEST_S = 7 * 24 * 3600  # of anything presigned ("Authenticating Requests: Using Query Parameters")
@@ -28,7 +35,9 @@ CHUNK = 1024 * 1024
 _DELETED_AT_ONCE = 1000  # what DeleteObjects takes
 _CUTS = 5  # how often in a row an answer may break off without a byte before that is an error
 _ARCHIVED = frozenset({"GLACIER", "DEEP_ARCHIVE"})  # not readable before they are restored
-_MISSING = frozenset({"404", "NoSuchKey", "NoSuchBucket", "NotFound"})
+_MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
+_NO_BUCKET = "NoSuchBucket"
+_WHICH_BUCKETS = "`aws s3 ls` lists your buckets"
 _BROKEN = (boto.HTTPClientError, boto.IncompleteReadError, boto.ConnectionError)
 # "Bucket naming rules" of the Amazon S3 User Guide, without those for endpoints of other kinds
 _BUCKET = re.compile(
@@ -189,8 +198,8 @@ class Storage:
     def read(self, bucket: str, key: str, offset: int = 0) -> Iterator[bytes]:
         """The bytes of an object from `offset` on, in pieces of at most CHUNK. A cut is gone on from where it was.
 
-        Raises ObjectMissing, TransferError (replaced meanwhile, shorter than `offset`, cut again and again) and
-        CredentialsError.
+        Raises ObjectMissing, BucketMissing, TransferError (replaced meanwhile, shorter than `offset`, cut again and
+        again) and CredentialsError.
         """
         etag = ""
         cuts = 0
@@ -222,6 +231,8 @@ class Storage:
             return self._s3.get_object(**arguments)
         except ClientError as error:
             code = code_of(error)
+            if code == _NO_BUCKET:
+                raise BucketMissing(f"there is no bucket {bucket} (any more)", next_step=_WHICH_BUCKETS) from error
             if code in _MISSING:
                 raise ObjectMissing(f"{key} is not in the bucket {bucket}", next_step="pull again later") from error
             if code == "InvalidRange":
@@ -236,19 +247,21 @@ class Storage:
     def list_objects(self, uri: str, *, max_files: int = DATA_MAX_FILES) -> tuple[StoredObject, ...]:
         """The object that `s3://bucket/key` names, or all below `s3://bucket/prefix/`, in the order of keys.
 
-        Raises UsageError where there is none, more than `max_files`, or one that S3 has archived.
+        Raises UsageError where there is none, or no such bucket, more than `max_files`, or one that S3 has archived.
         """
         bucket, start = parse_uri(uri)
         if start and not start.endswith("/"):
             one = self.stat(bucket, start)
             if one is None:
+                if self._look_up(bucket) is None:  # S3 says only of objects that are listed or read what is missing
+                    raise _no_bucket(bucket, uri)
                 raise UsageError(
                     f"there is no object {uri}", next_step=f"a folder is named with a slash at its end: {uri}/"
                 )
             return (one,)
         found: list[StoredObject] = []
         with translated(f"list {uri}"):
-            for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=start):
+            for page in self._pages(bucket, start, uri):
                 for item in page.get("Contents", []):
                     if item["Key"].endswith("/"):
                         continue  # what consoles put where a folder shall be
@@ -266,6 +279,14 @@ class Storage:
         if not found:
             raise UsageError(f"there is nothing below {uri}", next_step=f"look with `aws s3 ls {uri}`")
         return tuple(found)
+
+    def _pages(self, bucket: str, start: str, uri: str) -> Iterator[ListObjectsV2OutputTypeDef]:
+        try:
+            yield from self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=start)
+        except ClientError as error:
+            if code_of(error) == _NO_BUCKET:
+                raise _no_bucket(bucket, uri) from error
+            raise
 
     # -- clearing up -------------------------------------------------------------------------------------------------
 
@@ -289,7 +310,7 @@ class Storage:
                         deleted += len(keys) - len(failed)
                         kept += failed
             except ClientError as error:
-                if code_of(error) != "NoSuchBucket":
+                if code_of(error) != _NO_BUCKET:
                     raise
         if kept:
             raise CloudrunError(
@@ -304,6 +325,10 @@ class Storage:
             Bucket=bucket, Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True}
         )
         return [f"{error.get('Key', '')} ({error.get('Code', '')})" for error in answer.get("Errors", [])]
+
+
+def _no_bucket(bucket: str, uri: str) -> UsageError:
+    return UsageError(f"there is no bucket {bucket}: {uri} is nowhere", next_step=f"correct its name; {_WHICH_BUCKETS}")
 
 
 def check_bucket_name(bucket: str) -> None:

@@ -94,28 +94,37 @@ def show(
         raise UsageError(f"--lines {lines} is less than zero", next_step=f"cloudrun show {run} --log --lines 20")
     with closing(Ledger()) as ledger:
         found = ledger.get(run)
-        logs = _log_ends(ledger, found, lines) if log else {}
+        logs, shortened = _log_ends(ledger, found, lines) if log else ({}, {})
         if as_json:
             print_json({**found.to_dict(), **({"logs": logs} if log else {})})
         elif log:
             for path, text in logs.items():
-                print(f"==> {path} <==\n{text}")
+                print(f"==> {path} <==\n{text}", flush=True)
+                if path in shortened:
+                    whole = f"logs {run}" if path in ("stdout.log", "stderr.log") else f"show {run} --log --lines 0"
+                    shown = f"the last {lines} of {shortened[path]:,} lines of {printable(path)}"
+                    print(f"  {shown}; all of them: cloudrun {whole}", file=sys.stderr)
             if not logs:
                 print("  this run has no logs yet", file=sys.stderr)
         else:
             print("\n".join(full_lines(found)))
 
 
-def _log_ends(ledger: Ledger, run: Run, lines: int) -> dict[str, str]:
-    """The last lines (0: all) of each log. Escape codes are made harmless where a terminal would obey them."""
-    ends = {}
+def _log_ends(ledger: Ledger, run: Run, lines: int) -> tuple[dict[str, str], dict[str, int]]:
+    """The last lines (0: all) of each log, and of those with more how many those are in all. Escape codes are made
+    harmless where a terminal would obey them."""
+    ends: dict[str, str] = {}
+    shortened: dict[str, int] = {}
     for artifact in run.artifacts:
         if artifact.kind == "log":
             with ledger.artifacts.open(artifact.sha256) as stream:
-                kept = stream.read().decode("utf-8", "replace").splitlines()[-lines:]
+                every = stream.read().decode("utf-8", "replace").splitlines()
+            kept = every[-lines:]
+            if len(kept) < len(every):
+                shortened[artifact.path] = len(every)
             harmless = [printable(line.expandtabs()) for line in kept] if sys.stdout.isatty() else kept
             ends[artifact.path] = "\n".join(harmless)
-    return ends
+    return ends, shortened
 
 
 def get(

@@ -42,7 +42,7 @@ def ps(*, profile: Profile = None, as_json: Json = False) -> None:
     else:
         now = datetime.now(UTC)
         print_table(["run", "name", "is", "for", "on", "powers off", "next"], [_row(each, now) for each in seen])
-        for why in dict.fromkeys(each.problem for each in seen if each.word == "unknown"):
+        for why in dict.fromkeys(each.problem for each in seen if each.word in ("gone", "unknown")):
             print(f"cloudrun: {printable(why)}", file=sys.stderr)
 
 
@@ -51,7 +51,7 @@ def _row(seen: Seen, now: datetime) -> list[str]:
     elapsed_s = 0.0
     if status is not None and status.started_at is not None:
         elapsed_s = (status.ended_at or now.timestamp()) - status.started_at
-    left_s = (unit.deadline - now).total_seconds() if unit else 0.0
+    left_s = (seen.deadline - now).total_seconds() if seen.deadline else 0.0
     return [
         seen.run.run_id,
         seen.run.name,
@@ -73,7 +73,7 @@ def _document(seen: Seen) -> dict[str, Any]:
         "attempts": run.attempts,
         "attended": seen.attended,
         "instance_id": unit.instance_id if unit else None,
-        "deadline": utc_text(unit.deadline) if unit else None,
+        "deadline": utc_text(seen.deadline) if seen.deadline else None,
         "created_at": utc_text(run.created_at),
         "started_at": _moment(status.started_at if status else None),
         "ended_at": _moment(status.ended_at if status else None),
@@ -104,6 +104,10 @@ def logs(
     from_byte: Annotated[
         int, Parameter(help="Leave out the first so many bytes of each stream. Example: --from-byte 1000000")
     ] = 0,
+    attempt: Annotated[
+        int | None,
+        Parameter(help="Which attempt's, where a machine was taken back; by default the last. Example: --attempt 1"),
+    ] = None,
     profile: Profile = None,
     as_json: Json = False,
 ) -> None:
@@ -136,7 +140,9 @@ def logs(
     with closing(Ledger()) as ledger, Display() as display:
         offsets = {"stdout": from_byte, "stderr": from_byte}
         try:
-            found = read_logs(ledger, run, write, offsets=offsets, follow=follow, profile=profile, observe=display)
+            found = read_logs(
+                ledger, run, write, offsets=offsets, attempt=attempt, follow=follow, profile=profile, observe=display
+            )
         except KeyboardInterrupt as error:
             if not is_terminal(ledger.run(run).state):
                 _goes_on(error, run)
@@ -179,7 +185,11 @@ def cancel(
     /,
     *,
     grace: Annotated[
-        str, Parameter(help="How long it may go on to save what it has; 30s by default. Example: --grace 2m")
+        str,
+        Parameter(
+            allow_leading_hyphen=True,
+            help="How long it may go on to save what it has; 30s by default. Example: --grace 2m",
+        ),
     ] = "30s",
     profile: Profile = None,
     as_json: Json = False,
@@ -225,7 +235,9 @@ def _tell(run: Run, ledger: Ledger, display: Display, *, as_json: bool) -> int:
 
 def extend(
     what: Annotated[str, Parameter(help="A run, or the id of its machine. Example: i-0123456789abcdef0")],
-    by: Annotated[str, Parameter(help="How much later its machine shall power itself off. Example: 2h")],
+    by: Annotated[
+        str, Parameter(allow_leading_hyphen=True, help="How much later its machine shall power itself off. Example: 2h")
+    ],
     /,
     *,
     profile: Profile = None,

@@ -108,7 +108,10 @@ def interrupt(
     instance: Annotated[str, Parameter(help="The instance's id. Example: i-ea582b8c281d6ec43")],
     *,
     in_: Annotated[
-        str, Parameter(name="--in", help="How long after the notice it is taken back. Example: --in 30s")
+        str,
+        Parameter(
+            name="--in", allow_leading_hyphen=True, help="How long after the notice it is taken back. Example: --in 30s"
+        ),
     ] = "2m",
     rebalance: Annotated[
         bool, Parameter(help="Only recommend to move away, as EC2 may do before a notice. Example: --rebalance")

@@ -12,6 +12,7 @@ from cloudrun.cli.display import Display
 from cloudrun.cli.parser import Json, parse_params
 from cloudrun.cli.printing import print_json
 from cloudrun.cli.summary import closing_lines, detached_lines, exit_code
+from cloudrun.core.errors import before_launch
 
 
 def submit(
@@ -55,7 +56,10 @@ def submit(
     ] = None,
     deadline: Annotated[
         str | None,
-        Parameter(help="When the machine powers itself off whatever happens; 4h by default. Example: --deadline 90m"),
+        Parameter(
+            allow_leading_hyphen=True,
+            help="When the machine powers itself off whatever happens; 4h by default. Example: --deadline 90m",
+        ),
     ] = None,
     on_exit: Annotated[
         str | None,
@@ -75,20 +79,36 @@ def submit(
     ] = None,
     idle: Annotated[
         str | None,
-        Parameter(help="End the machine after this long without run and client; 10m by default. Example: --idle 30m"),
+        Parameter(
+            allow_leading_hyphen=True,
+            help="End the machine after this long without run and client; 10m by default. Example: --idle 30m",
+        ),
     ] = None,
     wall_time: Annotated[
-        str | None, Parameter(help="End the script when it runs longer than this. Example: --wall-time 90m")
+        str | None,
+        Parameter(
+            allow_leading_hyphen=True, help="End the script when it runs longer than this. Example: --wall-time 90m"
+        ),
     ] = None,
     memory: Annotated[
-        str | None, Parameter(help="End the script when it takes more memory than this. Example: --memory 6GB")
+        str | None,
+        Parameter(
+            allow_leading_hyphen=True, help="End the script when it takes more memory than this. Example: --memory 6GB"
+        ),
     ] = None,
     disk: Annotated[
-        str | None, Parameter(help="End the script when it writes more to the disk than this. Example: --disk 20GB")
+        str | None,
+        Parameter(
+            allow_leading_hyphen=True,
+            help="End the script when it writes more to the disk than this. Example: --disk 20GB",
+        ),
     ] = None,
     grace: Annotated[
         str | None,
-        Parameter(help="Between asking the script to end and killing it; 30s by default. Example: --grace 2m"),
+        Parameter(
+            allow_leading_hyphen=True,
+            help="Between asking the script to end and killing it; 30s by default. Example: --grace 2m",
+        ),
     ] = None,
     fresh: Annotated[
         bool | None,
@@ -117,7 +137,11 @@ def submit(
     Every option is a setting too: in cloudrun.toml (deadline = "2h") or the environment (CLOUDRUN_DEADLINE=2h).
     The job's own output goes to stdout, or with --json to stderr. Exit code 5 says that the script failed.
     """
-    from cloudrun import config
+    with before_launch():  # the imports alone take their time
+        from cloudrun import config
+        from cloudrun.ledger import Ledger
+        from cloudrun.submit import Job
+        from cloudrun.submit import submit as submit_job
 
     params = parse_params(set_ or ())
     flags = {
@@ -141,10 +165,6 @@ def submit(
         "minimize": minimize,
     }
     settings = config.load(Path.cwd(), flags)
-
-    from cloudrun.ledger import Ledger
-    from cloudrun.submit import Job
-    from cloudrun.submit import submit as submit_job
 
     with closing(Ledger()) as ledger, Display(verbose=verbose, job_stdout=not as_json) as display:
         job = Job(script, arguments, params, name)

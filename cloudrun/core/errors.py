@@ -15,7 +15,8 @@
     ├── ProvisionError            1    the playbook failed (knows the task and the log)
     ├── TransferError             1    bytes did not arrive whole
     │   ├── ManifestRefused       1    the list of outputs makes no sense, or could do harm
-    │   └── ObjectMissing         1    the bucket does not have it (yet, or any more)
+    │   ├── ObjectMissing         1    the bucket does not have it (yet, or any more)
+    │   └── BucketMissing         1    there is no such bucket (any more)
     ├── LedgerError               1    the ledger could not be read or written
     │   └── NotFound              2    no such run, unit or artifact
     ├── PassportMismatch          1    a model made with other versions than those here
@@ -29,7 +30,8 @@ Every error says what happened, why, and what to type next.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +123,11 @@ class ManifestRefused(TransferError):
 
 
 class ObjectMissing(TransferError):
-    """The bucket, or the object in it, is not there: asking again helps only if somebody is about to put it there."""
+    """The object is not in its bucket: asking again helps only if somebody is about to put it there."""
+
+
+class BucketMissing(TransferError):
+    """There is no such bucket, in anybody's account: what was in it is nowhere."""
 
 
 class LedgerError(CloudrunError):
@@ -167,3 +173,13 @@ def mark_incomplete(error: BaseException) -> None:
 def exit_code_of(error: BaseException, otherwise: int) -> int:
     """8 where the clean-up behind an error failed, else `otherwise`."""
     return CleanupIncomplete.exit_code if getattr(error, "cleanup_incomplete", False) else otherwise
+
+
+@contextmanager
+def before_launch() -> Iterator[None]:
+    """Whoever interrupts what is done in here is told that there is nothing to end, nor to pay."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as error:
+        error.add_note("nothing was launched: nothing runs, and nothing is billed")
+        raise

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import signal
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 from cloudrun.core.errors import Cancelled, ConnectionLost, DeadlineReached, Interrupted, ProvisionError
-from cloudrun.core.records import JobStatus
+from cloudrun.core.records import Instance, JobStatus
 from cloudrun.core.states import EndReason, RunState
 from cloudrun.plan.quantities import duration_text, size_text
 
@@ -20,9 +21,13 @@ class Ending:
     detail: str = ""
 
 
+CANCELLED = Ending(RunState.CANCELLED, EndReason.CANCELLED, "it was asked to end")
+CLOCKS = timedelta(seconds=5)  # by how much a machine's clock may be ahead of ours
+AGAIN = "submit again with --bucket NAME, or with a longer --deadline"  # after a deadline that took outputs along
+
 # By the reason in `status.json`: the agent ended the job, and how it then exited says nothing.
 _BY_THE_AGENT = {
-    "cancelled": Ending(RunState.CANCELLED, EndReason.CANCELLED, "it was cancelled"),
+    "cancelled": CANCELLED,
     "deadline": Ending(RunState.FAILED, EndReason.DEADLINE, "its machine reached its deadline"),
     "interrupted": Ending(RunState.LOST, EndReason.INTERRUPTED, "the provider took the machine back"),
     "wall_time": Ending(RunState.FAILED, EndReason.WALL_TIME, "it ran longer than its limit, wall_time"),
@@ -82,3 +87,23 @@ def interruption(error: BaseException, *, started: bool) -> Ending:
     if isinstance(error, Cancelled) or not isinstance(error, Exception):
         return Ending(RunState.CANCELLED, EndReason.CANCELLED, detail)
     return Ending(RunState.FAILED, EndReason.PULL_FAILED if started else EndReason.SHIP_FAILED, detail)
+
+
+def at_its_deadline(deadline: datetime, instance: Instance | None, now: datetime) -> bool:
+    """Whether a machine that is gone went because its time was up. `instance` is what EC2 still says of it."""
+    by_a_call = instance is not None and instance.state_reason.startswith("Client.UserInitiatedShutdown")
+    return now >= deadline - CLOCKS and not by_a_call
+
+
+def with_its_machine(deadline: datetime, instance: Instance | None, now: datetime, *, bucket: bool) -> Ending:
+    """For a run whose machine went before anybody had what it wrote. `bucket`: it had one, and did not get to it."""
+    nowhere = ", and its outputs are not in its bucket" if bucket else ""
+    if not at_its_deadline(deadline, instance, now):
+        return Ending(RunState.LOST, EndReason.CLIENT_LOST, f"its machine is gone{nowhere}")
+    helps = "cloudrun extend or a longer --deadline" if bucket else "--bucket, cloudrun extend or a longer --deadline"
+    return Ending(
+        RunState.LOST,
+        EndReason.DEADLINE,
+        f"its machine went at its deadline, {deadline:%Y-%m-%d %H:%M} UTC, before anybody came for its outputs{nowhere}"
+        f" ({helps} would have kept them)",
+    )

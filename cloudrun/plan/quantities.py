@@ -31,12 +31,15 @@ def duration_s(value: str | int | float) -> float:
     """
     seconds = _duration_text_s(value) if isinstance(value, str) else _number(value, "a duration, as in 4h, 30m or 90s")
     if seconds <= 0:
-        raise ValueError(f"{value!r} is not more than zero")
+        raise ValueError(f"{value!r} is not more than zero: a duration is positive, as in 4h, 30m or 90s")
     return seconds
 
 
 def _duration_text_s(text: str) -> float:
     stripped = text.strip().lower()
+    sign = 1.0
+    if stripped.startswith("-"):  # a duration all the same: one that is too short
+        sign, stripped = -1.0, stripped[1:]
     if _PLAIN.fullmatch(stripped):
         raise ValueError(f"{text!r} has no unit: write {stripped}s, {stripped}m or {stripped}h")
     total, position, smallest = 0.0, 0, math.inf
@@ -47,7 +50,7 @@ def _duration_text_s(text: str) -> float:
         total, position, smallest = total + float(match[1]) * unit_s, match.end(), unit_s
     if not stripped or position != len(stripped):
         raise ValueError(f"{text!r} is not a duration, as in 4h, 30m or 90s")
-    return total
+    return sign * total
 
 
 def size_bytes(value: str | int | float) -> int:
@@ -57,6 +60,8 @@ def size_bytes(value: str | int | float) -> int:
     """
     if isinstance(value, str):
         stripped = value.strip()
+        if stripped[:1] == "-" and _SIZE.fullmatch(stripped[1:]):
+            raise ValueError(f"{value!r} is less than zero")
         if _PLAIN.fullmatch(stripped):
             return int(float(stripped)) if "." in stripped else int(stripped)
         match = _SIZE.fullmatch(stripped)

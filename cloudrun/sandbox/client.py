@@ -17,7 +17,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from cloudrun import __version__
-from cloudrun.core.errors import SandboxError
+from cloudrun.core.errors import SandboxError, UsageError
 from cloudrun.sandbox.state import Driver, Locked, Region, StateDir, locked, state_dir
 
 __all__ = ["Driver", "Region", "current", "ensure", "interrupt", "status", "stop"]
@@ -115,13 +115,18 @@ def interrupt(instance_id: str, in_s: float = INTERRUPTION_NOTICE_S, *, rebalanc
     """Announce to a spot instance that it is taken back in `in_s` seconds, and do it then; with `rebalance` only say
     that this may happen soon. Returns what its metadata says from now on.
 
-    Raises SandboxError where no sandbox runs, or the instance is not a running one of the spot market.
+    Raises SandboxError where no sandbox runs, or the instance is not a running one of the spot market; UsageError where
+    there is no such instance.
     """
     region = current()
     if region is None:
         raise SandboxError("no sandbox runs", next_step="cloudrun sandbox start")
     wish = {"instance_id": instance_id, "in_s": in_s, "rebalance": rebalance}
     said = _ask(region, "/interrupt", json.dumps(wish).encode())
+    if said.get("code", "").startswith("InvalidInstanceID"):
+        alive = [each["instance_id"] for each in _ask(region)["instances"] if each["state"] != "terminated"]
+        there = f"alive are {', '.join(alive)}" if alive else "no machine is alive in it"
+        raise UsageError(f"the sandbox has no instance {instance_id!r}: {there}", next_step="cloudrun sandbox status")
     if "error" in said:
         raise SandboxError(said["error"], next_step=said["next_step"])
     return said

@@ -32,7 +32,8 @@ class Spot:
         self._announced: set[str] = set()
 
     def answer(self, environ: Environ, start_response: StartResponse) -> list[bytes]:
-        """POST /interrupt {"instance_id", "in_s", "rebalance"}: what the metadata say now, or "error", "next_step"."""
+        """POST /interrupt {"instance_id", "in_s", "rebalance"}: what the metadata say now, or "error", its "code" and
+        "next_step"."""
         try:
             wish = json.load(environ["wsgi.input"])
             instance_id, in_s, rebalance = str(wish["instance_id"]), float(wish["in_s"]), bool(wish["rebalance"])
@@ -42,7 +43,7 @@ class Spot:
             said = self.interrupt(instance_id, min(max(in_s, 0.0), LONGEST_S), rebalance=rebalance)
         except EC2ClientError as error:
             step = _NEXT_STEPS.get(error.code, "`cloudrun sandbox status` lists the instances.")
-            said = {"error": str(error.message), "next_step": step}
+            said = {"error": str(error.message), "code": str(error.code), "next_step": step}
         return answer(start_response, 200, json.dumps(said).encode(), "application/json")
 
     def interrupt(self, instance_id: str, in_s: float, *, rebalance: bool) -> dict[str, str]:

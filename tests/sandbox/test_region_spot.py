@@ -12,7 +12,7 @@ from typing import Any
 import asyncssh
 import pytest
 
-from cloudrun.core.errors import SandboxError
+from cloudrun.core.errors import SandboxError, UsageError
 from cloudrun.sandbox import client
 from tests.sandbox.conftest import Project
 from tests.sandbox.test_region_ec2 import Ec2, ec2, key, on_machine
@@ -119,7 +119,7 @@ def test_only_a_spot_instance_that_runs_is_taken_back(ec2: Ec2) -> None:
     with pytest.raises(SandboxError, match="not a Spot Instance") as refused:
         client.interrupt(rented)
     assert "--spot" in refused.value.next_step
-    with pytest.raises(SandboxError, match="does not exist"):
+    with pytest.raises(UsageError, match=f"no instance 'i-0123456789abcdef0': .*{rented}"):
         client.interrupt("i-0123456789abcdef0")
     (ended,) = ec2.launch(**SPOT)
     ec2.client.terminate_instances(InstanceIds=[ended])

@@ -174,7 +174,9 @@ def test_show_prints_the_end_of_the_logs(ledger: Ledger, ended: Made, capsys: py
     logs = {"stdout.log": "one\ntwo\nthree\n", "stderr.log": "Traceback\n"}
     ended("broken", logs=logs, reason=EndReason.EXITED)
     assert run(["show", "broken", "--log", "--lines", "2"]) == 0
-    assert capsys.readouterr().out == "==> stdout.log <==\ntwo\nthree\n==> stderr.log <==\nTraceback\n"
+    said = capsys.readouterr()
+    assert said.out == "==> stdout.log <==\ntwo\nthree\n==> stderr.log <==\nTraceback\n"
+    assert said.err == "  the last 2 of 3 lines of stdout.log; all of them: cloudrun logs broken\n"
     whole = document(capsys, "show", "broken", "--log", "--lines", "0", "--json")
     assert whole["logs"] == {"stdout.log": "one\ntwo\nthree", "stderr.log": "Traceback"}
     with pytest.raises(UsageError, match="--lines -1"):

@@ -20,7 +20,7 @@ import pytest
 
 from cloudrun.aws.session import Aws, connect
 from cloudrun.aws.storage import POST_MAX_BYTES, TICKET_LONGEST_S, Storage, check_bucket_name, parse_uri
-from cloudrun.core.errors import CloudrunError, ObjectMissing, TransferError, UsageError
+from cloudrun.core.errors import BucketMissing, CloudrunError, ObjectMissing, TransferError, UsageError
 
 
 class S3:
@@ -224,9 +224,10 @@ def test_a_busy_s3_is_asked_again(storage: Storage, aws: Aws, bucket: str, s3: S
 def test_what_is_missing_is_told_from_what_cannot_be_read(storage: Storage, bucket: str) -> None:
     assert storage.stat(bucket, "none") is None
     assert not storage.exists(f"{bucket}-none", "none")
-    for place in (bucket, f"{bucket}-none"):
-        with pytest.raises(ObjectMissing):
-            b"".join(storage.read(place, "none"))
+    with pytest.raises(ObjectMissing):
+        b"".join(storage.read(bucket, "none"))
+    with pytest.raises(BucketMissing, match=f"no bucket {bucket}-none"):
+        b"".join(storage.read(f"{bucket}-none", "none"))
 
 
 def test_a_prefix_and_an_object_are_listed(storage: Storage, aws: Aws, bucket: str) -> None:
@@ -246,6 +247,13 @@ def test_a_prefix_and_an_object_are_listed(storage: Storage, aws: Aws, bucket: s
 def test_data_that_is_not_there_is_a_usage_error(storage: Storage, bucket: str, rest: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         storage.list_objects(f"s3://{bucket}/{rest}")
+
+
+@pytest.mark.parametrize("rest", ["", "none", "none/"])
+def test_a_bucket_that_is_not_there_is_said_to_be_missing(storage: Storage, bucket: str, rest: str) -> None:
+    with pytest.raises(UsageError, match=f"no bucket {bucket}-none") as missing:
+        storage.list_objects(f"s3://{bucket}-none/{rest}")
+    assert "aws s3 ls" in missing.value.next_step
 
 
 def test_archived_data_says_how_to_restore_it(storage: Storage, aws: Aws, bucket: str) -> None:
