@@ -36,9 +36,10 @@ from scipy.special import expit
 from sklearn.linear_model import SGDClassifier
 
 TAIL = 0.3  # of the minibatches, rounded up
-LOSSES = {
-    "log_loss": lambda y, log_odds: np.logaddexp(0, log_odds) - y * log_odds,
-    "squared_error": lambda y, log_odds: (y - expit(log_odds)) ** 2,
+EPSILON = float(np.finfo(float).eps)  # how far from 0 and 1 sklearn.metrics.log_loss takes probabilities to be
+LOSSES = {  # of each row, by target (0 or 1) and probability of a 1
+    "log_loss": lambda y, p: -np.log(np.clip(np.where(y == 1, p, 1 - p), EPSILON, 1 - EPSILON)),
+    "squared_error": lambda y, p: (y - p) ** 2,
 }
 
 
@@ -59,10 +60,8 @@ class Benchmark:
     ones: float = 0.0
     losses: list[float] = field(default_factory=list)
 
-    def log_odds(self) -> float:
-        mean = self.ones / self.count if self.count else 0.5
-        mean = min(max(mean, np.finfo(float).eps), 1 - np.finfo(float).eps)  # as sklearn.metrics.log_loss does
-        return math.log(mean / (1 - mean))
+    def probability(self) -> float:
+        return self.ones / self.count if self.count else 0.5
 
     def learn(self, y: np.ndarray) -> None:
         self.count += len(y)
@@ -88,10 +87,10 @@ def validate(cells: Sequence[Cell], space: HashedSpace, stream: Iterable[Block],
 def test(cells: Sequence[Cell], benchmark: Benchmark, x: csr_array, y: np.ndarray, loss: str) -> None:
     coefficients = np.concatenate([cell.classifier.coef_ for cell in cells])
     intercepts = np.concatenate([cell.classifier.intercept_ for cell in cells])
-    losses = LOSSES[loss](y[:, None], x @ coefficients.T + intercepts)
-    for cell, mean in zip(cells, losses.mean(axis=0).tolist(), strict=True):
+    probabilities = expit(np.ascontiguousarray((x @ coefficients.T + intercepts).T))  # summed as one cell's alone are
+    for cell, mean in zip(cells, LOSSES[loss](y, probabilities).mean(axis=1).tolist(), strict=True):
         cell.losses.append(mean)
-    benchmark.losses.append(float(LOSSES[loss](y, benchmark.log_odds()).mean()))
+    benchmark.losses.append(float(LOSSES[loss](y, benchmark.probability()).mean()))
 
 
 def train(cell: Cell, x: csr_array, y: np.ndarray) -> None:
@@ -118,7 +117,7 @@ def tail_mean(losses: Sequence[float]) -> float:
 
 def scores(cell: Cell, benchmark: Benchmark, loss: str) -> dict[str, float]:
     ours, theirs = tail_mean(cell.losses), tail_mean(benchmark.losses)
-    return {loss: ours, "r2": 1 - ours / theirs, f"benchmark_{loss}": theirs}
+    return {loss: ours, "r2": 1 - ours / max(theirs, EPSILON), f"benchmark_{loss}": theirs}
 
 
 def save(

@@ -180,8 +180,11 @@ class HashedSpace:
                 codes = codes * len(texts) + code
                 choices.append([f"{name}={text}" for text in texts.tolist()])
             else:
-                product = product * block.numbers[name]
+                with np.errstate(over="ignore"):
+                    product = product * block.numbers[name]
                 choices.append([name])
+        if not np.isfinite(product).all():
+            raise BadData(f"{term_name(term)} is too large for a number in some row; scale the columns")
         present, inverse = np.unique(codes, return_inverse=True) if self._categories.intersection(term) else ([0], 0)
         numbers = zip(
             *(each.tolist() for each in np.unravel_index(present, [len(each) for each in choices])), strict=True

@@ -1,5 +1,7 @@
 """The grid of jobs/progressive.toml as a notebook has it: csv, a dictionary a row, FeatureHasher, a process a core.
 
+    python -m tests.bench.notebook DATA < CELLS
+
 It shares no code with the jobs, so it is also what their tests hold them against.
 """
 
@@ -7,9 +9,10 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import math
 import multiprocessing
-import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -107,8 +110,13 @@ def _saved(task: tuple[dict[str, Any], Path, Path]) -> dict[str, float]:
     return scores
 
 
-def grid(cells: Sequence[dict[str, Any]], data: Path, folder: Path) -> list[dict[str, float]]:
-    """Scores of each cell; the models are model0.joblib and so on."""
-    tasks = [(params, data, folder / f"model{number}.joblib") for number, params in enumerate(cells)]
-    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
-        return pool.map(_saved, tasks, chunksize=1)
+def main() -> None:
+    """Cells as a JSON list on standard input, their scores on standard output; models go to the working directory."""
+    data = Path(sys.argv[1])
+    tasks = [(params, data, Path(f"model{number}.joblib")) for number, params in enumerate(json.load(sys.stdin))]
+    with multiprocessing.Pool() as pool:
+        print(json.dumps(pool.map(_saved, tasks, chunksize=1)))
+
+
+if __name__ == "__main__":
+    main()
