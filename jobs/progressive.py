@@ -132,7 +132,7 @@ def save(
         summary = told[0]
     else:
         names = [
-            f"models/{','.join(f'{name}={value:g}' for name, value in cell.params.items())}.joblib" for cell in cells
+            f"models/{','.join(f'{name}={value}' for name, value in cell.params.items())}.joblib" for cell in cells
         ]
         Path("models").mkdir(exist_ok=True)
         for cell, name in zip(cells, names, strict=True):

@@ -174,8 +174,8 @@ class _Show:
     def facts(self, facts: dict[str, Any]) -> None:
         for name, each in facts.items():
             self._line(
-                f"{name}: {each['cells']} cells, {each['models_bytes']:,} bytes of models,"
-                f" scores within {each['scores_differ_by']:.1e}"
+                f"{name}: {each['cells']} cells, {each['cpu_s']:.1f} s of CPU,"
+                f" {each['models_bytes']:,} bytes of models, scores within {each['scores_differ_by']:.1e}"
             )
 
     def noise(self, noise: Noise) -> None:

@@ -6,6 +6,7 @@ python -m tests.bench.forked < COMMANDS         a JSON list of [working director
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
 import multiprocessing
@@ -13,6 +14,11 @@ import os
 import runpy
 import sys
 from pathlib import Path
+
+IMPORTED = (
+    "joblib", "numpy", "scipy.sparse", "scipy.special", "sklearn.feature_extraction", "sklearn.linear_model",
+    "sklearn.pipeline", "sklearn.preprocessing", "sklearn.random_projection",
+)  # fmt: skip
 
 
 def run(command: list[str]) -> None:
@@ -24,10 +30,8 @@ def run(command: list[str]) -> None:
 
 
 def main() -> None:
-    for module in ("joblib", "numpy", "scipy.sparse", "scipy.special", "sklearn.linear_model", "sklearn.pipeline"):
-        __import__(module)
-    for module in ("sklearn.feature_extraction", "sklearn.preprocessing", "sklearn.random_projection"):
-        __import__(module)
+    for name in IMPORTED:
+        importlib.import_module(name)
     with multiprocessing.get_context("fork").Pool(maxtasksperchild=1) as pool:
         pool.map(run, json.load(sys.stdin), chunksize=1)
 

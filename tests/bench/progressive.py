@@ -41,12 +41,14 @@ def called(params: dict[str, Any]) -> str:
 
 
 class Grid:
-    """Runs it each way in folders of its own, and remembers what came out: scores, bytes of models."""
+    """Runs it each way in folders of its own, and remembers what came out: scores, bytes of models, and CPU seconds,
+    which say more than time does where others use the machine too."""
 
     def __init__(self, folder: Path, rows: int) -> None:
         self.data = folder / "progressive.csv"
         self.scores: dict[str, Scores] = {}
         self.bytes: dict[str, int] = {}
+        self.cpu_s: dict[str, float] = {}
         self._folder = folder / "runs"
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         self._environment = {**os.environ, **threads, "PYTHONPATH": str(CHECKOUT)}
@@ -57,7 +59,10 @@ class Grid:
         def once() -> float:
             self._folder.mkdir()
             told: list[Scores] = []
+            before = os.times()
             took = timed(lambda: told.append(work()))
+            after = os.times()
+            self.cpu_s[name] = sum(after[2:4]) - sum(before[2:4])  # of children that have ended, and theirs
             self.scores[name] = told[0]
             self.bytes[name] = sum(path.stat().st_size for path in self._folder.rglob("*.joblib"))
             shutil.rmtree(self._folder)
@@ -114,8 +119,8 @@ class Grid:
 
 
 def compared(folder: Path, rounds: int, noise: Noise, *, quick: bool) -> tuple[list[Row], dict[str, Any]]:
-    """Times as rows; and of each side how many cells, their models' bytes, its scores' largest difference from the
-    notebook's. `quick`: a tenth of the rows, which says nothing about targets.
+    """Times as rows; and of each side how many cells, CPU seconds, their models' bytes, its scores' largest difference
+    from the notebook's. `quick`: a tenth of the rows, which says nothing about targets.
     """
     grid = Grid(folder, 10_000 if quick else 100_000)
     ways = {
@@ -133,6 +138,7 @@ def compared(folder: Path, rounds: int, noise: Noise, *, quick: bool) -> tuple[l
     facts = {
         name: {
             "cells": len(found),
+            "cpu_s": grid.cpu_s[name],
             "models_bytes": grid.bytes[name],
             "scores_differ_by": max(
                 abs(value - grid.scores[NOTEBOOK][cell][score])
