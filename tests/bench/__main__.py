@@ -13,11 +13,14 @@
   warm       `cloudrun submit` from nothing where the environment is known, against a script with boto3,
              ansible-playbook, scp and ssh
   cold       the same where no package was ever fetched
+  progressive  the 144 cells of jobs/progressive.toml, a cell and a feature space a run, against a notebook that does
+             it with dictionaries, a process a core; some six minutes and 3 GB of disk
 
-All but the last two talk to one private OpenSSH server on loopback, directly and with 40 ms of added round-trip time;
-the last two run in a sandbox of their own. Ours uses the connection of a unit that is open already, unless it says
-otherwise; each tool makes its own, unless it says "over a ControlMaster". A ratio is our time by theirs: of the
-medians, and in brackets the lowest and highest of all rounds. It needs sshd, ssh, scp, sftp and rsync.
+The first five talk to one private OpenSSH server on loopback, directly and with 40 ms of added round-trip time; `warm`
+and `cold` run in a sandbox of their own, `progressive` in none. Ours uses the connection of a unit that is open
+already, unless it says otherwise; each tool makes its own, unless it says "over a ControlMaster". A ratio is our time
+by theirs: of the medians, and in brackets the lowest and highest of all rounds. It needs sshd, ssh, scp, sftp and
+rsync.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ from typing import Any
 
 from tests.bench.rounds import Noise, Row, Spread
 
-NAMES = ("noop", "submit", "large", "small", "unchanged", "warm", "cold")
+NAMES = ("noop", "submit", "large", "small", "unchanged", "warm", "cold", "progressive")
 LINES = ("loopback", "40 ms")
 SERVED = {"noop", "submit", "large", "small", "unchanged"}
 
@@ -68,13 +71,14 @@ def main() -> None:
 
 
 def _measure(folder: Path, arguments: argparse.Namespace, wanted: Sequence[str]) -> dict[str, Any]:
-    from tests.bench import files, jobs, kept, server, whole
+    from tests.bench import files, jobs, kept, progressive, server, whole
 
     _forget_the_users_settings(folder)
     quick = arguments.quick
     noise = Noise(folder)
     show = _Show(sys.stderr if arguments.json else sys.stdout)
     phases: dict[str, whole.Phases] = {}
+    facts: dict[str, Any] = {}
 
     def rounds(usual: int) -> int:
         return int(arguments.rounds or (max(2, usual // 3) if quick else usual))
@@ -107,6 +111,10 @@ def _measure(folder: Path, arguments: argparse.Namespace, wanted: Sequence[str])
         if "cold" in wanted:
             made, phases["cold"] = whole.cold(folder, 1 if quick else rounds(2), noise, arguments.machines)
             show.rows(made)
+        if "progressive" in wanted:
+            made, facts = progressive.compared(folder, arguments.rounds or 1, noise, quick=quick)
+            show.rows(made)
+            show.facts(facts)
     show.phases(phases)
     show.noise(noise)
     return {
@@ -114,6 +122,7 @@ def _measure(folder: Path, arguments: argparse.Namespace, wanted: Sequence[str])
         "driver": driver,
         "rows": [{**dataclasses.asdict(row), "met": row.met} for row in show.shown],
         "phases": phases,
+        "progressive": facts,
         "noise": {"cpu_loop_s": Spread.of(noise.cpu), "fsync_s": Spread.of(noise.fsync)},
     }
 
@@ -161,6 +170,13 @@ class _Show:
             for side, spreads in sides.items():
                 parts = ", ".join(f"{phase} {spread.median:.2f}" for phase, spread in spreads.items())
                 self._line(f"\n{name}, {side}, seconds: {parts}")
+
+    def facts(self, facts: dict[str, Any]) -> None:
+        for name, each in facts.items():
+            self._line(
+                f"{name}: {each['cells']} cells, {each['cpu_s']:.1f} s of CPU,"
+                f" {each['models_bytes']:,} bytes of models, scores within {each['scores_differ_by']:.1e}"
+            )
 
     def noise(self, noise: Noise) -> None:
         self._line(f"\nthis machine meanwhile: a fixed loop of Python {_ms(Spread.of(noise.cpu))} ms,")
