@@ -32,6 +32,7 @@ names them in that order, as "work/..." and "logs/...".
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -59,7 +60,6 @@ def main() -> None:
     }
     stdout.write(wire.pack_json(wire.HELLO, hello))
     stdout.flush()
-    locks.hold_shared(rundir.CLIENTS_LOCK)
     try:
         while _answer_one(stdin, stdout):
             pass
@@ -81,7 +81,10 @@ def _answer_one(stdin: Input, stdout: BinaryIO) -> bool:
         if kind != wire.REQUEST:
             raise AgentError("internal", f"expected a request, not {kind!r}")
         arguments = json.loads(payload)
-        reply = VERBS[arguments.pop("verb")](Call(arguments, stdin, stdout))
+        verb = arguments.pop("verb")
+        if not _only_looks(verb, arguments):
+            _be_a_client(rundir.CLIENTS_LOCK)
+        reply = VERBS[verb](Call(arguments, stdin, stdout))
         stdout.write(wire.pack_json(wire.REPLY, reply))
         failed = False
     except (BrokenPipeError, ConnectionError, wire.WireError):
@@ -94,6 +97,16 @@ def _answer_one(stdin: Input, stdout: BinaryIO) -> bool:
         failed = True
     stdout.flush()
     return not failed
+
+
+def _only_looks(verb: str, arguments: dict[str, Any]) -> bool:
+    """Whoever only looks keeps no machine awake: `watch cloudrun ps` would do so until the deadline."""
+    if verb == "orders":
+        return arguments.get("orders") is None
+    return verb in ("environment", "data", "status", "runs") or (verb == "follow" and not arguments.get("wait", True))
+
+
+_be_a_client = functools.lru_cache(None)(locks.hold_shared)  # from here on, as long as this process lives
 
 
 def _environment(call: Call) -> Reply:

@@ -9,7 +9,7 @@ It runs on both sides, so it uses the standard library only, in a subset that st
       orders.json                   deadline and idleness   written by the agent for its unit's owner
       news.json                     what became of the unit written by the warden
       warden.lock warden.sock       held and served by the warden, the one process that outlives all connections
-      clients.lock                  held, shared, by every channel that serves a client
+      clients.lock                  held, shared, by every channel whose client does more than look
       runs/<run_id>.<attempt>/
         spec.json                   what to run            written by the client, before the start
         shipped.json                what code was shipped  written by the agent while it receives

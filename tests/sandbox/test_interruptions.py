@@ -264,7 +264,7 @@ def test_sigterm_ends_the_units_of_every_thread(project: Project, start: Start, 
 def test_a_failing_playbook_is_told_with_its_task_and_log(
     project: Project, start: Start, nothing_left: Nothing
 ) -> None:
-    project.write("train.py", "# /// script\n# dependencies = ['joblib']\n# ///\nprint(1)\n")
+    project.write("train.py", "# /// script\n# dependencies = ['joblib', 'threadpoolctl']\n# ///\nprint(1)\n")
     # The machine's own clock of trouble: no room for an environment where it is to be built.
     project.write(
         "main.py",

@@ -386,3 +386,15 @@ def test_an_idle_warden_rests(unit: Unit) -> None:
     before = ticks()
     until(lambda: unit.news()["heartbeat_at"] > beats)
     assert ticks() - before <= 10  # of a thousand
+
+
+def test_whoever_only_looks_keeps_no_unit_awake(unit: Unit) -> None:
+    unit.orders(idle_s=1.0)
+    unit.hang_up()
+
+    def looked_at_all_the_time() -> bool:
+        unit.ask("runs")
+        unit.hang_up()
+        return unit.powered_off() != []
+
+    until(looked_at_all_the_time)
