@@ -104,6 +104,7 @@ class Attempt:
         """Do it, over a new connection where the old one is lost: the job does not depend on either."""
         unit = self.unit
         while True:
+            session = unit.session
             try:
                 return act()
             except Interrupted:
@@ -113,7 +114,7 @@ class Attempt:
                     raise
                 unit.observe(Note("the connection is lost; the job goes on, connecting again", "warning"))
                 try:
-                    unit.reconnect()
+                    unit.reconnect(lost=session)
                 except Interrupted:
                     raise
                 except CloudrunError as failure:
@@ -200,10 +201,12 @@ class Attempt:
         this early: the first is why we are here."""
         unit = self.unit
         reason = "deadline" if isinstance(error, DeadlineReached) else "cancelled"
-        lost = not unit.session.is_alive
+        session = unit.session
+        lost = not session.is_alive
         for left in reversed(range(RESCUES)):
             if lost:
-                unit.reconnect(unit.hurried)
+                unit.reconnect(unit.hurried, lost=session)
+            session = unit.session
             try:
                 grace_s = (submitted_settings(self.run) or unit.settings).grace_s
                 status = unit.agent.cancel(self.place, grace_s, reason)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -111,6 +111,7 @@ class Connection:
         self._environments: set[str] = set()
         self.early: EarlyLogin | None = None
         self.news = UnitNews()
+        self._reopening = Lock()
 
     def target(self) -> SshTarget:
         return ssh_target(self._ledger, self._unit())
@@ -145,9 +146,16 @@ class Connection:
                 if self._clock.monotonic() >= end:
                     raise
 
-    def reopen(self, stop: Event | None = None) -> None:
-        """A new connection in place of one that is lost. Raises ConnectionLost where the machine lets nobody in,
-        Interrupted where the provider has taken it back."""
+    def reopen(self, stop: Event | None = None, *, lost: Session | None = None) -> None:
+        """A new connection in place of the one that is `lost`, unless another thread has made one already.
+
+        Raises ConnectionLost where the machine lets nobody in, Interrupted where the provider has taken it back.
+        """
+        with self._reopening:
+            if lost is None or self.session is lost:
+                self._reopen(stop)
+
+    def _reopen(self, stop: Event | None) -> None:
         self.close()
         found = self._found_again(stop or self._stop)
         if found is None or found.state != "running":

@@ -49,23 +49,21 @@ def open_unit(
     client = this_client(unit.clock.now())
     ledger.register_client(client)
     unit.client_id = client.client_id
-    unit.busy = True
-    LIFELINE.add(unit)
-    try:
-        beat(ledger, unit.client_id, unit.clock, unit.ended)
-        for unknown in reaper.settle(cloud, ledger, unit.clock, observe):
-            raise unknown
-        if instance_id is not None:
-            unit.join(instance_id, client, early)
-        else:
-            unit.launch(
-                image or cloud.images.find(settings.instance_type, image_id=settings.image, user=settings.user), client
-            )
-        unit.check_cancelled()
-        unit.busy = False
-    except BaseException as error:
-        close_behind(unit, error)
-        raise
+    with unit.at_work():
+        LIFELINE.add(unit)
+        try:
+            beat(ledger, unit.client_id, unit.clock, unit.ended)
+            for unknown in reaper.settle(cloud, ledger, unit.clock, observe):
+                raise unknown
+            if instance_id is not None:
+                unit.join(instance_id, client, early)
+            else:
+                found = image or cloud.images.find(settings.instance_type, image_id=settings.image, user=settings.user)
+                unit.launch(found, client)
+            unit.check_cancelled()
+        except BaseException as error:
+            close_behind(unit, error)
+            raise
     return unit
 
 

@@ -68,8 +68,9 @@ def job_failed(run: Run) -> JobFailed:
 def _attempt(unit: OpenUnit, plan: Prepared, run_id: str | None, act: Any) -> Attempt:
     unit.check_cancelled()
     attempt = None
-    unit.busy = True
+    working = ExitStack()
     try:
+        working.enter_context(unit.at_work())
         with LIFELINE.shield():
             attempt = _begin(unit, plan, run_id)
         act(attempt, plan)
@@ -84,7 +85,7 @@ def _attempt(unit: OpenUnit, plan: Prepared, run_id: str | None, act: Any) -> At
             raise
         raise error from cause
     finally:
-        unit.busy = False
+        working.close()
     return attempt
 
 
@@ -183,10 +184,15 @@ def _furnish(attempt: Attempt, plan: Prepared) -> None:
 
 def _provision(attempt: Attempt, plan: Prepared) -> None:
     unit, environment = attempt.unit, plan.environment
-    if unit.knows_environment(environment.fingerprint):
-        return
+    with unit.provisioning:
+        if not unit.knows_environment(environment.fingerprint):
+            _build(attempt, plan)
+
+
+def _build(attempt: Attempt, plan: Prepared) -> None:
     from cloudrun.provisioning.playbook import provision
 
+    unit, environment = attempt.unit, plan.environment
     with attempt.phases.phase("provision", f"Python {environment.python}, {environment.source}"):
         try:
             attempt.provision_log = provision(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -53,7 +54,9 @@ class OpenUnit:
         self.hurried = threading.Event()
         self.ended = threading.Event()
         self.signalled = False
-        self.busy = False  # a run is on it in the thread that owns it
+        self._at_work = 0  # how many threads are in the middle of something on it
+        self._counting = threading.Lock()
+        self.provisioning = threading.Lock()  # held by the thread that builds an environment: others find it
         self.image: Image
         self.record: UnitRecord
         self.opened = False
@@ -74,6 +77,17 @@ class OpenUnit:
     @property
     def instance_id(self) -> str:
         return self.record.instance_id
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Whoever ends the unit meanwhile leaves it to this thread to bring home what there is, and to close it."""
+        with self._counting:
+            self._at_work += 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._at_work -= 1
 
     def observe(self, event: Event) -> None:
         """Tell the observer; one that fails keeps no machine alive."""
@@ -110,9 +124,7 @@ class OpenUnit:
             self._await_running()
         with self.phases.phase("boot", self.instance_id):
             self._log_in()
-            self.ledger.move_unit(self.instance_id, UnitState.READY)
-            # The key in user-data can be read by whoever may describe the instance: from here on the unit has its own.
-            self.ledger.update_unit(self.instance_id, host_key=self.agent.new_host_key())
+            self._settle_in()
             self.record = self.ledger.unit(self.instance_id)
         self.opened = True
 
@@ -144,6 +156,11 @@ class OpenUnit:
             if self.record.state is not UnitState.READY:
                 self.ledger.move_unit(instance_id, UnitState.READY)
             self.record = self.ledger.unit(instance_id)
+
+    def _settle_in(self) -> None:
+        """The key in user-data can be read by whoever may describe the instance: from here on the unit has its own."""
+        self.ledger.move_unit(self.instance_id, UnitState.READY)
+        self.ledger.update_unit(self.instance_id, host_key=self.agent.new_host_key())
 
     def _check_free(self, unit: UnitRecord) -> None:
         """Raises UsageError for a unit that is at its end, or in the hands of another client."""
@@ -191,10 +208,10 @@ class OpenUnit:
     def bring_data(self, data: DataSet, on_progress: OnProgress) -> None:
         self.agent.bring_data(data, on_progress)
 
-    def reconnect(self, stop: threading.Event | None = None) -> None:
-        """A new connection in place of one that is lost; `stop`, by default the unit's, ends the trying. Raises
+    def reconnect(self, stop: threading.Event | None = None, *, lost: Session | None = None) -> None:
+        """A new connection in place of the `lost` one; `stop`, by default the unit's, ends the trying. Raises
         ConnectionLost where the machine lets nobody in, Interrupted where the provider has taken it back."""
-        self._connection.reopen(stop)
+        self._connection.reopen(stop, lost=lost)
 
     def is_gone(self) -> bool:
         """Whether EC2 says that it does not run any more; false where EC2 does not answer."""
@@ -265,11 +282,11 @@ class OpenUnit:
     def interrupt(self) -> None:
         self.signalled = True
         self.cancel()
-        if not self.busy:
+        if not self._at_work:
             self.close()
 
     def wait_for_end(self) -> None:
-        if self.busy:
+        if self._at_work:
             self.cancel()
             self.ended.wait(ENDING_S)
 
@@ -296,10 +313,13 @@ class OpenUnit:
                 finally:
                     self.ended.set()
                     LIFELINE.remove(self)
-                    with suppress(CloudrunError):  # or the reaper would leave to us what we have let go of
-                        self.ledger.dismiss_client(self.client_id)
+                    self._dismiss_client()
             elif self._failure is not None:
                 raise self._failure
+
+    def _dismiss_client(self) -> None:
+        with suppress(CloudrunError):  # or the reaper would leave to us what we have let go of
+            self.ledger.dismiss_client(self.client_id)
 
     def _end_instances(self, launch_id: str) -> None:
         """Terminate (or stop, or leave) every instance of the launch, also those that only EC2 knows of."""
