@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from cloudrun.core.states import EndReason, LaunchState, RunState, UnitState
+from cloudrun.core.states import EndReason, GridState, LaunchState, RunState, UnitState
 
 OnExit = Literal["terminate", "stop", "keep"]
 EMPTY: Mapping[str, Any] = MappingProxyType({})
@@ -256,6 +256,36 @@ class RunRecord:
     detail: str = ""  # first cause, in words, where it did not succeed
     attempts: int = 0
     submission: Mapping[str, Any] = field(default_factory=_empty)  # its project's "root" and all "settings", as given
+    grid_id: str | None = None  # the grid that made it; later ones may have it as a cell too
+    cell_key: str = ""  # digest of all that decides what comes of it; "" for a run that is no cell
+
+
+@dataclass(frozen=True)
+class GridRecord:
+    """A grid as one object. `identity` digests all that makes the same command find it again."""
+
+    grid_id: str
+    name: str
+    script: str  # relative to its project's root
+    state: GridState
+    created_at: datetime
+    identity: str
+    cells: int  # how many it has, whether they are in the ledger yet or not
+    spec: Mapping[str, Any] = field(default_factory=_empty)  # the project's root, working directory, arguments, tables
+    settings: Mapping[str, Any] = field(default_factory=_empty)
+    budget_usd: float | None = None
+    client_id: str = ""  # whose it is to go on with; "" for nobody's
+    ended_at: datetime | None = None
+    detail: str = ""  # why it stopped
+
+
+@dataclass(frozen=True)
+class CellRecord:
+    """A cell of a grid and the run that stands for it."""
+
+    number: int  # from 0
+    run_id: str
+    state: RunState  # of that run
 
 
 @dataclass(frozen=True)

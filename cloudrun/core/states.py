@@ -1,4 +1,4 @@
-"""The lifecycles of launches, units, runs and attempts, as tables.
+"""The lifecycles of launches, units, runs, attempts and grids, as tables.
 
 Terminal states are listed, so a state nobody knows never means "done"; the ledger refuses any transition that is not
 in its table. Why something ended (`EndReason`) is kept apart from where it is.
@@ -47,6 +47,13 @@ class RunState(State):
     FAILED = "failed"
     CANCELLED = "cancelled"
     LOST = "lost"
+
+
+class GridState(State):
+    OPEN = "open"  # somebody goes on with it, or may
+    DONE = "done"  # every cell's run is over
+    STOPPED = "stopped"  # before its end, by a limit: the same command goes on with it
+    CANCELLED = "cancelled"  # the user asked
 
 
 class EndReason(State):
@@ -102,6 +109,13 @@ RUN: Mapping[RunState, frozenset[RunState]] = {
     RunState.LOST: frozenset(),
 }
 
+GRID: Mapping[GridState, frozenset[GridState]] = {
+    GridState.OPEN: frozenset({GridState.DONE, GridState.STOPPED, GridState.CANCELLED}),
+    GridState.STOPPED: frozenset({GridState.OPEN, GridState.CANCELLED}),
+    GridState.DONE: frozenset(),
+    GridState.CANCELLED: frozenset(),
+}
+
 TERMINAL: frozenset[State] = frozenset(
     {
         LaunchState.RESOLVED,
@@ -111,6 +125,8 @@ TERMINAL: frozenset[State] = frozenset(
         RunState.FAILED,
         RunState.CANCELLED,
         RunState.LOST,
+        GridState.DONE,
+        GridState.CANCELLED,
     }
 )
 

@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from cloudrun.core.errors import LedgerError
@@ -44,7 +44,9 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """All of the block or nothing, on the disk when it returns. A block inside another one is part of that one."""
+        """All of the block or nothing, on the disk when it returns. A block inside another one is part of that one: it
+        is on the disk when that one is, and where it fails and the error is caught, the rest of that one is kept.
+        """
         with self._transaction("BEGIN IMMEDIATE") as connection:
             yield connection
 
@@ -102,7 +104,8 @@ def atomic(connection: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE") -> It
     """All of the block or nothing; inside another such block, a part of that one."""
     inside_another = connection.in_transaction
     if inside_another:
-        yield
+        with _nested(connection) if begin == "BEGIN IMMEDIATE" else nullcontext():
+            yield
         return
     connection.execute(begin)
     try:
@@ -111,6 +114,19 @@ def atomic(connection: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE") -> It
     finally:
         if connection.in_transaction:  # the block, or the commit, did not get through
             connection.execute("ROLLBACK")
+
+
+@contextmanager
+def _nested(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("SAVEPOINT nested")
+    try:
+        yield
+        connection.execute("RELEASE nested")
+    except BaseException:
+        if connection.in_transaction:  # a full disk takes the whole transaction back by itself
+            connection.execute("ROLLBACK TO nested")
+            connection.execute("RELEASE nested")
+        raise
 
 
 def _close(connection: sqlite3.Connection, pid: int) -> None:

@@ -1,4 +1,4 @@
-"""Runs and their attempts, what came of them, and which was best."""
+"""Runs and their attempts, and what came of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from cloudrun.core.clock import utc_text
-from cloudrun.core.errors import LedgerError, NotFound, UsageError
+from cloudrun.core.errors import LedgerError, NotFound
 from cloudrun.core.records import Artifact, AttemptRecord, Passport, RunRecord, Timings, Usage
 from cloudrun.core.states import RUN, EndReason, RunState, UnitState, is_terminal
 from cloudrun.ledger.artifacts import ArtifactStore
@@ -15,8 +15,9 @@ from cloudrun.ledger.database import Database
 from cloudrun.ledger.rows import (
     attempt_record,
     check_move,
+    find_id,
     insert,
-    marks,
+    rank,
     record_json,
     run_columns,
     run_records,
@@ -24,8 +25,8 @@ from cloudrun.ledger.rows import (
     text,
 )
 from cloudrun.ledger.run import Run
-from cloudrun.plan.ranking import better_is_smaller
 
+RUN_IDS = ("r-", "run-")  # what their ids begin with
 UNFINISHED = tuple(state for state in RunState if not is_terminal(state))
 
 
@@ -131,6 +132,7 @@ class History:
         timings: Timings,
         at: datetime,
         usage: Usage | None = None,
+        cost_usd: float | None = None,
     ) -> RunRecord:
         """The end of a run and all it made, in one transaction; where nothing had to be pulled, that is in it too.
 
@@ -148,22 +150,27 @@ class History:
             check_move(RUN, f"run {run_id}", before, state)
             _move(connection, run_id, state, reason, exit_code, detail, at)
             connection.execute(
-                "UPDATE runs SET metric = ?, minimize = ?, passport = ?, timings = ?, usage = ? WHERE run_id = ?",
+                """UPDATE runs SET metric = ?, minimize = ?, passport = ?, timings = ?, usage = ?, cost_usd = ?
+                WHERE run_id = ?""",
                 (
                     None if metric is None else text(metric),
                     int(minimize),
                     None if passport is None else record_json(passport),
                     record_json(timings),
                     None if usage is None else record_json(usage),
+                    cost_usd,
                     run_id,
                 ),
             )
-            for position, (name, score) in enumerate(scores.items()):
-                value, not_finite = score_columns(float(score))
-                connection.execute(
-                    "INSERT INTO scores (run_id, name, position, value, not_finite) VALUES (?, ?, ?, ?, ?)",
-                    (run_id, text(name), position, value, not_finite),
-                )
+            connection.executemany(
+                "INSERT INTO scores (run_id, name, position, value, not_finite) VALUES (?, ?, ?, ?, ?)",
+                [
+                    (run_id, text(name), position, *score_columns(float(score)))
+                    for position, (name, score) in enumerate(scores.items())
+                ],
+            )
+            if state is RunState.SUCCEEDED:
+                rank(connection, run_id)
             for position, artifact in enumerate(artifacts):
                 connection.execute(
                     "INSERT INTO artifacts (run_id, kind, path, position, size, sha256) VALUES (?, ?, ?, ?, ?, ?)",
@@ -177,6 +184,12 @@ class History:
             _state(connection, run_id)
             connection.execute("UPDATE runs SET timings = ? WHERE run_id = ?", (record_json(timings), run_id))
 
+    def set_cost(self, run_id: str, cost_usd: float) -> None:
+        """What the run's share of its units came to, once that is known (better). Raises NotFound."""
+        with self._database.writing() as connection:
+            _state(connection, run_id)
+            connection.execute("UPDATE runs SET cost_usd = ? WHERE run_id = ?", (cost_usd, run_id))
+
     def _check_stored(self, run_id: str, artifact: Artifact) -> None:
         if (
             not self._artifacts.has(artifact.sha256)
@@ -187,12 +200,15 @@ class History:
     # -- looking
 
     def run(self, reference: str) -> RunRecord:
-        """One run by its id, else the newest of that name, else by the beginning of its id ("run-" may be left out).
+        """One run by its id, else the newest of that name, else by the beginning of its id ("r-" may be left out).
 
         Raises UsageError where several ids begin so, NotFound (with near names) where there is none.
         """
         with self._database.reading() as connection:
-            return run_records(connection, [_find(connection, reference)])[0]
+            run_id = find_id(connection, "runs", "run_id", RUN_IDS, reference)
+            if run_id is None:
+                raise _no_such_run(connection, reference)
+            return run_records(connection, [run_id])[0]
 
     def get(self, reference: str) -> Run:
         """As `run`, with ways to its model, files and logs."""
@@ -202,49 +218,35 @@ class History:
         self, *, limit: int | None = None, states: Sequence[RunState] | None = None, newest_first: bool = True
     ) -> list[RunRecord]:
         """Runs by when they were made; `states` None is all of them."""
-        where = "" if states is None else f"WHERE state IN ({marks(states)})"
         order = "DESC" if newest_first else "ASC"
+        most = -1 if limit is None else limit
+        chosen, values = "SELECT run_id, created_at FROM runs", list[str | int]()
+        if states is not None:  # each state's own newest ones: the index has those in order, and no others are sorted
+            each = f"SELECT * FROM ({chosen} WHERE state = ? ORDER BY created_at {order}, run_id {order} LIMIT ?)"  # noqa: S608
+            chosen = " UNION ALL ".join([each] * len(set(states))) or f"{chosen} WHERE 0"
+            values = [value for state in set(states) for value in (str(state), most)]
         with self._database.reading() as connection:
             rows = connection.execute(
-                f"SELECT run_id FROM runs {where} ORDER BY created_at {order}, run_id {order} LIMIT ?",  # noqa: S608
-                (*map(str, states or ()), -1 if limit is None else limit),
+                f"SELECT run_id FROM ({chosen}) ORDER BY created_at {order}, run_id {order} LIMIT ?",  # noqa: S608
+                [*values, most],
             ).fetchall()
             return run_records(connection, [row["run_id"] for row in rows])
 
     def unfinished_runs(self, instance_id: str | None = None) -> list[RunRecord]:
         """Runs that are not over, oldest first; with `instance_id`, those that are on that unit now."""
-        unfinished = self.runs(states=UNFINISHED, newest_first=False)
-        return [run for run in unfinished if instance_id is None or run.instance_id == instance_id]
+        if instance_id is None:
+            return self.runs(states=UNFINISHED, newest_first=False)
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                "SELECT run_id FROM runs WHERE instance_id = ? AND ended_at IS NULL ORDER BY created_at, run_id",
+                [instance_id],
+            ).fetchall()
+            return run_records(connection, [row["run_id"] for row in rows])
 
     def attempts(self, run_id: str) -> list[AttemptRecord]:
         """All tries of a run, first to last."""
         with self._database.reading() as connection:
             return _attempts(connection, run_id)
-
-    def ranking(
-        self, metric: str | None = None, *, minimize: bool | None = None, limit: int | None = None
-    ) -> list[Run]:
-        """Succeeded runs that have this score, best first, the older first among equals.
-
-        NaN and infinite scores come last, whichever way is better. `metric` None is the newest succeeded run's primary
-        one. `minimize` None is what the newest run with that primary metric says, else what the name says.
-        """
-        with self._database.reading() as connection:
-            if metric is None:
-                metric = _newest_metric(connection)
-            if metric is None:
-                return []
-            if minimize is None:
-                minimize = _direction(connection, metric)
-            order = "ASC NULLS LAST" if minimize else "DESC NULLS LAST"
-            rows = connection.execute(
-                f"""SELECT run_id FROM scores JOIN runs USING (run_id)
-                WHERE scores.name = ? AND runs.state = ?
-                ORDER BY scores.value {order}, runs.created_at, run_id LIMIT ?""",  # noqa: S608  a constant
-                (text(metric), str(RunState.SUCCEEDED), -1 if limit is None else limit),
-            ).fetchall()
-            records = run_records(connection, [row["run_id"] for row in rows])
-        return [Run.of(record, self._artifacts) for record in records]
 
 
 def _state(connection: sqlite3.Connection, run_id: str) -> RunState:
@@ -284,28 +286,6 @@ def _move(
     )
 
 
-def _find(connection: sqlite3.Connection, reference: str) -> str:
-    named = {"it": reference}
-    exact = connection.execute(
-        """SELECT run_id FROM runs WHERE run_id = :it OR name = :it
-        ORDER BY run_id = :it DESC, created_at DESC, run_id DESC LIMIT 1""",
-        named,
-    ).fetchone()
-    if exact:
-        return str(exact["run_id"])
-    begins = connection.execute(
-        """SELECT run_id FROM runs WHERE :it <> '' AND (substr(run_id, 1, length(:it)) = :it
-        OR substr(run_id, instr(run_id, '-') + 1, length(:it)) = :it) ORDER BY created_at DESC LIMIT 6""",
-        named,
-    ).fetchall()
-    if len(begins) > 1:
-        some = ", ".join(row["run_id"] for row in begins[:5]) + (", ..." if len(begins) > 5 else "")
-        raise UsageError(f"several runs begin with {reference!r}: {some}", next_step="type more of the id")
-    if not begins:
-        raise _no_such_run(connection, reference)
-    return str(begins[0]["run_id"])
-
-
 def _no_such_run(connection: sqlite3.Connection, reference: str) -> NotFound:
     from difflib import get_close_matches  # only when something went wrong
 
@@ -314,22 +294,3 @@ def _no_such_run(connection: sqlite3.Connection, reference: str) -> NotFound:
     near = get_close_matches(reference, known, n=3)
     hint = f"; near: {', '.join(near)}" if near else ""
     return NotFound(f"no run {reference!r} in the ledger{hint}", next_step="`cloudrun results` lists what there is")
-
-
-def _newest_metric(connection: sqlite3.Connection) -> str | None:
-    row = connection.execute(
-        """SELECT metric FROM runs WHERE state = ? AND metric IS NOT NULL
-        ORDER BY created_at DESC, run_id DESC LIMIT 1""",
-        [str(RunState.SUCCEEDED)],
-    ).fetchone()
-    return None if row is None else str(row["metric"])
-
-
-def _direction(connection: sqlite3.Connection, metric: str) -> bool:
-    """Whether smaller is better: as the newest run says whose primary metric it is, else by its name."""
-    row = connection.execute(
-        """SELECT minimize FROM runs WHERE metric = ? AND state = ?
-        ORDER BY created_at DESC, run_id DESC LIMIT 1""",
-        (metric, str(RunState.SUCCEEDED)),
-    ).fetchone()
-    return better_is_smaller(metric) if row is None else bool(row["minimize"])

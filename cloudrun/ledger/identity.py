@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cloudrun.core.clock import utc_text
 from cloudrun.core.ids import new_id
-from cloudrun.core.states import TERMINAL, RunState
+from cloudrun.core.states import TERMINAL, GridState, RunState
 from cloudrun.ledger.database import atomic
 from cloudrun.ledger.home import DATABASE
 
@@ -87,6 +87,10 @@ def _leave_to_the_original(connection: sqlite3.Connection, original: Whereabouts
     connection.execute(
         f"UPDATE runs SET state = ?, ended_at = ?, detail = ? WHERE state NOT IN ({marks})",  # noqa: S608  only marks
         (*lost, *map(str, terminal)),
+    )
+    connection.execute(
+        "UPDATE grids SET state = ?, ended_at = ?, client_id = '', detail = ? WHERE state = ?",
+        (str(GridState.STOPPED), *lost[1:], str(GridState.OPEN)),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
 from typing import Any
@@ -15,7 +15,9 @@ from cloudrun.core.errors import LedgerError, UsageError
 from cloudrun.core.records import (
     Artifact,
     AttemptRecord,
+    CellRecord,
     ClientRecord,
+    GridRecord,
     LaunchRecord,
     LaunchRequest,
     Passport,
@@ -25,7 +27,7 @@ from cloudrun.core.records import (
     UnitRecord,
     Usage,
 )
-from cloudrun.core.states import EndReason, LaunchState, RunState, S, UnitState, allowed
+from cloudrun.core.states import EndReason, GridState, LaunchState, RunState, S, UnitState, allowed
 
 # -- values ----------------------------------------------------------------------------------------------------------
 
@@ -141,7 +143,7 @@ def attempt_record(row: sqlite3.Row) -> AttemptRecord:
 
 
 def run_records(connection: sqlite3.Connection, run_ids: Iterable[str]) -> list[RunRecord]:
-    """Those runs in that order, whole, in three queries however many there are."""
+    """Those runs in that order, whole, in three queries however many there are; one that is gone is left out."""
     wanted = list(run_ids)
     chosen = as_json(wanted)  # one value instead of a limited number of marks
     scores: dict[str, dict[str, float]] = {}
@@ -165,7 +167,7 @@ def run_records(connection: sqlite3.Connection, run_ids: Iterable[str]) -> list[
             [chosen],
         )
     }
-    return [found[run_id] for run_id in wanted]
+    return [found[run_id] for run_id in wanted if run_id in found]
 
 
 def _run_record(row: sqlite3.Row, scores: dict[str, float], artifacts: tuple[Artifact, ...]) -> RunRecord:
@@ -199,7 +201,31 @@ def _run_record(row: sqlite3.Row, scores: dict[str, float], artifacts: tuple[Art
         cost_usd=row["cost_usd"],
         detail=row["detail"],
         attempts=row["attempts"],
+        grid_id=row["grid_id"],
+        cell_key=row["cell_key"],
     )
+
+
+def grid_record(row: sqlite3.Row) -> GridRecord:
+    return GridRecord(
+        grid_id=row["grid_id"],
+        name=row["name"],
+        script=row["script"],
+        state=GridState(row["state"]),
+        created_at=utc_time(row["created_at"]),
+        identity=row["identity"],
+        cells=row["cells"],
+        spec=json.loads(row["spec"]),
+        settings=json.loads(row["settings"]),
+        budget_usd=row["budget_usd"],
+        client_id=row["client_id"],
+        ended_at=optional_time(row["ended_at"]),
+        detail=row["detail"],
+    )
+
+
+def cell_record(row: sqlite3.Row) -> CellRecord:
+    return CellRecord(row["number"], row["run_id"], RunState(row["state"]))
 
 
 # -- statements ------------------------------------------------------------------------------------------------------
@@ -216,10 +242,47 @@ def marks(values: Collection[object]) -> str:
     return ", ".join("?" * len(values))
 
 
-def insert(connection: sqlite3.Connection, table: str, columns: Mapping[str, object]) -> None:
-    """One row. Table and column names are this package's own, never input."""
-    names = ", ".join(columns)
-    connection.execute(f"INSERT INTO {table} ({names}) VALUES ({marks(columns)})", tuple(columns.values()))  # noqa: S608
+def insert(connection: sqlite3.Connection, table: str, *rows: Mapping[str, object]) -> None:
+    """Rows with the same columns. Table and column names are this package's own, never input."""
+    if rows:
+        names = ", ".join(rows[0])
+        statement = f"INSERT INTO {table} ({names}) VALUES ({marks(rows[0])})"  # noqa: S608
+        connection.executemany(statement, [tuple(row.values()) for row in rows])
+
+
+def rank(connection: sqlite3.Connection, run_id: str) -> None:
+    """Put a succeeded run's scores among all others', and among those of the grids it is a cell of."""
+    connection.execute(
+        """INSERT OR IGNORE INTO ranked SELECT scope, name, value, run_id FROM scores,
+        (SELECT '' AS scope UNION SELECT grid_id FROM cells WHERE run_id = :it)
+        WHERE run_id = :it AND value IS NOT NULL""",
+        {"it": run_id},
+    )
+
+
+def find_id(connection: sqlite3.Connection, table: str, key: str, kinds: Sequence[str], reference: str) -> str | None:
+    """The row that a user means: by its id, else the newest of that name, else by the beginning of its id, in which
+    the kind ("r-") may be left out. None where there is none; raises UsageError where several ids begin so.
+    """
+    reference = text(reference)
+    for query in (
+        f"SELECT {key} FROM {table} WHERE {key} = ?",  # noqa: S608
+        f"SELECT {key} FROM {table} WHERE name = ? ORDER BY created_at DESC, {key} DESC LIMIT 1",  # noqa: S608
+    ):
+        if row := connection.execute(query, [reference]).fetchone():
+            return str(row[0])
+    begins: list[str] = []
+    for prefix in ("", *kinds) if reference else ():
+        begin = prefix + reference  # a range and no pattern: it walks the index of ids
+        rows = connection.execute(
+            f"SELECT {key} FROM {table} WHERE {key} >= ? AND {key} < ? ORDER BY {key} DESC LIMIT 6",  # noqa: S608
+            (begin, begin + chr(0x10FFFF)),
+        )
+        begins += [row[0] for row in rows]
+    if len(begins) > 1:
+        some = ", ".join(begins[:5]) + (", ..." if len(begins) > 5 else "")
+        raise UsageError(f"several {table} begin with {reference!r}: {some}", next_step="type more of the id")
+    return begins[0] if begins else None
 
 
 # -- rows of records -------------------------------------------------------------------------------------------------
@@ -284,4 +347,24 @@ def run_columns(run: RunRecord) -> dict[str, object]:
         "timings": record_json(run.timings),
         "detail": text(run.detail),
         "attempts": 0,
+        "grid_id": run.grid_id,
+        "cell_key": run.cell_key,
+    }
+
+
+def grid_columns(grid: GridRecord) -> dict[str, object]:
+    """An open grid."""
+    return {
+        "grid_id": grid.grid_id,
+        "name": text(grid.name),
+        "script": text(grid.script),
+        "state": str(GridState.OPEN),
+        "created_at": utc_text(grid.created_at),
+        "identity": grid.identity,
+        "cells": grid.cells,
+        "spec": as_json(dict(grid.spec)),
+        "settings": as_json(dict(grid.settings)),
+        "budget_usd": grid.budget_usd,
+        "client_id": grid.client_id,
+        "detail": text(grid.detail),
     }

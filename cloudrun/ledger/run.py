@@ -121,6 +121,7 @@ class Run(RunRecord):
             "timings": asdict(self.timings),
             "usage": None if self.usage is None else asdict(self.usage),
             "cost_usd": self.cost_usd,
+            "grid_id": self.grid_id,
         }
         return {name: _finite(value) for name, value in document.items()}
 

@@ -146,6 +146,69 @@ MIGRATIONS = (
         "0003 how runs were submitted",
         ("ALTER TABLE runs ADD COLUMN submission TEXT NOT NULL DEFAULT '{}'",),  # JSON
     ),
+    Migration(
+        "0004 grids",
+        (
+            """CREATE TABLE grids (
+                grid_id TEXT PRIMARY KEY,
+                name TEXT NOT NULL,
+                script TEXT NOT NULL,
+                state TEXT NOT NULL,
+                created_at TEXT NOT NULL,
+                ended_at TEXT,
+                identity TEXT NOT NULL,
+                cells INTEGER NOT NULL,
+                spec TEXT NOT NULL,       -- JSON
+                settings TEXT NOT NULL,   -- JSON
+                budget_usd REAL,
+                client_id TEXT NOT NULL,
+                detail TEXT NOT NULL
+            )""",
+            "CREATE INDEX grids_by_identity ON grids (identity, created_at, grid_id)",
+            "ALTER TABLE runs ADD COLUMN grid_id TEXT REFERENCES grids",
+            "ALTER TABLE runs ADD COLUMN cell_key TEXT NOT NULL DEFAULT ''",
+            # Which run is which cell. One run may be a cell of several grids; its state is kept with each, so that a
+            # grid is counted, and its queue found, without looking at any run.
+            """CREATE TABLE cells (
+                grid_id TEXT NOT NULL REFERENCES grids,
+                number INTEGER NOT NULL,
+                run_id TEXT NOT NULL REFERENCES runs,
+                state TEXT NOT NULL,
+                PRIMARY KEY (grid_id, number)
+            ) WITHOUT ROWID""",
+            "CREATE INDEX cells_by_run ON cells (run_id)",
+            "CREATE INDEX cells_by_state ON cells (grid_id, state, number)",
+            """CREATE TRIGGER cells_follow_their_runs AFTER UPDATE OF state ON runs BEGIN
+                UPDATE cells SET state = NEW.state WHERE run_id = NEW.run_id;
+            END""",
+            # The finite scores of succeeded runs in order: of all ('') and of each grid. Ids begin with their time, so
+            # that among equals the older comes first.
+            """CREATE TABLE ranked (
+                scope TEXT NOT NULL,
+                name TEXT NOT NULL,
+                value REAL NOT NULL,
+                run_id TEXT NOT NULL REFERENCES runs,
+                PRIMARY KEY (scope, name, value, run_id)
+            ) WITHOUT ROWID""",
+            """INSERT INTO ranked SELECT '', scores.name, value, run_id FROM scores JOIN runs USING (run_id)
+            WHERE state = 'succeeded' AND value IS NOT NULL""",
+            "DROP INDEX scores_in_order",
+            "CREATE INDEX scores_not_finite ON scores (name, run_id) WHERE not_finite IS NOT NULL",
+            # What is asked for at every command must not depend on how many runs there are, nor on how many of them
+            # share a name, a state or an instant.
+            "DROP INDEX runs_by_name",
+            "CREATE INDEX runs_by_name ON runs (name, created_at, run_id)",
+            "DROP INDEX runs_by_state",
+            "CREATE INDEX runs_by_state ON runs (state, created_at, run_id)",
+            "CREATE INDEX runs_under_way ON runs (instance_id) WHERE ended_at IS NULL AND instance_id IS NOT NULL",
+            """CREATE INDEX runs_with_metric ON runs (created_at, run_id, metric)
+            WHERE state = 'succeeded' AND metric IS NOT NULL""",
+            """CREATE INDEX runs_by_metric ON runs (metric, created_at, run_id, minimize)
+            WHERE state = 'succeeded' AND metric IS NOT NULL""",
+            "CREATE INDEX runs_by_cell ON runs (cell_key, state, run_id) WHERE cell_key <> ''",
+            "CREATE INDEX runs_by_grid ON runs (grid_id) WHERE grid_id IS NOT NULL",
+        ),
+    ),
 )
 
 

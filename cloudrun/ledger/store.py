@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cloudrun.ledger.artifacts import ArtifactStore
 from cloudrun.ledger.database import Database
 from cloudrun.ledger.fleet import Fleet
+from cloudrun.ledger.grids import Grids
 from cloudrun.ledger.history import History
 from cloudrun.ledger.home import DATABASE, FOLDER, KEYS, create_database, create_home, create_keys_folder, find_project
 from cloudrun.ledger.identity import settle
+from cloudrun.ledger.results import Results
 from cloudrun.ledger.schema import migrate
 
 
-class Ledger(Fleet, History):
+class Ledger(Fleet, History, Grids, Results):
     """What was launched, what ran and what came of it: `Ledger().ranking("accuracy")`.
 
     `project` None finds the project of the working directory. Nothing is written before the first use. One Ledger may
@@ -56,6 +60,16 @@ class Ledger(Fleet, History):
     def artifacts(self) -> ArtifactStore:
         create_home(self.home)
         return self._artifacts
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What the block calls is one transaction: all of it or nothing, on the disk when the block ends.
+
+        A method that refuses, and whose error is caught in the block, has written nothing; the others count. Nobody
+        else reads or writes meanwhile: keep it short.
+        """
+        with self._database.writing():
+            yield
 
     def close(self) -> None:
         """Let go of the file. The next use opens it again."""

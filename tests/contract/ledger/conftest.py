@@ -14,6 +14,7 @@ import pytest
 from cloudrun.core.records import (
     Artifact,
     ClientRecord,
+    GridRecord,
     LaunchRecord,
     LaunchRequest,
     Passport,
@@ -22,7 +23,7 @@ from cloudrun.core.records import (
     Timings,
     UnitRecord,
 )
-from cloudrun.core.states import EndReason, LaunchState, RunState, UnitState
+from cloudrun.core.states import EndReason, GridState, LaunchState, RunState, UnitState
 from cloudrun.ledger import Ledger
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -77,6 +78,13 @@ def a_unit(instance_id: str = "i-1", launch_id: str = "launch-1") -> UnitRecord:
 
 def a_run(run_id: str = "run-1", minute: int = 0, **fields: Any) -> RunRecord:
     record = RunRecord(run_id, "digits.py", "jobs/digits.py", RunState.QUEUED, NOON + timedelta(minutes=minute))
+    return replace(record, **fields)
+
+
+def a_grid(grid_id: str = "g-1", **fields: Any) -> GridRecord:
+    record = GridRecord(
+        grid_id, "sweep", "jobs/digits.py", GridState.OPEN, NOON, "identity-1", 10, client_id="client-1"
+    )
     return replace(record, **fields)
 
 
@@ -160,6 +168,7 @@ def make() -> SimpleNamespace:
         launch=a_launch,
         unit=a_unit,
         run=a_run,
+        grid=a_grid,
         client=a_client,
         launched=launched,
         pulling=pulling,

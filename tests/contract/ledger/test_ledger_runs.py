@@ -286,20 +286,6 @@ def test_the_direction_is_the_newest_runs_and_else_the_names(ledger: Ledger, mak
     assert ids(ledger.ranking("cost")) == ["run-1", "run-2", "run-0"]
 
 
-def test_a_ranking_walks_an_index(ledger: Ledger, make: SimpleNamespace) -> None:
-    queries: list[str] = []
-    make.launched(ledger, "i-1")
-    make.finished(ledger, make.run(), {"accuracy": 0.5})
-    with ledger._database.reading() as connection:
-        connection.set_trace_callback(queries.append)
-        ledger.ranking("accuracy", limit=3)
-        connection.set_trace_callback(None)
-        [query] = [text for text in queries if "ORDER BY scores.value" in text]
-        plan = " ".join(row["detail"] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}"))
-    assert "USING INDEX scores_in_order" in plan
-    assert "SCAN" not in plan
-
-
 # -- a run as its user holds it
 
 

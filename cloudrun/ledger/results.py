@@ -1,0 +1,292 @@
+"""Which runs were best, and tables of runs: sorted and filtered by the database, read a few at a time."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+from cloudrun.core.records import RunRecord
+from cloudrun.core.states import RunState
+from cloudrun.ledger.artifacts import ArtifactStore
+from cloudrun.ledger.database import Database
+from cloudrun.ledger.rows import run_records, text
+from cloudrun.ledger.run import Run
+from cloudrun.plan.filters import PER_USD, Column, Comparison, Value, parse_column
+from cloudrun.plan.ranking import better_is_smaller
+
+BATCH = 200  # runs in memory at a time
+Condition = tuple[str, list[Value]]  # SQL over the table `runs`, and what its question marks are
+NO_CONDITION: Condition = ("", [])
+
+
+class Results:
+    """Rankings walk an index of finite scores of succeeded runs (`ranked`): the time does not depend on how many runs
+    there are, nor on how many have the same score."""
+
+    _database: Database
+    _artifacts: ArtifactStore
+
+    def ranking(
+        self,
+        metric: str | None = None,
+        *,
+        minimize: bool | None = None,
+        limit: int | None = None,
+        grid_id: str | None = None,
+    ) -> list[Run]:
+        """Succeeded runs (cells of that grid) that have this score, best first, the older first among equals.
+
+        NaN and infinite scores come last, whichever way is better. `metric` None is the newest succeeded run's primary
+        one. `minimize` None is what the newest run with that primary metric says, else what the name says.
+        """
+        with self._database.reading() as connection:
+            metric = metric or self.primary_metric(grid_id)
+            if metric is None:
+                return []
+            if minimize is None:
+                minimize = self.direction(metric)
+            records = run_records(connection, _ranked(connection, grid_id, metric, minimize, NO_CONDITION, limit))
+        return [Run.of(record, self._artifacts) for record in records]
+
+    def best(self, grid_id: str, metric: str | None = None, minimize: bool | None = None) -> Run | None:
+        """The best cell of a grid so far; None where none has that score."""
+        return next(iter(self.ranking(metric, minimize=minimize, limit=1, grid_id=grid_id)), None)
+
+    def results(
+        self,
+        grid_id: str | None = None,
+        *,
+        metric: str | None = None,
+        minimize: bool | None = None,
+        where: Sequence[Comparison] = (),
+        sort: str | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[Run]:
+        """Runs (cells of that grid) for which all of `where` holds, a few in memory at a time.
+
+        `sort` None: as `ranking`, turned round by `reverse`; below them those without that score, the newest first, of
+        a grid by number. `sort` with a score's name is that ranking; "score_per_usd" ranks by the metric's score per
+        dollar; any other column sorts from small to large. Runs without what is sorted by come last.
+        """
+        with self._database.reading() as connection:
+            condition = _condition(where)
+            connection.create_function("param", 2, _param, deterministic=True)
+            column = None if sort is None or sort == PER_USD else parse_column(sort)
+            if column is not None and self._is_score(grid_id, column):
+                metric, sort = column.name, None
+            metric = metric or self.primary_metric(grid_id)
+            if metric is not None and minimize is None:
+                minimize = self.direction(metric)
+            if sort is None:
+                ids = _ranking_and_others(connection, grid_id, metric, bool(minimize) != reverse, condition, limit)
+            else:
+                key = _per_usd(metric or "", bool(minimize)) if column is None else _expression(column)
+                ids = _sorted(connection, grid_id, key, (column is None) != reverse, condition, limit)
+        return self._read(ids)
+
+    def primary_metric(self, grid_id: str | None = None) -> str | None:
+        """The primary score of the newest succeeded run (of that grid's last cells) that has it."""
+        newest = (
+            """SELECT run_id, metric FROM runs WHERE state = 'succeeded' AND metric IS NOT NULL
+            ORDER BY created_at DESC, run_id DESC LIMIT 100"""
+            if grid_id is None
+            else """SELECT run_id, metric FROM cells JOIN runs USING (run_id)
+            WHERE cells.grid_id = ? AND cells.state = 'succeeded' ORDER BY number DESC LIMIT 100"""
+        )
+        with self._database.reading() as connection:
+            for run_id, metric in connection.execute(newest, () if grid_id is None else [grid_id]):
+                has = "SELECT 1 FROM scores WHERE run_id = ? AND name = ?"
+                if connection.execute(has, (run_id, metric)).fetchone():
+                    return str(metric)
+        return None
+
+    def direction(self, metric: str) -> bool:
+        """Whether smaller is better: as the newest run says whose primary metric it is, else by its name."""
+        with self._database.reading() as connection:
+            row = connection.execute(
+                """SELECT minimize FROM runs WHERE metric = ? AND state = 'succeeded' AND metric IS NOT NULL
+                ORDER BY created_at DESC, run_id DESC LIMIT 1""",
+                [text(metric)],
+            ).fetchone()
+        return better_is_smaller(metric) if row is None else bool(row["minimize"])
+
+    def _is_score(self, grid_id: str | None, column: Column) -> bool:
+        if column.kind != "any":
+            return column.kind == "score"
+        with self._database.reading() as connection:
+            values = (grid_id or "", text(column.name))
+            found = connection.execute("SELECT 1 FROM ranked WHERE scope = ? AND name = ? LIMIT 1", values).fetchone()
+        return found is not None
+
+    def _read(self, ids: Sequence[str]) -> Iterator[Run]:
+        remaining = iter(ids)
+        while batch := list(islice(remaining, BATCH)):
+            records: list[RunRecord]
+            with self._database.reading() as connection:
+                records = run_records(connection, batch)
+            yield from (Run.of(record, self._artifacts) for record in records)
+
+
+# -- ids in order ----------------------------------------------------------------------------------------------------
+
+
+def _ids(connection: sqlite3.Connection, query: str, values: Sequence[object]) -> list[str]:
+    return [row[0] for row in connection.execute(query, values)]
+
+
+def _ranking_and_others(
+    connection: sqlite3.Connection,
+    grid_id: str | None,
+    metric: str | None,
+    ascending: bool,
+    condition: Condition,
+    limit: int | None,
+) -> list[str]:
+    ranked = [] if metric is None else _ranked(connection, grid_id, metric, ascending, condition, limit)
+    room = None if limit is None else limit - len(ranked)
+    return ranked if room == 0 else ranked + _others(connection, grid_id, metric, condition, room)
+
+
+def _ranked(
+    connection: sqlite3.Connection,
+    grid_id: str | None,
+    metric: str,
+    ascending: bool,
+    condition: Condition,
+    limit: int | None,
+) -> list[str]:
+    more, values = condition
+    filtered = f"CROSS JOIN runs USING (run_id) WHERE 1 {more} AND" if more else "WHERE"
+    matching = f"FROM ranked {filtered} ranked.scope = ? AND ranked.name = ?"
+    chosen = [*values, grid_id or "", text(metric)]
+    if ascending:
+        ids = _ids(connection, f"SELECT run_id {matching} ORDER BY value, run_id LIMIT ?", [*chosen, _most(limit)])
+    else:
+        ids = _downwards(connection, matching, chosen, limit)
+    if limit is not None and len(ids) >= limit:
+        return ids
+    cell = "AND EXISTS (SELECT 1 FROM cells WHERE cells.run_id = runs.run_id AND cells.grid_id = ?)"
+    not_finite = f"""SELECT scores.run_id FROM scores CROSS JOIN runs USING (run_id)
+        WHERE scores.name = ? AND not_finite IS NOT NULL AND runs.state = ? {cell if grid_id else ""} {more}
+        ORDER BY scores.run_id LIMIT ?"""  # noqa: S608
+    chosen = [text(metric), str(RunState.SUCCEEDED), *([grid_id] if grid_id else []), *values]
+    return ids + _ids(connection, not_finite, [*chosen, -1 if limit is None else limit - len(ids)])
+
+
+def _downwards(connection: sqlite3.Connection, matching: str, chosen: Sequence[Value], limit: int | None) -> list[str]:
+    """The largest first, the older among equals. The index, read backwards, has the newer among equals first; so those
+    that share the last place are asked for by themselves, and however many they are, none of them is sorted."""
+    last = None
+    if limit is not None:
+        last = connection.execute(
+            f"SELECT value {matching} ORDER BY value DESC LIMIT 1 OFFSET ?", [*chosen, max(limit - 1, 0)]
+        ).fetchone()
+    if last is None:  # no limit, or fewer than that
+        return _ids(connection, f"SELECT run_id {matching} ORDER BY value DESC, run_id", chosen)
+    above = f"SELECT run_id {matching} AND value > ? ORDER BY value DESC, run_id"
+    ids = _ids(connection, above, [*chosen, last[0]])
+    equal = f"SELECT run_id {matching} AND value = ? ORDER BY run_id LIMIT ?"
+    return ids + _ids(connection, equal, [*chosen, last[0], (limit or 0) - len(ids)])
+
+
+def _others(
+    connection: sqlite3.Connection, grid_id: str | None, metric: str | None, condition: Condition, limit: int | None
+) -> list[str]:
+    """Those without a rank."""
+    more, values = condition
+    chosen: list[Value] = []
+    if metric is not None:
+        more += """ AND NOT (runs.state = 'succeeded'
+            AND EXISTS (SELECT 1 FROM scores WHERE scores.run_id = runs.run_id AND scores.name = ?))"""
+        chosen = [text(metric)]
+    source, of_grid = _source(grid_id)
+    order = "runs.created_at DESC, runs.run_id DESC" if grid_id is None else "cells.number"
+    query = f"SELECT runs.run_id {source} {more} ORDER BY {order} LIMIT ?"
+    return _ids(connection, query, [*of_grid, *values, *chosen, _most(limit)])
+
+
+def _sorted(
+    connection: sqlite3.Connection,
+    grid_id: str | None,
+    key: Condition,
+    descending: bool,
+    condition: Condition,
+    limit: int | None,
+) -> list[str]:
+    more, values = condition
+    source, of_grid = _source(grid_id)
+    query = f"""SELECT run_id FROM (SELECT runs.run_id, {key[0]} AS key {source} {more})
+        ORDER BY key IS NULL, key {"DESC" if descending else "ASC"}, run_id LIMIT ?"""  # noqa: S608
+    return _ids(connection, query, [*key[1], *of_grid, *values, _most(limit)])
+
+
+def _source(grid_id: str | None) -> tuple[str, list[Value]]:
+    if grid_id is None:
+        return "FROM runs WHERE 1", []
+    return "FROM cells CROSS JOIN runs USING (run_id) WHERE cells.grid_id = ?", [grid_id]
+
+
+def _most(limit: int | None) -> int:
+    return -1 if limit is None else limit
+
+
+# -- columns and comparisons as SQL ----------------------------------------------------------------------------------
+
+_SCORE = """(SELECT coalesce(value, CASE not_finite WHEN 'inf' THEN 9e999 WHEN '-inf' THEN -9e999 END)
+    FROM scores WHERE scores.run_id = runs.run_id AND scores.name = ?)"""
+_INSTANCE_TYPE = "(SELECT instance_type FROM units WHERE units.instance_id = runs.instance_id)"
+
+
+def _expression(column: Column) -> Condition:
+    """Names that a user typed are values and never part of the text."""
+    if column.kind == "field":
+        return (_INSTANCE_TYPE if column.name == "instance_type" else f"runs.{column.name}"), []
+    if column.kind == "timing":
+        return "json_extract(runs.timings, ?)", [f"$.{column.name}"]
+    name = text(column.name)
+    if column.kind == "score":
+        return _SCORE, [name]
+    if column.kind == "param":
+        return "param(runs.params, ?)", [name]
+    return f"coalesce({_SCORE}, param(runs.params, ?))", [name, name]
+
+
+def _condition(where: Sequence[Comparison]) -> Condition:
+    texts, values = "", list[Value]()
+    for each in where:
+        expression, names = _expression(each.column)
+        if each.value is None:
+            texts += f" AND {expression} IS {'NOT' if each.operator == '!=' else ''} NULL"
+            values += names
+            continue
+        texts += f" AND {expression} {'<>' if each.operator == '!=' else each.operator} ?"
+        values += [*names, text(each.value) if isinstance(each.value, str) else each.value]
+        if each.operator not in ("=", "!="):  # SQLite says that every number is less than every text
+            texts += f" AND typeof({expression}) {'=' if isinstance(each.value, str) else '<>'} 'text'"
+            values += names
+    return texts, values
+
+
+def _per_usd(metric: str, minimize: bool) -> Condition:
+    """Larger is better: per dollar where more of the score is better, else against it, so that at the same score the
+    cheaper run is ahead, and at the same price the one with the better score, whatever its sign."""
+    finite = "(SELECT value FROM scores WHERE scores.run_id = runs.run_id AND scores.name = ?)"
+    better = f"{'-' if minimize else ''}{finite}"
+    each = f"CASE WHEN {better} >= 0 THEN {better} / cost_usd ELSE {better} * cost_usd END"
+    name = text(metric)
+    return f"CASE WHEN runs.state = 'succeeded' AND cost_usd > 0 THEN {each} END", [name, name, name]
+
+
+def _param(params: str, name: str) -> str | int | float | None:
+    """A parameter as SQLite compares it: numbers by size, lists and tables as their JSON. NaN is as good as none."""
+    value = json.loads(params).get(name)
+    if isinstance(value, str):
+        return text(value)
+    if isinstance(value, list | dict):
+        return json.dumps(value)
+    if isinstance(value, int) and abs(value) >= 1 << 63:
+        return float(value) if abs(value) < 1 << 1000 else str(value)
+    return value  # type: ignore[no-any-return]

@@ -1,0 +1,126 @@
+"""What of a run a table shows, sorts by and compares: `alpha<1 and state=succeeded`, read and never evaluated."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import Literal
+
+from cloudrun.core.errors import UsageError
+from cloudrun.core.records import Timings
+from cloudrun.core.states import RunState
+
+Value = str | int | float | bool | None
+Operator = Literal["=", "!=", "<", "<=", ">", ">="]
+
+FIELDS = (
+    *("run_id", "name", "script", "state", "end_reason", "exit_code", "detail", "attempts", "grid_id"),
+    *("instance_id", "instance_type", "created_at", "ended_at", "cost_usd"),
+)
+TIMINGS = tuple(field.name for field in fields(Timings))
+PER_USD = "score_per_usd"
+_KINDS: dict[str, Literal["param", "score", "timing"]] = {"params": "param", "scores": "score", "timings": "timing"}
+_TOKEN = re.compile(
+    r"""\s*(?: (?P<operator> ==|!=|<=|>=|=|<|> ) | (?P<quoted> "[^"]*"|'[^']*' ) | (?P<word> [^\s"'=!<>()]+ ) )""",
+    re.VERBOSE,
+)
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_COMPARE = "compare with =, !=, <, <=, > or >= and join with `and`, as in --where 'alpha<1 and state=succeeded'"
+
+
+@dataclass(frozen=True)
+class Column:
+    """Something that a run may have. `any` is a name that nobody has said more of: a score, else a parameter."""
+
+    kind: Literal["field", "timing", "score", "param", "any"]
+    name: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Of a column with a value; None is what a run has that does not have it."""
+
+    column: Column
+    operator: Operator
+    value: Value
+
+
+def parse_column(text: str) -> Column:
+    """`state` and the like (`FIELDS`), `run_s` and the like (`TIMINGS`), `params.NAME`, `scores.NAME`, or a name."""
+    kind, dot, name = text.partition(".")
+    if dot and name and kind in _KINDS:
+        if kind == "timings" and name not in TIMINGS:
+            raise UsageError(f"no run has the timing {name!r}", next_step=f"one of {', '.join(TIMINGS)}")
+        return Column(_KINDS[kind], name)
+    return Column("field" if text in FIELDS else "timing" if text in TIMINGS else "any", text)
+
+
+def parse_where(text: str) -> tuple[Comparison, ...]:
+    """The comparisons that all have to hold. Raises UsageError, which says at which character it stopped to make sense.
+
+    Values are numbers, `true`, `false`, `null`, and texts, with quotes around them where they have spaces.
+    """
+    tokens = _tokens(text)
+    comparisons = []
+    while True:
+        comparisons.append(_comparison(text, tokens))
+        kind, word, at = tokens.pop(0)
+        if kind == "end":
+            return tuple(comparisons)
+        if kind != "word" or word.lower() != "and":
+            raise _nonsense(text, at, f"`and` has to come here, not {word!r}")
+
+
+_Token = tuple[str, str, int]  # kind, text, the character it begins at
+
+
+def _tokens(text: str) -> list[_Token]:
+    tokens: list[_Token] = []
+    at, end = 0, len(text.rstrip())
+    while at < end:
+        match = _TOKEN.match(text, at)
+        if match is None:
+            at += len(text[at:]) - len(text[at:].lstrip())
+            what = "a quote that nothing closes" if text[at] in "\"'" else f"{text[at]!r} means nothing here"
+            raise _nonsense(text, at, what)
+        kind = str(match.lastgroup)
+        tokens.append((kind, match[kind], match.start(kind)))
+        at = match.end()
+    return [*tokens, ("end", "the end", end)]
+
+
+def _comparison(text: str, tokens: list[_Token]) -> Comparison:
+    kind, word, at = tokens.pop(0)
+    if kind not in ("word", "quoted"):
+        raise _nonsense(
+            text, at, f"a name has to come here, not {word!r}" if word != "the end" else "a name is missing"
+        )
+    column = parse_column(word) if kind == "word" else Column("any", word[1:-1])
+    kind, sign, at = tokens.pop(0)
+    if kind != "operator":
+        raise _nonsense(text, at, f"after {word} comes one of = != < <= > >=, not {sign!r}")
+    operator: Operator = "=" if sign == "==" else sign  # type: ignore[assignment]  # as the pattern has them
+    kind, said, at = tokens.pop(0)
+    if kind not in ("word", "quoted"):
+        raise _nonsense(text, at, f"a value has to come after {sign}")
+    value = said[1:-1] if kind == "quoted" else _value(said)
+    if value is None and operator not in ("=", "!="):
+        raise _nonsense(text, at, "null is neither less nor more than anything")
+    if column == Column("field", "state") and value not in (*map(str, RunState), None):
+        near = get_close_matches(str(value), map(str, RunState), n=1)
+        raise _nonsense(text, at, f"no run is {value!r}", f"write {near[0]}" if near else "")
+    return Comparison(column, operator, value)
+
+
+def _value(word: str) -> Value:
+    constants: dict[str, Value] = {"true": True, "false": False, "null": None}
+    if word in constants:
+        return constants[word]
+    if _NUMBER.fullmatch(word):
+        return int(word) if re.fullmatch(r"[+-]?\d{1,18}", word) else float(word)
+    return word
+
+
+def _nonsense(text: str, at: int, what: str, next_step: str = "") -> UsageError:
+    return UsageError(f"--where {text!r}, character {at + 1}: {what}", next_step=next_step or _COMPARE)
