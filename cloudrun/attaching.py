@@ -4,33 +4,28 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from typing import Any
 
-from cloudrun import bucket, config, pulling, watching, wiring
+from cloudrun import config, pulling, watching, wiring
 from cloudrun.clients import is_alive
 from cloudrun.connection import connected
 from cloudrun.core import rundir
-from cloudrun.core.clock import Clock, SystemClock, utc_text
-from cloudrun.core.errors import CloudrunError, ConnectionLost, Interrupted, NotFound, UsageError
+from cloudrun.core.clock import Clock, SystemClock
+from cloudrun.core.errors import Interrupted, NotFound, UsageError
 from cloudrun.core.events import Note, Observer, Output
-from cloudrun.core.records import RunRecord, UnitOrders, UnitRecord
-from cloudrun.core.settings import Settings
+from cloudrun.core.records import RunRecord, UnitRecord
 from cloudrun.core.states import RunState, UnitState, is_terminal
+from cloudrun.deadlines import move_deadline
 from cloudrun.homecoming import end_queued
 from cloudrun.leases import Attended
 from cloudrun.ledger import Ledger, Run
 from cloudrun.machine import ATTEMPTS_MAX
 from cloudrun.plan.endings import CANCELLED
 from cloudrun.plan.quantities import duration_text
-from cloudrun.plan.userdata import held_deadline, move_deadline_script
 from cloudrun.prepared import submitted_settings
 from cloudrun.submit import resume
 
-if TYPE_CHECKING:
-    from cloudrun.ssh.session import Session
-
-COMMAND_S = 60.0
 OTHER_CLIENT_S = 120.0  # for the process that looks after a run to bring home what was cancelled under it
 POLL_S = 0.2
 FARTHEST_S = 7 * 86400.0  # from now: a slip of the finger must not become a month's bill
@@ -169,8 +164,7 @@ def _await_end(ledger: Ledger, run_id: str, clock: Clock, at_most_s: float = flo
 def extend(ledger: Ledger, reference: str, by_s: float, *, observe: Observer, profile: str | None = None) -> UnitRecord:
     """Move the deadline of a unit, named by its id or by a run on it, `by_s` seconds later. Returns the unit.
 
-    The machine's own timer is moved first and read back, then its agent, its tag and the ledger: whatever fails on the
-    way, what ends the machine first is as early as it was. Raises NotFound, UsageError, ConnectionLost.
+    Raises NotFound, UsageError, ConnectionLost, CloudrunError where the machine does not take it.
     """
     unit = _unit_of(ledger, reference)
     if unit.state in (UnitState.TERMINATING, UnitState.TERMINATED):
@@ -183,25 +177,7 @@ def extend(ledger: Ledger, reference: str, by_s: float, *, observe: Observer, pr
         )
     cloud = watching.running(unit, profile)
     with connected(cloud, ledger, unit, observe, timeout_s=pulling.LOGIN_S) as connection:
-        _move_timer(connection.session, unit, deadline)
-        orders = connection.agent.standing_orders() or UnitOrders(0.0)
-        connection.agent.orders(replace(orders, deadline=deadline.timestamp()))
-        left_s = (deadline - SystemClock().now()).total_seconds()
-        for run in ledger.unfinished_runs(unit.instance_id):
-            attempt = ledger.attempts(run.run_id)[-1]
-            if attempt.store:  # what it may upload would end before it does
-                max_bytes = (submitted_settings(run) or Settings()).output_max_bytes
-                upload = bucket.ticket(cloud, attempt.store, max_bytes, left_s)
-                connection.agent.renew_upload(rundir.run_dir(run.run_id, attempt.number), upload)
-        try:
-            cloud.instances.tag([unit.instance_id], {"cloudrun:expires-at": utc_text(deadline)})
-        except CloudrunError as error:  # for people who look at the console; nothing is decided by it
-            observe(Note(f"the tag of {unit.instance_id} still says the old deadline: {error}", "warning"))
-        ledger.update_unit(unit.instance_id, deadline=deadline)
-        with suppress(ConnectionLost):  # a client that connected before the ledger knew has told the agent the old one
-            orders = connection.agent.standing_orders() or orders
-            if orders.deadline < deadline.timestamp():
-                connection.agent.orders(replace(orders, deadline=deadline.timestamp()))
+        move_deadline(cloud, ledger, unit, deadline, connection.session, connection.agent, observe)
     return ledger.unit(unit.instance_id)
 
 
@@ -211,14 +187,3 @@ def _unit_of(ledger: Ledger, reference: str) -> UnitRecord:
             return ledger.unit(reference)
     _, _, unit = pulling.waiting_run(ledger, reference)
     return unit
-
-
-def _move_timer(session: Session, unit: UnitRecord, deadline: datetime) -> None:
-    """Set the machine's own timer and read it back. Raises CloudrunError where it is not what it should be."""
-    script = move_deadline_script(deadline)
-    done = session.run("sudo -n sh -s", stdin=script.encode("ascii"), timeout_s=COMMAND_S)
-    if done.exit_code != 0 or held_deadline(done.stdout) != deadline.replace(microsecond=0):
-        raise CloudrunError(
-            f"{unit.instance_id} did not take the new deadline: {done.stderr.strip() or done.stdout.strip()}",
-            next_step=f"cloudrun pull brings home what is done; it ends at {unit.deadline:%H:%M} UTC",
-        )

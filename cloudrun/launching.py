@@ -196,8 +196,7 @@ def wait_running(
         # A new instance may be missing from a describe for a moment; only the deadline makes that an error.
         found = cloud.instances.describe([instance_id]).get(instance_id)
         if found is not None and found.state == "running" and found.address:
-            ledger.update_unit(instance_id, address=found.address, ssh_port=found.ssh_port)
-            ledger.move_unit(instance_id, UnitState.BOOTING)
+            note_running(ledger, found)
             return found
         if found is not None and found.state in ("shutting-down", "terminated", "stopping", "stopped"):
             why = found.state_reason or "EC2 gave no reason"
@@ -212,3 +211,11 @@ def wait_running(
             )
         clock.sleep(pause)
         pause = min(pause * 1.5, POLL_S[1])
+
+
+def note_running(ledger: Ledger, instance: Instance) -> UnitRecord:
+    """Write down where a machine is that has begun to run. Returns its row."""
+    with ledger.together():
+        ledger.update_unit(instance.instance_id, address=instance.address, ssh_port=instance.ssh_port)
+        ledger.move_unit(instance.instance_id, UnitState.BOOTING)
+        return ledger.unit(instance.instance_id)

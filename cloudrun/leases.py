@@ -28,6 +28,21 @@ def beat(ledger: Ledger, client_id: str, clock: Clock, ended: threading.Event) -
     threading.Thread(target=run, name="cloudrun-heartbeat", daemon=True).start()
 
 
+@contextmanager
+def present(ledger: Ledger, clock: Clock) -> Iterator[str]:
+    """Be known as a client that lives, by the id that this gives, until the block ends."""
+    client = this_client(clock.now())
+    ledger.register_client(client)
+    ended = threading.Event()
+    try:
+        beat(ledger, client.client_id, clock, ended)
+        yield client.client_id
+    finally:
+        ended.set()
+        with suppress(CloudrunError):
+            ledger.dismiss_client(client.client_id)
+
+
 class Lease:
     """Of one unit, as it was when it was taken. A process that leaves without `leave` leaves it to the reaper."""
 
@@ -52,15 +67,7 @@ class Lease:
 @contextmanager
 def lease(ledger: Ledger, unit: UnitRecord, clock: Clock) -> Iterator[Lease]:
     """Take a unit whose client has let go of it, or is dead. Raises Attended where another process was quicker."""
-    client = this_client(clock.now())
-    ledger.register_client(client)
-    ended = threading.Event()
-    try:
-        if not ledger.take_unit(unit.instance_id, client.client_id, of=unit.client_id, on_exit=unit.on_exit):
+    with present(ledger, clock) as client_id:
+        if not ledger.take_unit(unit.instance_id, client_id, of=unit.client_id, on_exit=unit.on_exit):
             raise Attended(f"another process has just taken {unit.instance_id}", next_step="cloudrun ps")
-        beat(ledger, client.client_id, clock, ended)
-        yield Lease(ledger, unit, client.client_id)
-    finally:
-        ended.set()
-        with suppress(CloudrunError):
-            ledger.dismiss_client(client.client_id)
+        yield Lease(ledger, unit, client_id)

@@ -19,6 +19,8 @@ from cloudrun.wiring import Cloud
 class PooledUnit(OpenUnit):
     """`end` is called with the instance's id once nothing is left on it; it need not wait until it has gone."""
 
+    replaceable = True
+
     def __init__(
         self,
         cloud: Cloud,

@@ -23,6 +23,11 @@ from cloudrun.project import Shipment, shipment
 
 # Less free space than this at home and nothing is launched: the ledger itself needs room to say how a run ended.
 ROOM_BYTES = 100_000_000
+# What BLAS, OpenMP and joblib ask for the number of threads, by the names that threadpoolctl and joblib document.
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS", "LOKY_MAX_CPU_COUNT",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class Prepared:
     search_path: tuple[str, ...] = ()  # folders below the root, beside the script's own, that its modules come from
     third_party: tuple[str, ...] = ()  # dotted names of what it imports
     data: tuple[DataSet, ...] = ()
+    threads: int | None = None  # that a job is told to compute on; None leaves that to its libraries
 
 
 def prepare(
@@ -142,6 +148,8 @@ def command_line(plan: Prepared) -> list[str]:
 def job_environment(plan: Prepared, run_id: str) -> dict[str, str]:
     """The variables a job finds beside the machine's own."""
     variables = {"CLOUDRUN_PARAMS": json.dumps(dict(plan.job.params)), "CLOUDRUN_RUN_ID": run_id}
+    if plan.threads is not None:
+        variables |= dict.fromkeys(THREAD_VARIABLES, str(plan.threads))
     if plan.search_path:
         # Relative to where the job starts; Python makes them absolute before the script's first line.
         folders = [posixpath.relpath(folder or ".", plan.shipment.cwd) for folder in plan.search_path]

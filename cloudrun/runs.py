@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import datetime
 from functools import partial
@@ -20,6 +21,7 @@ from cloudrun.core.errors import (
     LedgerError,
     ProvisionError,
     TransferError,
+    UnitGone,
     UsageError,
 )
 from cloudrun.core.events import Note, Progress
@@ -44,7 +46,7 @@ def execute(unit: OpenUnit, plan: Prepared, *, check: bool = True, run_id: str |
     came, before the interruption goes on its way. Raises Interrupted (with `.run_id`) where the provider took the
     machine back: the run is queued again, with what it had saved.
     """
-    attempt = _attempt(unit, plan, run_id, _carry_out)
+    attempt = _attempt(unit, lambda: _begin(unit, plan, run_id), lambda begun: _carry_out(begun, plan))
     run = unit.ledger.get(attempt.run.run_id)
     if check and run.state is not RunState.SUCCEEDED:
         raise job_failed(run)
@@ -53,8 +55,30 @@ def execute(unit: OpenUnit, plan: Prepared, *, check: bool = True, run_id: str |
 
 def detach(unit: OpenUnit, plan: Prepared, *, run_id: str | None = None) -> Run:
     """Start it, let go of the unit, and return the run as it is then. As `execute` where that does not come about."""
-    attempt = _attempt(unit, plan, run_id, _start)
+    attempt = _attempt(unit, lambda: _begin(unit, plan, run_id), lambda begun: _start(begun, plan))
     return unit.ledger.get(attempt.run.run_id)
+
+
+def go_on(unit: OpenUnit, run_id: str) -> Run:
+    """Follow a run that a client which is dead has begun on this unit, and bring it home. As `execute`, unchecked; a
+    run that never got as far as its job is queued again."""
+
+    def follow(attempt: Attempt) -> None:
+        if unit.agent.status(attempt.place) is None:
+            raise Interrupted(f"its client died before it had started it on {unit.instance_id}")
+        attempt.mark_running()
+        attempt.printed.discard()  # what that client had seen of its log comes once more
+        with attempt.in_time():
+            status = attempt.follow()
+        attempt.conclude(status)
+
+    def begun() -> Attempt:
+        run = unit.ledger.run(run_id)
+        unit.run_ids.append(run_id)
+        return Attempt(unit, run, run.attempts)
+
+    _attempt(unit, begun, follow)
+    return unit.ledger.get(run_id)
 
 
 def job_failed(run: Run) -> JobFailed:
@@ -65,15 +89,15 @@ def job_failed(run: Run) -> JobFailed:
     )
 
 
-def _attempt(unit: OpenUnit, plan: Prepared, run_id: str | None, act: Any) -> Attempt:
+def _attempt(unit: OpenUnit, begin: Callable[[], Attempt], act: Callable[[Attempt], None]) -> Attempt:
     unit.check_cancelled()
     attempt = None
     working = ExitStack()
     try:
         working.enter_context(unit.at_work())
         with LIFELINE.shield():
-            attempt = _begin(unit, plan, run_id)
-        act(attempt, plan)
+            attempt = begin()
+        act(attempt)
     except BaseException as cause:
         error = _told_by_ec2(unit, cause)
         if attempt is not None:
@@ -97,6 +121,8 @@ def _told_by_ec2(unit: OpenUnit, error: BaseException) -> BaseException:
                 return Interrupted(f"{unit.instance_id} was taken back by the provider")
         except CloudrunError:
             pass  # then what is known is the error
+        if unit.replaceable and unit.is_gone():
+            return UnitGone(f"{unit.instance_id} went away")
     return error
 
 
@@ -104,7 +130,7 @@ def _begin(unit: OpenUnit, plan: Prepared, run_id: str | None) -> Attempt:
     """Write down the run, where it is new, and its attempt on this unit."""
     ledger, now = unit.ledger, unit.clock.now()
     if run_id is None:
-        run = _new_run(plan, now)
+        run = new_run(plan, now)
         number, store = 1, _store(unit, plan, run.run_id, 1)
         ledger.begin_run(run, unit.instance_id, now, store=store)
     else:
@@ -127,7 +153,8 @@ def _raise_why_not(run: RunRecord, error: LedgerError) -> None:
         raise UsageError(f"another process goes on with {run.run_id}", next_step="cloudrun ps") from error
 
 
-def _new_run(plan: Prepared, now: datetime) -> RunRecord:
+def new_run(plan: Prepared, now: datetime) -> RunRecord:
+    """A run as it begins, and is not in the ledger yet."""
     return RunRecord(
         run_id=new_id("r"),
         name=plan.job.name or Path(plan.shipment.script).stem,

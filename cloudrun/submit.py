@@ -40,7 +40,7 @@ def submit(
     with ExitStack() as stack:
         with before_launch():
             early = stack.enter_context(_early_login(ledger, instance_id)) if instance_id else None
-            cloud, image, plan = _checked(job, settings, ledger, observe, instance_id)
+            cloud, image, plan = checked(job, settings, ledger, observe, instance_id)
         machine = Machine(
             lambda: open_unit(cloud, ledger, settings, observe, image=image, instance_id=instance_id, early=early),
             lambda: open_unit(cloud, ledger, settings, observe, image=None if instance_id else image),
@@ -59,7 +59,7 @@ def resume(run_id: str, settings: Settings, *, ledger: Ledger, observe: Observer
     root = Path(record.submission.get("root", ledger.project))
     job = Job(root / record.script, record.arguments, dict(record.params), record.name, root / record.cwd)
     settings = replace(settings, metric=record.metric, minimize=record.minimize)
-    cloud, image, plan = _checked(job, settings, ledger, observe)
+    cloud, image, plan = checked(job, settings, ledger, observe)
     if plan.code_digest != record.code_digest:
         observe(Note(f"{record.script} is not what it was when {run_id} was submitted: it goes on as it is", "warning"))
     if datasets.digest(plan.data) != record.data_digest:
@@ -79,9 +79,10 @@ def _early_login(ledger: Ledger, instance_id: str) -> AbstractContextManager[Ear
     return EarlyLogin(ssh_target(ledger, unit)) if unit.state is UnitState.READY and unit.address else nullcontext()
 
 
-def _checked(
+def checked(
     job: Job, settings: Settings, ledger: Ledger, observe: Observer, instance_id: str | None = None
 ) -> tuple[Cloud, Image, Prepared]:
+    """All that can be wrong with a job, looked at before anything is launched. Raises UsageError, CredentialsError."""
     goods = prepared.inspect(job, settings, ledger, observe)
     if instance_id is None:
         cloud = wiring.connect(settings.provider, settings.region, settings.profile)

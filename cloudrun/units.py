@@ -43,6 +43,8 @@ LIFELINE.take_signals()
 class OpenUnit:
     """A machine from its launch to its end. Not thread-safe beyond `interrupt`, `hurry` and `close`."""
 
+    replaceable = False  # whether a run whose machine went away goes on on another one
+
     def __init__(self, cloud: Cloud, ledger: Ledger, settings: Settings, observe: Observer, clock: Clock) -> None:
         self.cloud = cloud
         self.ledger = ledger

@@ -9,10 +9,11 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from cloudrun.cli.display import Display
-from cloudrun.cli.parser import Json, parse_params
+from cloudrun.cli.gridding import grid_of
+from cloudrun.cli.parser import Json
 from cloudrun.cli.printing import print_json
 from cloudrun.cli.summary import closing_lines, detached_lines, exit_code
-from cloudrun.core.errors import before_launch
+from cloudrun.core.errors import UsageError, before_launch
 
 
 def submit(
@@ -26,10 +27,41 @@ def submit(
         Parameter(
             name="--set",
             metavar="NAME=VALUE",
-            help="A parameter: it reaches the script as --NAME VALUE and in CLOUDRUN_PARAMS. Once for each. "
-            "Example: --set alpha=0.1 --set seed=7",
+            help="A parameter: it reaches the script as --NAME VALUE and in CLOUDRUN_PARAMS. Once for each. Several "
+            "values, with commas, make a grid. Example: --set alpha=0.1,1 --set seed=7",
         ),
     ] = None,
+    grid: Annotated[
+        Path | None,
+        Parameter(help="A file of parameters (TOML, YAML, JSON): lists are crossed. Example: --grid grid.toml"),
+    ] = None,
+    sample: Annotated[
+        int | None, Parameter(help="Draw so many cells of the grid, or of its distributions. Example: --sample 100")
+    ] = None,
+    seed: Annotated[int | None, Parameter(help="What --sample draws with; 0 by default. Example: --seed 7")] = None,
+    units: Annotated[
+        int | None, Parameter(help="How many machines work on a grid; 1 by default. Example: --units 4")
+    ] = None,
+    max_units: Annotated[
+        int | None, Parameter(help="As many machines as are worth it, up to this. Example: --max-units 16")
+    ] = None,
+    slots: Annotated[
+        int | None,
+        Parameter(help="Cells at a time on a machine; its vCPUs divided by --cpus by default. Example: --slots 2"),
+    ] = None,
+    cpus: Annotated[int, Parameter(help="How many vCPUs one cell computes on. Example: --cpus 2")] = 1,
+    budget: Annotated[
+        float | None,
+        Parameter(help="US dollars that a grid's machines cannot cost more than, at list prices. Example: --budget 5"),
+    ] = None,
+    retries: Annotated[
+        int, Parameter(help="How often a cell whose script failed is tried again. Example: --retries 1")
+    ] = 0,
+    keep_going: Annotated[
+        bool, Parameter(help="Go on with a grid whose first cells all failed alike. Example: --keep-going")
+    ] = False,
+    again: Annotated[bool, Parameter(help="Run also the cells that have succeeded before. Example: --again")] = False,
+    yes: Annotated[bool, Parameter(help="A grid of over 100,000 cells is meant. Example: --yes")] = False,
     name: Annotated[str | None, Parameter(help="What to call the run. Example: --name baseline")] = None,
     provider: Annotated[
         str | None,
@@ -143,7 +175,7 @@ def submit(
         from cloudrun.submit import Job
         from cloudrun.submit import submit as submit_job
 
-    params = parse_params(set_ or ())
+    cells = grid_of(set_ or (), grid, sample, seed, yes=yes)
     flags = {
         "provider": provider,
         "region": region,
@@ -165,6 +197,16 @@ def submit(
         "minimize": minimize,
     }
     settings = config.load(Path.cwd(), flags)
+    if cells.size > 1 or grid is not None or units is not None or max_units is not None:
+        for flag, given in (("--detach", detach), ("--instance-id", instance_id)):
+            if given:
+                raise UsageError(f"{flag} is for one run, and this is a grid", next_step=f"leave out {flag}")
+        from cloudrun.cli.grid import submit_grid
+        from cloudrun.grids import Wishes
+
+        wishes = Wishes(units or 1, max_units, slots, cpus, budget, retries, keep_going, again)
+        return submit_grid(script, arguments, cells, name, settings, wishes, verbose=verbose, as_json=as_json)
+    params = next(cells.cells())
 
     with closing(Ledger()) as ledger, Display(verbose=verbose, job_stdout=not as_json) as display:
         job = Job(script, arguments, params, name)

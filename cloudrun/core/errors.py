@@ -105,6 +105,10 @@ class Interrupted(ConnectionLost):
     usual_next_step = "submit again, without --spot if it has to be over soon"
 
 
+class UnitGone(Interrupted):
+    """The machine went away without a word: what ran on it may have had a part in that."""
+
+
 class ProvisionError(CloudrunError):
     """`task` is the failing Ansible task's name ("" where none ran); `log_path` holds Ansible's whole output."""
 

@@ -1,0 +1,189 @@
+"""The cells of a grid as a pool's work: taken from the ledger a few at a time, done on units, done again if need be."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from cloudrun import runs
+from cloudrun.core.clock import SystemClock
+from cloudrun.core.errors import Cancelled, CloudrunError, LedgerError
+from cloudrun.core.events import Note, Observer
+from cloudrun.core.records import RunRecord
+from cloudrun.core.states import EndReason, RunState, is_terminal
+from cloudrun.homecoming import end_queued
+from cloudrun.ledger import Ledger
+from cloudrun.plan.endings import Ending
+from cloudrun.plan.retrying import Failures, next_step
+from cloudrun.plan.scheduling import Backlog
+from cloudrun.pooled import PooledUnit
+from cloudrun.prepared import Prepared
+
+AHEAD = 500  # cells that are read from the ledger at once
+STDERR_BYTES = 4096  # of a failed cell, to see whether others fail alike
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination on its way. `on_unit`: the attempt runs already, begun by a client that is dead."""
+
+    number: int
+    run: RunRecord
+    on_unit: bool = False
+
+
+@dataclass
+class Tally:
+    """How far a grid is. `taken` of the succeeded were so before this command."""
+
+    cells: int
+    succeeded: int = 0
+    taken: int = 0
+    failed: int = 0
+    quarantined: int = 0
+    elsewhere: int = 0  # they run on, or wait, on machines that cannot be reached now
+    running: int = 0
+
+    @property
+    def left(self) -> int:
+        return self.cells - self.succeeded - self.failed - self.elsewhere - self.running
+
+
+class Cells:
+    """`Work` for a pool. `plan` is the job without a cell's parameters."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        grid_id: str,
+        plan: Prepared,
+        tally: Tally,
+        observe: Observer,
+        *,
+        retries: int = 0,
+        keep_going: bool = False,
+        over: Callable[[RunRecord], None] = lambda _: None,
+    ) -> None:
+        self._ledger = ledger
+        self._grid_id = grid_id
+        self._plan = plan
+        self._tally = tally
+        self._observe = observe
+        self._retries = retries
+        self._keep_going = keep_going
+        self._over = over
+        self._ready: deque[Cell] = deque()
+        self._read_to = -1
+        self._queued = 0
+        self._failures = Failures(succeeded=tally.succeeded > 0)
+        self._took_s = 0.0
+        self._timed = 0
+        self._stopped = ""
+
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Count anew what waits: something was queued by others."""
+        self._queued = self._ledger.counts(self._grid_id)[RunState.QUEUED]
+
+    # -- what the pool asks --------------------------------------------------------------------------------------------
+
+    def backlog(self) -> Backlog:
+        expected_s = self._took_s / self._timed if self._timed else None
+        return Backlog(self._queued, self._tally.running, expected_s)
+
+    def take(self) -> Cell:
+        if not self._ready:
+            found = self._ledger.queued_cells(self._grid_id, AHEAD, after=self._read_to)
+            self._ready.extend(Cell(number, run) for number, run in found)
+            self._read_to = found[-1][0]
+        self._queued -= 1
+        self._tally.running += 1
+        return self._ready.popleft()
+
+    def stopped(self) -> str:
+        return self._stopped
+
+    def carry_out(self, unit: PooledUnit, task: Cell) -> None:
+        if task.on_unit:
+            runs.go_on(unit, task.run.run_id)
+        else:
+            plan = replace(self._plan, job=replace(self._plan.job, params=dict(task.run.params)))
+            runs.execute(unit, plan, check=False, run_id=task.run.run_id)
+
+    def ended(self, task: Cell, error: BaseException | None) -> None:
+        if error is not None and not isinstance(error, CloudrunError):
+            raise error  # a bug, or the interpreter's end
+        self._tally.running -= 1
+        run = self._ledger.run(task.run.run_id)
+        if run.state is RunState.QUEUED:
+            self._once_more(task, run, error)
+        elif not is_terminal(run.state):
+            self._tally.elsewhere += 1
+            self._observe(Note(f"cell {task.number} ({run.run_id}): {error}", "warning"))
+        elif run.state is RunState.SUCCEEDED:
+            self._succeeded(run)
+        elif run.end_reason is EndReason.CANCELLED and isinstance(error, Cancelled):
+            self._tally.failed += 1  # all of it is being ended
+        else:
+            self._failed(task, run)
+        if isinstance(error, LedgerError):
+            raise error  # where nothing can be written down, nothing more may be started
+
+    # -- what becomes of a cell ----------------------------------------------------------------------------------------
+
+    def _succeeded(self, run: RunRecord) -> None:
+        self._tally.succeeded += 1
+        self._failures.success()
+        self._took_s += run.timings.ship_s + run.timings.run_s + run.timings.pull_s
+        self._timed += 1
+        self._over(run)
+
+    def _once_more(self, task: Cell, run: RunRecord, error: BaseException | None) -> None:
+        """Its machine failed it: another one gets it, unless it has taken too many down."""
+        ends = [attempt.end_reason for attempt in self._ledger.attempts(run.run_id) if attempt.end_reason]
+        if ends and next_step(ends, retries=self._retries) == "quarantine":
+            why = f"it was there when {len(ends)} machines went down, and is not tried on another"
+            end_queued(self._ledger, run.run_id, Ending(RunState.FAILED, EndReason.UNIT_LOST, why))
+            self._tally.failed += 1
+            self._tally.quarantined += 1
+            self._observe(Note(f"cell {task.number} ({run.run_id}) is left out: {why}", "warning"))
+            self._over(self._ledger.run(run.run_id))
+            return
+        if ends and not isinstance(error, Cancelled):
+            self._observe(Note(f"cell {task.number} goes to another machine: {error}", "warning"))
+        self._queue(task.number, run)
+
+    def _failed(self, task: Cell, run: RunRecord) -> None:
+        ends = [each.end_reason for each in self._ledger.attempts(run.run_id) if each.end_reason]
+        tries = int(run.submission.get("try", 1))
+        if tries <= self._retries and next_step([*ends], retries=1) == "again":
+            again = replace(
+                runs.new_run(self._plan, SystemClock().now()),
+                params=run.params,
+                cell_key=run.cell_key,
+                submission={**run.submission, "try": tries + 1},
+            )
+            self._ledger.add_cells(self._grid_id, [(task.number, again)])
+            self._observe(Note(f"cell {task.number} failed ({run.detail}); it is tried again", "warning"))
+            self._queue(task.number, self._ledger.run(again.run_id))
+            return
+        self._tally.failed += 1
+        self._failures.failure(_stderr(self._ledger, run) or run.detail)
+        self._stopped = self._failures.stop(keep_going=self._keep_going)
+        self._over(run)
+
+    def _queue(self, number: int, run: RunRecord) -> None:
+        self._ready.append(Cell(number, run))
+        self._queued += 1
+
+
+def _stderr(ledger: Ledger, run: RunRecord) -> str:
+    """The last lines of what a run said before it failed."""
+    for artifact in run.artifacts:
+        if artifact.kind == "log" and artifact.path == "stderr.log":
+            with ledger.artifacts.open(artifact.sha256) as file:
+                file.seek(max(0, artifact.size - STDERR_BYTES))
+                return file.read().decode(errors="replace")
+    return ""

@@ -1,0 +1,236 @@
+"""A grid on the screen: one view that moves on a terminal, a line a cell elsewhere, and its ranking at the end."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, Self
+
+from cloudrun.cells import Tally
+from cloudrun.cli.printing import assignments_text, is_terminal, print_json, printable, score_text
+from cloudrun.core.events import Event, Note
+from cloudrun.core.records import RunRecord
+from cloudrun.core.settings import Settings
+from cloudrun.core.states import GridState, RunState
+from cloudrun.grids import Finished, Wishes, run_grid
+from cloudrun.ledger import Ledger
+from cloudrun.plan.grid import Grid
+from cloudrun.plan.quantities import duration_text
+from cloudrun.pool import Pool
+from cloudrun.prepared import Job
+
+if TYPE_CHECKING:
+    from rich.live import Live
+
+REDRAW_S = 0.2
+RANKED = 10  # cells in the ranking at the end
+JSON_RUNS = 1000  # read from the ledger at once
+
+
+class GridDisplay:
+    """Called from any thread."""
+
+    def __init__(
+        self,
+        metric: str | None = None,
+        *,
+        minimize: bool = False,
+        verbose: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+        stderr: IO[str] | None = None,
+    ) -> None:
+        self._metric = metric
+        self._minimize = minimize
+        self._verbose = verbose
+        self._clock = clock
+        self._words = stderr or sys.stderr
+        self._moving = is_terminal(self._words)
+        self._live: Live | None = None
+        self._lock = threading.RLock()
+        self._began = clock()
+        self._drawn = float("-inf")
+        self._tally: Tally | None = None
+        self._best: RunRecord | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            if self._live is not None:
+                self._live.stop()
+                self._live = None
+
+    def __call__(self, event: Event) -> None:
+        """Of all that happens on units only what was not meant to: what cells print is in their logs."""
+        if isinstance(event, Note) and (event.level == "warning" or self._verbose):
+            self.say(f"  {'warning: ' if event.level == 'warning' else ''}{event.text}")
+
+    def say(self, text: str) -> None:
+        with self._lock:
+            if self._live is not None:
+                self._live.console.print(printable(text), markup=False, highlight=False)
+            else:
+                print(printable(text), file=self._words, flush=True)
+
+    def over(self, run: RunRecord) -> None:
+        """A cell has ended."""
+        with self._lock:
+            score = run.scores.get(run.metric or "")
+            if run.state is RunState.SUCCEEDED and score is not None and self._is_better(run, score):
+                self._best = run
+            if not self._moving or run.state is not RunState.SUCCEEDED:
+                told = f"{run.metric} {score_text(score)}" if score is not None else (run.detail or "")
+                tally = self._tally
+                count = f"[{tally.succeeded + tally.failed}/{tally.cells}] " if tally else ""
+                self.say(f"{count}{run.run_id} {run.state}  {told}  {assignments_text(run.params)}")
+
+    def changed(self, tally: Tally, pool: Pool | None) -> None:
+        with self._lock:
+            if self._tally is None and tally.taken:
+                self.say(f"{tally.taken} of {tally.cells} cells have succeeded before, and are not run again")
+            self._tally = tally
+            now = self._clock()
+            if self._moving and pool is not None and now - self._drawn >= REDRAW_S:
+                self._drawn = now
+                self._draw(tally, pool)
+
+    def _is_better(self, run: RunRecord, score: float) -> bool:
+        if self._best is None:
+            return True
+        best = self._best.scores.get(run.metric or "")
+        if best is None:
+            return True
+        return score < best if run.minimize else score > best
+
+    def _draw(self, tally: Tally, pool: Pool) -> None:
+        from rich.console import Console
+        from rich.live import Live
+        from rich.text import Text
+
+        if self._live is None:
+            console = Console(file=self._words, highlight=False, markup=False)
+            self._live = Live(console=console, auto_refresh=False, transient=True)
+            self._live.start()
+        width = self._live.console.width
+        lines = [line[: width - 1] for line in self._lines(tally, pool)]
+        self._live.update(Text("\n".join(lines)), refresh=True)
+
+    def _lines(self, tally: Tally, pool: Pool) -> list[str]:
+        done = tally.succeeded + tally.failed
+        elapsed_s = self._clock() - self._began
+        fresh = done - tally.taken
+        left = duration_text(elapsed_s / fresh * (tally.cells - done)) + " left" if fresh > 0 else ""
+        filled = 30 * done // max(1, tally.cells)
+        lines = [
+            f"[{'#' * filled}{' ' * (30 - filled)}] {done} of {tally.cells} cells, {tally.running} running,"
+            f" {tally.failed} failed  {duration_text(elapsed_s)}  {left}".rstrip()
+        ]
+        states = [hand.state for hand in pool.hands.values()]
+        units = ", ".join(
+            f"{states.count(word)} {word}" for word in ("ready", "launching", "draining") if word in states
+        )
+        money = f"  ${pool.spent_usd:.4f} spent" if pool.limits.usd_per_hour else ""
+        lines.append(f"units: {units or 'none yet'}{money}{'  ' + pool.why if pool.why else ''}")
+        if self._best is not None and self._best.metric:
+            score = self._best.scores[self._best.metric]
+            lines.append(f"best:  {self._best.metric} {score_text(score)}  {assignments_text(self._best.params)}")
+        lines += [
+            f"  {name}  {hand.state:<9}  {' '.join(f'cell {cell.number}' for cell in hand.tasks)}"
+            for name, hand in list(pool.hands.items())[:12]
+        ]
+        return [printable(line) for line in lines]
+
+
+def submit_grid(
+    script: Path,
+    arguments: tuple[str, ...],
+    grid: Grid,
+    name: str | None,
+    settings: Settings,
+    wishes: Wishes,
+    *,
+    verbose: bool,
+    as_json: bool,
+) -> int:
+    """Run a grid from the command line; returns the exit code: 5 where a cell failed, 1 where some are left."""
+    with (
+        closing(Ledger()) as ledger,
+        GridDisplay(settings.metric, minimize=bool(settings.minimize), verbose=verbose) as display,
+    ):
+        display.say(f"{grid.size} cells of {script}, on up to {wishes.max_units or wishes.units} units")
+        finished = run_grid(
+            Job(script, arguments, {}, name),
+            grid,
+            settings,
+            wishes,
+            ledger=ledger,
+            observe=display,
+            changed=display.changed,
+            over=display.over,
+        )
+        for line in closing_lines(finished, ledger):
+            display.say(line)
+        if as_json:
+            print_json(document(finished, ledger))
+    return exit_code(finished)
+
+
+def exit_code(finished: Finished) -> int:
+    if finished.tally.failed:
+        return 5
+    return 0 if finished.grid.state is GridState.DONE else 1
+
+
+def closing_lines(finished: Finished, ledger: Ledger) -> list[str]:
+    tally, grid = finished.tally, finished.grid
+    counts = [f"{tally.succeeded} succeeded"]
+    counts += [f"{tally.taken} of them before"] if tally.taken else []
+    counts += [f"{tally.failed} failed"] if tally.failed else []
+    counts += [f"{tally.left} left"] if tally.left else []
+    counts += [f"{tally.elsewhere} on machines that cannot be reached"] if tally.elsewhere else []
+    lines = [f"{grid.grid_id} ({grid.name}) {grid.state}: {', '.join(counts)}"]
+    if finished.why:
+        lines.append(f"  why    {finished.why}")
+    if finished.spent_usd:
+        lines.append(f"  cost   ${finished.spent_usd:.4f} at list prices")
+    lines += [f"  {line}" for line in _ranking(finished, ledger)]
+    lines.append(f"  next   cloudrun results --grid {grid.grid_id}")
+    return lines
+
+
+def _ranking(finished: Finished, ledger: Ledger) -> list[str]:
+    """The best cells, best first; nothing where none has a score."""
+    lines = []
+    for place, run in enumerate(ledger.ranking(grid_id=finished.grid.grid_id, limit=RANKED), 1):
+        metric = run.record.metric or next(iter(run.scores))
+        lines.append(f"{place:>3}  {metric} {score_text(run.scores[metric])}  {assignments_text(run.params)}")
+    return lines
+
+
+def document(finished: Finished, ledger: Ledger) -> dict[str, Any]:
+    """{grid_id, runs, summary}; `runs` in the order of the cells."""
+    runs: list[dict[str, Any]] = []
+    after = -1
+    while batch := ledger.cells(finished.grid.grid_id, after=after, limit=JSON_RUNS):
+        runs += [ledger.get(cell.run_id).to_dict() for cell in batch]
+        after = batch[-1].number
+    tally = finished.tally
+    summary = {
+        "state": str(finished.grid.state),
+        "cells": tally.cells,
+        "succeeded": tally.succeeded,
+        "taken": tally.taken,
+        "failed": tally.failed,
+        "left": tally.left + tally.elsewhere,
+        "why": finished.why,
+        "spent_usd": round(finished.spent_usd, 6),
+    }
+    return {"grid_id": finished.grid.grid_id, "runs": runs, "summary": summary}
