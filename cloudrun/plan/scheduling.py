@@ -150,8 +150,8 @@ def _lasting(
     limits: Limits,
 ) -> list[UnitView]:
     """Ready units that live long enough for another cell."""
-    work_s = limits.min_lifetime_s if expected_s is None else expected_s
-    return [unit for unit in ready if now + work_s <= moved.get(unit.unit_id, unit.deadline)]
+    least_s = limits.min_lifetime_s
+    return [unit for unit in ready if fits(now, moved.get(unit.unit_id, unit.deadline), expected_s, least_s)]
 
 
 def _spread(queued: int, units: Iterable[UnitView]) -> tuple[tuple[str, int], ...]:

@@ -50,6 +50,12 @@ def test_units_on_their_way_are_counted() -> None:
     assert decided(5, unit("i-1", state="launching", age_s=10), unit("i-2", state="launching", age_s=10)).launch == 1
 
 
+def test_what_units_on_their_way_will_have_begun_needs_no_other() -> None:
+    coming = unit("i-1", state="launching", age_s=10)
+    assert decided(2, coming, expected_s=30.0, min_units=2).launch == 0
+    assert decided(4, coming, expected_s=30.0, min_units=2).launch == 1
+
+
 def test_a_unit_that_does_not_come_is_not_waited_for() -> None:
     assert decided(2, unit("i-1", state="launching", age_s=179)).launch == 0
     assert decided(2, unit("i-1", state="launching", age_s=181)).launch == 1
@@ -139,9 +145,9 @@ def test_the_budget_is_the_units_deadlines() -> None:
 
 
 def test_where_money_is_short_fewer_units_live_long_enough_to_be_of_use() -> None:
-    decision = decided(16, budget_usd=0.08)  # 48 minutes of one unit
-    assert 1 <= decision.launch < 8
-    assert decision.deadline >= NOW + 300
+    decision = decided(16, budget_usd=0.08, boot_s=120.0)  # 48 minutes of one unit
+    assert decision.launch == 4
+    assert decision.deadline == NOW + 12 * 60 - 60 - 1
     assert decision.why == "the budget pays for no more units"
 
 
@@ -161,6 +167,11 @@ def test_what_others_did_not_use_goes_to_those_that_work() -> None:
     assert decision.extend == (("i-1", NOW + 1199),)
     assert decided(0, unit("i-1", 1, left_s=120), budget_usd=0.01).extend == ()
     assert decided(0, unit("i-1", left_s=120), budget_usd=1.0).extend == ()
+
+
+def test_a_deadline_moves_by_what_the_queue_takes_and_no_further() -> None:
+    queue = decided(100, unit("i-1", 2, left_s=120), expected_s=60.0, budget_usd=10.0, max_units=1)
+    assert queue.extend == (("i-1", NOW + 2 * 60 * (1 + 102 / 2) - 1),)
 
 
 def test_a_moved_deadline_counts_for_what_is_started_now() -> None:
