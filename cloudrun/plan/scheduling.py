@@ -25,7 +25,9 @@ UNKNOWN_S = 1200.0  # by how much a deadline is moved where nobody knows how lon
 
 @dataclass(frozen=True, slots=True)
 class UnitView:
-    """A unit that EC2 has not said to be gone. `deadline`: the latest that it may hold, sent or about to be sent.
+    """A unit that EC2 has not said to be gone, also one of a launch whose answer is not known.
+
+    `deadline`: the latest that it may hold, sent or about to be sent.
 
     `busy`: cells that it works on, those on their way to it and home from it included. Times in seconds since 1970.
     """
@@ -130,7 +132,8 @@ def decide(
             launch, deadline, why = _leased(now, launch, places, backlog.expected_s, limits, free_usd)
     ended = not units and not launch and (not left or bool(why))
     if extend and drain:
-        extend = tuple(pair for pair in extend if pair[0] not in set(drain))
+        leaving = set(drain)
+        extend = tuple(pair for pair in extend if pair[0] not in leaving)
     return Decision(launch, deadline, assign, tuple(drain), extend, ended, why)
 
 
@@ -193,8 +196,8 @@ def _wanted(
     turns = limits.boot_s / expected_s
     by_then = turns * sum(unit.slots for unit in lasting)
     for unit in coming:
-        left_s = now - unit.requested_at  # it will be ready so much earlier than a new one
-        by_then += unit.slots * (1 + min(left_s, limits.boot_s) / expected_s)
+        ahead_s = min(now - unit.requested_at, limits.boot_s)  # it will be ready so much earlier than a new one
+        by_then += unit.slots * (1 + ahead_s / expected_s)
     over = left - by_then
     if over <= 0:
         return 0
