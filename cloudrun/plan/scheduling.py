@@ -1,0 +1,259 @@
+"""Which units a queue of cells needs, and which of them gets how many: a pure function of what is known and the time.
+
+`decide` is called once a tick with everything that changed since the last one, and looks at every unit once: O(units),
+however long the queue is. Cells are counts here; which ones come first is the caller's (`plan.expecting`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+from typing import Literal
+
+from cloudrun.plan import budget
+
+LATE = 3.0  # a unit that took so many times as long as expected to get ready is not counted on any more
+# Where money is short, fewer units that live longer: a boot and a last cell that its deadline cuts off are lost money,
+# and should be a small part of what a lease costs.
+WORK_PER_BOOT = 4.0
+MARGIN = 2.0  # cells vary: time is looked after for so many times what one is expected to take
+SOON_S = 300.0  # a deadline that is so near is looked after while there is still time to send it another
+UNKNOWN_S = 1200.0  # by how much a deadline is moved where nobody knows how long cells take
+
+
+@dataclass(frozen=True, slots=True)
+class UnitView:
+    """A unit that EC2 has not said to be gone, also one of a launch whose answer is not known.
+
+    `deadline`: the latest that it may hold, sent or about to be sent.
+
+    `busy`: cells that it works on, those on their way to it and home from it included. Times in seconds since 1970.
+    """
+
+    unit_id: str
+    state: Literal["launching", "ready", "draining"]
+    slots: int
+    busy: int
+    requested_at: float  # when EC2 was asked for it
+    deadline: float
+    usd_per_hour: float
+    type_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the user allows, and what the next unit would be like. Durations in seconds."""
+
+    max_units: int
+    slots: int  # of a new unit
+    usd_per_hour: float  # of a new unit
+    boot_s: float  # expected from asking for a unit to its first cell
+    deadline_s: float  # longest life of a unit, from asking for it
+    min_units: int = 0  # so many are launched even where fewer could do it in about the same time (`--units`)
+    budget_usd: float | None = None
+    min_lifetime_s: float = 60.0  # to work in; a unit that could not live so long after its boot is not launched
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Cells that wait and that are on units. `expected_s`: the mean of what a waiting one takes, None if unknown."""
+
+    queued: int
+    running: int
+    expected_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do now. Nothing in it names a cell.
+
+    launch   so many units, at once, with the absolute `deadline`
+    assign   (unit, so many cells more); unit ids are in `drain` only if they are not here
+    drain    units to be terminated: nothing runs on them, and nothing is going to
+    extend   (unit, new absolute deadline), to be recorded before it is sent
+    ended    nothing runs and nothing ever will: the caller may stop; cells that are left are `queued` still
+    why      one sentence about what is not being done, for people; "" where all is as it should be
+    """
+
+    launch: int = 0
+    deadline: float = 0.0
+    assign: tuple[tuple[str, int], ...] = ()
+    drain: tuple[str, ...] = ()
+    extend: tuple[tuple[str, float], ...] = ()
+    ended: bool = False
+    why: str = ""
+
+
+def decide(
+    now: float,
+    backlog: Backlog,
+    units: Sequence[UnitView],
+    limits: Limits,
+    spent_usd: float,
+    *,
+    stopped: str = "",
+    barred: str = "",
+) -> Decision:
+    """What to launch, assign, drain and extend.
+
+    `units`: all that have not ended, however they are. `spent_usd`: what those that have ended cost. `stopped`: why no
+    further cell is to be started ("" if they are); `barred`: why no further unit will ever be launched (while launches
+    only have to wait, `limits.max_units` is what there is).
+    """
+    ready = [unit for unit in units if unit.state == "ready"]
+    launching = [unit for unit in units if unit.state == "launching"]
+    queued = 0 if stopped else backlog.queued
+
+    free_usd = math.inf
+    extend: tuple[tuple[str, float], ...] = ()
+    if limits.budget_usd is not None:
+        free_usd = limits.budget_usd - budget.worst_usd(now, units, spent_usd)
+        extend = _extensions(now, backlog, queued, ready, limits, free_usd)
+        free_usd -= _price_of(extend, ready)
+
+    lasting = _lasting(now, backlog.expected_s, ready, dict(extend), limits)
+    assign = _spread(queued, lasting)
+    left = queued - sum(count for _, count in assign)
+    served = {unit_id for unit_id, _ in assign}
+    drain = [unit.unit_id for unit in ready if unit.busy == 0 and unit.unit_id not in served]
+    if not left:
+        drain += [unit.unit_id for unit in launching]  # whoever runs can do without them
+
+    launch, deadline, why = 0, 0.0, stopped
+    if left:
+        wanted = _wanted(now, left, backlog.expected_s, lasting, launching, limits)
+        launch = min(wanted, max(0, limits.max_units - len(units)))
+        if launch and barred:
+            launch, why = 0, barred
+        elif launch:
+            places = limits.max_units - len(units)
+            launch, deadline, why = _leased(now, launch, places, backlog.expected_s, limits, free_usd)
+    ended = not units and not launch and (not left or bool(why))
+    if extend and drain:
+        leaving = set(drain)
+        extend = tuple(pair for pair in extend if pair[0] not in leaving)
+    return Decision(launch, deadline, assign, tuple(drain), extend, ended, why)
+
+
+def fits(now: float, deadline: float, expected_s: float | None, least_s: float) -> bool:
+    """Whether a cell may be started on a unit with that deadline; `least_s` stands for what nobody knows."""
+    return now + (least_s if expected_s is None else expected_s) <= deadline
+
+
+# -- assigning -------------------------------------------------------------------------------------------------------
+
+
+def _lasting(
+    now: float,
+    expected_s: float | None,
+    ready: Iterable[UnitView],
+    moved: dict[str, float],
+    limits: Limits,
+) -> list[UnitView]:
+    """Ready units that live long enough for another cell."""
+    least_s = limits.min_lifetime_s
+    return [unit for unit in ready if fits(now, moved.get(unit.unit_id, unit.deadline), expected_s, least_s)]
+
+
+def _spread(queued: int, units: Iterable[UnitView]) -> tuple[tuple[str, int], ...]:
+    """(unit, cells) until the queue or the free slots end, always to whoever works on the fewest."""
+    open_units = [unit for unit in units if unit.busy < unit.slots]
+    if sum(unit.slots - unit.busy for unit in open_units) <= queued:
+        return tuple((unit.unit_id, unit.slots - unit.busy) for unit in open_units)
+    given = [0] * len(open_units)
+    heap = [(unit.busy, index) for index, unit in enumerate(open_units)]
+    heapify(heap)
+    for _ in range(queued):  # fewer than there are free slots: the heap is never empty
+        busy, index = heappop(heap)
+        given[index] += 1
+        if busy + 1 < open_units[index].slots:
+            heappush(heap, (busy + 1, index))
+    return tuple((unit.unit_id, count) for unit, count in zip(open_units, given, strict=True) if count)
+
+
+# -- launching -------------------------------------------------------------------------------------------------------
+
+
+def _wanted(
+    now: float,
+    left: int,
+    expected_s: float | None,
+    lasting: Sequence[UnitView],
+    launching: Sequence[UnitView],
+    limits: Limits,
+) -> int:
+    """How many more units the queue has work for, whatever is allowed. `left`: cells that nobody has a slot for now.
+
+    What a cell takes being unknown, each gets its slots filled once. Where it is known, only cells count that would
+    still wait when a new unit is ready, and a unit should work as long as it boots: the end then comes at most twice
+    as late as with any number of units, and at least half of the time that is paid for is worked in.
+    """
+    coming = [unit for unit in launching if now < unit.requested_at + LATE * limits.boot_s]
+    if not expected_s:
+        return max(0, math.ceil((left - sum(unit.slots for unit in coming)) / limits.slots))
+    turns = limits.boot_s / expected_s
+    by_then = turns * sum(unit.slots for unit in lasting)
+    for unit in coming:
+        ahead_s = min(now - unit.requested_at, limits.boot_s)  # it will be ready so much earlier than a new one
+        by_then += unit.slots * (1 + ahead_s / expected_s)
+    over = left - by_then
+    if over <= 0:
+        return 0
+    useful = math.ceil(over / limits.slots)
+    there = sum(unit.slots for unit in lasting) + sum(unit.slots for unit in coming)
+    worth = math.floor((over * expected_s / limits.boot_s - there) / limits.slots) if limits.boot_s > 0 else useful
+    asked = limits.min_units - len(lasting) - len(coming)
+    return min(useful, max(worth, asked, 0 if there else 1))
+
+
+def _leased(
+    now: float, wanted: int, places: int, expected_s: float | None, limits: Limits, free_usd: float
+) -> tuple[int, float, str]:
+    """(units, their deadline, why fewer than wanted), as far as the money goes.
+
+    What later units may need is left free: money is shared among all `places` that could be taken and are worth it.
+    """
+    least_s = limits.boot_s + max(limits.min_lifetime_s, expected_s or 0.0)
+    if limits.deadline_s < least_s:
+        return 0, 0.0, f"a unit may live {limits.deadline_s:.0f} s, and its boot and one cell take {least_s:.0f} s"
+    several_s = min(limits.deadline_s, limits.boot_s + WORK_PER_BOOT * max(limits.boot_s, least_s - limits.boot_s))
+    fit = budget.affordable(free_usd, limits.usd_per_hour, several_s)
+    launch = wanted if fit is None else min(wanted, max(1, fit))
+    sharing = launch if fit is None else max(launch, min(places, fit))
+    deadline = budget.lease(
+        now, free_usd, limits.usd_per_hour, deadline_s=limits.deadline_s, least_s=least_s, count=sharing
+    )
+    if deadline is None:
+        return 0, 0.0, f"what is left of the budget does not pay for a unit that boots and works for {least_s:.0f} s"
+    return launch, deadline, "" if launch == wanted else "the budget pays for no more units"
+
+
+# -- extending -------------------------------------------------------------------------------------------------------
+
+
+def _extensions(
+    now: float, backlog: Backlog, queued: int, ready: Sequence[UnitView], limits: Limits, free_usd: float
+) -> tuple[tuple[str, float], ...]:
+    """Deadlines for units that have work and little time left, as far as there is money that nobody holds."""
+    working = [unit for unit in ready if unit.busy or queued]
+    if not working or free_usd <= 0:
+        return ()
+    expected_s = backlog.expected_s
+    if expected_s is None:
+        need_s, soon_s = UNKNOWN_S, SOON_S
+    else:
+        slots = sum(unit.slots for unit in working)
+        soon_s = max(SOON_S, MARGIN * expected_s)
+        need_s = max(soon_s, MARGIN * expected_s * (1 + (queued + backlog.running) / slots))
+    return budget.extensions(
+        now, working, free_usd, need_until=now + need_s, deadline_s=limits.deadline_s, soon_s=soon_s
+    )
+
+
+def _price_of(extend: Iterable[tuple[str, float]], ready: Iterable[UnitView]) -> float:
+    if not extend:
+        return 0.0
+    by_id = {unit.unit_id: unit for unit in ready}
+    return sum((until - by_id[name].deadline) * by_id[name].usd_per_hour / 3600 for name, until in extend)

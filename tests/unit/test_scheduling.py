@@ -1,0 +1,284 @@
+"""What the planner decides, one case at a time, and how near whole grids come to what is possible."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cloudrun.plan import budget
+from cloudrun.plan.scheduling import Backlog, Decision, Limits, UnitView, decide
+from tests.simulated import Simulated, World, play, varied
+
+NOW = 1_000_000.0
+LIMITS = Limits(max_units=8, slots=2, usd_per_hour=0.1, boot_s=60.0, deadline_s=4 * 3600.0)
+
+
+def limits(**changes: Any) -> Limits:
+    return dataclasses.replace(LIMITS, **changes)
+
+
+def unit(name: str, busy: int = 0, state: Any = "ready", *, age_s: float = 100.0, left_s: float = 7200.0) -> UnitView:
+    return UnitView(name, state, 2, busy, NOW - age_s, NOW + left_s, 0.1)
+
+
+def decided(queued: int, *units: UnitView, spent: float = 0.0, **changes: Any) -> Decision:
+    expected_s = changes.pop("expected_s", None)
+    words = {word: changes.pop(word) for word in ("stopped", "barred") if word in changes}
+    running = sum(each.busy for each in units)
+    return decide(NOW, Backlog(queued, running, expected_s), units, limits(**changes), spent, **words)
+
+
+# -- launching -------------------------------------------------------------------------------------------------------
+
+
+def test_as_many_units_are_launched_as_have_cells_for_their_slots() -> None:
+    assert decided(5).launch == 3
+
+
+def test_never_more_units_than_allowed_also_while_some_are_ending() -> None:
+    assert decided(500).launch == 8
+    assert decided(500, unit("i-1", state="draining"), unit("i-2", 2), max_units=4).launch == 2
+    assert decided(500, *(unit(f"i-{n}", 2) for n in range(9))).launch == 0
+
+
+def test_units_on_their_way_are_counted() -> None:
+    assert decided(5, unit("i-1", state="launching", age_s=10), unit("i-2", state="launching", age_s=10)).launch == 1
+
+
+def test_what_units_on_their_way_will_have_begun_needs_no_other() -> None:
+    coming = unit("i-1", state="launching", age_s=10)
+    assert decided(2, coming, expected_s=30.0, min_units=2).launch == 0
+    assert decided(4, coming, expected_s=30.0, min_units=2).launch == 1
+
+
+def test_a_unit_that_does_not_come_is_not_waited_for() -> None:
+    assert decided(2, unit("i-1", state="launching", age_s=179)).launch == 0
+    assert decided(2, unit("i-1", state="launching", age_s=181)).launch == 1
+
+
+def test_a_unit_that_would_be_ready_after_the_queue_is_empty_is_not_launched() -> None:
+    assert decided(20, unit("i-1", 2), expected_s=5.0).launch == 0  # 2 slots x 60 s / 5 s: 24 by then
+
+
+def test_a_unit_works_at_least_as_long_as_it_boots() -> None:
+    assert decided(1000, expected_s=1.0, max_units=1000).launch == 8  # 1000 s of work, 2 x 60 s a unit
+    assert decided(1, expected_s=1.0).launch == 1
+
+
+def test_who_asks_for_units_gets_them_as_far_as_there_are_cells() -> None:
+    assert decided(1000, expected_s=1.0, min_units=20, max_units=20).launch == 20
+    assert decided(3, expected_s=1.0, min_units=20, max_units=20).launch == 2
+
+
+def test_where_launching_is_barred_what_runs_goes_on() -> None:
+    decision = decided(5, unit("i-1", 1), barred="the account may have no more")
+    assert (decision.launch, decision.assign, decision.ended) == (0, (("i-1", 1),), False)
+    assert decision.why == "the account may have no more"
+    assert decided(5, barred="the account may have no more").ended
+
+
+def test_a_unit_that_may_not_live_for_one_cell_is_not_launched() -> None:
+    decision = decided(5, expected_s=3600.0, deadline_s=1800.0)
+    assert decision.launch == 0
+    assert decision.ended
+    assert "1800 s" in decision.why
+
+
+# -- assigning -------------------------------------------------------------------------------------------------------
+
+
+def test_the_unit_with_the_fewest_cells_gets_the_next() -> None:
+    idle, half = unit("i-1"), unit("i-2", 1)
+    assert decided(1, half, idle).assign == (("i-1", 1),)
+    assert dict(decided(2, half, idle).assign).get("i-1") in (1, 2)
+    assert decided(9, half, idle).assign == (("i-2", 1), ("i-1", 2))
+
+
+def test_only_units_that_are_ready_get_cells() -> None:
+    assert decided(9, unit("i-1", state="launching"), unit("i-2", state="draining")).assign == ()
+
+
+def test_no_cell_is_started_on_a_unit_whose_time_is_up_before_it_ends() -> None:
+    near = unit("i-1", left_s=100)
+    assert decided(1, near, expected_s=101.0).assign == ()
+    assert decided(1, near, expected_s=101.0).drain == ("i-1",)
+    assert decided(1, near, expected_s=99.0).assign == (("i-1", 1),)
+
+
+# -- draining --------------------------------------------------------------------------------------------------------
+
+
+def test_a_unit_with_nothing_to_do_is_ended_at_once_and_one_with_a_cell_is_not() -> None:
+    assert decided(0, unit("i-1"), unit("i-2", 1)).drain == ("i-1",)
+
+
+def test_a_unit_that_boots_for_an_empty_queue_is_ended() -> None:
+    assert decided(1, unit("i-1"), unit("i-2", state="launching")).drain == ("i-2",)
+    assert decided(3, unit("i-1"), unit("i-2", state="launching", age_s=1)).drain == ()
+
+
+def test_after_a_stop_nothing_is_started_and_what_runs_may_end() -> None:
+    decision = decided(9, unit("i-1"), unit("i-2", 1), unit("i-3", state="launching"), stopped="you asked for it")
+    assert decision == Decision(drain=("i-1", "i-3"), why="you asked for it")
+    assert decided(9, stopped="you asked for it").ended
+
+
+def test_it_has_ended_when_no_unit_is_left_and_no_cell_waits() -> None:
+    assert decided(0).ended
+    assert not decided(0, unit("i-1", state="draining")).ended
+    assert not decided(1).ended
+    assert not decided(1, max_units=0).ended  # a launch that only has to wait
+
+
+# -- money -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_budget_is_the_units_deadlines() -> None:
+    decision = decided(16, budget_usd=0.8)
+    assert decision.launch == 8
+    assert decision.deadline == NOW + 3600 - 60 - 1
+
+
+def test_where_money_is_short_fewer_units_live_long_enough_to_be_of_use() -> None:
+    decision = decided(16, budget_usd=0.08, boot_s=120.0)  # 48 minutes of one unit
+    assert decision.launch == 4
+    assert decision.deadline == NOW + 12 * 60 - 60 - 1
+    assert decision.why == "the budget pays for no more units"
+
+
+def test_a_budget_too_small_for_one_cell_launches_nothing_and_says_so() -> None:
+    decision = decided(1, budget_usd=0.001)
+    assert decision.ended
+    assert "budget" in decision.why
+    assert decided(1, budget_usd=0.05, expected_s=3600.0).ended
+
+
+def test_a_first_cell_does_not_take_the_money_of_those_that_may_come() -> None:
+    assert decided(1, budget_usd=0.8).deadline == NOW + 3600 - 60 - 1
+
+
+def test_what_others_did_not_use_goes_to_those_that_work() -> None:
+    decision = decided(0, unit("i-1", 1, left_s=120), budget_usd=1.0)
+    assert decision.extend == (("i-1", NOW + 1199),)
+    assert decided(0, unit("i-1", 1, left_s=120), budget_usd=0.01).extend == ()
+    assert decided(0, unit("i-1", left_s=120), budget_usd=1.0).extend == ()
+
+
+def test_a_deadline_moves_by_what_the_queue_takes_and_no_further() -> None:
+    queue = decided(100, unit("i-1", 2, left_s=120), expected_s=60.0, budget_usd=10.0, max_units=1)
+    assert queue.extend == (("i-1", NOW + 2 * 60 * (1 + 102 / 2) - 1),)
+
+
+def test_a_moved_deadline_counts_for_what_is_started_now() -> None:
+    near = unit("i-1", left_s=100)
+    assert decided(1, near, expected_s=250.0, budget_usd=1.0).assign == (("i-1", 1),)
+
+
+views = st.lists(
+    st.builds(
+        UnitView,
+        unit_id=st.just(""),
+        state=st.sampled_from(["launching", "ready", "ready", "draining"]),
+        slots=st.just(2),
+        busy=st.integers(0, 2),
+        requested_at=st.floats(NOW - 5000, NOW),
+        deadline=st.floats(NOW - 50, NOW + 1000) | st.floats(NOW, NOW + 300),
+        usd_per_hour=st.sampled_from([0.0832, 1.006]),
+    ),
+    max_size=8,
+).map(
+    lambda drawn: [
+        dataclasses.replace(each, unit_id=f"i-{number}", busy=each.busy if each.state == "ready" else 0)
+        for number, each in enumerate(drawn)
+    ]
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    units=views,
+    queued=st.integers(0, 40),
+    expected_s=st.none() | st.sampled_from([0.0, 1.0, 100.0, 1000.0]),
+    more=st.floats(0, 2),
+    boot_s=st.sampled_from([0.0, 5.0, 60.0]),
+    stopped=st.sampled_from(["", "", "stop"]),
+)
+def test_from_any_state_a_decision_keeps_the_budget_and_contradicts_itself_nowhere(
+    units: list[UnitView], queued: int, expected_s: float | None, more: float, boot_s: float, stopped: str
+) -> None:
+    allowed = limits(budget_usd=budget.worst_usd(NOW, units, 0.3) + more, boot_s=boot_s)
+    backlog = Backlog(queued, sum(each.busy for each in units), expected_s)
+    decision = decide(NOW, backlog, units, allowed, 0.3, stopped=stopped)
+    moved, given = dict(decision.extend), dict(decision.assign)
+    by_id = {each.unit_id: each for each in units}
+    after = [dataclasses.replace(each, deadline=moved.get(each.unit_id, each.deadline)) for each in units]
+    after += [UnitView("new", "launching", 2, 0, NOW, decision.deadline, 0.1)] * decision.launch
+    assert allowed.budget_usd is not None
+    assert budget.worst_usd(NOW, after, 0.3) <= allowed.budget_usd + 1e-9
+    assert len(after) <= max(allowed.max_units, len(units))
+    assert sum(given.values()) <= queued
+    assert all(by_id[name].state == "ready" and 0 < count <= 2 - by_id[name].busy for name, count in given.items())
+    assert all(not by_id[name].busy and by_id[name].state != "draining" for name in decision.drain)
+    assert len(set(decision.drain)) == len(decision.drain)
+    assert not set(decision.drain) & (set(given) | set(moved))
+    assert all(name in by_id and until > by_id[name].deadline for name, until in moved.items())
+
+
+# -- whole grids -----------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    cells=st.integers(1, 120),
+    units=st.integers(1, 8),
+    slots=st.integers(1, 4),
+    sigma=st.sampled_from([0.0, 0.5, 1.5]),
+    learn=st.booleans(),
+)
+def test_a_grid_ends_no_later_than_list_scheduling_on_units_that_took_as_long_to_boot(
+    seed: int, cells: int, units: int, slots: int, sigma: float, learn: bool
+) -> None:
+    """Graham's bound, with every slot free from the slowest boot on, and one tick lost a cell in a row."""
+    rng = random.Random(seed)
+    draw, tick_s = varied(rng, 40.0, sigma), 0.25
+    seconds = [draw() for _ in range(cells)]
+    boots = [rng.uniform(20.0, 90.0) for _ in range(units)]
+    grid = Simulated(cells, limits(min_units=units, max_units=units, slots=slots), learn=learn)
+    remaining = iter(boots)
+    world = World(lambda cell: seconds[cell], lambda: next(remaining), tick_s=tick_s, terminate_s=0.0)
+    took = play(grid, world, most_ticks=100_000)
+    used = min(units, -(-cells // slots))
+    rounds = -(-cells // (used * slots)) + 1
+    assert grid.launched == used
+    bound = max(boots) + sum(seconds) / (used * slots) + max(seconds) + tick_s * (cells if sigma else rounds + 2)
+    assert took <= bound
+    assert len(grid.final) == cells
+
+
+@pytest.mark.parametrize("mean_s", [1.0, 20.0, 200.0])
+def test_growing_with_the_queue_takes_at_most_twice_as_long_as_any_number_of_units_and_half_is_worked_in(
+    mean_s: float,
+) -> None:
+    rng = random.Random(1)
+    grid = Simulated(3000, limits(max_units=500), expected_s=mean_s, learn=True)
+    boot_s = LIMITS.boot_s
+    took = play(grid, World(varied(rng, mean_s, 0.2), lambda: boot_s, tick_s=0.1), most_ticks=100_000)
+    ideal_s = boot_s + max(mean_s, 3000 * mean_s / (500 * 2))
+    paid_slot_s = grid.spent_usd / LIMITS.usd_per_hour * 3600 * LIMITS.slots
+    assert took <= 2.05 * ideal_s + 2 * mean_s  # a tick is lost a cell
+    assert grid.cells_s >= 0.45 * paid_slot_s
+
+
+def test_a_grid_that_its_budget_just_pays_for_is_done_within_it() -> None:
+    rng = random.Random(3)
+    work_h = 200 * 60.0 / 2 / 3600  # of units with two slots
+    grid = Simulated(200, limits(budget_usd=1.35 * 0.1 * work_h, max_units=8), learn=True)
+    play(grid, World(varied(rng, 60.0), varied(rng, 60.0, 0.2)), most_ticks=100_000, look=grid.check)
+    assert set(grid.final.values()) == {"done"}
+    assert len(grid.final) == 200
