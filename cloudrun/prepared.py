@@ -18,6 +18,7 @@ from cloudrun.core.settings import NAMES, Settings
 from cloudrun.ledger import Ledger
 from cloudrun.plan.fingerprint import code_digest
 from cloudrun.plan.imports import ImportScan, scan_imports
+from cloudrun.plan.parameters import check_name
 from cloudrun.plan.quantities import size_text
 from cloudrun.project import Shipment, shipment
 
@@ -116,8 +117,7 @@ def inspect(job: Job, settings: Settings, ledger: Ledger, observe: Observer) -> 
 
 def _checked_params(params: Mapping[str, Any]) -> None:
     for name in params:
-        if not name or name.startswith("-") or "=" in name or any(letter.isspace() for letter in name):
-            raise UsageError(f"{name!r} cannot be a parameter's name", next_step="use letters, digits and _: alpha=0.1")
+        check_name(name)
     try:
         json.dumps(dict(params))
     except (TypeError, ValueError) as error:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -11,6 +9,8 @@ from cyclopts import App, Parameter
 
 from cloudrun.cli.catalogue import COMMANDS
 from cloudrun.core.errors import UsageError
+from cloudrun.plan.grid_sets import assignment
+from cloudrun.plan.parameters import scalar
 
 Json = Annotated[
     bool,
@@ -47,24 +47,9 @@ def parse_params(assignments: Sequence[str]) -> dict[str, Any]:
     Raises UsageError where there is no `=`, no name, or a name comes twice.
     """
     params: dict[str, Any] = {}
-    for assignment in assignments:
-        name, equals, text = assignment.partition("=")
-        if not equals:
-            raise UsageError(f"--set {assignment} has no '='", next_step=f"write --set {assignment or 'name'}=VALUE")
-        if not name.strip():
-            raise UsageError(f"--set {assignment} names no parameter", next_step=f"write --set NAME={text}")
-        if name.strip() in params:
-            raise UsageError(f"--set gives {name.strip()} twice", next_step="keep one of the two")
-        params[name.strip()] = _scalar(text)
+    for each in assignments:
+        name, text = assignment(each)
+        if name in params:
+            raise UsageError(f"--set gives {name} twice", next_step="keep one of the two")
+        params[name] = scalar(text)
     return params
-
-
-def _scalar(text: str) -> Any:
-    """A finite JSON number, boolean, null or string; everything else is the text as it was typed."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):  # not JSON, an integer too long for int(), or nested without end
-        return text
-    if isinstance(value, (list, dict)) or (isinstance(value, float) and not math.isfinite(value)):
-        return text
-    return value

@@ -51,11 +51,29 @@ def params_digest(params: Mapping[str, Any]) -> str:
     1 and 1.0 and true differ, a tuple and a list do not; NaN equals NaN. Raises UsageError, naming the parameter, for
     a value that JSON cannot say.
     """
-    lines = [f"{json.dumps(name)} {_canonical(params[name], name)}" for name in sorted(params)]
+    lines = [f"{json.dumps(name)} {canonical_json(params[name], name)}" for name in sorted(params)]
     return _sha256("\n".join(["cloudrun parameters 1", *lines]) + "\n")
 
 
-def _canonical(value: Any, name: str) -> str:
+def cell_key(
+    code_digest: str, params: Mapping[str, Any], data_digest: str, environment_digest: str, arguments: Sequence[str]
+) -> str:
+    """64 hexadecimal characters over all that decides what a run computes: two runs of one key are the same work.
+
+    Parameters count in whatever order they are, arguments in theirs. Raises UsageError as `params_digest` does.
+    """
+    lines = [
+        f"code {code_digest}",
+        f"parameters {params_digest(params)}",
+        f"data {data_digest}",
+        f"environment {environment_digest}",
+        f"arguments {json.dumps(list(arguments))}",
+    ]
+    return _sha256("\n".join(["cloudrun cell 1", *lines]) + "\n")
+
+
+def canonical_json(value: Any, name: str) -> str:
+    """The parameter's value as JSON, equal for equal values only. Raises UsageError for what JSON cannot say."""
     try:
         _require_text_keys(value)
         return json.dumps(value, sort_keys=True, separators=(",", ":"))  # floats by their shortest repr; NaN as NaN

@@ -10,17 +10,18 @@ from typing import Any
 _ERROR_LINE = re.compile(r"\(at line (\d+)")
 
 
-def table_at(document: Mapping[str, Any], path: Sequence[str]) -> object:
-    """What is at `path` ([] is the document itself); None where there is nothing."""
-    found: object = document
-    for name in path:
-        if not isinstance(found, Mapping) or name not in found:
+def table_at(document: Mapping[str, Any], path: Sequence[str | int]) -> object:
+    """What is at `path` ([] is the document itself; a number is a place in a list); None where there is nothing."""
+    found: Any = document
+    for step in path:
+        try:
+            found = found[step]
+        except (LookupError, TypeError):
             return None
-        found = found[name]
     return found
 
 
-def line_of(text: str, table: Sequence[str], key: str) -> int:
+def line_of(text: str, table: Sequence[str | int], key: str) -> int:
     """The line, from 1, on which `key` of `table` is set in a valid TOML text.
 
     A line that looks right may belong to another table or stand inside a multi-line string, so the text above it is
@@ -36,7 +37,7 @@ def line_of(text: str, table: Sequence[str], key: str) -> int:
     return mentions[0] + 1 if mentions else 1
 
 
-def _sets(above: Sequence[str], line: str, table: Sequence[str], key: str) -> bool:
+def _sets(above: Sequence[str], line: str, table: Sequence[str | int], key: str) -> bool:
     if re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line) is None:
         return False
     try:

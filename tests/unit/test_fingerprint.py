@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudrun.core.errors import UsageError
-from cloudrun.plan.fingerprint import code_digest, environment_fingerprint, environment_text, params_digest
+from cloudrun.plan.fingerprint import cell_key, code_digest, environment_fingerprint, environment_text, params_digest
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -65,3 +65,29 @@ def test_a_parameter_that_holds_itself_is_refused() -> None:
     loop.append(loop)
     with pytest.raises(UsageError, match="loop"):
         params_digest({"loop": loop})
+
+
+def test_a_cell_is_its_code_parameters_data_environment_and_arguments() -> None:
+    ours = {
+        "code_digest": "a" * 64,
+        "params": {"alpha": 0.1, "seed": 7},
+        "data_digest": "",
+        "environment_digest": "e" * 32,
+        "arguments": ("--fast", "x"),
+    }
+    others: list[dict[str, object]] = [
+        {"code_digest": "b" * 64},
+        {"params": {"alpha": 0.1}},
+        {"params": {"alpha": 0.1, "seed": 7.0}},
+        {"data_digest": "d" * 64},
+        {"environment_digest": "f" * 32},
+        {"arguments": ("x", "--fast")},
+        {"arguments": ("--fast x",)},
+        {"arguments": ("--fast", "x\n")},
+        {"arguments": ()},
+        {"code_digest": "a" * 64 + "\ndata "},
+    ]
+    keys = {cell_key(**{**ours, **other}) for other in [{}, *others]}  # type: ignore[arg-type]
+    assert len(keys) == 1 + len(others)
+    assert {len(key) for key in keys} == {64}
+    assert cell_key(**{**ours, "params": {"seed": 7, "alpha": 0.1}, "arguments": ["--fast", "x"]}) in keys  # type: ignore[arg-type]
