@@ -6,9 +6,10 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import chain
 from typing import IO, Any
 
 SCHEMA_VERSION = 1
@@ -27,6 +28,20 @@ def print_json(document: Mapping[str, Any]) -> None:
     """One document. Raises ValueError for NaN and infinities, which are no JSON: they are texts by then."""
     text = json.dumps({"schema_version": SCHEMA_VERSION, **document}, indent=2, allow_nan=False) + "\n"
     _printed.append(sys.stdout.write(text))
+
+
+def print_json_list(name: str, items: Iterable[Mapping[str, Any]]) -> None:
+    """One document with one list, of which only one item is in memory at a time. Raises ValueError as `print_json`."""
+    remaining = iter(items)
+    first = next(remaining, None)  # what cannot be read at all fails before anything is printed
+    if first is None:
+        print_json({name: []})
+        return
+    _printed.append(sys.stdout.write(f'{{\n  "schema_version": {SCHEMA_VERSION},\n  {json.dumps(name)}: ['))
+    for place, item in enumerate(chain([first], remaining)):
+        text = json.dumps(item, indent=2, allow_nan=False).replace("\n", "\n    ")
+        sys.stdout.write(f"{',' if place else ''}\n    {text}")
+    sys.stdout.write("\n  ]\n}\n")
 
 
 def printable(text: object) -> str:

@@ -1,26 +1,42 @@
-"""`cloudrun results`, `show` and `get`: what the ledger holds. None of them needs the network."""
+"""`cloudrun results`: runs as a table, best first, sorted and filtered by whatever they have. It needs no network.
+
+However many runs there are, a few are in memory at a time; unless the columns are named, they are read twice.
+"""
 
 from __future__ import annotations
 
+import csv
+import json
+import math
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from pathlib import Path
-from typing import Annotated
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import partial
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from cloudrun.cli.parser import Json, RunId
-from cloudrun.cli.printing import assignments_text, print_json, print_table, printable, score_text, when_text
-from cloudrun.cli.summary import full_lines
+from cloudrun.cli.parser import Json
+from cloudrun.cli.printing import print_json_list, print_table, printable, score_text, when_text
+from cloudrun.core.clock import utc_time
 from cloudrun.core.errors import UsageError
-from cloudrun.core.records import Artifact
 from cloudrun.core.states import RunState
 from cloudrun.ledger import Ledger, Run
-from cloudrun.plan.quantities import size_text
+from cloudrun.ledger.results import Ordering
+from cloudrun.plan.filters import FIELDS, PER_USD, TIMINGS, Column, column_value, parse_column, parse_where
+from cloudrun.plan.ranking import per_usd
+
+LINES = 20  # of a table, unless more are asked for
 
 
 def results(
     *,
+    grid: Annotated[
+        str | None,
+        Parameter(help="Only the cells of that grid: its id, the beginning of it, or its name. Example: --grid sweep"),
+    ] = None,
     metric: Annotated[
         str | None, Parameter(help="The score to rank by; by default the newest run's first. Example: --metric f1")
     ] = None,
@@ -28,7 +44,34 @@ def results(
         bool | None,
         Parameter(negative="--maximize", help="Smallest first; by default as each run says. Example: --minimize"),
     ] = None,
-    limit: Annotated[int, Parameter(help="How many runs to list; 0 for all. Example: --limit 100")] = 20,
+    sort: Annotated[
+        str | None,
+        Parameter(
+            help="Sort by a score, a parameter, a time (run_s) or a field (cost_usd); score_per_usd ranks by the score"
+            " for each dollar, where what a run cost is known (times the dollars where smaller is better)."
+            " Example: --sort alpha"
+        ),
+    ] = None,
+    reverse: Annotated[bool, Parameter(help="The other way round. Example: --sort run_s --reverse")] = False,
+    where: Annotated[
+        str | None,
+        Parameter(
+            help="Only runs for which these comparisons hold, joined by `and`: scores, parameters (a plain name is a"
+            " score, else a parameter; scores.NAME and params.NAME say which), times, state and other fields; null is"
+            " what a run does not have. Example: --where 'alpha<1 and state=succeeded'"
+        ),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        Parameter(help="What to show, with commas between. Example: --columns rank,run_id,alpha,accuracy,run_s"),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        Parameter(help="How many runs to list; 0 for all; by default 20, with --csv all. Example: --limit 100"),
+    ] = None,
+    as_csv: Annotated[
+        bool, Parameter(name="--csv", help="Comma-separated values with all digits. Example: --csv > runs.csv")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Rank the runs of this project, best first; runs without that score come after them, newest first.
@@ -36,148 +79,186 @@ def results(
     Type, for example:
         cloudrun results
         cloudrun results --metric log_loss --minimize --limit 5
+        cloudrun results --grid sweep --where 'alpha<1' --sort score_per_usd
         cloudrun results --json | jq '.runs[0].scores'
     """
-    if limit < 0:
+    if limit is not None and limit < 0:
         raise UsageError(f"--limit {limit} is less than zero", next_step="cloudrun results --limit 20")
+    if as_csv and as_json:
+        raise UsageError("--csv and --json are two forms of the same", next_step="keep one of them")
+    comparisons = () if where is None else parse_where(where)
+    named = None if columns is None else [parse_column(each) for each in _names(columns)]
     with closing(Ledger()) as ledger:
-        metric = metric or _newest_metric(ledger)
-        ranked = ledger.ranking(metric, minimize=minimize, limit=limit or None)
-        others = _others(ledger, ranked, limit)
-        if as_json:
-            print_json({"runs": [run.to_dict() for run in [*ranked, *others]]})
-        elif ranked or others:
-            _print_results(ranked, others, metric or "score")
-        else:
-            print(f"no runs yet in {ledger.project}\n  next: cloudrun submit train.py", file=sys.stderr)
-
-
-def _newest_metric(ledger: Ledger) -> str | None:
-    succeeded = ledger.runs(states=[RunState.SUCCEEDED], limit=100)
-    return next((run.metric for run in succeeded if run.metric in run.scores), None)
-
-
-def _others(ledger: Ledger, ranked: list[Run], limit: int) -> list[Run]:
-    """The newest runs without a rank, as many as there is room for below those with one (limit 0: all)."""
-    with_rank = {run.run_id for run in ranked}
-    newest = ledger.runs(limit=limit or None)
-    unranked = [run for run in newest if run.run_id not in with_rank]
-    return [ledger.get(run.run_id) for run in (unranked[: limit - len(ranked)] if limit else unranked)]
-
-
-def _print_results(ranked: list[Run], others: list[Run], metric: str) -> None:
-    rows = []
-    for rank, run in [*enumerate(ranked, 1), *((None, run) for run in others)]:
-        score = score_text(run.scores[metric]) if metric in run.scores else "-"
-        params = assignments_text(run.params) or "-"
-        rows.append([str(rank or "-"), run.run_id, run.name, str(run.state), score, params, when_text(run.created_at)])
-    headers = ["rank", "run", "name", "state", metric, "params", "when"]
-    print_table(headers, rows, right=("rank", metric), dispensable=("when", "params", "name", "state"))
-
-
-def show(
-    run: RunId,
-    /,
-    *,
-    log: Annotated[bool, Parameter(help="The end of what it printed and of Ansible's log. Example: --log")] = False,
-    lines: Annotated[int, Parameter(help="With --log, how many lines; 0 for all. Example: --lines 100")] = 20,
-    as_json: Json = False,
-) -> None:
-    """Everything about one run: state, scores, parameters, time by phase, versions, files; or its logs.
-
-    Type, for example:
-        cloudrun show baseline
-        cloudrun show baseline --log --lines 0
-        cloudrun show baseline --json | jq .timings
-    """
-    if lines < 0:
-        raise UsageError(f"--lines {lines} is less than zero", next_step=f"cloudrun show {run} --log --lines 20")
-    with closing(Ledger()) as ledger:
-        found = ledger.get(run)
-        logs, shortened = _log_ends(ledger, found, lines) if log else ({}, {})
-        if as_json:
-            print_json({**found.to_dict(), **({"logs": logs} if log else {})})
-        elif log:
-            for path, text in logs.items():
-                print(f"==> {path} <==\n{text}", flush=True)
-                if path in shortened:
-                    whole = f"logs {run}" if path in ("stdout.log", "stderr.log") else f"show {run} --log --lines 0"
-                    shown = f"the last {lines} of {shortened[path]:,} lines of {printable(path)}"
-                    print(f"  {shown}; all of them: cloudrun {whole}", file=sys.stderr)
-            if not logs:
-                print("  this run has no logs yet", file=sys.stderr)
-        else:
-            print("\n".join(full_lines(found)))
-
-
-def _log_ends(ledger: Ledger, run: Run, lines: int) -> tuple[dict[str, str], dict[str, int]]:
-    """The last lines (0: all) of each log, and of those with more how many those are in all. Escape codes are made
-    harmless where a terminal would obey them."""
-    ends: dict[str, str] = {}
-    shortened: dict[str, int] = {}
-    for artifact in run.artifacts:
-        if artifact.kind == "log":
-            with ledger.artifacts.open(artifact.sha256) as stream:
-                every = stream.read().decode("utf-8", "replace").splitlines()
-            kept = every[-lines:]
-            if len(kept) < len(every):
-                shortened[artifact.path] = len(every)
-            harmless = [printable(line.expandtabs()) for line in kept] if sys.stdout.isatty() else kept
-            ends[artifact.path] = "\n".join(harmless)
-    return ends, shortened
-
-
-def get(
-    run: RunId,
-    path: Annotated[str, Parameter(help="One of the run's files, as `show` lists them. Example: out/model.joblib")],
-    dest: Annotated[
-        str | None, Parameter(help="A file or folder; by default the file's name here. Example: models/")
-    ] = None,
-    /,
-    *,
-    force: Annotated[bool, Parameter(help="Replace a file that is there already. Example: --force")] = False,
-    as_json: Json = False,
-) -> None:
-    """Copy a file that a run made (a model, a table, a log) out of the ledger.
-
-    Type, for example:
-        cloudrun get baseline model.joblib
-        cloudrun get baseline model.joblib models/best.joblib --force
-    """
-    with closing(Ledger()) as ledger:
-        found = ledger.get(run)
-        artifact = found.artifact(path)
-        destination = _destination(artifact, dest, force=force, again=f"cloudrun get {run} {path}")
-        ledger.artifacts.copy_out(artifact.sha256, destination)
-        if as_json:
-            print_json(
-                {
-                    "run_id": found.run_id,
-                    "path": artifact.path,
-                    "destination": str(destination.absolute()),
-                    "size": artifact.size,
-                    "sha256": artifact.sha256,
-                }
-            )
-        else:
-            print(destination)
-
-
-def _destination(artifact: Artifact, wanted: str | None, *, force: bool, again: str) -> Path:
-    """Where the copy goes. Raises UsageError where that is no place for it, or something else is there."""
-    name = artifact.path.rpartition("/")[2]
-    destination = Path(wanted or name).expanduser()
-    if destination.is_dir() or (wanted or "").endswith("/"):
-        destination /= name
-    if not destination.parent.is_dir():
-        raise UsageError(
-            f"there is no folder {destination.parent}", next_step=f"mkdir -p {destination.parent}, then type it again"
+        grid_id = None if grid is None else ledger.grid(grid).grid_id
+        most = limit if limit is not None else 0 if as_csv else LINES
+        look = partial(
+            ledger.results,
+            grid_id,
+            metric=metric,
+            minimize=minimize,
+            where=comparisons,
+            sort=sort,
+            reverse=reverse,
+            limit=most or None,
         )
-    if destination.is_dir():
-        raise UsageError(f"{destination} is a folder", next_step=f"{again} ANOTHER_NAME")
-    if destination.exists() and not force:
-        raise UsageError(
-            f"{destination} is there already ({size_text(destination.stat().st_size)})",
-            next_step=f"{again} ANOTHER_NAME, or add --force to replace it",
-        )
-    return destination
+        order = ledger.ordering(grid_id, metric=metric, minimize=minimize, sort=sort)
+        if as_json:
+            print_json_list("runs", (run.to_dict() for run in look()))
+            return
+        seen = _Seen()
+        if named is None:
+            seen.look(look())
+            if not seen.count and not as_csv:
+                print(_nothing(ledger, grid, where), file=sys.stderr)
+                return
+            seen.check(order.column)
+        table = _Table(order, named or (_all_columns(order, seen) if as_csv else _usual_columns(order, seen)))
+        if as_csv:
+            _print_csv(table, look())
+        else:
+            table.print(look(), seen)
+
+
+def _names(columns: str) -> list[str]:
+    names = [name.strip() for name in columns.split(",")]
+    if not all(names):
+        raise UsageError(f"--columns {columns!r} has a name missing", next_step="write --columns run_id,alpha,accuracy")
+    return names
+
+
+def _nothing(ledger: Ledger, grid: str | None, where: str | None) -> str:
+    if where is not None and ledger.runs(limit=1):
+        return f"no run is like that: {where}\n  next: cloudrun results"
+    if grid is not None:
+        return f"grid {grid} has no cells yet\n  next: cloudrun results"
+    return f"no runs yet in {ledger.project}\n  next: cloudrun submit train.py"
+
+
+@dataclass
+class _Seen:
+    """What the runs have, in the order it was met."""
+
+    count: int = 0
+    params: dict[str, Any] = field(default_factory=dict)  # the first value of each
+    differ: set[str] = field(default_factory=set)  # parameters that not all runs have alike
+    scores: dict[str, None] = field(default_factory=dict)
+
+    def look(self, runs: Iterable[Run]) -> None:
+        for run in runs:
+            for name, value in run.params.items():
+                if name not in self.params and self.count:
+                    self.differ.add(name)
+                if self.params.setdefault(name, value) != value:
+                    self.differ.add(name)
+            self.differ.update(self.params.keys() - run.params.keys())
+            self.scores.update(dict.fromkeys(run.scores))
+            self.count += 1
+
+    def check(self, column: Column | None) -> None:
+        """Raises UsageError where it is a name that none of them has."""
+        known = [*self.scores, *self.params]
+        if column is None or column.kind not in ("any", "param", "score") or column.name in known or not self.count:
+            return
+        near = get_close_matches(column.name, [*known, *FIELDS, *TIMINGS], n=1)
+        hint = f"cloudrun results --sort {near[0]}" if near else "sort by one of: " + ", ".join(map(printable, known))
+        raise UsageError(f"none of these runs has {column.name!r}", next_step=hint)
+
+
+_RANK, _RUN, _NAME, _STATE = (Column("any", "rank"), *(Column("field", name) for name in ("run_id", "name", "state")))
+_WHEN = Column("field", "created_at")
+_HEADERS = {"run_id": "run", "created_at": "when"}
+
+
+def _usual_columns(order: Ordering, seen: _Seen) -> list[Column]:
+    columns = [_RANK] if order.column is None else []
+    columns += [_RUN, _NAME, _STATE, Column("score", order.metric or "score")]
+    if order.per_usd:
+        columns += [Column("any", PER_USD), Column("field", "cost_usd")]
+    if order.column is not None and order.column.kind in ("field", "timing") and order.column not in (*columns, _WHEN):
+        columns.append(order.column)
+    return [*columns, *(Column("param", name) for name in seen.params), _WHEN]
+
+
+def _all_columns(order: Ordering, seen: _Seen) -> list[Column]:
+    columns = [*([_RANK] if order.column is None else []), _RUN, _NAME, _STATE]
+    columns += [Column("score", name) for name in seen.scores]
+    columns += [Column("param", name) for name in seen.params]
+    return [*columns, *(Column("any", name) for name in [PER_USD] * order.per_usd), *map(parse_column, _DETAILS)]
+
+
+_DETAILS = ("run_s", "total_s", "cost_usd", "created_at")
+
+
+class _Table:
+    """Rows of what the columns say. A rank is a place among those that have what is ranked by."""
+
+    def __init__(self, order: Ordering, columns: Sequence[Column]) -> None:
+        self._order = order
+        self.columns = columns
+
+    def headers(self) -> list[str]:
+        """The names, of a score and a parameter that are called the same with their kind."""
+        short = [column.name for column in self.columns]
+        return [
+            f"{column.kind}s.{column.name}"
+            if column.kind in ("param", "score") and short.count(column.name) > 1
+            else column.name
+            for column in self.columns
+        ]
+
+    def rows(self, runs: Iterable[Run]) -> Iterator[list[Any]]:
+        for place, run in enumerate(runs, 1):
+            rank = place if self._order.column is None and self._is_ranked(run) else None
+            yield [rank if column == _RANK else self._value(run, column) for column in self.columns]
+
+    def print(self, runs: Iterable[Run], seen: _Seen) -> None:
+        """On a terminal that is too narrow, what says least goes first: parameters that all runs have alike, ..."""
+        headers = [_HEADERS.get(name, name) for name in self.headers()]
+        texts: set[str] = set()  # columns with something that is no number
+        lines = []
+        for row in self.rows(runs):
+            texts.update(header for header, value in zip(headers, row, strict=True) if not _is_number(value))
+            lines.append([self._text(column, value) for column, value in zip(self.columns, row, strict=True)])
+        alike = [
+            header
+            for column, header in zip(self.columns, headers, strict=True)
+            if column.kind == "param" and column.name not in seen.differ
+        ]
+        right = [header for header in headers if header not in texts]
+        print_table(headers, lines, right=right, dispensable=("when", *alike, "name", "state"))
+
+    def _value(self, run: Run, column: Column) -> Any:
+        return self._per_usd(run) if column == Column("any", PER_USD) else column_value(run, column)
+
+    def _is_ranked(self, run: Run) -> bool:
+        if self._order.per_usd:
+            return self._per_usd(run) is not None
+        return run.state is RunState.SUCCEEDED and self._order.metric in run.scores
+
+    def _per_usd(self, run: Run) -> float | None:
+        score = run.scores.get(self._order.metric or "")
+        if run.state is not RunState.SUCCEEDED or score is None or not math.isfinite(score) or not run.cost_usd:
+            return None
+        return per_usd(score, run.cost_usd, minimize=self._order.minimize)
+
+    @staticmethod
+    def _text(column: Column, value: Any) -> str:
+        if value is None:
+            return "-"
+        if column == _WHEN:
+            return when_text(utc_time(value))
+        if isinstance(value, float) and column.kind != "param":
+            return score_text(value)
+        return value if isinstance(value, str) else json.dumps(value)
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _print_csv(table: _Table, runs: Iterable[Run]) -> None:
+    """Numbers with all their digits; what is missing is empty; lists and tables are JSON."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(table.headers())
+    for row in table.rows(runs):
+        writer.writerow([json.dumps(value) if isinstance(value, list | dict | bool) else value for value in row])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -139,14 +138,14 @@ class Grids:
             elif run.state is not RunState.QUEUED:
                 raise LedgerError(f"a run begins as queued, not {run.state}")
             else:
-                new[number] = replace(run, grid_id=grid_id)
+                new[number] = run
         runs = {**known, **{number: run.run_id for number, run in new.items()}}
         with self._database.writing() as connection:
             grid = _grid(connection, grid_id)
             if grid.state is not GridState.OPEN:
                 raise LedgerError(f"grid {grid_id} is {grid.state}: no cell can be added")
             _check_numbers(connection, grid, runs)
-            insert(connection, "runs", *map(run_columns, new.values()))
+            insert(connection, "runs", *({**run_columns(run), "grid_id": grid_id} for run in new.values()))
             added = connection.executemany(
                 """INSERT INTO cells SELECT ?, ?, run_id, state FROM runs WHERE run_id = ?
                 ON CONFLICT DO UPDATE SET run_id = excluded.run_id, state = excluded.state""",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 from cloudrun.core.records import RunRecord
@@ -17,6 +18,18 @@ from cloudrun.plan.filters import PER_USD, Column, Comparison, Value, parse_colu
 from cloudrun.plan.ranking import better_is_smaller
 
 BATCH = 200  # runs in memory at a time
+
+
+@dataclass(frozen=True)
+class Ordering:
+    """How results are sorted: by `column`, else by the score `metric` (None: nobody has one) or that per dollar."""
+
+    metric: str | None
+    minimize: bool
+    per_usd: bool = False
+    column: Column | None = None
+
+
 Condition = tuple[str, list[Value]]  # SQL over the table `runs`, and what its question marks are
 NO_CONDITION: Condition = ("", [])
 
@@ -72,20 +85,29 @@ class Results:
         dollar; any other column sorts from small to large. Runs without what is sorted by come last.
         """
         with self._database.reading() as connection:
-            condition = _condition(where)
             connection.create_function("param", 2, _param, deterministic=True)
+            order, condition = self.ordering(grid_id, metric=metric, minimize=minimize, sort=sort), _condition(where)
+            if order.column is not None:
+                ids = _sorted(connection, grid_id, _expression(order.column), reverse, condition, limit)
+            elif order.per_usd:
+                ids = _sorted(connection, grid_id, _per_usd(order), not reverse, condition, limit)
+            else:
+                ascending = order.minimize != reverse
+                ids = _ranking_and_others(connection, grid_id, order.metric, ascending, condition, limit)
+        return self._read(ids)
+
+    def ordering(
+        self, grid_id: str | None = None, *, metric: str | None, minimize: bool | None, sort: str | None
+    ) -> Ordering:
+        """What `results` makes of these. Raises UsageError for a column that no run can have."""
+        with self._database.reading():
             column = None if sort is None or sort == PER_USD else parse_column(sort)
             if column is not None and self._is_score(grid_id, column):
-                metric, sort = column.name, None
+                metric, column = column.name, None
             metric = metric or self.primary_metric(grid_id)
-            if metric is not None and minimize is None:
-                minimize = self.direction(metric)
-            if sort is None:
-                ids = _ranking_and_others(connection, grid_id, metric, bool(minimize) != reverse, condition, limit)
-            else:
-                key = _per_usd(metric or "", bool(minimize)) if column is None else _expression(column)
-                ids = _sorted(connection, grid_id, key, (column is None) != reverse, condition, limit)
-        return self._read(ids)
+            if minimize is None:
+                minimize = metric is not None and self.direction(metric)
+        return Ordering(metric, minimize, sort == PER_USD, column)
 
     def primary_metric(self, grid_id: str | None = None) -> str | None:
         """The primary score of the newest succeeded run (of that grid's last cells) that has it."""
@@ -270,13 +292,12 @@ def _condition(where: Sequence[Comparison]) -> Condition:
     return texts, values
 
 
-def _per_usd(metric: str, minimize: bool) -> Condition:
-    """Larger is better: per dollar where more of the score is better, else against it, so that at the same score the
-    cheaper run is ahead, and at the same price the one with the better score, whatever its sign."""
+def _per_usd(order: Ordering) -> Condition:
+    """`plan.ranking.per_usd`, turned so that larger is better; nothing where the price or a finite score is missing."""
     finite = "(SELECT value FROM scores WHERE scores.run_id = runs.run_id AND scores.name = ?)"
-    better = f"{'-' if minimize else ''}{finite}"
+    better = f"{'-' if order.minimize else ''}{finite}"
     each = f"CASE WHEN {better} >= 0 THEN {better} / cost_usd ELSE {better} * cost_usd END"
-    name = text(metric)
+    name = text(order.metric or "")
     return f"CASE WHEN runs.state = 'succeeded' AND cost_usd > 0 THEN {each} END", [name, name, name]
 
 

@@ -6,7 +6,6 @@ import json
 import math
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
@@ -32,6 +31,9 @@ from cloudrun.core.states import EndReason, GridState, LaunchState, RunState, S,
 # -- values ----------------------------------------------------------------------------------------------------------
 
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
 def text(value: str) -> str:
     """`value` as SQLite can hold it: bytes that were no UTF-8 (file names, output) as `\\udc80`."""
     return value.encode("utf-8", "backslashreplace").decode("utf-8")
@@ -48,7 +50,7 @@ def optional_reason(value: str | None) -> EndReason | None:
 def as_json(value: object) -> str:
     """Raises UsageError for what JSON cannot hold."""
     try:
-        return json.dumps(value, separators=(",", ":"))
+        return _encode(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(
             f"the ledger keeps parameters as JSON, and this is none: {error}",
@@ -57,12 +59,7 @@ def as_json(value: object) -> str:
 
 
 def record_json(record: LaunchRequest | Passport | Timings | Usage | Artifact) -> str:
-    return as_json(
-        {
-            field.name: dict(value) if isinstance(value := getattr(record, field.name), Mapping) else value
-            for field in fields(record)
-        }
-    )
+    return as_json({name: dict(value) if isinstance(value, Mapping) else value for name, value in vars(record).items()})
 
 
 def score_columns(value: float) -> tuple[float | None, str | None]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, fields
+from datetime import datetime
 from difflib import get_close_matches
-from typing import Literal
+from typing import Any, Literal
 
+from cloudrun.core.clock import utc_text
 from cloudrun.core.errors import UsageError
-from cloudrun.core.records import Timings
-from cloudrun.core.states import RunState
+from cloudrun.core.records import RunRecord, Timings
+from cloudrun.core.states import RunState, State
 
 Value = str | int | float | bool | None
 Operator = Literal["=", "!=", "<", "<=", ">", ">="]
@@ -54,6 +56,18 @@ def parse_column(text: str) -> Column:
             raise UsageError(f"no run has the timing {name!r}", next_step=f"one of {', '.join(TIMINGS)}")
         return Column(_KINDS[kind], name)
     return Column("field" if text in FIELDS else "timing" if text in TIMINGS else "any", text)
+
+
+def column_value(run: RunRecord, column: Column) -> Any:
+    """What the run has there; None where it has nothing."""
+    if column.kind == "field":
+        value = getattr(run, column.name)
+        return utc_text(value) if isinstance(value, datetime) else str(value) if isinstance(value, State) else value
+    if column.kind == "timing":
+        return getattr(run.timings, column.name)
+    if column.kind != "param" and (column.kind == "score" or column.name in run.scores):
+        return run.scores.get(column.name)
+    return run.params.get(column.name)
 
 
 def parse_where(text: str) -> tuple[Comparison, ...]:

@@ -25,3 +25,10 @@ def better_is_smaller(name: str) -> bool:
     """Whether the metric of that name is to be minimised."""
     words = {word.lower() for word in _WORD.findall(name)}
     return bool(words & SMALLER_IS_BETTER) and not words & NEGATED
+
+
+def per_usd(score: float, cost_usd: float, *, minimize: bool) -> float:
+    """The score per dollar where more of it is better, else the score times the dollars; for a score below zero the
+    other way round. So the cheaper run is ahead at the same score, and the one with the better score at the same price.
+    """
+    return score / cost_usd if (score <= 0 if minimize else score >= 0) else score * cost_usd

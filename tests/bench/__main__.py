@@ -15,6 +15,8 @@
   cold       the same where no package was ever fetched
   progressive  the 144 cells of jobs/progressive.toml, a cell and a feature space a run, against a notebook that does
              it with dictionaries, a process a core; some six minutes and 3 GB of disk
+  ledger     the ledger with a million runs: rankings, cells, durable commits, against a number of milliseconds each;
+             some minutes and 4 GB of disk
 
 The first five talk to one private OpenSSH server on loopback, directly and with 40 ms of added round-trip time; `warm`
 and `cold` run in a sandbox of their own, `progressive` in none. Ours uses the connection of a unit that is open
@@ -39,9 +41,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tests.bench.rounds import Noise, Row, Spread
+from tests.bench.rounds import Cost, Noise, Row, Spread
 
-NAMES = ("noop", "submit", "large", "small", "unchanged", "warm", "cold", "progressive")
+NAMES = ("noop", "submit", "large", "small", "unchanged", "warm", "cold", "progressive", "ledger")
 LINES = ("loopback", "40 ms")
 SERVED = {"noop", "submit", "large", "small", "unchanged"}
 
@@ -71,7 +73,7 @@ def main() -> None:
 
 
 def _measure(folder: Path, arguments: argparse.Namespace, wanted: Sequence[str]) -> dict[str, Any]:
-    from tests.bench import files, jobs, kept, progressive, server, whole
+    from tests.bench import files, jobs, kept, ledger, progressive, server, whole
 
     _forget_the_users_settings(folder)
     quick = arguments.quick
@@ -115,12 +117,15 @@ def _measure(folder: Path, arguments: argparse.Namespace, wanted: Sequence[str])
             made, facts = progressive.compared(folder, arguments.rounds or 1, noise, quick=quick)
             show.rows(made)
             show.facts(facts)
+        if "ledger" in wanted:
+            show.costs(ledger.costs(folder / "ledger", 100_000 if quick else 1_000_000, rounds(20), noise))
     show.phases(phases)
     show.noise(noise)
     return {
         "schema_version": 1,
         "driver": driver,
         "rows": [{**dataclasses.asdict(row), "met": row.met} for row in show.shown],
+        "costs": [{**dataclasses.asdict(cost), "met": cost.met} for cost in show.shown_costs],
         "phases": phases,
         "progressive": facts,
         "noise": {"cpu_loop_s": Spread.of(noise.cpu), "fsync_s": Spread.of(noise.fsync)},
@@ -142,6 +147,7 @@ class _Show:
     def __init__(self, stream: Any) -> None:
         self._stream = stream
         self.shown: list[Row] = []
+        self.shown_costs: list[Cost] = []
 
     def _line(self, text: str = "") -> None:
         print(text, file=self._stream, flush=True)
@@ -164,6 +170,13 @@ class _Show:
                 f"{row.what:<44}{row.line:<10}{_ms(row.ours):>24}  {row.against:<33}{_ms(row.theirs):>24}"
                 f"  {ratio:>20}  {target}"
             )
+
+    def costs(self, costs: Sequence[Cost]) -> None:
+        self._line()
+        for cost in costs:
+            self.shown_costs.append(cost)
+            target = "" if cost.target_s is None else f"{1000 * cost.target_s:g} {'met' if cost.met else 'MISSED'}"
+            self._line(f"{cost.what:<78}{_ms(cost.taken):>24}  {target}")
 
     def phases(self, phases: dict[str, Any]) -> None:
         for name, sides in phases.items():

@@ -43,6 +43,20 @@ class Row:
         return None if self.target is None else self.ratio.median <= self.target
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What one thing takes, against nothing but a number of seconds."""
+
+    what: str
+    taken: Spread
+    rounds: int
+    target_s: float | None = None
+
+    @property
+    def met(self) -> bool | None:
+        return None if self.target_s is None else self.taken.median <= self.target_s
+
+
 @dataclass
 class Noise:
     """How long the same work takes now and then: a loop of Python's, and a small file brought to the disk."""

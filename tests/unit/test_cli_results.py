@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -14,8 +16,17 @@ import pytest
 from cloudrun.cli.main import run
 from cloudrun.core.errors import NotFound, UsageError
 from cloudrun.core.ids import new_id
-from cloudrun.core.records import Artifact, LaunchRecord, LaunchRequest, Place, RunRecord, Timings, UnitRecord
-from cloudrun.core.states import EndReason, LaunchState, RunState, UnitState
+from cloudrun.core.records import (
+    Artifact,
+    GridRecord,
+    LaunchRecord,
+    LaunchRequest,
+    Place,
+    RunRecord,
+    Timings,
+    UnitRecord,
+)
+from cloudrun.core.states import EndReason, GridState, LaunchState, RunState, UnitState
 from cloudrun.ledger import Ledger
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -119,10 +130,10 @@ def test_results_rank_best_first_and_the_rest_below(
 
     assert run(["results"]) == 0
     table = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert table[0] == ["rank", "run", "name", "state", "accuracy", "params", "when"]
-    assert table[1] == ["1", best, "best", "succeeded", "0.975", "-", "2026-11-21", "12:01Z"]
+    assert table[0] == ["rank", "run", "name", "state", "accuracy", "when"]
+    assert table[1] == ["1", best, "best", "succeeded", "0.975", "2026-11-21", "12:01Z"]
     assert table[3][4] == "NaN"
-    assert table[4] == ["-", failed, "broken", "failed", "-", "-", "2026-11-21", "12:03Z"]
+    assert table[4] == ["-", failed, "broken", "failed", "-", "2026-11-21", "12:03Z"]
 
 
 def test_results_by_another_score_smallest_first(
@@ -137,6 +148,87 @@ def test_results_by_another_score_smallest_first(
     ):
         listed = document(capsys, "results", "--json", *arguments)["runs"]
         assert [each["run_id"] for each in listed] == expected
+
+
+def table(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[list[str]]:
+    """What a command prints, as words."""
+    assert run(["results", *arguments]) == 0
+    return [line.split() for line in capsys.readouterr().out.splitlines()]
+
+
+def test_each_parameter_has_a_column_and_filters_and_sorts(
+    ledger: Ledger, ended: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, alpha in enumerate([0.1, 10, 1]):
+        ended(f"n{number}", {"accuracy": 0.5 + number / 10}, params={"alpha": alpha, "kind": "l1"})
+    ended("plain", reason=EndReason.EXITED)
+    assert table(capsys)[0] == ["rank", "run", "name", "state", "accuracy", "alpha", "kind", "when"]
+    assert [row[1] for row in table(capsys, "--sort", "alpha")[1:]] == ["n0", "n2", "n1", "plain"]
+    assert [row[1] for row in table(capsys, "--sort", "alpha", "--reverse")[1:]] == ["n1", "n2", "n0", "plain"]
+    assert [row[2] for row in table(capsys, "--where", "alpha<5 and state=succeeded")[1:]] == ["n2", "n0"]
+    assert table(capsys, "--columns", "rank, alpha,scores.accuracy,run_s", "--limit", "2") == [
+        ["rank", "alpha", "accuracy", "run_s"],
+        ["1", "1", "0.7", "2.25"],
+        ["2", "10", "0.6", "2.25"],
+    ]
+
+
+def test_results_are_ranked_per_dollar_where_the_price_is_known(
+    ledger: Ledger, ended: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dear, cheap, unknown = (ended(name, {"accuracy": score}) for name, score in (("a", 0.9), ("b", 0.8), ("c", 1.0)))
+    ledger.set_cost(dear, 0.10)
+    ledger.set_cost(cheap, 0.01)
+    listed = document(capsys, "results", "--json", "--sort", "score_per_usd")["runs"]
+    assert [each["run_id"] for each in listed] == [cheap, dear, unknown]
+    printed = table(capsys, "--sort", "score_per_usd")
+    assert printed[0][:7] == ["rank", "run", "name", "state", "accuracy", "score_per_usd", "cost_usd"]
+    assert [row[0] for row in printed[1:]] == ["1", "2", "-"]
+    assert printed[1][5:7] == ["80", "0.01"]
+
+
+def test_results_as_comma_separated_values_are_all_runs_with_all_digits(
+    ledger: Ledger, ended: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(25):
+        ended(f"n{number}", {"accuracy": 1 / (3 + number)}, params={"text": 'a,"b"', "layers": [1, 2], "deep": True})
+    assert run(["results", "--csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert len(rows) == 25
+    assert float(rows[0]["accuracy"]) == 1 / 3
+    assert (rows[0]["text"], rows[0]["layers"], rows[0]["deep"], rows[0]["cost_usd"]) == ('a,"b"', "[1, 2]", "true", "")
+    assert run(["results", "--csv", "--limit", "2", "--columns", "name"]) == 0
+    assert capsys.readouterr().out == "name\nn0\nn1\n"
+
+
+def test_only_the_cells_of_a_grid_are_listed(ledger: Ledger, ended: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    good, better, other = (ended(f"n{number}", {"accuracy": number / 10}) for number in (1, 2, 3))
+    ledger.begin_grid(GridRecord("g-1", "sweep", "train.py", GridState.OPEN, NOON, "same", 2))
+    assert run(["results", "--grid", "sweep"]) == 0
+    assert "grid sweep has no cells yet" in capsys.readouterr().err
+    ledger.add_cells("g-1", [(0, good), (1, better)])
+    assert [each["run_id"] for each in document(capsys, "results", "--json", "--grid", "g-1")["runs"]] == [better, good]
+    assert document(capsys, "show", other, "--json")["grid_id"] is None
+    with pytest.raises(NotFound, match="no grid 'swep'"):
+        run(["results", "--grid", "swep"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--where", "alpha ~ 1"], "character 7: after alpha comes one of"),
+        (["--sort", "alhpa"], "none of these runs has 'alhpa'"),
+        (["--sort", "timings.x"], "no run has the timing 'x'"),
+        (["--columns", "alpha,,run_id"], "a name missing"),
+        (["--csv", "--json"], "two forms"),
+        (["--limit", "-1"], "less than zero"),
+    ],
+)
+def test_what_results_cannot_show_is_said(ledger: Ledger, ended: Made, arguments: list[str], problem: str) -> None:
+    ended("a", {"accuracy": 1.0}, params={"alpha": 1})
+    with pytest.raises(UsageError, match=problem) as caught:
+        run(["results", *arguments])
+    assert caught.value.next_step
 
 
 def test_names_with_control_characters_are_harmless_in_a_table(

@@ -1,0 +1,126 @@
+"""`cloudrun show` and `get`: what the ledger holds of one run. Neither needs the network."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from cloudrun.cli.parser import Json, RunId
+from cloudrun.cli.printing import print_json, printable
+from cloudrun.cli.summary import full_lines
+from cloudrun.core.errors import UsageError
+from cloudrun.core.records import Artifact
+from cloudrun.ledger import Ledger, Run
+from cloudrun.plan.quantities import size_text
+
+
+def show(
+    run: RunId,
+    /,
+    *,
+    log: Annotated[bool, Parameter(help="The end of what it printed and of Ansible's log. Example: --log")] = False,
+    lines: Annotated[int, Parameter(help="With --log, how many lines; 0 for all. Example: --lines 100")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Everything about one run: state, scores, parameters, time by phase, versions, files; or its logs.
+
+    Type, for example:
+        cloudrun show baseline
+        cloudrun show baseline --log --lines 0
+        cloudrun show baseline --json | jq .timings
+    """
+    if lines < 0:
+        raise UsageError(f"--lines {lines} is less than zero", next_step=f"cloudrun show {run} --log --lines 20")
+    with closing(Ledger()) as ledger:
+        found = ledger.get(run)
+        logs, shortened = _log_ends(ledger, found, lines) if log else ({}, {})
+        if as_json:
+            print_json({**found.to_dict(), **({"logs": logs} if log else {})})
+        elif log:
+            for path, text in logs.items():
+                print(f"==> {path} <==\n{text}", flush=True)
+                if path in shortened:
+                    whole = f"logs {run}" if path in ("stdout.log", "stderr.log") else f"show {run} --log --lines 0"
+                    shown = f"the last {lines} of {shortened[path]:,} lines of {printable(path)}"
+                    print(f"  {shown}; all of them: cloudrun {whole}", file=sys.stderr)
+            if not logs:
+                print("  this run has no logs yet", file=sys.stderr)
+        else:
+            print("\n".join(full_lines(found)))
+
+
+def _log_ends(ledger: Ledger, run: Run, lines: int) -> tuple[dict[str, str], dict[str, int]]:
+    """The last lines (0: all) of each log, and of those with more how many those are in all. Escape codes are made
+    harmless where a terminal would obey them."""
+    ends: dict[str, str] = {}
+    shortened: dict[str, int] = {}
+    for artifact in run.artifacts:
+        if artifact.kind == "log":
+            with ledger.artifacts.open(artifact.sha256) as stream:
+                every = stream.read().decode("utf-8", "replace").splitlines()
+            kept = every[-lines:]
+            if len(kept) < len(every):
+                shortened[artifact.path] = len(every)
+            harmless = [printable(line.expandtabs()) for line in kept] if sys.stdout.isatty() else kept
+            ends[artifact.path] = "\n".join(harmless)
+    return ends, shortened
+
+
+def get(
+    run: RunId,
+    path: Annotated[str, Parameter(help="One of the run's files, as `show` lists them. Example: out/model.joblib")],
+    dest: Annotated[
+        str | None, Parameter(help="A file or folder; by default the file's name here. Example: models/")
+    ] = None,
+    /,
+    *,
+    force: Annotated[bool, Parameter(help="Replace a file that is there already. Example: --force")] = False,
+    as_json: Json = False,
+) -> None:
+    """Copy a file that a run made (a model, a table, a log) out of the ledger.
+
+    Type, for example:
+        cloudrun get baseline model.joblib
+        cloudrun get baseline model.joblib models/best.joblib --force
+    """
+    with closing(Ledger()) as ledger:
+        found = ledger.get(run)
+        artifact = found.artifact(path)
+        destination = _destination(artifact, dest, force=force, again=f"cloudrun get {run} {path}")
+        ledger.artifacts.copy_out(artifact.sha256, destination)
+        if as_json:
+            print_json(
+                {
+                    "run_id": found.run_id,
+                    "path": artifact.path,
+                    "destination": str(destination.absolute()),
+                    "size": artifact.size,
+                    "sha256": artifact.sha256,
+                }
+            )
+        else:
+            print(destination)
+
+
+def _destination(artifact: Artifact, wanted: str | None, *, force: bool, again: str) -> Path:
+    """Where the copy goes. Raises UsageError where that is no place for it, or something else is there."""
+    name = artifact.path.rpartition("/")[2]
+    destination = Path(wanted or name).expanduser()
+    if destination.is_dir() or (wanted or "").endswith("/"):
+        destination /= name
+    if not destination.parent.is_dir():
+        raise UsageError(
+            f"there is no folder {destination.parent}", next_step=f"mkdir -p {destination.parent}, then type it again"
+        )
+    if destination.is_dir():
+        raise UsageError(f"{destination} is a folder", next_step=f"{again} ANOTHER_NAME")
+    if destination.exists() and not force:
+        raise UsageError(
+            f"{destination} is there already ({size_text(destination.stat().st_size)})",
+            next_step=f"{again} ANOTHER_NAME, or add --force to replace it",
+        )
+    return destination
