@@ -53,6 +53,20 @@ def test_the_detached_snippet_runs(project: Project) -> None:
     assert project.ledger.units() == []
 
 
+def test_the_grid_snippet_runs(project: Project) -> None:
+    shutil.copytree(README.parent / "jobs", project.root / "jobs")
+    project.write("pyproject.toml", "")
+    project.env["PATH"] = f"{VENV_BIN}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-ec", snippet("grid")], cwd=project.root, env=project.environment, text=True,
+        stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "4 of 4 cells have succeeded before" in done.stderr
+    assert [run.state for run in project.ledger.runs()] == ["succeeded"] * 4
+    assert project.ledger.units() == []
+
+
 def test_every_installing_snippet_is_one_line() -> None:
     for name in ("first", "tests"):
         assert len(snippet(name).splitlines()) == 1
