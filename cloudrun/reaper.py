@@ -117,7 +117,7 @@ def _end_orphans(
     living = _living(ledger, clock)
     units = {unit.instance_id: unit for unit in ledger.units(live=False)}
     actions = []
-    for run in ledger.unfinished_runs():
+    for run in ledger.unfinished_runs(placed=True):
         unit = units.get(run.instance_id or "")
         if unit is None or unit.client_id in living:
             continue

@@ -34,7 +34,8 @@ LINES = 20  # of a table, unless more are asked for
 def results(
     *,
     grid: Annotated[
-        str | None, Parameter(help="Only the cells of that grid: its id, the beginning of it, or its name")
+        str | None,
+        Parameter(help="Only the cells of that grid: its id, the beginning of it, or its name. Example: --grid sweep"),
     ] = None,
     metric: Annotated[
         str | None, Parameter(help="The score to rank by; by default the newest run's first. Example: --metric f1")
@@ -65,7 +66,8 @@ def results(
         Parameter(help="What to show, with commas between. Example: --columns rank,run_id,alpha,accuracy,run_s"),
     ] = None,
     limit: Annotated[
-        int | None, Parameter(help="How many runs to list; 0 for all; 20, and with --csv all, by default")
+        int | None,
+        Parameter(help="How many runs to list; 0 for all; by default 20, with --csv all. Example: --limit 100"),
     ] = None,
     as_csv: Annotated[
         bool, Parameter(name="--csv", help="Comma-separated values with all digits. Example: --csv > runs.csv")

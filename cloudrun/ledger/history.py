@@ -232,14 +232,17 @@ class History:
             ).fetchall()
             return run_records(connection, [row["run_id"] for row in rows])
 
-    def unfinished_runs(self, instance_id: str | None = None) -> list[RunRecord]:
-        """Runs that are not over, oldest first; with `instance_id`, those that are on that unit now."""
-        if instance_id is None:
+    def unfinished_runs(self, instance_id: str | None = None, *, placed: bool = False) -> list[RunRecord]:
+        """Runs that are not over, oldest first; with `instance_id`, those that are on that unit now, and with `placed`
+        those that are on any: a queue may be long."""
+        if instance_id is None and not placed:
             return self.runs(states=UNFINISHED, newest_first=False)
+        where = "instance_id IS NOT NULL" if instance_id is None else "instance_id = ?"
         with self._database.reading() as connection:
             rows = connection.execute(
-                "SELECT run_id FROM runs WHERE instance_id = ? AND ended_at IS NULL ORDER BY created_at, run_id",
-                [instance_id],
+                f"""SELECT run_id FROM runs INDEXED BY runs_under_way WHERE {where} AND ended_at IS NULL
+                ORDER BY created_at, run_id""",  # noqa: S608
+                [] if instance_id is None else [instance_id],
             ).fetchall()
             return run_records(connection, [row["run_id"] for row in rows])
 

@@ -108,6 +108,7 @@ def test_unfinished_runs_are_those_that_are_not_over(ledger: Ledger, make: Simpl
     ledger.add_run(make.run("run-3", 2))
     assert [run.run_id for run in ledger.unfinished_runs()] == ["run-1", "run-2", "run-3"]
     assert [run.run_id for run in ledger.unfinished_runs("i-2")] == ["run-2"]
+    assert [run.run_id for run in ledger.unfinished_runs(placed=True)] == ["run-1", "run-2"]
 
 
 def test_a_finished_run_has_all_it_made_and_keeps_the_order(ledger: Ledger, make: SimpleNamespace) -> None:
