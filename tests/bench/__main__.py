@@ -19,9 +19,9 @@
              some minutes and 4 GB of disk
 
 The first five talk to one private OpenSSH server on loopback, directly and with 40 ms of added round-trip time; `warm`
-and `cold` run in a sandbox of their own, `progressive` and `ledger` in none. Ours uses the connection of a unit that is open
-already, unless it says otherwise; each tool makes its own, unless it says "over a ControlMaster". A ratio is our time
-by theirs: of the medians, and in brackets the lowest and highest of all rounds. It needs sshd, ssh, scp, sftp and
+and `cold` run in a sandbox of their own, `progressive` and `ledger` in none. Ours uses the connection of a unit that is
+open already, unless it says otherwise; each tool makes its own, unless it says "over a ControlMaster". A ratio is our
+time by theirs: of the medians, and in brackets the lowest and highest of all rounds. It needs sshd, ssh, scp, sftp and
 rsync.
 """
 
