@@ -1,4 +1,4 @@
-"""A headless Chromium over the DevTools protocol, through a pair of pipes: what a page shows, logs and does on input."""
+"""A headless Chromium over the DevTools protocol, through a pair of pipes: what a page shows and does."""
 
 from __future__ import annotations
 
@@ -192,5 +192,3 @@ def _end(process: subprocess.Popen[bytes], writer: int, reader: int) -> None:
     process.wait()
     os.close(writer)
     os.close(reader)
-
-

@@ -92,9 +92,7 @@ def _metric(
     return metric, directions
 
 
-def _most_wanted(
-    runs: Sequence[RunRecord], metric: str | None, directions: Mapping[str, bool]
-) -> Sequence[RunRecord]:
+def _most_wanted(runs: Sequence[RunRecord], metric: str | None, directions: Mapping[str, bool]) -> Sequence[RunRecord]:
     """In the order in which somebody will want to read their logs: what failed, then the best, then the rest."""
 
     def key(run: RunRecord) -> tuple[int, float]:

@@ -15,12 +15,16 @@ function h(tag, properties, ...children) {
     else if (key.includes("-") || key === "role" || key === "colspan" || key === "scope") element.setAttribute(key, value);
     else element[key] = value;
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(...present(children));
   return element;
 }
 
+function present(children) {
+  return children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
+}
+
 function replace(element, ...children) {
-  element.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  element.replaceChildren(...present(children));
 }
 
 function stateMark(state) {
@@ -92,9 +96,9 @@ function choice(label, options, chosen, choose) {
   );
 }
 
-/** An evenly spread part of a list that is too long to draw. `first` keeps that many from its beginning. */
+/** A copy of a list, or of an evenly spread part of one that is too long to draw. `first` keeps that many from its beginning. */
 function sample(list, most, first = 0) {
-  if (list.length <= most) return list;
+  if (list.length <= most) return [...list];
   const step = (list.length - first) / (most - first);
   return [...list.slice(0, first), ...Array.from({ length: most - first }, (_, at) => list[Math.floor(first + at * step)])];
 }

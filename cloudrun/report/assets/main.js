@@ -80,6 +80,7 @@ function header() {
   const order = [...counts].sort((a, b) => b[1] - a[1]);
   const ended = ALL.reduce((most, run) => Math.max(most, RUNS.ended[run] ?? RUNS.created[run]), 0);
   const began = ALL.reduce((least, run) => Math.min(least, RUNS.created[run]), Infinity);
+  const until = moment(ended).startsWith(moment(began).slice(0, 10)) ? moment(ended).slice(11) : moment(ended);
   const spentUsd = RUNS.cost.reduce((sum, usd) => sum + (usd ?? 0), 0);
   const rented = DATA.units.length ? unitViews().reduce((sum, unit) => sum + unit.rented, 0) : 0;
   const states = order.map(([state, count]) => h("span.tally", null, stateMark(state), ` ${GROUPED.format(count)}`));
@@ -89,7 +90,7 @@ function header() {
     rented ? [many(DATA.units.length, "machine"), duration(rented), "rented"] : null,
     spentUsd ? ["cost", dollars(spentUsd)] : null,
   ].filter(Boolean);
-  return h("header.top", null, h("div", null, h("h1", null, h("bdi", null, DATA.title)), h("p.sub", null, `${moment(began)} to ${moment(ended)} UTC`), h("p.tallies", null, states)), figures(cells));
+  return h("header.top", null, h("div", null, h("h1", null, h("bdi", null, DATA.title)), h("p.sub", null, `${moment(began)} to ${until} UTC`), h("p.tallies", null, states)), figures(cells));
 }
 
 /** The best run, and what it was made with. */

@@ -65,7 +65,9 @@ class Parallel {
     const { low, high } = scoreRange(STATE.ranked);
     const flip = STATE.metric.minimize;
     const at = (score) => (flip ? (high - score) / (high - low) : (score - low) / (high - low));
-    const marks = ticks(low, high, 5).map((value) => [at(value), plain(Number(value.toPrecision(6)))]);
+    const values = ticks(low, high, 5);
+    const texts = tickTexts(values);
+    const marks = values.map((value, index) => [at(value), texts[index]]);
     axes.push({ name: STATE.metric.name, place: (run) => Math.max(0, Math.min(1, at(scoreOf(run)))), marks, isScore: true });
     return axes;
   }

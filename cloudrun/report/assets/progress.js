@@ -28,7 +28,10 @@ class Progress {
     const improvements = points.filter((each) => each.improves);
     const last = improvements[improvements.length - 1];
     const when = this.over === "time" ? `after ${duration(last.x)}` : `after ${dollars(last.x)}`;
-    replace(this.note, `Each dot is a run where it ended; the line is the best so far. It rose ${many(improvements.length, "time")}, last ${when}.`.replace("rose", STATE.metric.minimize ? "fell" : "rose"));
+    const steps = improvements.length - 1;
+    const moved = STATE.metric.minimize ? "fell" : "rose";
+    const told = steps ? `It ${moved} ${many(steps, "time")}, last ${when}.` : "The first was the best.";
+    replace(this.note, `Each dot is a run where it ended; the line is the best so far. ${told}`);
   }
 
   /** Ended runs with the place where they ended; `best` is the score of the best so far. */
@@ -61,7 +64,7 @@ class Progress {
       scales: { x: { time: false, range: [0, last.x || 1] }, y: { range: [range.low, range.high] } },
       axes: [
         { ...axis, grid: { show: false }, size: 30, gap: 6, splits: (_, __, low, high) => (isTime ? timeTicks : ticks)(low, high, width / 110), values: (_, splits) => splits.map(isTime ? elapsed : (usd) => (usd ? `$${Number(usd.toPrecision(6))}` : "0")) },
-        { ...axis, size: 58, gap: 6, splits: (_, __, low, high) => ticks(low, high, 5), values: (_, splits) => splits.map((value) => plain(Number(value.toPrecision(6)))) },
+        { ...axis, size: 58, gap: 6, splits: (_, __, low, high) => ticks(low, high, 5), values: (_, splits) => tickTexts(splits) },
       ],
       series: [
         {},

@@ -124,6 +124,7 @@ function logsOf(run) {
     const kept = RUNS.file_count[run] > 0 && !logs;
     return h("section", null, h("h2", null, "Log"), h("p.note", null, kept ? `Left out to keep this file small: ${whole}` : "Nothing it printed is home."));
   }
-  const stream = ([name, text]) => [h("h3", null, name), text ? h("pre", { tabIndex: 0, "aria-label": `End of ${name}`, dir: "ltr" }, text) : h("p.note", null, "nothing")];
-  return h("section", null, h("h2", null, "Log"), Object.entries(logs).map(stream), h("p.note", null, `The last lines. All of them: ${whole}`));
+  const silent = Object.keys(logs).filter((name) => !logs[name]);
+  const stream = ([name, text]) => [h("h3", null, name), h("pre", { tabIndex: 0, "aria-label": `End of ${name}`, dir: "ltr" }, text)];
+  return h("section", null, h("h2", null, "Log"), Object.entries(logs).filter(([, text]) => text).map(stream), h("p.note", null, silent.length ? `Nothing on ${silent.join(" and ")}. ` : null, silent.length < Object.keys(logs).length ? `These are the last lines; all of them: ${whole}` : null));
 }

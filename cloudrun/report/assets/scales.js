@@ -14,6 +14,16 @@ function ticks(low, high, about) {
   return result;
 }
 
+/** Numbers beside an axis, all with as many decimals as their distance needs. */
+function tickTexts(values) {
+  if (values.length < 2) return values.map((value) => plain(Number(value.toPrecision(4))));
+  const step = Math.abs(values[1] - values[0]);
+  const largest = Math.max(...values.map(Math.abs));
+  if (largest >= 1e7 || step < 1e-6) return values.map((value) => plain(Number(value.toPrecision(6))));
+  const decimals = [0, 1, 2, 3, 4, 5, 6, 7].find((each) => Math.abs(step * 10 ** each - Math.round(step * 10 ** each)) < 1e-6);
+  return values.map((value) => fixed(Math.abs(value) < step / 1e6 ? 0 : value, decimals ?? 7));
+}
+
 const TIME_STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 432000, 864000];
 
 function timeTicks(low, high, about) {

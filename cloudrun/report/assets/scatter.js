@@ -33,11 +33,14 @@ class Scatter {
 
   panelWidth(count) {
     const room = this.grid.clientWidth || 600;
-    const across = Math.max(1, Math.min(Math.floor((room + 28) / 268), count <= 4 ? count : 4));
+    const even = count <= 4 ? count : emptyPlaces(count, 4) <= emptyPlaces(count, 3) ? 4 : 3;
+    const across = Math.max(1, Math.min(Math.floor((room + 28) / 268), even));
     this.grid.style.gridTemplateColumns = `repeat(${across}, minmax(0, 1fr))`;
     return Math.min(520, Math.floor((room - 28 * (across - 1)) / across));
   }
 }
+
+const emptyPlaces = (count, across) => (across - (count % across)) % across;
 
 function panel(param, effect, runs, dots, best, range, width) {
   const scale = paramScale(param);
@@ -99,13 +102,15 @@ function axes(context, box, range, y, scale) {
   context.lineWidth = 1;
   context.textAlign = "right";
   context.textBaseline = "middle";
-  for (const value of ticks(range.low, range.high, 4)) {
+  const values = ticks(range.low, range.high, 4);
+  const texts = tickTexts(values);
+  values.forEach((value, at) => {
     context.beginPath();
     context.moveTo(box.left, Math.round(y(value)) + 0.5);
     context.lineTo(box.left + box.width, Math.round(y(value)) + 0.5);
     context.stroke();
-    context.fillText(plain(Number(value.toPrecision(6))), box.left - 6, y(value));
-  }
+    context.fillText(texts[at], box.left - 6, y(value));
+  });
   context.textAlign = "center";
   context.textBaseline = "top";
   const room = (box.width / scale.marks.length) * (scale.marks.length > 6 ? 2 : 1) - 6;

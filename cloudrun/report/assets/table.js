@@ -32,7 +32,7 @@ class Ranking {
     const cells = this.columns.map((each) => {
       const sorted = each.key === this.sortKey ? (this.ascending ? "ascending" : "descending") : null;
       const arrow = h("span.arrow", { "aria-hidden": "true" }, sorted ? (this.ascending ? "▲" : "▼") : "");
-      const button = h("button", { type: "button", title: `Sort by ${each.title}`, onclick: () => this.sortBy(each) }, h("bdi", null, each.title), arrow);
+      const button = h("button", { type: "button", title: `Sort by ${each.title}`, onclick: () => this.sortBy(each) }, each.kind.startsWith("number") ? [arrow, h("bdi", null, each.title)] : [h("bdi", null, each.title), arrow]);
       return h(`th.${each.kind}`, { scope: "col", "aria-sort": sorted, "data-key": each.key }, button);
     });
     replace(this.head, h("tr", { "aria-rowindex": 1 }, cells, h("th.rest", { "aria-hidden": "true" })));
@@ -155,8 +155,8 @@ function scoreColumn(score, isMetric) {
   if (!isMetric) return column;
   const { low, high } = scoreRange(STATE.ranked);
   const share = (run) => Math.max(0, Math.min(1, score.minimize ? (high - scoreOf(run)) / (high - low) : (scoreOf(run) - low) / (high - low)));
-  column.cell = (run) => [sized(h("span.gauge", { "aria-hidden": "true" }), STATE.rank[run] ? Math.round(56 * share(run)) : 0), h("span", { title: score.word(run) ?? "" }, text(run))];
-  column.extra = 66;
+  column.cell = (run) => [sized(h("span.gauge", { "aria-hidden": "true" }), STATE.rank[run] ? Math.round(44 * share(run)) : 0), h("span", { title: score.word(run) ?? "" }, text(run))];
+  column.extra = 54;
   return column;
 }
 
@@ -165,8 +165,8 @@ function widthOf(column) {
   const longest = ALL.reduce((most, run) => (column.text(run).length > most.length ? column.text(run) : most), "");
   const [, context] = surface(1, 1, "");
   context.font = `13px ${getComputedStyle(document.documentElement).getPropertyValue("--sans")}`;
-  const widest = Math.max(context.measureText(longest).width + (column.extra ?? 0), context.measureText(column.title).width + 14);
-  return Math.ceil(Math.min(240, widest)) + 24;
+  const widest = Math.max(context.measureText(longest).width + (column.extra ?? 0), context.measureText(column.title).width + 12);
+  return Math.ceil(Math.min(240, widest)) + 21;
 }
 
 function sized(element, width) {

@@ -20,7 +20,7 @@ class Timeline {
     const axis = squeezed(this.units);
     const width = this.box.clientWidth || 600;
     const narrow = width < 560;
-    const area = { left: narrow ? 62 : 128, right: 52, top: 4 };
+    const area = { left: narrow ? 62 : 150, right: 52, top: 4 };
     area.width = width - area.left - area.right;
     const lane = drawn.length > 40 ? 5 : drawn.length > 16 ? 8 : 12;
     let top = area.top;
