@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-PATIENCE_S = 120.0
+PATIENCE_S = 60.0
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (
     "--headless",
@@ -94,13 +94,12 @@ class Browser:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def wait(self, script: str) -> Any:
+    def wait(self, script: str) -> None:
         """Until the script's value is true."""
         give_up = time.monotonic() + PATIENCE_S
-        while not (value := self.evaluate(script)):
+        while not self.evaluate(f"Boolean({script})"):
             assert time.monotonic() < give_up, f"it never became true: {script}"
             time.sleep(0.02)
-        return value
 
     def settle(self) -> None:
         """Until what was asked for has been drawn."""

@@ -57,10 +57,8 @@ def report(
         print_json({"path": str(destination), "size": len(page), "runs": len(data.runs), "metric": data.metric})
     else:
         print(destination)
-        print(
-            f"  {len(data.runs):,} run{'s' * (len(data.runs) != 1)}, {size_text(len(page))}; open it in a browser",
-            file=sys.stderr,
-        )
+        many = f"{len(data.runs):,} runs" if len(data.runs) > 1 else "1 run"
+        print(f"  {many}, {size_text(len(page))}; open it in a browser", file=sys.stderr)
     if open_it:
         import webbrowser
 
