@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -91,7 +91,8 @@ def _write(path: Path, page: bytes) -> None:
         part.write_bytes(page)
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         raise CloudrunError(
             f"{path} cannot be written: {error.strerror or error}", next_step="cloudrun report -o ANOTHER_FOLDER/"
         ) from error
