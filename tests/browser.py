@@ -26,6 +26,7 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--hide-scrollbars",
     "--remote-debugging-pipe",
 )
 KEYS = {"ArrowDown": 40, "Enter": 13, "Escape": 27, "End": 35}

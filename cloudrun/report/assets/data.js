@@ -95,11 +95,13 @@ function quantile(sorted, share) {
   return sorted[Math.round((sorted.length - 1) * share)];
 }
 
+const FIXED = Array.from({ length: 9 }, (_, digits) => new Intl.NumberFormat("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits }));
+
 function fixed(value, decimals) {
   if (!Number.isFinite(value)) return String(value);
   const size = Math.abs(value);
   if (size >= 1e9 || (size !== 0 && size < 10 ** -decimals)) return value.toExponential(3).replace("e+", "e").replace(/^-/, "−");
-  return value.toLocaleString("en-US", { minimumFractionDigits: decimals, maximumFractionDigits: decimals }).replace("-", "−");
+  return FIXED[decimals].format(value).replace("-", "−");
 }
 
 /** "0.8 s", "12 s", "3 min 20 s", "4 h", "2 d 3 h". */
@@ -118,7 +120,7 @@ function twoUnits(count, smallPerLarge, large, small) {
 
 function dollars(usd) {
   if (usd === 0) return "$0";
-  return usd >= 1 ? `$${usd.toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2 })}` : `$${usd.toPrecision(2)}`;
+  return usd >= 1 ? `$${FIXED[2].format(usd)}` : `$${usd.toPrecision(2)}`;
 }
 
 function bytes(size) {

@@ -55,7 +55,7 @@ class Parallel {
   makeAxes() {
     const fit = VARYING.filter((param) => param.isNumber || param.levels.length <= MOST_LEVELS).slice(0, MOST_AXES);
     const axes = fit.map((param) => {
-      const scale = paramScale(param);
+      const scale = scaleOf(param);
       const place = (run) => {
         const rank = STATE.rank[run] ? 1 - STATE.rank[run] / STATE.ranked.length : 0.5;
         return scale.place(run) + scale.band * 0.62 * (rank - 0.5);

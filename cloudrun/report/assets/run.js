@@ -8,6 +8,7 @@ function runPage(run) {
   const near = (step) => (STATE.rank[run] ? STATE.ranked[STATE.rank[run] - 1 + step] : undefined);
   const [previous, next] = [near(-1), near(1)];
   const name = nameOf(run);
+  const broken = stateOf(run) === "failed" || stateOf(run) === "lost"; // then its log is what one comes for
   return h(
     "main.run",
     null,
@@ -20,11 +21,12 @@ function runPage(run) {
     h("header", null, h("h1", { tabIndex: -1 }, h("bdi", null, name)), h("p.sub", null, name === id ? null : h("code", null, id), stateMark(stateOf(run)), `${moment(RUNS.created[run])} UTC`)),
     headlineOf(run),
     causeOf(run),
+    broken ? logsOf(run, ["stderr", "stdout"]) : null,
     h("div.cards", null, facts("Parameters", PARAMS.map((param) => [param.name, param.word(run)])), facts("Scores", SCORES.map((score) => [score.name, score.word(run)])), facts("Where", whereOf(run)), facts("Made with", passportOf(run))),
     timeOf(run),
     attemptsOf(run),
     filesOf(run),
-    logsOf(run),
+    broken ? null : logsOf(run, ["stdout", "stderr"]),
   );
 }
 
@@ -32,16 +34,16 @@ function headlineOf(run) {
   const score = STATE.metric;
   const value = score?.word(run);
   const cells = [];
-  if (value) cells.push([score.name, fixed(scoreOf(run), Math.max(4, decimalsFor(STATE.ranked.map(scoreOf))))]);
+  if (value) cells.push([score.name, fixed(scoreOf(run), Math.max(4, decimalsFor(STATE.ranked.map(scoreOf)))), null, "score"]);
   if (STATE.rank[run]) cells.push(["rank", `${GROUPED.format(STATE.rank[run])}`, `of ${GROUPED.format(STATE.ranked.length)}`]);
   if (tookOf(run)) cells.push(["time", duration(tookOf(run))]);
   if (RUNS.cost[run] !== null) cells.push(["cost", dollars(RUNS.cost[run])]);
   return figures(cells);
 }
 
-/** Large numbers in a row, each under its name: [name, value, smaller words]. */
+/** Large numbers in a row, each under its name: [name, value, smaller words, what kind]. */
 function figures(cells) {
-  return cells.length ? h("dl.figures", null, cells.map(([name, value, more]) => h("div", null, h("dt", null, h("bdi", null, name)), h("dd", null, value, more ? h("small", null, " ", more) : null)))) : null;
+  return cells.length ? h("dl.figures", null, cells.map(([name, value, more, kind]) => h("div", { "data-figure": kind }, h("dt", null, h("bdi", null, name)), h("dd", null, value, more ? h("small", null, " ", more) : null)))) : null;
 }
 
 function causeOf(run) {
@@ -117,14 +119,15 @@ function plainTable(names, rows) {
   return h("div.wide", null, h("table.plain", null, h("thead", null, h("tr", null, names.map((name) => h("th", { scope: "col" }, name)))), h("tbody", null, rows.map((cells) => h("tr", null, cells.map((cell) => h("td", null, cell)))))));
 }
 
-function logsOf(run) {
+function logsOf(run, streams) {
   const logs = DATA.logs[run];
   const whole = `cloudrun show ${RUNS.id[run]} --log --lines 0`;
   if (!logs || !Object.keys(logs).length) {
     const kept = RUNS.file_count[run] > 0 && !logs;
     return h("section", null, h("h2", null, "Log"), h("p.note", null, kept ? `Left out to keep this file small: ${whole}` : "Nothing it printed is home."));
   }
-  const silent = Object.keys(logs).filter((name) => !logs[name]);
-  const stream = ([name, text]) => [h("h3", null, name), h("pre", { tabIndex: 0, "aria-label": `End of ${name}`, dir: "ltr" }, text)];
-  return h("section", null, h("h2", null, "Log"), Object.entries(logs).filter(([, text]) => text).map(stream), h("p.note", null, silent.length ? `Nothing on ${silent.join(" and ")}. ` : null, silent.length < Object.keys(logs).length ? `These are the last lines; all of them: ${whole}` : null));
+  const silent = streams.filter((name) => logs[name] === "");
+  const printed = streams.filter((name) => logs[name]);
+  const stream = (name) => [h("h3", null, name), h("pre", { tabIndex: 0, "aria-label": `End of ${name}`, dir: "ltr" }, logs[name])];
+  return h("section", null, h("h2", null, "Log"), printed.map(stream), h("p.note", null, silent.length ? `Nothing on ${silent.join(" and ")}. ` : null, printed.length ? `These are the last lines; all of them: ${whole}` : null));
 }

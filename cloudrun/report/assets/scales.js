@@ -59,6 +59,11 @@ function scoreRange(runs) {
 }
 
 /** Where a parameter's values go on an axis from 0 to 1, and its marks as [place, text]. */
+function scaleOf(param) {
+  param.scale ??= paramScale(param);
+  return param.scale;
+}
+
 function paramScale(param) {
   if (param.levels.length <= FEW || !param.isNumber) {
     const place = new Map(param.levels.map((word, at) => [word, (at + 0.5) / param.levels.length]));

@@ -43,7 +43,7 @@ class Scatter {
 const emptyPlaces = (count, across) => (across - (count % across)) % across;
 
 function panel(param, effect, runs, dots, best, range, width) {
-  const scale = paramScale(param);
+  const scale = scaleOf(param);
   const [canvas, context] = surface(width, PANEL_PX, `${STATE.metric.name} against ${param.name}`);
   const colours = palette();
   const box = { left: 42, top: 8, width: width - 46, height: PANEL_PX - 34 };
@@ -63,7 +63,7 @@ function panel(param, effect, runs, dots, best, range, width) {
   context.rect(box.left, box.top, box.width, box.height);
   context.clip();
   context.beginPath();
-  medians(param, runs, scale).forEach(([place, median], at) => {
+  medians(runs, scale).forEach(([place, median], at) => {
     const middle = box.left + box.width * place;
     if (scale.ordinal) {
       const half = Math.min(16, box.width * scale.band * 0.34);
@@ -129,13 +129,14 @@ function fitted(context, text, room) {
 }
 
 /** [place, median score] of each level, or of ten equal parts of the runs along the axis. */
-function medians(param, runs, scale) {
-  const placed = runs.filter((run) => Number.isFinite(scale.place(run))).sort((a, b) => scale.place(a) - scale.place(b));
+function medians(runs, scale) {
+  const placed = runs.map((run) => [scale.place(run), scoreOf(run)]).filter(([place]) => Number.isFinite(place));
+  placed.sort((a, b) => a[0] - b[0]);
   const groups = new Map();
-  placed.forEach((run, at) => {
-    const key = scale.ordinal ? param.word(run) : Math.floor((at * 10) / placed.length);
-    (groups.get(key) ?? groups.set(key, []).get(key)).push(run);
+  placed.forEach((pair, at) => {
+    const key = scale.ordinal ? pair[0] : Math.floor((at * 10) / placed.length);
+    (groups.get(key) ?? groups.set(key, []).get(key)).push(pair);
   });
   const middle = (values) => quantile(values.sort((a, b) => a - b), 0.5);
-  return [...groups.values()].map((group) => [middle(group.map(scale.place)), middle(group.map(scoreOf))]);
+  return [...groups.values()].map((group) => [middle(group.map((pair) => pair[0])), middle(group.map((pair) => pair[1]))]);
 }

@@ -162,7 +162,11 @@ function scoreColumn(score, isMetric) {
 
 /** Wide enough for the column's longest text, within reason. */
 function widthOf(column) {
-  const longest = ALL.reduce((most, run) => (column.text(run).length > most.length ? column.text(run) : most), "");
+  let longest = "";
+  for (const run of ALL) {
+    const text = column.text(run);
+    if (text.length > longest.length) longest = text;
+  }
   const [, context] = surface(1, 1, "");
   context.font = `13px ${getComputedStyle(document.documentElement).getPropertyValue("--sans")}`;
   const widest = Math.max(context.measureText(longest).width + (column.extra ?? 0), context.measureText(column.title).width + 12);
