@@ -283,6 +283,18 @@ def test_scores_that_are_no_numbers_and_runs_far_worse_than_the_rest_do_no_harm(
     assert tab.problems == []
 
 
+def test_days_without_a_run_do_not_press_the_rest_together(tab: Browser, tmp_path: Path) -> None:
+    days = [a_run(number, 0.5 + number / 10) for number in range(4)]
+    days = [
+        replace(run, created_at=NOON + timedelta(days=at), ended_at=NOON + timedelta(days=at, seconds=60))
+        for at, run in enumerate(days)
+    ]
+    show(tab, tmp_path, a_report(days))
+    told = tab.texts(".progress .note")[0]
+    assert "last after 4 min." in told
+    assert told.endswith("Stretches without any run are left out.")
+
+
 def test_twenty_thousand_runs_are_a_few_dozen_rows_and_all_can_be_reached(tab: Browser, tmp_path: Path) -> None:
     runs = [a_run(number, (number * 7919 % 20_000) / 20_000) for number in range(20_000)]
     show(tab, tmp_path, a_report(runs))

@@ -95,12 +95,16 @@ function quantile(sorted, share) {
   return sorted[Math.round((sorted.length - 1) * share)];
 }
 
-const FIXED = Array.from({ length: 9 }, (_, digits) => new Intl.NumberFormat("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits }));
+const FIXED = Array.from(
+  { length: 9 },
+  (_, digits) => new Intl.NumberFormat("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits }),
+);
 
 function fixed(value, decimals) {
   if (!Number.isFinite(value)) return String(value);
   const size = Math.abs(value);
-  if (size >= 1e9 || (size !== 0 && size < 10 ** -decimals)) return value.toExponential(3).replace("e+", "e").replace(/^-/, "−");
+  if (size >= 1e9 || (size !== 0 && size < 10 ** -decimals))
+    return value.toExponential(3).replace("e+", "e").replace(/^-/, "−");
   return FIXED[decimals].format(value).replace("-", "−");
 }
 

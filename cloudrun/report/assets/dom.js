@@ -12,7 +12,8 @@ function h(tag, properties, ...children) {
   for (const [key, value] of Object.entries(properties ?? {})) {
     if (value === null || value === undefined) continue;
     if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
-    else if (key.includes("-") || key === "role" || key === "colspan" || key === "scope") element.setAttribute(key, value);
+    else if (key.includes("-") || key === "role" || key === "colspan" || key === "scope")
+      element.setAttribute(key, value);
     else element[key] = value;
   }
   element.append(...present(children));
@@ -28,7 +29,12 @@ function replace(element, ...children) {
 }
 
 function stateMark(state) {
-  return h("span.state", { "data-state": state }, h("span.symbol", { "aria-hidden": "true" }, SYMBOLS[state] ?? "○"), state);
+  return h(
+    "span.state",
+    { "data-state": state },
+    h("span.symbol", { "aria-hidden": "true" }, SYMBOLS[state] ?? "○"),
+    state,
+  );
 }
 
 const runLink = (run, text) => h("a", { href: routeOf(run) }, text ?? nameOf(run));
@@ -55,7 +61,12 @@ function forgetPalette() {
 /** A canvas of that many CSS pixels, and its context scaled to the screen's. */
 function surface(width, height, label) {
   const ratio = Math.min(3, Math.max(2, window.devicePixelRatio || 1));
-  const canvas = h("canvas", { width: Math.round(width * ratio), height: Math.round(height * ratio), role: "img", "aria-label": label });
+  const canvas = h("canvas", {
+    width: Math.round(width * ratio),
+    height: Math.round(height * ratio),
+    role: "img",
+    "aria-label": label,
+  });
   canvas.style.width = `${width}px`;
   canvas.style.height = `${height}px`;
   const context = canvas.getContext("2d");
@@ -70,7 +81,10 @@ const TIP = document.getElementById("tip");
 function tip(event, lines) {
   TIP.hidden = !lines;
   if (!lines) return;
-  replace(TIP, lines.map((line, at) => h(at ? "div" : "strong", null, line)));
+  replace(
+    TIP,
+    lines.map((line, at) => h(at ? "div" : "strong", null, line)),
+  );
   const box = TIP.getBoundingClientRect();
   const left = event.clientX + 14 + box.width > innerWidth ? event.clientX - box.width - 14 : event.clientX + 14;
   TIP.style.left = `${Math.max(4, left)}px`;
@@ -92,7 +106,9 @@ function choice(label, options, chosen, choose) {
   return h(
     "span.choice",
     { role: "group", "aria-label": label },
-    options.map(([value, text]) => h("button", { type: "button", "aria-pressed": String(value === chosen), onclick: () => choose(value) }, text)),
+    options.map(([value, text]) =>
+      h("button", { type: "button", "aria-pressed": String(value === chosen), onclick: () => choose(value) }, text),
+    ),
   );
 }
 
@@ -100,5 +116,8 @@ function choice(label, options, chosen, choose) {
 function sample(list, most, first = 0) {
   if (list.length <= most) return [...list];
   const step = (list.length - first) / (most - first);
-  return [...list.slice(0, first), ...Array.from({ length: most - first }, (_, at) => list[Math.floor(first + at * step)])];
+  return [
+    ...list.slice(0, first),
+    ...Array.from({ length: most - first }, (_, at) => list[Math.floor(first + at * step)]),
+  ];
 }

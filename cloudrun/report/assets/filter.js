@@ -10,9 +10,19 @@ function filterColumns() {
     { name: "name", isNumber: false, number: () => NaN, word: nameOf },
     { name: "reason", isNumber: false, number: () => NaN, word: (run) => wordOf(RUNS.reason, run) },
     { name: "unit", isNumber: false, number: () => NaN, word: (run) => wordOf(RUNS.instance, run) },
-    { name: "rank", isNumber: true, number: (run) => STATE.rank[run] || NaN, word: (run) => String(STATE.rank[run] || "") },
+    {
+      name: "rank",
+      isNumber: true,
+      number: (run) => STATE.rank[run] || NaN,
+      word: (run) => String(STATE.rank[run] || ""),
+    },
     { name: "time", isNumber: true, number: (run) => tookOf(run) ?? NaN, word: (run) => String(tookOf(run) ?? "") },
-    { name: "cost", isNumber: true, number: (run) => RUNS.cost[run] ?? NaN, word: (run) => String(RUNS.cost[run] ?? "") },
+    {
+      name: "cost",
+      isNumber: true,
+      number: (run) => RUNS.cost[run] ?? NaN,
+      word: (run) => String(RUNS.cost[run] ?? ""),
+    },
   ];
   return new Map([...own, ...SCORES, ...PARAMS].map((each) => [each.name.toLowerCase(), each]));
 }
@@ -50,7 +60,14 @@ function conditions(text) {
 function comparison(named, operator, text) {
   const wanted = Number(text.replaceAll(",", "").replaceAll("−", "-"));
   if (named.isNumber && text !== "" && !Number.isNaN(wanted)) {
-    const holds = { "=": (a) => a === wanted, "!=": (a) => a !== wanted, "<": (a) => a < wanted, ">": (a) => a > wanted, "<=": (a) => a <= wanted, ">=": (a) => a >= wanted }[operator];
+    const holds = {
+      "=": (a) => a === wanted,
+      "!=": (a) => a !== wanted,
+      "<": (a) => a < wanted,
+      ">": (a) => a > wanted,
+      "<=": (a) => a <= wanted,
+      ">=": (a) => a >= wanted,
+    }[operator];
     return (run) => holds(named.number(run));
   }
   const word = (run) => (named.word(run) ?? "").toLowerCase();

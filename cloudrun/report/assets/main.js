@@ -13,11 +13,35 @@ class Overview {
     this.timeline = new Timeline();
     this.head = h("div.lead", null);
     this.count = h("span.count", { role: "status" });
-    this.input = h("input", { type: "search", id: "filter", placeholder: "Filter: words, or alpha>=0.01 state=failed", autocomplete: "off", spellcheck: false, "aria-label": "Filter the runs", oninput: () => this.typed() });
+    this.input = h("input", {
+      type: "search",
+      id: "filter",
+      placeholder: "Filter: words, or alpha>=0.01 state=failed",
+      autocomplete: "off",
+      spellcheck: false,
+      "aria-label": "Filter the runs",
+      oninput: () => this.typed(),
+    });
     this.metric = h("span.metric-choice", null);
     const bar = h("div.bar", { role: "search" }, this.input, this.metric, this.count);
-    const ranking = h("section.ranking", { id: "ranking", tabIndex: -1 }, h("h2.hidden", null, "Ranking"), this.ranking.element);
-    this.element = h("main.overview", null, header(), this.head, bar, ranking, this.scatter.element, this.parallel.element, this.timeline.element, footer());
+    const ranking = h(
+      "section.ranking",
+      { id: "ranking", tabIndex: -1 },
+      h("h2.hidden", null, "Ranking"),
+      this.ranking.element,
+    );
+    this.element = h(
+      "main.overview",
+      null,
+      header(),
+      this.head,
+      bar,
+      ranking,
+      this.scatter.element,
+      this.parallel.element,
+      this.timeline.element,
+      footer(),
+    );
     this.choose(STATE.metric);
   }
 
@@ -28,9 +52,17 @@ class Overview {
     this.parallel.reset();
     this.ranking.setup();
     const options = SCORES.map((score) => h("option", { value: score.name, selected: score === metric }, score.name));
-    const select = h("select", { id: "metric", onchange: (event) => this.choose(SCORES[event.target.selectedIndex]) }, options);
+    const select = h(
+      "select",
+      { id: "metric", onchange: (event) => this.choose(SCORES[event.target.selectedIndex]) },
+      options,
+    );
     const way = metric?.minimize ? "smaller is better" : "bigger is better";
-    replace(this.metric, SCORES.length > 1 ? [h("label", { htmlFor: "metric" }, "Rank by "), select] : null, metric ? h("span.way", null, way) : null);
+    replace(
+      this.metric,
+      SCORES.length > 1 ? [h("label", { htmlFor: "metric" }, "Rank by "), select] : null,
+      metric ? h("span.way", null, way) : null,
+    );
     replace(this.head, best(), metric ? this.progress.element : null);
     this.filter();
   }
@@ -46,7 +78,10 @@ class Overview {
   filter() {
     const all = conditions(this.text);
     const brushed = this.parallel.kept.size > 0;
-    STATE.rows = all.length || brushed ? ALL.filter((run) => all.every((holds) => holds(run)) && (!brushed || this.parallel.holds(run))) : ALL;
+    STATE.rows =
+      all.length || brushed
+        ? ALL.filter((run) => all.every((holds) => holds(run)) && (!brushed || this.parallel.holds(run)))
+        : ALL;
     const some = STATE.rows.length < COUNT;
     replace(this.count, some ? `${GROUPED.format(STATE.rows.length)} of ${many(COUNT, "run")}` : many(COUNT, "run"));
     this.ranking.show(STATE.rows);
@@ -90,13 +125,25 @@ function header() {
     rented ? [many(DATA.units.length, "machine"), duration(rented), "rented"] : null,
     spentUsd ? ["cost", dollars(spentUsd)] : null,
   ].filter(Boolean);
-  return h("header.top", null, h("div", null, h("h1", null, h("bdi", null, DATA.title)), h("p.sub", null, `${moment(began)} to ${until} UTC`), h("p.tallies", null, states)), figures(cells));
+  return h(
+    "header.top",
+    null,
+    h(
+      "div",
+      null,
+      h("h1", null, h("bdi", null, DATA.title)),
+      h("p.sub", null, `${moment(began)} to ${until} UTC`),
+      h("p.tallies", null, states),
+    ),
+    figures(cells),
+  );
 }
 
 /** The best run, and what it was made with. */
 function best() {
   const run = STATE.ranked[0];
-  if (run === undefined) return h("section.champion", null, h("h2", null, "Best run"), h("p.none", null, "No run has a score yet."));
+  if (run === undefined)
+    return h("section.champion", null, h("h2", null, "Best run"), h("p.none", null, "No run has a score yet."));
   const score = STATE.metric;
   const shown = (VARYING.length ? VARYING : PARAMS).slice(0, 10).filter((param) => param.word(run) !== null);
   return h(
@@ -105,7 +152,13 @@ function best() {
     h("h2", null, "Best ", h("bdi", null, score.name)),
     h("p.score", null, runLink(run, fixed(scoreOf(run), decimalsFor(STATE.ranked.map(scoreOf))))),
     h("p.sub", null, runLink(run)),
-    h("dl", null, shown.map((param) => h("div", null, h("dt", null, h("bdi", null, param.name)), h("dd", null, h("bdi", null, param.word(run)))))),
+    h(
+      "dl",
+      null,
+      shown.map((param) =>
+        h("div", null, h("dt", null, h("bdi", null, param.name)), h("dd", null, h("bdi", null, param.word(run)))),
+      ),
+    ),
   );
 }
 
@@ -115,8 +168,36 @@ function footer() {
   return h(
     "footer",
     null,
-    same.length ? h("p", null, "The same in all runs: ", same.flatMap(([name, value], at) => [at ? ", " : "", h("bdi", null, `${name} `), h("b", null, h("bdi", null, value))]), ".") : null,
-    h("p", null, `Made by cloudrun report, ${moment(DATA.made)} UTC. `, h("kbd", null, "/"), " filters, ", h("kbd", null, "↑"), " ", h("kbd", null, "↓"), " go through the ranking, ", h("kbd", null, "Esc"), " comes back from a run."),
+    same.length
+      ? h(
+          "p",
+          null,
+          "The same in all runs: ",
+          same.flatMap(([name, value], at) => [
+            at ? ", " : "",
+            h("bdi", null, `${name} `),
+            h("b", null, h("bdi", null, value)),
+          ]),
+          ".",
+        )
+      : null,
+    h("p", null, `Made by cloudrun report, ${moment(DATA.made)} UTC. `, keys()),
+  );
+}
+
+function keys() {
+  const key = (name) => h("kbd", null, name);
+  return h(
+    "span.keys",
+    null,
+    key("/"),
+    " filters, ",
+    key("↑"),
+    " ",
+    key("↓"),
+    " go through the ranking, ",
+    key("Esc"),
+    " comes back from a run.",
   );
 }
 

@@ -12,7 +12,13 @@ class Parallel {
     this.box = h("div.parallel", null);
     this.clear = h("button.quiet", { type: "button", hidden: true, onclick: () => this.forget() }, "Show all again");
     this.note = h("p.note", null);
-    this.element = h("section", { "aria-label": "Parallel coordinates" }, h("div.heading", null, h("h2", null, "Combinations"), this.clear), this.box, this.note);
+    this.element = h(
+      "section",
+      { "aria-label": "Parallel coordinates" },
+      h("div.heading", null, h("h2", null, "Combinations"), this.clear),
+      this.box,
+      this.note,
+    );
   }
 
   /** Whether the run lies within every chosen part. */
@@ -30,7 +36,7 @@ class Parallel {
   }
 
   show(rows) {
-    const axes = this.axes ??= this.makeAxes();
+    const axes = (this.axes ??= this.makeAxes());
     this.element.hidden = axes.length < 3 || !STATE.ranked.length;
     if (this.element.hidden) return;
     this.clear.hidden = !this.kept.size;
@@ -43,8 +49,14 @@ class Parallel {
     replace(this.box, canvas);
     this.listen(canvas, axes);
     const shown = Math.min(MOST_LINES, STATE.ranked.length);
-    const thin = shown < STATE.ranked.length ? ` ${GROUPED.format(shown)} of ${GROUPED.format(STATE.ranked.length)} runs are drawn.` : "";
-    replace(this.note, `Blue is the best tenth; within a value, better runs are higher. Drag along an axis to keep a part of it.${thin}`);
+    const thin =
+      shown < STATE.ranked.length
+        ? ` ${GROUPED.format(shown)} of ${GROUPED.format(STATE.ranked.length)} runs are drawn.`
+        : "";
+    replace(
+      this.note,
+      `Blue is the best tenth; within a value, better runs are higher. Drag along an axis to keep a part of it.${thin}`,
+    );
   }
 
   reset() {
@@ -68,7 +80,12 @@ class Parallel {
     const values = ticks(low, high, 5);
     const texts = tickTexts(values);
     const marks = values.map((value, index) => [at(value), texts[index]]);
-    axes.push({ name: STATE.metric.name, place: (run) => Math.max(0, Math.min(1, at(scoreOf(run)))), marks, isScore: true });
+    axes.push({
+      name: STATE.metric.name,
+      place: (run) => Math.max(0, Math.min(1, at(scoreOf(run)))),
+      marks,
+      isScore: true,
+    });
     return axes;
   }
 
@@ -142,7 +159,7 @@ class Parallel {
     const step = Math.ceil(axis.marks.length / 14);
     axis.marks.forEach(([place, text], at) => {
       if (at % step) return;
-      const words = fitted(context, text, axis.isScore ? 84 : Math.max(40, room * 0.6));
+      const words = fitted(context, text, axis.isScore ? 84 : Math.max(40, room * 0.7));
       context.strokeText(words, axis.x + 8, this.y(place));
       context.fillText(words, axis.x + 8, this.y(place));
     });

@@ -10,12 +10,31 @@ class Progress {
     this.box = h("div.plot", null);
     this.switch = h("span", null);
     this.note = h("p.note", null);
-    this.element = h("section.progress", { "aria-label": "Progress of the best score" }, h("div.heading", null, h("h2", null, "Progress"), this.switch), this.box, this.note);
+    this.element = h(
+      "section.progress",
+      { "aria-label": "Progress of the best score" },
+      h("div.heading", null, h("h2", null, "Progress"), this.switch),
+      this.box,
+      this.note,
+    );
   }
 
   show(rows) {
     this.plot?.destroy();
-    replace(this.switch, this.hasCost ? choice("Over", [["time", "time"], ["dollars", "dollars"]], this.over, (over) => ((this.over = over), this.show(STATE.rows))) : null);
+    replace(
+      this.switch,
+      this.hasCost
+        ? choice(
+            "Over",
+            [
+              ["time", "time"],
+              ["dollars", "dollars"],
+            ],
+            this.over,
+            (over) => ((this.over = over), this.show(STATE.rows)),
+          )
+        : null,
+    );
     const ended = rows.filter((run) => RUNS.ended[run] !== null).sort((a, b) => RUNS.ended[a] - RUNS.ended[b]);
     const points = this.points(ended);
     if (!points.some((each) => each.best)) {
@@ -30,20 +49,22 @@ class Progress {
     const when = this.over === "time" ? `after ${duration(last.x)}` : `after ${dollars(last.x)}`;
     const steps = improvements.length - 1;
     const moved = STATE.metric.minimize ? "fell" : "rose";
+    const cut = this.isCut ? " Stretches without any run are left out." : "";
     const told = steps ? `It ${moved} ${many(steps, "time")}, last ${when}.` : "The first was the best.";
-    replace(this.note, `Each dot is a run where it ended; the line is the best so far. ${told}`);
+    replace(this.note, `Each dot is a run where it ended; the line is the best so far. ${told}${cut}`);
   }
 
   /** Ended runs with the place where they ended; `best` is the score of the best so far. */
   points(ended) {
     let [spent, best] = [0, null];
-    const began = ended.length ? Math.min(...sample(ended, 1000).map((run) => RUNS.created[run])) : 0;
+    const time = ended.length ? workingTime(ended) : null;
+    this.isCut = this.over === "time" && time?.pieces.length > 1;
     return ended.map((run) => {
       spent += RUNS.cost[run] ?? 0;
       const score = STATE.rank[run] ? scoreOf(run) : null;
       const improves = score !== null && (best === null || better(score, best));
       if (improves) best = score;
-      return { run, x: this.over === "time" ? RUNS.ended[run] - began : spent, score, best, improves };
+      return { run, x: this.over === "time" ? time.place(RUNS.ended[run]) / time.scale : spent, score, best, improves };
     });
   }
 
@@ -53,7 +74,12 @@ class Progress {
     const last = points[points.length - 1];
     const decimals = decimalsFor(points.map((each) => each.score ?? NaN));
     const width = this.box.clientWidth || 600;
-    const axis = { stroke: colours.muted, font: colours.font, ticks: { show: false }, grid: { stroke: colours.hair, width: 1 } };
+    const axis = {
+      stroke: colours.muted,
+      font: colours.font,
+      ticks: { show: false },
+      grid: { stroke: colours.hair, width: 1 },
+    };
     const isTime = this.over === "time";
     const options = {
       width,
@@ -63,13 +89,32 @@ class Progress {
       cursor: { x: false, y: false, drag: { x: false, y: false }, points: { show: false } },
       scales: { x: { time: false, range: [0, last.x || 1] }, y: { range: [range.low, range.high] } },
       axes: [
-        { ...axis, grid: { show: false }, size: 30, gap: 6, splits: (_, __, low, high) => (isTime ? timeTicks : ticks)(low, high, width / 110), values: (_, splits) => splits.map(isTime ? elapsed : (usd) => (usd ? `$${Number(usd.toPrecision(6))}` : "0")) },
-        { ...axis, size: 58, gap: 6, splits: (_, __, low, high) => ticks(low, high, 5), values: (_, splits) => tickTexts(splits) },
+        {
+          ...axis,
+          grid: { show: false },
+          size: 30,
+          gap: 6,
+          splits: (_, __, low, high) => (isTime ? timeTicks : ticks)(low, high, width / 110),
+          values: (_, splits) => splits.map(isTime ? elapsed : (usd) => (usd ? `$${Number(usd.toPrecision(6))}` : "0")),
+        },
+        {
+          ...axis,
+          size: 58,
+          gap: 6,
+          splits: (_, __, low, high) => ticks(low, high, 5),
+          values: (_, splits) => tickTexts(splits),
+        },
       ],
       series: [
         {},
         { paths: () => null, points: { show: true, size: points.length > 500 ? 3 : 5, width: 0, fill: colours.dot } },
-        { stroke: colours.accent, width: 2, spanGaps: true, paths: uPlot.paths.stepped({ align: 1 }), points: { show: false } },
+        {
+          stroke: colours.accent,
+          width: 2,
+          spanGaps: true,
+          paths: uPlot.paths.stepped({ align: 1 }),
+          points: { show: false },
+        },
       ],
       hooks: { draw: [(plot) => annotate(plot, points, decimals)] },
     };
@@ -77,9 +122,20 @@ class Progress {
     this.plot = new uPlot(options, data, this.box);
     this.plot.root.setAttribute("role", "img");
     this.plot.root.setAttribute("aria-label", `Best ${STATE.metric.name} so far: ${fixed(last.best, decimals)}`);
-    const places = () => points.filter((each) => each.score !== null).map((each) => [this.plot.valToPos(each.x, "x"), this.plot.valToPos(each.score, "y"), each.run]);
+    const places = () =>
+      points
+        .filter((each) => each.score !== null)
+        .map((each) => [this.plot.valToPos(each.x, "x"), this.plot.valToPos(each.score, "y"), each.run]);
     pointed(this.plot.over, places);
   }
+}
+
+/** Time of those runs, less the long stretches in which there was none. */
+function workingTime(runs) {
+  return squeezed(
+    runs.map((run) => ({ created: RUNS.created[run], until: RUNS.ended[run] })),
+    0,
+  );
 }
 
 /** The best score beside the line's end, and a mark on the ground for each run that failed. */

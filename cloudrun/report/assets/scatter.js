@@ -10,7 +10,13 @@ class Scatter {
   constructor() {
     this.grid = h("div.panels", null);
     this.note = h("p.note", null);
-    this.element = h("section", { "aria-label": "Score against each parameter" }, h("div.heading", null, h("h2", null, "Parameters")), this.grid, this.note);
+    this.element = h(
+      "section",
+      { "aria-label": "Score against each parameter" },
+      h("div.heading", null, h("h2", null, "Parameters")),
+      this.grid,
+      this.note,
+    );
   }
 
   show(rows) {
@@ -18,17 +24,32 @@ class Scatter {
     const fit = VARYING.filter((param) => param.isNumber || param.levels.length <= MOST_LEVELS);
     this.element.hidden = !fit.length || !runs.length;
     if (this.element.hidden) return;
-    const effects = fit.map((param) => [param, explained(param, runs.filter((run) => param.word(run) !== null))]);
+    const effects = fit.map((param) => [
+      param,
+      explained(
+        param,
+        runs.filter((run) => param.word(run) !== null),
+      ),
+    ]);
     effects.sort((a, b) => b[1] - a[1]);
     const range = scoreRange(runs);
     const best = runs.reduce((a, b) => (STATE.rank[a] < STATE.rank[b] ? a : b));
     const dots = sample(runs, SCATTER_DOTS);
     if (!dots.includes(best)) dots.push(best);
     const width = this.panelWidth(effects.length);
-    replace(this.grid, effects.slice(0, MOST_PANELS).map(([param, effect]) => panel(param, effect, runs, dots, best, range, width)));
+    replace(
+      this.grid,
+      effects.slice(0, MOST_PANELS).map(([param, effect]) => panel(param, effect, runs, dots, best, range, width)),
+    );
     const beyond = range.beyond ? ` ${many(range.beyond, "run is", "runs are")} worse than these charts show.` : "";
-    const thin = dots.length < runs.length ? ` ${GROUPED.format(dots.length)} of ${GROUPED.format(runs.length)} runs are drawn.` : "";
-    replace(this.note, `${STATE.metric.name} of each run; the ring is the best one, bars and lines are medians. The share of the variation that goes with a parameter is adjusted η².${beyond}${thin}`);
+    const thin =
+      dots.length < runs.length
+        ? ` ${GROUPED.format(dots.length)} of ${GROUPED.format(runs.length)} runs are drawn.`
+        : "";
+    replace(
+      this.note,
+      `${STATE.metric.name} of each run; the ring is the best one, bars and lines are medians. The share of the variation that goes with a parameter is adjusted η².${beyond}${thin}`,
+    );
   }
 
   panelWidth(count) {
@@ -50,7 +71,9 @@ function panel(param, effect, runs, dots, best, range, width) {
   const x = (run) => box.left + box.width * (scale.place(run) + scale.band * 0.56 * (scatter(run) - 0.5));
   const y = (score) => box.top + box.height * (1 - (score - range.low) / (range.high - range.low));
   axes(context, box, range, y, scale);
-  const seen = dots.filter((run) => Number.isFinite(scale.place(run)) && scoreOf(run) >= range.low && scoreOf(run) <= range.high);
+  const seen = dots.filter(
+    (run) => Number.isFinite(scale.place(run)) && scoreOf(run) >= range.low && scoreOf(run) <= range.high,
+  );
   const radius = seen.length > 800 ? 1.1 : 2;
   context.globalAlpha = seen.length > 800 ? 0.5 : 0.75;
   context.fillStyle = colours.dot;
@@ -81,7 +104,12 @@ function panel(param, effect, runs, dots, best, range, width) {
     context.stroke();
   }
   pointed(canvas, () => seen.map((run) => [x(run), y(scoreOf(run)), run]));
-  return h("figure", null, h("figcaption", null, h("bdi", null, param.name), h("span.effect", null, `${percent(effect)} of the variation`)), canvas);
+  return h(
+    "figure",
+    null,
+    h("figcaption", null, h("bdi", null, param.name), h("span.effect", null, `${percent(effect)} of the variation`)),
+    canvas,
+  );
 }
 
 /** A fixed place from 0 to 1 within a run's band, so that dots of one value lie beside each other. */
@@ -137,6 +165,13 @@ function medians(runs, scale) {
     const key = scale.ordinal ? pair[0] : Math.floor((at * 10) / placed.length);
     (groups.get(key) ?? groups.set(key, []).get(key)).push(pair);
   });
-  const middle = (values) => quantile(values.sort((a, b) => a - b), 0.5);
-  return [...groups.values()].map((group) => [middle(group.map((pair) => pair[0])), middle(group.map((pair) => pair[1]))]);
+  const middle = (values) =>
+    quantile(
+      values.sort((a, b) => a - b),
+      0.5,
+    );
+  return [...groups.values()].map((group) => [
+    middle(group.map((pair) => pair[0])),
+    middle(group.map((pair) => pair[1])),
+  ]);
 }

@@ -9,7 +9,14 @@ class Timeline {
     this.box = h("div.timeline", null);
     this.legend = h("div.legend", null);
     this.note = h("p.note", null);
-    this.element = h("section", { "aria-label": "Timeline of the units" }, h("div.heading", null, h("h2", null, "Machines")), this.legend, this.box, this.note);
+    this.element = h(
+      "section",
+      { "aria-label": "Timeline of the units" },
+      h("div.heading", null, h("h2", null, "Machines")),
+      this.legend,
+      this.box,
+      this.note,
+    );
     this.units = DATA.units.length ? unitViews() : [];
   }
 
@@ -17,10 +24,10 @@ class Timeline {
     this.element.hidden = !this.units.length;
     if (this.element.hidden) return;
     const drawn = this.units.slice(0, MOST_UNITS);
-    const axis = squeezed(this.units);
+    const axis = squeezed(this.units, 0.02);
     const width = this.box.clientWidth || 600;
     const narrow = width < 560;
-    const area = { left: narrow ? 62 : 150, right: 52, top: 4 };
+    const area = { left: this.gutter(drawn, narrow), right: 52, top: 4 };
     area.width = width - area.left - area.right;
     const lane = drawn.length > 40 ? 5 : drawn.length > 16 ? 8 : 12;
     let top = area.top;
@@ -41,18 +48,41 @@ class Timeline {
     this.explain(drawn.length);
   }
 
+  gutter(drawn, narrow) {
+    const [, context] = surface(1, 1, "");
+    const widths = drawn.map((unit) => context.measureText(shortId(unit, narrow)).width);
+    return Math.min(170, Math.ceil(Math.max(...widths))) + 14;
+  }
+
   explain(drawn) {
     const sum = (what) => this.units.reduce((total, unit) => total + unit[what], 0);
     const rented = sum("rented") || 1;
-    const parts = [["work", "working", sum("working")], ["starting", "starting", sum("starting")], ["waiting", "without work", sum("waiting")]];
+    const parts = [
+      ["work", "working", sum("working")],
+      ["starting", "starting", sum("starting")],
+      ["waiting", "without work", sum("waiting")],
+    ];
     const lost = sum("wasted");
     replace(
       this.legend,
-      parts.map(([kind, text, seconds]) => h("span", null, h("i", { "data-kind": kind }), `${text} `, h("b", null, percent(seconds / rented)))),
-      lost ? h("span", null, h("i", { "data-kind": "failed" }), "of that on failed or lost attempts ", h("b", null, percent(lost / rented))) : null,
+      parts.map(([kind, text, seconds]) =>
+        h("span", null, h("i", { "data-kind": kind }), `${text} `, h("b", null, percent(seconds / rented))),
+      ),
+      lost
+        ? h(
+            "span",
+            null,
+            h("i", { "data-kind": "failed" }),
+            "of that on failed or lost attempts ",
+            h("b", null, percent(lost / rented)),
+          )
+        : null,
     );
     const more = drawn < this.units.length ? ` The first ${drawn} are drawn.` : "";
-    replace(this.note, `${many(this.units.length, "unit")} rented for ${duration(rented)} in all. The share beside each is the time in which it worked.${more}`);
+    replace(
+      this.note,
+      `${many(this.units.length, "unit")} rented for ${duration(rented)} in all. The share beside each is the time in which it worked.${more}`,
+    );
   }
 }
 
@@ -62,7 +92,8 @@ function unitViews() {
   const views = DATA.units.map((unit) => ({ ...unit, bars: [], lanes: 1 }));
   tries.unit.forEach((at, index) => {
     const unit = views[at];
-    const end = tries.end[index] ?? Math.max(tries.start[index], Math.min(DATA.made, unit.ended ?? unit.deadline ?? DATA.made));
+    const end =
+      tries.end[index] ?? Math.max(tries.start[index], Math.min(DATA.made, unit.ended ?? unit.deadline ?? DATA.made));
     unit.bars.push({ index, start: tries.start[index], end, run: tries.run[index], state: wordOf(tries.state, index) });
   });
   for (const unit of views) {
@@ -103,36 +134,6 @@ function covered(bars) {
   return sum;
 }
 
-/** Time from 0 to 1, with the long stretches cut short in which nothing was rented. */
-function squeezed(units) {
-  const lives = units.map((unit) => [unit.created, unit.until]).sort((a, b) => a[0] - b[0]);
-  const stretches = [];
-  for (const [from, until] of lives) {
-    const last = stretches[stretches.length - 1];
-    if (last && from <= last[1]) last[1] = Math.max(last[1], until);
-    else stretches.push([from, until]);
-  }
-  const lived = stretches.reduce((sum, [from, until]) => sum + until - from, 0) || 1;
-  const pieces = [];
-  for (const [from, until] of stretches) {
-    const last = pieces[pieces.length - 1];
-    if (last && from - last.until < lived * 0.1) last.until = until;
-    else pieces.push({ from, until });
-  }
-  const gap = pieces.length > 1 ? Math.min(0.02, 0.3 / (pieces.length - 1)) : 0;
-  const scale = (1 - gap * (pieces.length - 1)) / (pieces.reduce((sum, each) => sum + each.until - each.from, 0) || 1);
-  let at = 0;
-  for (const piece of pieces) {
-    piece.at = at;
-    at += (piece.until - piece.from) * scale + gap;
-  }
-  const place = (time) => {
-    const piece = pieces.findLast((each) => each.from <= time) ?? pieces[0];
-    return piece.at + (Math.max(piece.from, Math.min(time, piece.until)) - piece.from) * scale;
-  };
-  return { place, pieces, scale };
-}
-
 function timeGrid(context, area, axis, x) {
   const colours = palette();
   const began = axis.pieces[0].from;
@@ -144,7 +145,7 @@ function timeGrid(context, area, axis, x) {
   for (const piece of axis.pieces) {
     const width = (piece.until - piece.from) * axis.scale * area.width;
     const alone = axis.pieces.length > 1;
-    const marks = alone ? [piece.from - began] : timeTicks(0, piece.until - began, width / 110);
+    const marks = alone ? [piece.from - began] : timeTicks(0, piece.until - began, Math.max(2.5, width / 110));
     for (const mark of marks) {
       const at = Math.round(x(mark + began)) + 0.5;
       const words = alone ? moment(mark + began).slice(5) : elapsed(mark);
@@ -180,10 +181,12 @@ function drawUnit(context, unit, x, area, narrow, chosen) {
   const middle = unit.top + unit.height / 2;
   context.textAlign = "right";
   context.fillStyle = colours.ink;
-  context.fillText(fitted(context, narrow ? `…${unit.id.slice(-6)}` : unit.id, area.left - 12), area.left - 10, middle);
+  context.fillText(fitted(context, shortId(unit, narrow), area.left - 12), area.left - 10, middle);
   context.fillStyle = colours.muted;
   context.fillText(percent(unit.working / (unit.rented || 1)), area.left + area.width + area.right - 4, middle);
 }
+
+const shortId = (unit, narrow) => (narrow && unit.id.length > 8 ? `…${unit.id.slice(-6)}` : unit.id);
 
 function hatch(context, left, top, width, height, colour) {
   if (width < 2) return;
@@ -215,10 +218,17 @@ function pointedBars(canvas, units, x) {
     const [unit, bar] = found(event);
     canvas.style.cursor = bar?.run >= 0 ? "pointer" : "";
     if (!unit) return tip(event, null);
-    const rented = [unit.id, `${unit.type} in ${unit.region}`, `rented ${duration(unit.rented)}, worked ${percent(unit.working / (unit.rented || 1))}`];
+    const rented = [
+      unit.id,
+      `${unit.type} in ${unit.region}`,
+      `rented ${duration(unit.rented)}, worked ${percent(unit.working / (unit.rented || 1))}`,
+    ];
     if (!bar) return tip(event, rented);
     const name = bar.run >= 0 ? runTip(bar.run) : ["another run"];
-    return tip(event, [...name, `attempt ${DATA.attempts.number[bar.index]} ${bar.state}, ${duration(bar.end - bar.start)}`]);
+    return tip(event, [
+      ...name,
+      `attempt ${DATA.attempts.number[bar.index]} ${bar.state}, ${duration(bar.end - bar.start)}`,
+    ]);
   });
   canvas.addEventListener("pointerleave", (event) => tip(event, null));
   canvas.addEventListener("click", (event) => {
