@@ -19,7 +19,10 @@ from cloudrun.plan.quantities import size_text
 def report(
     *runs: Annotated[
         str,
-        Parameter(help="Only these runs, by id, its beginning, or name; by default all. Example: baseline"),
+        Parameter(
+            help="Only these runs, by id, its beginning, or name, or all of a grid by its id; by default all. "
+            "Example: g-0tr2egk1n7q38"
+        ),
     ],
     output: Annotated[
         Path, Parameter(name=["--output", "-o"], help="The file to write. Example: -o monday.html")
@@ -43,6 +46,7 @@ def report(
         cloudrun report
         cloudrun report --metric log_loss -o monday.html --open
         cloudrun report baseline r-0s1dq4xk8m2vt
+        cloudrun report g-0tr2egk1n7q38
     """
     from cloudrun.report import collect, render
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -41,12 +41,12 @@ def collect(
     minimize: bool | None = None,
     max_runs: int = MAX_RUNS,
 ) -> Data:
-    """Those runs, or the ledger's newest; without a `metric` the newest succeeded run's primary score ranks.
+    """Those runs (a grid's id is all of its cells), or the newest; without a `metric` the newest primary score ranks.
 
     Raises UsageError where there is no run, or none has that score; NotFound for a reference to nothing.
     """
     if references:
-        chosen = {run.run_id: run for run in map(ledger.run, references)}
+        chosen = {run.run_id: run for reference in references for run in _meant(ledger, reference)}
         runs = sorted(chosen.values(), key=lambda run: (run.created_at, run.run_id), reverse=True)
         of_them = ledger.attempts_of(chosen)
         unit_ids = {attempt.instance_id for attempt in of_them}
@@ -70,6 +70,17 @@ def collect(
         tails=log_tails(ledger.artifacts, _most_wanted(runs, metric, directions)),
         cut=cut,
     )
+
+
+def _meant(ledger: Ledger, reference: str) -> Iterator[RunRecord]:
+    """The runs of a grid that has this id, else the run that is called so."""
+    if not reference.startswith("g-"):
+        yield ledger.run(reference)
+        return
+    grid_id, after = ledger.grid(reference).grid_id, -1
+    while cells := ledger.cells(grid_id, after=after):
+        yield from (ledger.run(cell.run_id) for cell in cells)
+        after = cells[-1].number
 
 
 def _metric(
