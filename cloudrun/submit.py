@@ -38,7 +38,7 @@ def submit(
     checked. With `detach` it returns as soon as the job runs; the unit is left to it.
     """
     with ExitStack() as stack:
-        with before_launch():
+        with before_launch(instance_id):
             early = stack.enter_context(_early_login(ledger, instance_id)) if instance_id else None
             cloud, image, plan = checked(job, settings, ledger, observe, instance_id)
         machine = Machine(

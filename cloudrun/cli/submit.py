@@ -169,7 +169,7 @@ def submit(
     Every option is a setting too: in cloudrun.toml (deadline = "2h") or the environment (CLOUDRUN_DEADLINE=2h).
     The job's own output goes to stdout, or with --json to stderr. Exit code 5 says that the script failed.
     """
-    with before_launch():  # the imports alone take their time
+    with before_launch(instance_id):  # the imports alone take their time
         from cloudrun import config
         from cloudrun.ledger import Ledger
         from cloudrun.submit import Job
