@@ -20,6 +20,7 @@ from cloudrun.core.errors import (
 )
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.records import Instance, SshTarget, UnitNews, UnitOrders, UnitRecord
+from cloudrun.core.states import UnitState
 from cloudrun.ledger import Ledger
 from cloudrun.plan.interruptions import was_interrupted
 from cloudrun.wiring import Cloud
@@ -91,6 +92,13 @@ class EarlyLogin:
 def ssh_target(ledger: Ledger, unit: UnitRecord) -> SshTarget:
     key = ledger.key_path(unit.launch_id)
     return SshTarget(unit.address or "", unit.ssh_port, unit.user, key, unit.host_key)
+
+
+def early_login(ledger: Ledger, instance_id: str) -> EarlyLogin | None:
+    """To a unit that awaits its next run. Whether it is ours to use is seen to before it is told anything. Raises
+    NotFound."""
+    unit = ledger.unit(instance_id)
+    return EarlyLogin(ssh_target(ledger, unit)) if unit.state is UnitState.READY and unit.address else None
 
 
 class Connection:

@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from cloudrun.cli.display import Display
+from cloudrun.cli.early import taken
 from cloudrun.cli.gridding import grid_of
 from cloudrun.cli.parser import Json
 from cloudrun.cli.printing import print_json
@@ -210,7 +211,15 @@ def submit(
 
     with closing(Ledger()) as ledger, Display(verbose=verbose, job_stdout=not as_json) as display:
         job = Job(script, arguments, params, name)
-        run = submit_job(job, settings, ledger=ledger, observe=display, detach=detach, instance_id=instance_id)
+        run = submit_job(
+            job,
+            settings,
+            ledger=ledger,
+            observe=display,
+            detach=detach,
+            instance_id=instance_id,
+            early=taken(instance_id),
+        )
         lines = detached_lines(run, ledger.unit(run.instance_id or "")) if detach else None
         display.say("\n".join(lines or closing_lines(run, ledger.artifacts.path)))
         if as_json:

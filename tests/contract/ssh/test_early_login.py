@@ -7,6 +7,9 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import pytest
+
+from cloudrun import connection
 from cloudrun.connection import EarlyLogin
 from cloudrun.ssh.keys import make_key
 from cloudrun.ssh.stream import SILENCE_S
@@ -49,7 +52,10 @@ def test_a_machine_that_does_not_answer_fails_soon_and_silently(host: Any, free_
         assert early.take(nobody) is None
 
 
-def test_one_whose_machine_falls_silent_is_not_waited_for(start_host: Any, tmp_path: Path) -> None:
+def test_one_whose_machine_falls_silent_is_not_waited_for(
+    start_host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "EARLY_S", 30.0)  # so that a computer which is busy gets as far as that
     python = tmp_path / "tools" / "python3"
     python.parent.mkdir()
     python.write_text(f"#!/bin/sh\ntouch {tmp_path}/asked\nexec sleep 600\n")
@@ -62,5 +68,6 @@ def test_one_whose_machine_falls_silent_is_not_waited_for(start_host: Any, tmp_p
 
         client = Thread(target=give_up, daemon=True)
         client.start()
+        until((tmp_path / "asked").exists)
         client.join(SILENCE_S * 2 / 3)
         assert not client.is_alive()
