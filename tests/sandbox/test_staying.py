@@ -21,10 +21,10 @@ def test_a_machine_is_not_idle_because_a_run_of_its_block_could_not_be_shipped(p
             numbers.write_text("2")
 
     events = [spoil]
-    with process_unit(project=project.root, idle="1s", observe=lambda event: events[0](event)) as unit:
+    with process_unit(project=project.root, idle="10s", observe=lambda event: events[0](event)) as unit:
         with pytest.raises(TransferError):
             unit.send_run(script)
         events[0] = lambda _: None
-        time.sleep(6)  # somebody thinks about it, for much longer than a machine without a client would wait
+        time.sleep(18)  # somebody thinks about it, for longer than a machine without a client would wait
         assert unit.send_run(script).scores == {"accuracy": 2.0}
     assert [run.state.value for run in project.ledger.runs()] == ["succeeded", "failed"]
