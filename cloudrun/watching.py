@@ -188,7 +188,8 @@ def read_logs(
             next_step=f"cloudrun logs {run.run_id} shows the last",
         )
     number = attempt or len(attempts)
-    if attempts and attempts[number - 1].end_reason is EndReason.INTERRUPTED:
+    over = number < len(attempts) or run.state is RunState.QUEUED
+    if attempts and (over or attempts[-1].end_reason is EndReason.INTERRUPTED):
         _from_store(ledger, run, attempts[number - 1].outputs, count, positions, number)
         return run
     if not is_terminal(run.state) and attempts:
