@@ -10,8 +10,8 @@ from cloudrun.core.errors import CloudrunError, LedgerError, UsageError
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.records import GridRecord
 from cloudrun.core.states import EndReason, GridState, RunState
+from cloudrun.grid_units import units_of
 from cloudrun.homecoming import end_queued
-from cloudrun.inherited import units_of
 from cloudrun.ledger import Ledger
 from cloudrun.plan.endings import Ending
 

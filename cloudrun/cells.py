@@ -154,7 +154,7 @@ class Cells:
         ends = self._ends(run)
         if ends and next_step(ends, retries=self._retries) == "quarantine":
             end_queued(self._ledger, run.run_id, Ending(RunState.FAILED, EndReason.UNIT_LOST, _too_many(ends)))
-            self._quarantine(task, self._ledger.run(run.run_id), ends)
+            self._quarantine(self._ledger.run(run.run_id))
             return
         if ends and not isinstance(error, Cancelled):
             self._observe(Note(f"cell {task.number} goes to another machine: {error}", "warning"))
@@ -176,17 +176,17 @@ class Cells:
             self._observe(Note(f"cell {task.number} failed ({run.detail}); it is tried again", "warning"))
             self._queue(task.number, self._ledger.run(again.run_id))
         elif step == "quarantine":
-            self._quarantine(task, run, ends)
+            self._observe(Note(f"cell {task.number} ({run.run_id}) is left out: {_too_many(ends)}", "warning"))
+            self._quarantine(run)
         else:
             self._tally.failed += 1
             self._failures.failure(_stderr(self._ledger, run) or run.detail)
             self._stopped = self._failures.stop(keep_going=self._keep_going)
             self._over(run)
 
-    def _quarantine(self, task: Cell, run: RunRecord, ends: Sequence[EndReason]) -> None:
+    def _quarantine(self, run: RunRecord) -> None:
         self._tally.failed += 1
         self._tally.quarantined += 1
-        self._observe(Note(f"cell {task.number} ({run.run_id}) is left out: {_too_many(ends)}", "warning"))
         self._over(run)
 
     def _ends(self, run: RunRecord) -> list[EndReason]:
@@ -195,7 +195,7 @@ class Cells:
         return before + [each.end_reason for each in self._ledger.attempts(run.run_id) if each.end_reason]
 
     def _queue(self, number: int, run: RunRecord) -> None:
-        self._ready.append(Cell(number, run))
+        self._ready.appendleft(Cell(number, run))  # it has waited the longest
         self._queued += 1
 
 

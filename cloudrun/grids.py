@@ -21,7 +21,8 @@ from cloudrun.core.ids import new_id
 from cloudrun.core.records import GridRecord, RunRecord
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import GridState, RunState, is_terminal
-from cloudrun.inherited import GRID_TAG, inherit
+from cloudrun.grid_units import GRID_TAG
+from cloudrun.inherited import inherit
 from cloudrun.leases import present
 from cloudrun.ledger import Ledger
 from cloudrun.plan import budget

@@ -90,13 +90,15 @@ class Hand:
         name = f"cloudrun-{unit.instance_id}"
         Thread(target=self._live, args=(unit, carry_out, tell), name=name).start()
 
-    def drain(self) -> None:
-        """No further task; it is closed when those that it has are over, or it gives up getting ready."""
+    def drain(self) -> bool:
+        """No further task; it is closed when those that it has are over. Returns whether it gives up getting ready."""
         self.state = "draining"
         for _ in range(self.slots):
             self._inbox.put(None)
-        if self.unit is not None and self.ready_at is None and not self.tasks:
-            self.unit.cancel()  # nobody waits for a machine that does not let us in
+        if self.unit is None or self.ready_at is not None or self.tasks:
+            return False
+        self.unit.cancel()
+        return True
 
     def ended(self, task: Any, error: BaseException | None) -> None:
         """One of its tasks is over."""

@@ -13,6 +13,7 @@ from cloudrun.core.events import Note, Observer
 from cloudrun.core.records import Image, Instance, LaunchRecord, UnitRecord
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import UnitState
+from cloudrun.grid_units import launches_of
 from cloudrun.ledger import Ledger
 from cloudrun.plan import budget
 from cloudrun.plan.pricing import usd_per_hour
@@ -20,18 +21,7 @@ from cloudrun.pool import Joined
 from cloudrun.pulling import requeue_unseen
 from cloudrun.wiring import Cloud
 
-GRID_TAG = "cloudrun:grid"  # on each machine of a grid: its id
 BATCH = 1000
-
-
-def launches_of(ledger: Ledger, grid_id: str) -> dict[str, LaunchRecord]:
-    """A grid's launches by id, whichever client of it they were."""
-    return {launch.launch_id: launch for launch in ledger.launches() if launch.request.tags.get(GRID_TAG) == grid_id}
-
-
-def units_of(ledger: Ledger, grid_id: str, *, live: bool = True) -> list[UnitRecord]:
-    launches = launches_of(ledger, grid_id)
-    return [unit for unit in ledger.units(live=live) if unit.launch_id in launches]
 
 
 def inherit(

@@ -325,10 +325,13 @@ class Pool:
         hand.begin(unit, self._work.carry_out, self._tell)
 
     def _drain(self, hand: Hand) -> None:
-        if hand.state != "draining":
-            hand.drain()
-            if hand.waits:
-                self._fail(hand, Cancelled("nobody needs it any more"))
+        if hand.state == "draining":
+            return
+        gave_up = hand.drain()
+        if hand.waits:
+            self._fail(hand, Cancelled("nobody needs it any more"))
+        elif gave_up:
+            self._endings.add(hand.record.instance_id)  # its thread may be waiting for an answer from it
 
     def _fail(self, hand: Hand, error: BaseException) -> None:
         """It is ended before it ever had a thread."""

@@ -50,11 +50,11 @@ class Seen:
 
 
 def look(ledger: Ledger, profile: str | None = None) -> list[Seen]:
-    """Every run that is not over, oldest first, as its unit tells it now: one describe for each place and one
-    connection for each unit, however many runs are on it."""
+    """Every run that is not over and no grid's, oldest first, as its unit tells it now: one describe for each place and
+    one connection for each unit, however many runs are on it."""
     seen: dict[str, Seen] = {}
     on_units: dict[str, list[tuple[RunRecord, AttemptRecord]]] = {}
-    runs = ledger.unfinished_runs()
+    runs = ledger.unfinished_alone()
     for run in runs:
         attempts = ledger.attempts(run.run_id)
         if attempts and run.state is not RunState.QUEUED:

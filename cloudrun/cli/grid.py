@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 from cloudrun.cells import Tally
 from cloudrun.cli.printing import assignments_text, is_terminal, print_json, printable, score_text
+from cloudrun.core.errors import CleanupIncomplete, JobFailed
 from cloudrun.core.events import Event, Note
 from cloudrun.core.records import RunRecord
 from cloudrun.core.settings import Settings
@@ -184,8 +185,10 @@ def submit_grid(
 
 
 def exit_code(finished: Finished) -> int:
+    if finished.tally.elsewhere:
+        return CleanupIncomplete.exit_code  # on machines that may be billing
     if finished.tally.failed:
-        return 5
+        return JobFailed.exit_code
     return 0 if finished.grid.state is GridState.DONE else 1
 
 
@@ -202,6 +205,9 @@ def closing_lines(finished: Finished, ledger: Ledger) -> list[str]:
     if finished.spent_usd:
         lines.append(f"  cost   ${finished.spent_usd:.4f} at list prices")
     lines += [f"  {line}" for line in _ranking(finished, ledger)]
+    if grid.state is not GridState.DONE:
+        more = ", with a higher --budget" if grid.budget_usd is not None and "budget" in finished.why else ""
+        lines.append(f"  next   the same command goes on with it{more}")
     lines.append(f"  next   cloudrun results --grid {grid.grid_id}")
     return lines
 
