@@ -19,11 +19,12 @@ from cloudrun.core.errors import (
     LedgerError,
     ManifestRefused,
     TransferError,
+    UnitGone,
     mark_incomplete,
 )
 from cloudrun.core.events import Note
 from cloudrun.core.records import JobStatus, RunRecord
-from cloudrun.core.states import RunState
+from cloudrun.core.states import EndReason, RunState
 from cloudrun.homecoming import Homecoming
 from cloudrun.phases import Phases
 from cloudrun.plan.endings import Ending, interruption
@@ -255,7 +256,8 @@ class Attempt:
                 return  # by `conclude`, with what was saved
             if self.started and self._came_by_bucket(error):
                 return
-            self.home.requeue(None, str(error), logs=self._logs())
+            reason = EndReason.UNIT_LOST if isinstance(error, UnitGone) else EndReason.INTERRUPTED
+            self.home.requeue(None, str(error), logs=self._logs(), reason=reason)
             self.printed.discard()
         except CloudrunError as failure:
             error.add_note(f"the run could not be queued again: {failure}")

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from cloudrun import runs
 from cloudrun.core.clock import SystemClock
-from cloudrun.core.errors import Cancelled, CloudrunError, LedgerError
+from cloudrun.core.errors import Cancelled, CloudrunError, LedgerError, UnitGone
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.records import RunRecord
 from cloudrun.core.states import EndReason, RunState, is_terminal
 from cloudrun.homecoming import end_queued
 from cloudrun.ledger import Ledger
 from cloudrun.plan.endings import Ending
-from cloudrun.plan.retrying import Failures, next_step
+from cloudrun.plan.retrying import SUSPICIOUS, UNITS_TAKEN_DOWN, Failures, next_step
 from cloudrun.plan.scheduling import Backlog
 from cloudrun.pooled import PooledUnit
 from cloudrun.prepared import Prepared
+from cloudrun.pulling import requeue_unseen
 
 AHEAD = 500  # cells that are read from the ledger at once
+ON_UNITS = tuple(state for state in RunState if not is_terminal(state) and state is not RunState.QUEUED)
 STDERR_BYTES = 4096  # of a failed cell, to see whether others fail alike
 
 
@@ -93,10 +95,13 @@ class Cells:
         expected_s = self._took_s / self._timed if self._timed else None
         return Backlog(self._queued, self._tally.running, expected_s)
 
-    def take(self) -> Cell:
+    def take(self) -> Cell | None:
         if not self._ready:
             found = self._ledger.queued_cells(self._grid_id, AHEAD, after=self._read_to)
             self._ready.extend(Cell(number, run) for number, run in found)
+            if not found:  # another process has ended what waited
+                self._queued = 0
+                return None
             self._read_to = found[-1][0]
         self._queued -= 1
         self._tally.running += 1
@@ -117,6 +122,9 @@ class Cells:
             raise error  # a bug, or the interpreter's end
         self._tally.running -= 1
         run = self._ledger.run(task.run.run_id)
+        if isinstance(error, UnitGone) and run.state in ON_UNITS:  # nobody came to it before its machine went
+            requeue_unseen(self._ledger, run, str(error))
+            run = self._ledger.run(run.run_id)
         if run.state is RunState.QUEUED:
             self._once_more(task, run, error)
         elif not is_terminal(run.state):
@@ -124,11 +132,12 @@ class Cells:
             self._observe(Note(f"cell {task.number} ({run.run_id}): {error}", "warning"))
         elif run.state is RunState.SUCCEEDED:
             self._succeeded(run)
-        elif run.end_reason is EndReason.CANCELLED and isinstance(error, Cancelled):
-            self._tally.failed += 1  # all of it is being ended
+        elif run.end_reason is EndReason.CANCELLED:
+            self._tally.failed += 1
+            self._over(run)
         else:
             self._failed(task, run)
-        if isinstance(error, LedgerError):
+        if isinstance(error, LedgerError) and not is_terminal(run.state):
             raise error  # where nothing can be written down, nothing more may be started
 
     # -- what becomes of a cell ----------------------------------------------------------------------------------------
@@ -142,41 +151,59 @@ class Cells:
 
     def _once_more(self, task: Cell, run: RunRecord, error: BaseException | None) -> None:
         """Its machine failed it: another one gets it, unless it has taken too many down."""
-        ends = [attempt.end_reason for attempt in self._ledger.attempts(run.run_id) if attempt.end_reason]
+        ends = self._ends(run)
         if ends and next_step(ends, retries=self._retries) == "quarantine":
-            why = f"it was there when {len(ends)} machines went down, and is not tried on another"
-            end_queued(self._ledger, run.run_id, Ending(RunState.FAILED, EndReason.UNIT_LOST, why))
-            self._tally.failed += 1
-            self._tally.quarantined += 1
-            self._observe(Note(f"cell {task.number} ({run.run_id}) is left out: {why}", "warning"))
-            self._over(self._ledger.run(run.run_id))
+            end_queued(self._ledger, run.run_id, Ending(RunState.FAILED, EndReason.UNIT_LOST, _too_many(ends)))
+            self._quarantine(self._ledger.run(run.run_id))
             return
         if ends and not isinstance(error, Cancelled):
             self._observe(Note(f"cell {task.number} goes to another machine: {error}", "warning"))
         self._queue(task.number, run)
 
     def _failed(self, task: Cell, run: RunRecord) -> None:
-        ends = [each.end_reason for each in self._ledger.attempts(run.run_id) if each.end_reason]
-        tries = int(run.submission.get("try", 1))
-        if tries <= self._retries and next_step([*ends], retries=1) == "again":
+        """It is over, and may be tried again as another run: as often as `retries` says where its script failed, on
+        another machine where its machine did."""
+        ends = self._ends(run)
+        step = next_step(ends, retries=self._retries)
+        if step == "again":
             again = replace(
                 runs.new_run(self._plan, SystemClock().now()),
                 params=run.params,
                 cell_key=run.cell_key,
-                submission={**run.submission, "try": tries + 1},
+                submission={**run.submission, "ends": [*map(str, ends)]},
             )
             self._ledger.add_cells(self._grid_id, [(task.number, again)])
             self._observe(Note(f"cell {task.number} failed ({run.detail}); it is tried again", "warning"))
             self._queue(task.number, self._ledger.run(again.run_id))
-            return
+        elif step == "quarantine":
+            self._observe(Note(f"cell {task.number} ({run.run_id}) is left out: {_too_many(ends)}", "warning"))
+            self._quarantine(run)
+        else:
+            self._tally.failed += 1
+            self._failures.failure(_stderr(self._ledger, run) or run.detail)
+            self._stopped = self._failures.stop(keep_going=self._keep_going)
+            self._over(run)
+
+    def _quarantine(self, run: RunRecord) -> None:
         self._tally.failed += 1
-        self._failures.failure(_stderr(self._ledger, run) or run.detail)
-        self._stopped = self._failures.stop(keep_going=self._keep_going)
+        self._tally.quarantined += 1
         self._over(run)
 
+    def _ends(self, run: RunRecord) -> list[EndReason]:
+        """How all attempts at its cell ended in this grid, those of earlier runs of it too."""
+        before = [EndReason(word) for word in run.submission.get("ends", ())]
+        return before + [each.end_reason for each in self._ledger.attempts(run.run_id) if each.end_reason]
+
     def _queue(self, number: int, run: RunRecord) -> None:
-        self._ready.append(Cell(number, run))
+        self._ready.appendleft(Cell(number, run))  # it has waited the longest
         self._queued += 1
+
+
+def _too_many(ends: Sequence[EndReason]) -> str:
+    down = sum(end in SUSPICIOUS for end in ends)
+    if down >= UNITS_TAKEN_DOWN:
+        return f"it was there when {down} machines went down, and is not tried on another"
+    return f"its machines failed it {len(ends)} times, and it is not tried on another"
 
 
 def _stderr(ledger: Ledger, run: RunRecord) -> str:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 RECONNECT_S = 60.0  # a network that comes back later finds the job ended by the deadline, or pulled by the reaper
 LOOK_EVERY_S = 15.0  # while SSH does not answer: whether the machine is still there
+LOOK_FIRST_S = 2.0  # where it has answered before: that it has gone is the likeliest cause
 EARLY_S = 3.0  # for a login that nobody waits for yet
 
 
@@ -133,9 +134,9 @@ class Connection:
     def target(self) -> SshTarget:
         return ssh_target(self._ledger, self._unit())
 
-    def open(self, within_s: float, stop: Event | None = None) -> None:
-        """Wait for SSH, and look now and then whether the machine that is waited for still runs. `stop` in place of
-        the connection's own."""
+    def open(self, within_s: float, stop: Event | None = None, *, look_s: float = LOOK_EVERY_S) -> None:
+        """Wait for SSH, and look now and then whether the machine that is waited for still runs, first after `look_s`.
+        `stop` in place of the connection's own."""
         from cloudrun.ssh.agent import Agent
         from cloudrun.ssh.session import Session
 
@@ -148,7 +149,7 @@ class Connection:
                     self.session, self.agent = logged_in
                 else:
                     self.session = Session.open(
-                        self.target(), timeout_s=min(left_s, LOOK_EVERY_S), cancelled=stop or self._stop
+                        self.target(), timeout_s=min(left_s, look_s), cancelled=stop or self._stop
                     )
                     self.agent = Agent(self.session)
                 self.news = self.agent.orders(self._orders())
@@ -157,6 +158,7 @@ class Connection:
                 raise
             except ConnectionLost as error:
                 self.close()
+                look_s = min(2 * look_s, LOOK_EVERY_S)
                 found = self._describe()
                 if found is not None and found.state not in ("pending", "running"):
                     raise self._went_away(found) from error
@@ -181,7 +183,7 @@ class Connection:
             raise ConnectionLost(f"{self._unit().instance_id} is {found.state if found else 'gone'}")
         self.let_this_address_in()
         try:
-            self.open(RECONNECT_S, stop)
+            self.open(RECONNECT_S, stop, look_s=LOOK_FIRST_S)
         except LaunchError as error:
             raise ConnectionLost(str(error)) from error
 

@@ -9,7 +9,7 @@ from threading import Thread
 
 from cloudrun import terminating
 from cloudrun.core.clock import Clock
-from cloudrun.core.errors import CleanupIncomplete, CloudrunError
+from cloudrun.core.errors import CleanupIncomplete, CloudrunError, LedgerError
 from cloudrun.core.states import EndReason
 from cloudrun.ledger import Ledger
 from cloudrun.wiring import Cloud
@@ -18,18 +18,19 @@ from cloudrun.wiring import Cloud
 class Endings:
     """`add` may be called from any thread, `finish` once."""
 
-    def __init__(self, cloud: Cloud, ledger: Ledger, timeout_s: float, clock: Clock) -> None:
+    def __init__(self, cloud: Cloud, ledger: Ledger, timeout_s: float, clock: Clock, client_id: str) -> None:
         self._cloud = cloud
         self._ledger = ledger
         self._timeout_s = timeout_s
         self._clock = clock
+        self._client_id = client_id
         self._ids: SimpleQueue[str | None] = SimpleQueue()
         self._failures: list[CloudrunError] = []
         self._thread = Thread(target=self._work, name="cloudrun-endings")
         self._thread.start()
 
     def add(self, instance_id: str) -> None:
-        """Terminate it soon."""
+        """Terminate it soon; unless another client has taken it meanwhile."""
         self._ids.put(instance_id)
 
     def finish(self, launches: Iterable[str]) -> None:
@@ -63,6 +64,7 @@ class Endings:
                         break
                     ids.append(another)
             try:
+                ids = [each for each in ids if self._is_ours(each)]
                 terminating.terminate(
                     self._cloud,
                     self._ledger,
@@ -75,3 +77,11 @@ class Endings:
                 self._failures.append(error)
             if last:
                 return
+
+    def _is_ours(self, instance_id: str) -> bool:
+        """A client that slept long enough to be taken for dead may find another's hand on its machines. A ledger that
+        cannot be read keeps none alive."""
+        try:
+            return self._ledger.unit(instance_id).client_id == self._client_id
+        except LedgerError:
+            return True

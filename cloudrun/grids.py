@@ -4,37 +4,41 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from cloudrun import datasets, runs, wiring
-from cloudrun.cells import Cell, Cells, Tally
+from cloudrun import datasets, runs
+from cloudrun.cancelling import end_left
+from cloudrun.cells import Cells, Tally
 from cloudrun.clients import is_alive
 from cloudrun.core.clock import SystemClock
-from cloudrun.core.errors import LedgerError, UsageError
+from cloudrun.core.errors import Cancelled, CloudrunError, LedgerError, UsageError, before_launch
 from cloudrun.core.events import Observer
 from cloudrun.core.ids import new_id
-from cloudrun.core.records import GridRecord, RunRecord, UnitRecord
+from cloudrun.core.records import GridRecord, RunRecord
 from cloudrun.core.settings import Settings
-from cloudrun.core.states import GridState, RunState, UnitState, is_terminal
+from cloudrun.core.states import GridState, RunState, is_terminal
+from cloudrun.grid_units import GRID_TAG
+from cloudrun.inherited import inherit
 from cloudrun.leases import present
 from cloudrun.ledger import Ledger
+from cloudrun.plan import budget
 from cloudrun.plan.costs import Stay, shares
 from cloudrun.plan.fingerprint import cell_key
 from cloudrun.plan.grid import Grid
 from cloudrun.plan.pricing import usd_per_hour, vcpus
-from cloudrun.plan.scheduling import Limits
+from cloudrun.plan.quantities import duration_text
+from cloudrun.plan.scheduling import Backlog, Limits, decide
 from cloudrun.pool import Pool
 from cloudrun.prepared import Job, Prepared, submission
-from cloudrun.pulling import requeue_unseen
 from cloudrun.submit import checked
 
 BATCH = 1000  # cells that are written in one transaction
 BOOT_S = 60.0  # from asking EC2 for a machine to its first cell, until one has been seen to boot
-UNFINISHED = tuple(state for state in RunState if not is_terminal(state))
 T = TypeVar("T")
 
 
@@ -81,37 +85,94 @@ def run_grid(
     `over` is called with each cell's run as it ends, `changed` whenever something has moved. Raises UsageError before
     anything is launched, where another process goes on with the same grid too; and what `Pool.run` raises.
     """
-    cloud, image, plan = checked(job, settings, ledger, observe)
+    _check(wishes)
+    with before_launch():
+        cloud, image, plan = checked(job, settings, ledger, observe)
     limits = _limits(wishes, settings, cloud.place.region)
     if limits.slots > 1 or wishes.cpus > 1:
         plan = replace(plan, threads=wishes.cpus)  # a cell that shares its unit computes on its own part of it
     with present(ledger, SystemClock()) as client_id:
+        _check_money(limits)
         with ledger.together():  # two processes that begin it at the same moment are one after the other
-            record = _begun(plan, grid, wishes, ledger, client_id)
-        taken = _fill(record, plan, grid, ledger, again=wishes.again)
-        tally = _tally(record, ledger, taken)
-        changed(tally, None)
-        cells = Cells(
-            ledger, record.grid_id, plan, tally, observe,
-            retries=wishes.retries, keep_going=wishes.keep_going, over=over,
-        )  # fmt: skip
-        pool = Pool(
-            cloud, ledger, settings, image, limits, observe, client_id, changed=lambda pool: changed(tally, pool)
-        )
-        if tally.succeeded + tally.failed < tally.cells:
-            joined = _left_behind(record, tally, ledger, client_id)
+            record, former = _begun(plan, grid, wishes, ledger, client_id)
+        if former is not None:  # begun anew before it was over: nobody needs its machines any more
+            why = f"it was begun anew as {record.grid_id}"
+            ledger.end_grid(former.grid_id, GridState.CANCELLED, why)
+            end_left(ledger, former.grid_id, why, grace_s=settings.grace_s, observe=observe, profile=settings.profile)
+        tally = Tally(grid.size)
+        try:
+            taken = _fill(record, plan, grid, ledger, again=wishes.again)
+            tally = _tally(record, ledger, taken)
+            changed(tally, None)
+            cells = Cells(
+                ledger, record.grid_id, plan, tally, observe,
+                retries=wishes.retries, keep_going=wishes.keep_going, over=over,
+            )  # fmt: skip
+            pool = Pool(
+                cloud, ledger, settings, image, limits, observe, client_id,
+                changed=lambda pool: changed(tally, pool),
+                check=lambda: _check_ours(record.grid_id, client_id, ledger),
+                tags={GRID_TAG: record.grid_id},
+            )  # fmt: skip
+            joined = inherit(record.grid_id, cloud, ledger, settings, image, tally, client_id, observe)
             cells.refresh()
             try:
                 pool.run(cells, joined)
             finally:
                 _write_costs(ledger, pool)
+        except BaseException as error:
+            _leave(record, tally, ledger, client_id, error)
+            raise
         why = cells.stopped() or (pool.why if tally.left or tally.elsewhere else "")
         is_done = not tally.left and not tally.elsewhere
         ledger.end_grid(record.grid_id, GridState.DONE if is_done else GridState.STOPPED, why)
         return Finished(ledger.grid(record.grid_id), tally, pool.ended_usd, why)
 
 
+def _check_ours(grid_id: str, client_id: str, ledger: Ledger) -> None:
+    """Raises Cancelled where somebody has cancelled the grid, LedgerError where another client has taken it."""
+    ledger.guard_grid(grid_id, client_id)
+    if ledger.grid(grid_id).state is GridState.CANCELLED:
+        raise Cancelled(f"{grid_id} was cancelled", next_step=f"cloudrun results --grid {grid_id}")
+
+
+def _leave(record: GridRecord, tally: Tally, ledger: Ledger, client_id: str, error: BaseException) -> None:
+    """Something has put an end to the command, and not to the grid: say so, to who looks at it and to who typed it."""
+    with suppress(CloudrunError):
+        grid = ledger.grid(record.grid_id)
+        if grid.client_id != client_id or grid.state is not GridState.OPEN:
+            return
+        done = ledger.counts(record.grid_id)[RunState.SUCCEEDED]
+        error.add_note(f"{done} of {tally.cells} cells have succeeded; the same command goes on with {record.grid_id}")
+        ledger.end_grid(record.grid_id, GridState.STOPPED, str(error) or "the user interrupted it")
+
+
 # -- before it ---------------------------------------------------------------------------------------------------------
+
+
+def _check(wishes: Wishes) -> None:
+    """Raises UsageError for numbers that mean nothing."""
+    counts = {"--units": wishes.units, "--max-units": wishes.max_units, "--slots": wishes.slots, "--cpus": wishes.cpus}
+    for flag, count in counts.items():
+        if count is not None and count < 1:
+            raise UsageError(f"{flag} {count} is less than 1", next_step=f"leave out {flag}, or give it 1 or more")
+    if wishes.retries < 0:
+        raise UsageError(f"--retries {wishes.retries} is less than 0")
+    if wishes.budget_usd is not None and not 0 < wishes.budget_usd < math.inf:
+        raise UsageError(
+            f"--budget {wishes.budget_usd} pays for nothing", next_step="give it in US dollars: --budget 5"
+        )
+
+
+def _check_money(limits: Limits) -> None:
+    """Raises UsageError where not even the first machine fits between the limits."""
+    first = decide(0.0, Backlog(1, 0), [], limits, 0.0)
+    if not first.launch:
+        least_s = limits.boot_s + limits.min_lifetime_s
+        enough = f"--budget {budget.least_usd(limits.usd_per_hour, least_s):.4f} or more"
+        if limits.deadline_s < least_s:
+            enough = f"--deadline {duration_text(least_s)} or more"
+        raise UsageError(f"nothing was launched: {first.why}", next_step=enough)
 
 
 def _limits(wishes: Wishes, settings: Settings, region: str) -> Limits:
@@ -133,20 +194,27 @@ def _limits(wishes: Wishes, settings: Settings, region: str) -> Limits:
     )
 
 
-def _begun(plan: Prepared, grid: Grid, wishes: Wishes, ledger: Ledger, client_id: str) -> GridRecord:
-    """The grid of this very command that is not over, else a new one. Raises UsageError where somebody else has it."""
+def _begun(
+    plan: Prepared, grid: Grid, wishes: Wishes, ledger: Ledger, client_id: str
+) -> tuple[GridRecord, GridRecord | None]:
+    """The grid of this very command that is not over, else a new one; and with `again` the one that it takes the place
+    of. Raises UsageError where another process has it."""
     identity = _identity(plan, grid)
-    record = ledger.find_grid(identity)
-    if record is not None and record.state in (GridState.OPEN, GridState.STOPPED) and not wishes.again:
-        alive = is_alive(ledger.client(record.client_id), SystemClock().now())
-        if alive or not ledger.take_grid(record.grid_id, client_id, of=record.client_id):
+    former = ledger.find_grid(identity)
+    if former is not None and former.state in (GridState.OPEN, GridState.STOPPED):
+        alive = is_alive(ledger.client(former.client_id), SystemClock().now())
+        if alive or not ledger.take_grid(former.grid_id, client_id, of=former.client_id):
             raise UsageError(
-                f"another process goes on with this very grid, {record.grid_id}",
-                next_step=f"cloudrun results --grid {record.grid_id} shows how far it is",
+                f"another process goes on with this very grid, {former.grid_id}",
+                next_step=f"cloudrun results --grid {former.grid_id} shows how far it is",
             )
-        if record.state is GridState.STOPPED:
-            ledger.reopen_grid(record.grid_id)
-        return ledger.grid(record.grid_id)
+        if not wishes.again:
+            if former.state is GridState.STOPPED:
+                ledger.reopen_grid(former.grid_id)
+            ledger.update_grid(former.grid_id, budget_usd=wishes.budget_usd, settings=submission(plan)["settings"])
+            return ledger.grid(former.grid_id), None
+    else:
+        former = None
     goods = plan.shipment
     record = GridRecord(
         grid_id=new_id("g"),
@@ -162,7 +230,7 @@ def _begun(plan: Prepared, grid: Grid, wishes: Wishes, ledger: Ledger, client_id
         client_id=client_id,
     )
     ledger.begin_grid(record)
-    return record
+    return record, former
 
 
 def _identity(plan: Prepared, grid: Grid) -> str:
@@ -244,41 +312,3 @@ def _write_costs(ledger: Ledger, pool: Pool) -> None:
             with ledger.together():
                 for run_id in batch:
                     ledger.set_cost(run_id, cost[run_id])
-
-
-# -- what another client has left -------------------------------------------------------------------------------------
-
-
-def _left_behind(
-    record: GridRecord, tally: Tally, ledger: Ledger, client_id: str
-) -> list[tuple[UnitRecord, list[Cell]]]:
-    """What a client that is dead has left on units: taken over where they live, queued again where they do not."""
-    found: dict[str, list[Cell]] = defaultdict(list)
-    after = -1
-    states = [state for state in UNFINISHED if state is not RunState.QUEUED]
-    while batch := ledger.cells(record.grid_id, after=after, limit=BATCH, states=states):
-        for cell in batch:
-            run = ledger.run(cell.run_id)
-            found[run.instance_id or ""].append(Cell(cell.number, run, on_unit=True))
-        after = batch[-1].number
-    joined = []
-    for instance_id, left in found.items():
-        unit = ledger.unit(instance_id)
-        if _is_there(unit) and ledger.take_unit(instance_id, client_id, of=unit.client_id, on_exit=unit.on_exit):
-            tally.running += len(left)
-            joined.append((ledger.unit(instance_id), left))
-            continue
-        for lost in left:
-            requeue_unseen(ledger, lost.run, f"{instance_id} went away while nobody looked")
-    return joined
-
-
-def _is_there(unit: UnitRecord) -> bool:
-    """Whether the unit still runs, by what EC2 says. Raises CloudrunError where it says nothing."""
-    if unit.state in (UnitState.TERMINATING, UnitState.TERMINATED):
-        return False
-    cloud = wiring.reconnect(unit.place, None)
-    if cloud is None:
-        return False
-    found = cloud.instances.describe([unit.instance_id]).get(unit.instance_id)
-    return found is not None and found.state == "running"

@@ -84,6 +84,7 @@ class Homecoming:
         status: JobStatus | None = None,
         logs: Mapping[str, Path] | None = None,
         finished: Finished | None = None,
+        reason: EndReason = EndReason.INTERRUPTED,
     ) -> None:
         """Save what the job had written when its machine was taken back, and let a next attempt go on from there.
 
@@ -112,9 +113,7 @@ class Homecoming:
             path = earlier_log(self.number, log.path)
             saved[path] = Artifact(path, log.size, log.sha256, "log")
         self.ledger.set_timings(self.run.run_id, together(self.run.timings, self.phases.timings()))
-        self.ledger.requeue_run(
-            self.run.run_id, reason=EndReason.INTERRUPTED, detail=detail, outputs=tuple(saved.values())
-        )
+        self.ledger.requeue_run(self.run.run_id, reason=reason, detail=detail, outputs=tuple(saved.values()))
 
     def _count_run(self, status: JobStatus) -> None:
         """How long a job ran that nobody here has watched, by its unit's clock."""

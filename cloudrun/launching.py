@@ -6,7 +6,7 @@ lost answer is asked for again with the same token until it is known.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
@@ -57,6 +57,7 @@ def prepare(
     make_key: MakeKey,
     clock: Clock,
     count: int = 1,
+    more_tags: Mapping[str, str] | None = None,
 ) -> LaunchRecord:
     """Make the keys and the security group, and write the intent. Nothing bills yet when this returns."""
     login, host = make_key(f"cloudrun {launch_id}"), make_key(f"cloudrun host {launch_id}")
@@ -69,6 +70,7 @@ def prepare(
         "cloudrun:launch": launch_id,
         "cloudrun:owner": owner,
         "cloudrun:expires-at": utc_text(deadline),
+        **(more_tags or {}),
     }
     name = key_name(launch_id)
     cloud.network.import_key_pair(name, login.public, tags)

@@ -1,55 +1,54 @@
 """Several units with one queue of work: launched as `plan.scheduling` says, ended as soon as nothing is left for them.
 
-One thread decides; it alone knows the queue. Each unit has a thread that opens and closes it, and one for each slot,
-which carries out one task after the other. They tell the deciding thread what happened, and it tells them what to do.
+One thread decides; it alone knows the queue. The threads of units (`hands`) and of launches (`renting`) tell it what
+happened, and it tells them what to do. Signals reach it only while it waits: nothing that was told is lost by one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from queue import Empty, SimpleQueue
-from threading import Thread
-from typing import Any, Literal, Protocol
+from threading import Event, Thread
+from typing import Any, Protocol
 
 from cloudrun import launching, reaper
-from cloudrun.clients import owner
 from cloudrun.core.clock import Clock, SystemClock
 from cloudrun.core.errors import (
     Cancelled,
     CapacityError,
+    CleanupIncomplete,
     CloudrunError,
-    ConnectionLost,
     CredentialsError,
-    DeadlineReached,
     LaunchError,
-    ProvisionError,
     QuotaError,
+    UnitGone,
+    UnresolvedLaunch,
     UsageError,
+    mark_incomplete,
 )
 from cloudrun.core.events import Note, Observer
-from cloudrun.core.ids import new_id
 from cloudrun.core.records import Image, UnitRecord
 from cloudrun.core.settings import Settings
+from cloudrun.core.states import UnitState
 from cloudrun.deadlines import move_deadline
 from cloudrun.endings import Endings
+from cloudrun.hands import MACHINE_FAILED, Closed, Done, Hand, HandEvent, Opened
 from cloudrun.ledger import Ledger
 from cloudrun.lifeline import LIFELINE
-from cloudrun.opening import close_behind
 from cloudrun.plan import budget
 from cloudrun.plan.retrying import useless_launches
-from cloudrun.plan.scheduling import Backlog, Decision, Limits, UnitView, decide
+from cloudrun.plan.scheduling import Backlog, Decision, Limits, decide
 from cloudrun.pooled import PooledUnit
+from cloudrun.renting import Launched, Renting
 from cloudrun.wiring import Cloud
 
 TICK_S = 1.0  # how often to decide where nothing happens
 LOOK_S = (0.1, 1.0)  # between two looks at machines that are not running yet
 AGAIN_S = 10.0  # after EC2 had no capacity
-REFUSALS = 3  # in a row, with no machine there to go on with
-# What a task raises where its machine is of no use any more; whatever else it raises is its own.
-MACHINE_FAILED = (ConnectionLost, DeadlineReached, LaunchError, ProvisionError)
+PATIENCE_S = 600.0  # for capacity, while nothing runs
+CHECK_S = 0.5  # between two looks at whether the work is still ours
 HOPELESS = (CredentialsError, QuotaError, UsageError)  # asking EC2 once more gives the same answer
 
 
@@ -59,7 +58,7 @@ class Work(Protocol):
     def backlog(self) -> Backlog: ...
 
     def take(self) -> Any:
-        """The task that is next; there is one as long as `backlog` says so."""
+        """The task that is next; None where there is none after all."""
 
     def carry_out(self, unit: PooledUnit, task: Any) -> None:
         """In a thread of the unit's. Raises what went wrong with the machine, not with the task."""
@@ -71,60 +70,15 @@ class Work(Protocol):
         """Why no further task is to be started; "" where they are."""
 
 
-@dataclass
-class Hand:
-    """One unit of the pool, as the deciding thread sees it."""
-
-    record: UnitRecord
-    slots: int
-    usd_per_hour: float
-    requested_at: float
-    deadline: float
-    state: Literal["launching", "ready", "draining"] = "launching"
-    unit: PooledUnit | None = None
-    thread: Thread | None = None
-    inbox: SimpleQueue[Any] = field(default_factory=SimpleQueue)
-    tasks: list[Any] = field(default_factory=list)
-    done: int = 0
-    ready_at: float | None = None
-
-    def view(self) -> UnitView:
-        return UnitView(
-            self.record.instance_id,
-            self.state,
-            self.slots,
-            len(self.tasks),
-            self.requested_at,
-            self.deadline,
-            self.usd_per_hour,
-            self.record.instance_type,
-        )
-
-
 @dataclass(frozen=True)
-class _Launched:
-    units: tuple[UnitRecord, ...] = ()
-    count: int = 0
-    deadline: float = 0.0
-    error: BaseException | None = None
+class Joined:
+    """What a dead client has left: `units` with the tasks on them, `ending` ones that are good for nothing, and
+    `launches` whose keys and groups may still be there. `spent_usd`: on what has ended."""
 
-
-@dataclass(frozen=True)
-class _Opened:
-    instance_id: str
-
-
-@dataclass(frozen=True)
-class _Done:
-    instance_id: str
-    task: Any
-    error: BaseException | None
-
-
-@dataclass(frozen=True)
-class _Closed:
-    instance_id: str
-    error: BaseException | None
+    units: tuple[tuple[UnitRecord, float, tuple[Any, ...]], ...] = ()  # with what each costs an hour
+    ending: tuple[str, ...] = ()
+    launches: tuple[str, ...] = ()
+    spent_usd: float = 0.0
 
 
 class Pool:
@@ -141,7 +95,11 @@ class Pool:
         client_id: str,
         clock: Clock | None = None,
         changed: Callable[[Pool], None] = lambda _: None,
+        check: Callable[[], None] = lambda: None,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
+        """`check` is called now and then, and raises where the work is not this client's any more. `tags` are for the
+        machines."""
         self.cloud = cloud
         self.ledger = ledger
         self.settings = settings
@@ -150,23 +108,27 @@ class Pool:
         self.observe = observe
         self.clock = clock or SystemClock()
         self.changed = changed
+        self.check = check
         self.hands: dict[str, Hand] = {}
-        self.used: list[str] = []  # every unit that was ever its own
+        self.used: list[str] = []  # every unit that it ever had
         self.ended_usd = 0.0
         self.why = ""  # what is not being done, for people
         self.client_id = client_id
-        self._events: SimpleQueue[_Launched | _Opened | _Done | _Closed] = SimpleQueue()
-        self._launches: list[str] = []
-        self._launching = 0  # units that EC2 is being asked for
-        self._launchers: list[Thread] = []
+        self._events: deque[Launched | HandEvent] = deque()
+        self._bell = Event()
+        self._renting = Renting(
+            cloud, ledger, settings, image, limits, observe, self.clock,
+            client_id=client_id, tags=tags or {}, tell=self._tell,
+        )  # fmt: skip
         self._barred = ""
-        self._refused = 0
         self._not_before = 0.0
+        self._short_since: float | None = None  # since when EC2 has had no capacity
         self._worked: list[bool] = []
         self._boots: list[float] = []
-        self._failure: BaseException | None = None  # of a launch or a boot, the last one
+        self._failure: BaseException | None = None  # of a launch or a machine, the last one
         self._look_at = 0.0
         self._look_s = LOOK_S[0]
+        self._check_at = 0.0
 
     @property
     def spent_usd(self) -> float:
@@ -176,273 +138,224 @@ class Pool:
             budget.cost_usd(hand.usd_per_hour, now - hand.requested_at) for hand in self.hands.values()
         )
 
-    def run(self, work: Work, joined: Iterable[tuple[UnitRecord, list[Any]]] = ()) -> None:
-        """`joined`: units that a dead client has left, taken over for this one (`take_unit`), and the tasks on them.
-
-        Raises what `work` raises, and the refusal where nothing could be launched; then and in the end no unit is left,
-        or CleanupIncomplete says which.
-        """
-        self._endings = Endings(self.cloud, self.ledger, self.settings.terminate_timeout_s, self.clock)
+    def run(self, work: Work, joined: Joined | None = None) -> None:
+        """Raises what `work` and `check` raise, and the refusal where nothing could be launched; then and in the end no
+        unit is left, or CleanupIncomplete says which."""
+        self._endings = Endings(self.cloud, self.ledger, self.settings.terminate_timeout_s, self.clock, self.client_id)
+        self._work = work
         error: BaseException | None = None
         try:
+            with LIFELINE.shield():
+                self._join(joined or Joined())
             for unknown in reaper.settle(self.cloud, self.ledger, self.clock, self.observe):
                 raise unknown
-            self._work = work
-            for record, tasks in joined:
-                self._join(record, tasks)
-            self._work_through(work)
+            self._work_through()
         except BaseException as cause:
             error = cause
             raise
         finally:
             with LIFELINE.shield(drop=error is not None):
-                self._finish(work, error)
+                self._finish(error)
 
     # -- deciding ------------------------------------------------------------------------------------------------------
 
-    def _work_through(self, work: Work) -> None:
+    def _work_through(self) -> None:
         while True:
-            decision = decide(
-                self.clock.now().timestamp(),
-                work.backlog(),
-                self._views(),
-                self._limits(),
-                self.ended_usd,
-                stopped=work.stopped(),
-                barred=self._barred or useless_launches(self._worked),
-            )
-            self._obey(decision, work)
-            self.changed(self)
-            if decision.ended and not self.hands and not self._launching:
-                break
-            self._hear(work)
-        if work.backlog().queued and not work.stopped() and self._failure is not None:
+            with LIFELINE.shield():
+                if self.clock.monotonic() >= self._check_at:
+                    self.check()
+                    self._check_at = self.clock.monotonic() + CHECK_S
+                if self._decide():
+                    break
+            self._bell.wait(self._pause_s())
+            with LIFELINE.shield():
+                self._hear()
+        hopeless = self._barred or useless_launches(self._worked)
+        if hopeless and self._work.backlog().queued and not self._work.stopped() and self._failure is not None:
             raise self._failure
 
-    def _views(self) -> list[UnitView]:
-        return [hand.view() for hand in self.hands.values()]
+    def _decide(self) -> bool:
+        """Whether nothing can be done any more."""
+        work = self._work
+        decision = decide(
+            self.clock.now().timestamp(),
+            work.backlog(),
+            [hand.view() for hand in self.hands.values()] + self._renting.views(),
+            self._limits(),
+            self.ended_usd,
+            stopped=work.stopped(),
+            barred=self._barred or useless_launches(self._worked),
+        )
+        self._obey(decision)
+        self.changed(self)
+        if self.hands or self._renting.asked:
+            return False
+        return decision.ended or bool(decision.why or self._barred) or not work.backlog().queued
 
     def _limits(self) -> Limits:
         boot_s = sum(self._boots) / len(self._boots) if self._boots else self.limits.boot_s
-        wait = self.clock.monotonic() < self._not_before
-        # units that EC2 is being asked for are not in the views yet, and none is asked for twice at once
-        places = len(self.hands) if wait or self._launching else self.limits.max_units
-        return replace(self.limits, boot_s=boot_s, max_units=min(self.limits.max_units, places))
+        most = 0 if self.clock.monotonic() < self._not_before else self.limits.max_units
+        return replace(self.limits, boot_s=boot_s, max_units=most)
 
-    def _obey(self, decision: Decision, work: Work) -> None:
+    def _obey(self, decision: Decision) -> None:
         self.why = decision.why
         for instance_id, deadline in decision.extend:
             self._extend(self.hands[instance_id], deadline)
         for instance_id, count in decision.assign:
-            hand = self.hands[instance_id]
             for _ in range(count):
-                task = work.take()
-                hand.tasks.append(task)
-                hand.inbox.put(task)
+                if (task := self._work.take()) is not None:
+                    self.hands[instance_id].give(task)
         for instance_id in decision.drain:
-            self._drain(self.hands[instance_id])
+            if instance_id in self.hands:  # and not a unit that EC2 is still being asked for
+                self._drain(self.hands[instance_id])
         if decision.launch:
-            self._launch(decision.launch, decision.deadline)
+            self._renting.ask(decision.launch, decision.deadline)
 
-    def _hear(self, work: Work) -> None:
-        """Wait for what happens next, and take all that has happened."""
-        waiting = any(hand.thread is None for hand in self.hands.values())
-        timeout_s = max(0.0, self._look_at - self.clock.monotonic()) if waiting else TICK_S
-        with suppress(Empty):
-            self._take(self._events.get(timeout=timeout_s), work)
-            while True:
-                self._take(self._events.get_nowait(), work)
-        if waiting and self.clock.monotonic() >= self._look_at:
+    # -- hearing -------------------------------------------------------------------------------------------------------
+
+    def _tell(self, event: Launched | HandEvent) -> None:
+        self._events.append(event)
+        self._bell.set()
+
+    def _pause_s(self) -> float:
+        waiting = any(hand.waits for hand in self.hands.values())
+        return max(0.0, min(TICK_S, self._look_at - self.clock.monotonic())) if waiting else TICK_S
+
+    def _hear(self) -> None:
+        """Take all that has happened."""
+        self._bell.clear()
+        while self._events:
+            self._take(self._events.popleft())
+        if self.clock.monotonic() >= self._look_at and any(hand.waits for hand in self.hands.values()):
             self._look_for_running()
 
-    def _take(self, event: _Launched | _Opened | _Done | _Closed, work: Work) -> None:
-        if isinstance(event, _Launched):
+    def _take(self, event: Launched | HandEvent) -> None:
+        if isinstance(event, Launched):
             self._launched(event)
-        elif isinstance(event, _Opened):
-            hand = self.hands[event.instance_id]
+            return
+        hand = self.hands[event.instance_id]
+        if isinstance(event, Opened):
             hand.ready_at = self.clock.now().timestamp()
-            self._boots.append(hand.ready_at - hand.requested_at)
+            self._boots += [] if hand.tasks else [hand.ready_at - hand.requested_at]
             if hand.state == "launching":
                 hand.state = "ready"
-        elif isinstance(event, _Done):
-            hand = self.hands[event.instance_id]
-            hand.tasks.remove(event.task)
-            hand.done += 1
+        elif isinstance(event, Done):
+            hand.ended(event.task, event.error)
             if isinstance(event.error, MACHINE_FAILED):
+                self._failure = event.error
                 self._drain(hand)
-            work.ended(event.task, event.error)
+            self._work.ended(event.task, event.error)
         else:
-            self._closed(event, work)
+            self._closed(hand, event.error)
 
-    # -- launching -----------------------------------------------------------------------------------------------------
-
-    def _launch(self, count: int, deadline: float) -> None:
-        """In a thread of its own: EC2 may take a while, and what runs goes on."""
-        self._launching += count
-
-        def ask() -> None:
-            launch_id = new_id("l")
-            self._launches.append(launch_id)
-            try:
-                from cloudrun.ssh.keys import make_key
-
-                settings = replace(self.settings, deadline_s=deadline - self.clock.now().timestamp())
-                launch = launching.prepare(
-                    self.cloud,
-                    self.ledger,
-                    settings,
-                    self.image,
-                    launch_id=launch_id,
-                    client_id=self.client_id,
-                    owner=owner(),
-                    make_key=make_key,
-                    clock=self.clock,
-                    count=count,
-                )
-                units = launching.request(self.cloud, self.ledger, launch, self.clock)
-                self._events.put(_Launched(tuple(units), count, launch.deadline.timestamp()))
-            except BaseException as error:  # noqa: BLE001  # the deciding thread judges it
-                self._events.put(_Launched(count=count, error=error))
-
-        thread = Thread(target=ask, name="cloudrun-launch")
-        self._launchers.append(thread)
-        thread.start()
-
-    def _launched(self, event: _Launched) -> None:
-        self._launching -= event.count
+    def _launched(self, event: Launched) -> None:
+        self._renting.heard(event)
         for record in event.units:
             price = self.limits.usd_per_hour
             created = record.created_at.timestamp()
             self.hands[record.instance_id] = Hand(record, self.limits.slots, price, created, event.deadline)
         if event.error is None:
             self._look_at = 0.0
+            self._short_since = None
             return
         self._failure = event.error
         if not isinstance(event.error, CloudrunError):
             raise event.error
-        if isinstance(event.error, HOPELESS):
+        if isinstance(event.error, (*HOPELESS, UnresolvedLaunch)):
             self._barred = f"no further machine is launched: {event.error}"
         elif isinstance(event.error, CapacityError):
-            self._not_before = self.clock.monotonic() + AGAIN_S
-            self._refused = 0 if self.hands else self._refused + 1
-            if self._refused >= REFUSALS:
-                self._barred = f"no further machine is asked for: {event.error}"
+            now = self.clock.monotonic()
+            self._not_before = now + AGAIN_S
+            self._short_since = now if self._short_since is None or self.hands else self._short_since
+            if now - self._short_since > PATIENCE_S:
+                self._barred = f"no machine could be had for {PATIENCE_S:.0f} s: {event.error}"
         else:
             self._worked.append(False)
         self.observe(Note(f"{event.error}; {event.error.next_step}", "warning"))
 
     def _look_for_running(self) -> None:
-        """One describe for all that are not running yet; those that are get their thread."""
-        pending = {name: hand for name, hand in self.hands.items() if hand.thread is None}
+        """One describe for all that are not running yet; those that are get their threads."""
+        waiting = {name: hand for name, hand in self.hands.items() if hand.waits}
         self._look_s = min(self._look_s * 1.5, LOOK_S[1])
         self._look_at = self.clock.monotonic() + self._look_s
         try:
-            found = self.cloud.instances.describe(list(pending))
+            found = self.cloud.instances.describe(list(waiting))
         except CloudrunError as error:
             self.observe(Note(f"EC2 does not say how the machines are: {error}", "verbose"))
-            return
-        for name, hand in pending.items():
+            found = {}
+        for name, hand in waiting.items():
             instance = found.get(name)
             late = self.clock.now().timestamp() - hand.requested_at > self.settings.boot_timeout_s
             if instance is not None and instance.state == "running" and instance.address:
                 self._look_s = LOOK_S[0]
-                self._open(launching.note_running(self.ledger, instance), hand)
+                hand.record = launching.note_running(self.ledger, instance)
+                self._begin(hand)
             elif late or (instance is not None and instance.state not in ("pending", "running")):
-                state = "not running in time" if late or instance is None else instance.state
-                self._fail(hand, LaunchError(f"{name} is {state}: {instance.state_reason if instance else ''}"))
-
-    def _fail(self, hand: Hand, error: BaseException) -> None:
-        hand.thread = Thread()  # it never had one
-        hand.state = "draining"
-        self._endings.add(hand.record.instance_id)
-        self._events.put(_Closed(hand.record.instance_id, error))
+                state = instance.state if instance is not None and not late else "not running in time"
+                why = instance.state_reason if instance is not None else ""
+                self._fail(hand, LaunchError(f"{name} is {state}{': ' if why else ''}{why}"))
 
     # -- units ---------------------------------------------------------------------------------------------------------
 
-    def _join(self, record: UnitRecord, tasks: list[Any]) -> None:
-        """A unit with tasks on it already."""
-        slots, created = max(self.limits.slots, len(tasks)), record.created_at.timestamp()
-        hand = Hand(record, slots, self.limits.usd_per_hour, created, record.deadline.timestamp(), tasks=list(tasks))
-        for task in tasks:
-            hand.inbox.put(task)
-        self.hands[record.instance_id] = hand
-        if record.launch_id not in self._launches:
-            self._launches.append(record.launch_id)
-        self._open(record, hand)
+    def _join(self, joined: Joined) -> None:
+        self.ended_usd += joined.spent_usd
+        self._renting.launch_ids += joined.launches
+        for instance_id in joined.ending:
+            self._endings.add(instance_id)
+        for record, price, tasks in joined.units:
+            slots, created = max(self.limits.slots, len(tasks)), record.created_at.timestamp()
+            hand = Hand(record, slots, price, created, record.deadline.timestamp())
+            self.hands[record.instance_id] = hand
+            for task in tasks:
+                hand.give(task)
+            if record.address and record.state is not UnitState.LAUNCHING:
+                self._begin(hand)
 
-    def _open(self, record: UnitRecord, hand: Hand) -> None:
-        self.used.append(record.instance_id)
-        hand.record = record
-        hand.unit = PooledUnit(
+    def _begin(self, hand: Hand) -> None:
+        self.used.append(hand.record.instance_id)
+        unit = PooledUnit(
             self.cloud,
             self.ledger,
             self.settings,
             self.observe,
             self.clock,
             image=self.image,
-            record=record,
+            record=hand.record,
             client_id=self.client_id,
             end=self._endings.add,
         )
-        hand.thread = Thread(target=self._live, args=(hand, hand.unit), name=f"cloudrun-{record.instance_id}")
-        hand.thread.start()
-
-    def _live(self, hand: Hand, unit: PooledUnit) -> None:
-        """The life of a unit, in its thread."""
-        error: BaseException | None = None
-        try:
-            unit.open()
-        except BaseException as failure:  # noqa: BLE001
-            self._events.put(_Closed(unit.instance_id, failure))
-            return
-        with unit.at_work():  # who ends it by a signal leaves the closing to this thread
-            self._events.put(_Opened(unit.instance_id))
-            slots = [
-                Thread(target=self._serve, args=(hand, unit), name=f"cloudrun-slot-{n}") for n in range(hand.slots)
-            ]
-            for slot in slots:
-                slot.start()
-            for slot in slots:
-                slot.join()
-            try:
-                close_behind(unit, None)
-            except BaseException as failure:  # noqa: BLE001
-                error = failure
-        self._events.put(_Closed(unit.instance_id, error))
-
-    def _serve(self, hand: Hand, unit: PooledUnit) -> None:
-        work = self._work
-        while (task := hand.inbox.get()) is not None:
-            error: BaseException | None = None
-            try:
-                work.carry_out(unit, task)
-            except BaseException as failure:  # noqa: BLE001  # the deciding thread judges it
-                error = failure
-            self._events.put(_Done(unit.instance_id, task, error))
+        hand.begin(unit, self._work.carry_out, self._tell)
 
     def _drain(self, hand: Hand) -> None:
-        """No further task; it is closed when those that it has are over."""
         if hand.state == "draining":
             return
-        hand.state = "draining"
-        if hand.thread is None:
+        gave_up = hand.drain()
+        if hand.waits:
             self._fail(hand, Cancelled("nobody needs it any more"))
-            return
-        for _ in range(hand.slots):
-            hand.inbox.put(None)
+        elif gave_up:
+            self._endings.add(hand.record.instance_id)  # its thread may be waiting for an answer from it
 
-    def _closed(self, event: _Closed, work: Work) -> None:
-        hand = self.hands.pop(event.instance_id)
-        now = self.clock.now().timestamp()
-        self.ended_usd += budget.cost_usd(hand.usd_per_hour, now - hand.requested_at)
-        if hand.ready_at is None and not isinstance(event.error, Cancelled):
+    def _fail(self, hand: Hand, error: BaseException) -> None:
+        """It is ended before it ever had a thread."""
+        hand.over = True
+        hand.state = "draining"
+        self._endings.add(hand.record.instance_id)
+        self._tell(Closed(hand.record.instance_id, error))
+
+    def _closed(self, hand: Hand, error: BaseException | None) -> None:
+        instance_id = hand.record.instance_id
+        del self.hands[instance_id]
+        self.ended_usd += budget.cost_usd(hand.usd_per_hour, self.clock.now().timestamp() - hand.requested_at)
+        never_ready = hand.ready_at is None and not isinstance(error, Cancelled)
+        if never_ready:
+            self._failure = error
+            self.observe(Note(f"{instance_id} did not get ready: {error}", "warning"))
+        if never_ready or hand.useless:
             self._worked.append(False)
-            self._failure = event.error
-            self.observe(Note(f"{event.instance_id} did not get ready: {event.error}", "warning"))
-        elif hand.done:
+        elif hand.worked:
             self._worked.append(True)
         for task in hand.tasks:  # it never came to them
-            work.ended(task, Cancelled(f"{event.instance_id} has gone"))
+            self._work.ended(task, UnitGone(f"{instance_id} has gone"))
 
     def _extend(self, hand: Hand, deadline: float) -> None:
         hand.deadline = max(hand.deadline, deadline)  # the later of two, whichever it comes to hold
@@ -462,26 +375,35 @@ class Pool:
 
     # -- ending --------------------------------------------------------------------------------------------------------
 
-    def _finish(self, work: Work, error: BaseException | None) -> None:
+    def _finish(self, error: BaseException | None) -> None:
         """Whatever has happened: every thread over, every machine gone, keys and groups deleted."""
-        for thread in self._launchers:
-            thread.join()
-        for hand in list(self.hands.values()):
-            if error is not None and hand.unit is not None:
-                hand.unit.cancel()
-        while self.hands or self._launching:
+        failures: list[CloudrunError] = []
+        while self.hands or self._renting.asked:
             for hand in list(self.hands.values()):
+                if error is not None and hand.unit is not None:
+                    hand.unit.cancel()
                 self._drain(hand)
-            with suppress(Empty):
-                event = self._events.get(timeout=TICK_S)
+            self._bell.wait(TICK_S)
+            self._bell.clear()
+            while self._events:
                 try:
-                    self._take(event, work)
-                except BaseException as failure:  # noqa: BLE001
-                    if error is not None:
-                        error.add_note(f"and then: {failure}")
+                    self._take(self._events.popleft())
+                except CloudrunError as failure:
+                    failures.append(failure)
+        self._renting.join()
         try:
-            self._endings.finish(self._launches)
+            for instance_id in self._renting.settle():
+                self._endings.add(instance_id)
         except CloudrunError as failure:
-            if error is None:
-                raise
-            error.add_note(f"cleaning up failed too: {failure} (next: {failure.next_step})")
+            failures.append(failure)
+        try:
+            self._endings.finish(self._renting.launch_ids)
+        except CloudrunError as failure:
+            failures.append(failure)
+        if error is None and failures:
+            raise failures[0]
+        for each in failures:
+            if error is not None and each is not error:
+                error.add_note(f"and then: {each} (next: {each.next_step})")
+                if isinstance(each, CleanupIncomplete):
+                    mark_incomplete(error)

@@ -50,11 +50,11 @@ class Seen:
 
 
 def look(ledger: Ledger, profile: str | None = None) -> list[Seen]:
-    """Every run that is not over, oldest first, as its unit tells it now: one describe for each place and one
-    connection for each unit, however many runs are on it."""
+    """Every run that is not over and no grid's, oldest first, as its unit tells it now: one describe for each place and
+    one connection for each unit, however many runs are on it."""
     seen: dict[str, Seen] = {}
     on_units: dict[str, list[tuple[RunRecord, AttemptRecord]]] = {}
-    runs = ledger.unfinished_runs()
+    runs = ledger.unfinished_alone()
     for run in runs:
         attempts = ledger.attempts(run.run_id)
         if attempts and run.state is not RunState.QUEUED:
@@ -188,7 +188,8 @@ def read_logs(
             next_step=f"cloudrun logs {run.run_id} shows the last",
         )
     number = attempt or len(attempts)
-    if attempts and attempts[number - 1].end_reason is EndReason.INTERRUPTED:
+    over = number < len(attempts) or run.state is RunState.QUEUED
+    if attempts and (over or attempts[-1].end_reason is EndReason.INTERRUPTED):
         _from_store(ledger, run, attempts[number - 1].outputs, count, positions, number)
         return run
     if not is_terminal(run.state) and attempts:

@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 from cloudrun.cells import Tally
 from cloudrun.cli.printing import assignments_text, is_terminal, print_json, printable, score_text
+from cloudrun.core.errors import CleanupIncomplete, JobFailed
 from cloudrun.core.events import Event, Note
 from cloudrun.core.records import RunRecord
 from cloudrun.core.settings import Settings
@@ -120,25 +121,31 @@ class GridDisplay:
             self._live = Live(console=console, auto_refresh=False, transient=True)
             self._live.start()
         width = self._live.console.width
-        lines = [line[: width - 1] for line in self._lines(tally, pool)]
+        lines = [line[: width - 1] for line in self._lines(tally, pool, width)]
         self._live.update(Text("\n".join(lines)), refresh=True)
 
-    def _lines(self, tally: Tally, pool: Pool) -> list[str]:
+    def _lines(self, tally: Tally, pool: Pool, width: int) -> list[str]:
         done = tally.succeeded + tally.failed
         elapsed_s = self._clock() - self._began
         fresh = done - tally.taken
-        left = duration_text(elapsed_s / fresh * (tally.cells - done)) + " left" if fresh > 0 else ""
-        filled = 30 * done // max(1, tally.cells)
+        left = f", {duration_text(elapsed_s / fresh * (tally.cells - done))} left" if fresh > 0 else ""
+        bar = min(30, max(8, width - 50))
+        filled = bar * done // max(1, tally.cells)
+        counts = f"{done} done, {tally.running} running, {tally.failed} failed, {tally.left} wait"
         lines = [
-            f"[{'#' * filled}{' ' * (30 - filled)}] {done} of {tally.cells} cells, {tally.running} running,"
-            f" {tally.failed} failed  {duration_text(elapsed_s)}  {left}".rstrip()
+            f"[{'#' * filled}{' ' * (bar - filled)}] {done}/{tally.cells}  {duration_text(elapsed_s)}{left}",
+            f"cells: {counts}{f', {tally.elsewhere} out of reach' if tally.elsewhere else ''}",
         ]
         states = [hand.state for hand in pool.hands.values()]
         units = ", ".join(
             f"{states.count(word)} {word}" for word in ("ready", "launching", "draining") if word in states
         )
-        money = f"  ${pool.spent_usd:.4f} spent" if pool.limits.usd_per_hour else ""
-        lines.append(f"units: {units or 'none yet'}{money}{'  ' + pool.why if pool.why else ''}")
+        lines.append(f"units: {units or 'none yet'}")
+        if pool.limits.usd_per_hour:
+            most = f" of ${pool.limits.budget_usd:g}" if pool.limits.budget_usd is not None else ""
+            lines.append(f"spent: ${pool.spent_usd:.4f}{most} at list prices")
+        if pool.why:
+            lines.append(f"why:   {pool.why}")
         if self._best is not None and self._best.metric:
             score = self._best.scores[self._best.metric]
             lines.append(f"best:  {self._best.metric} {score_text(score)}  {assignments_text(self._best.params)}")
@@ -184,8 +191,10 @@ def submit_grid(
 
 
 def exit_code(finished: Finished) -> int:
+    if finished.tally.elsewhere:
+        return CleanupIncomplete.exit_code  # on machines that may be billing
     if finished.tally.failed:
-        return 5
+        return JobFailed.exit_code
     return 0 if finished.grid.state is GridState.DONE else 1
 
 
@@ -202,6 +211,9 @@ def closing_lines(finished: Finished, ledger: Ledger) -> list[str]:
     if finished.spent_usd:
         lines.append(f"  cost   ${finished.spent_usd:.4f} at list prices")
     lines += [f"  {line}" for line in _ranking(finished, ledger)]
+    if grid.state is not GridState.DONE:
+        more = ", with a higher --budget" if grid.budget_usd is not None and "budget" in finished.why else ""
+        lines.append(f"  next   the same command goes on with it{more}")
     lines.append(f"  next   cloudrun results --grid {grid.grid_id}, or cloudrun report {grid.grid_id} --open")
     return lines
 

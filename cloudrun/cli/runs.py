@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,34 +14,37 @@ from cloudrun.cli.parser import Json, Profile, RunId
 from cloudrun.cli.printing import print_json, print_table, printable
 from cloudrun.cli.summary import closing_lines, exit_code
 from cloudrun.core.clock import utc_text
-from cloudrun.core.errors import UsageError
-from cloudrun.core.states import is_terminal
+from cloudrun.core.errors import NotFound, UsageError
+from cloudrun.core.states import RunState, is_terminal
 from cloudrun.plan.quantities import duration_s, duration_text
 
 if TYPE_CHECKING:
+    from cloudrun.grid_units import SeenGrid
     from cloudrun.ledger import Ledger, Run
     from cloudrun.watching import Seen
 
 
 def ps(*, profile: Profile = None, as_json: Json = False) -> None:
-    """The runs that are not over, as their machines tell it now, and what to type next.
+    """The runs that are not over, as their machines tell it now, and what to type next. A grid is one line.
 
     Type, for example:
         cloudrun ps
         cloudrun ps --json | jq '.runs[].run_id'
     """
+    from cloudrun.grid_units import look_at_grids
     from cloudrun.ledger import Ledger
     from cloudrun.watching import look
 
     with closing(Ledger()) as ledger:
-        seen = look(ledger, profile)
+        grids, seen = look_at_grids(ledger), look(ledger, profile)
     if as_json:
-        print_json({"runs": [_document(each) for each in seen]})
-    elif not seen:
+        print_json({"runs": [_document(each) for each in seen], "grids": [_grid_document(each) for each in grids]})
+    elif not seen and not grids:
         print("no run is under way", file=sys.stderr)
     else:
         now = datetime.now(UTC)
-        print_table(["run", "name", "is", "for", "on", "powers off", "next"], [_row(each, now) for each in seen])
+        rows = [_grid_row(each, now) for each in grids] + [_row(each, now) for each in seen]
+        print_table(["run", "name", "is", "for", "on", "powers off", "next"], rows)
         for why in dict.fromkeys(each.problem for each in seen if each.word in ("gone", "unknown")):
             print(f"cloudrun: {printable(why)}", file=sys.stderr)
 
@@ -61,6 +64,38 @@ def _row(seen: Seen, now: datetime) -> list[str]:
         f"in {duration_text(left_s)}" if left_s > 0 else "-",
         seen.next_step or ("a process looks after it" if seen.attended else "-"),
     ]
+
+
+def _grid_row(seen: SeenGrid, now: datetime) -> list[str]:
+    counts = [f"{seen.counts[RunState.SUCCEEDED]} of {seen.grid.cells} cells done"]
+    counts += [f"{count} {word}" for count, word in ((seen.running, "running"), (seen.failed, "failed")) if count]
+    left_s = max(((unit.deadline - now).total_seconds() for unit in seen.units), default=0.0)
+    return [
+        seen.grid.grid_id,
+        seen.grid.name,
+        ", ".join(counts),
+        duration_text((now - seen.grid.created_at).total_seconds()),
+        f"{len(seen.units)} machine{'s' if len(seen.units) != 1 else ''}" if seen.units else "-",
+        f"in {duration_text(left_s)}" if left_s > 0 else "-",
+        seen.next_step or "a process looks after it",
+    ]
+
+
+def _grid_document(seen: SeenGrid) -> dict[str, Any]:
+    return {
+        "grid_id": seen.grid.grid_id,
+        "name": seen.grid.name,
+        "state": str(seen.grid.state),
+        "cells": seen.grid.cells,
+        "succeeded": seen.counts[RunState.SUCCEEDED],
+        "running": seen.running,
+        "failed": seen.failed,
+        "left": seen.left,
+        "attended": seen.attended,
+        "instance_ids": [unit.instance_id for unit in seen.units],
+        "created_at": utc_text(seen.grid.created_at),
+        "next_step": seen.next_step,
+    }
 
 
 def _document(seen: Seen) -> dict[str, Any]:
@@ -181,7 +216,7 @@ def attach(run: RunId, /, *, profile: Profile = None, as_json: Json = False) -> 
 
 
 def cancel(
-    run: RunId,
+    run: Annotated[str, Parameter(help="A run or a grid, by id, its beginning, or name. Example: g-0tr2f4a95x9kx")],
     /,
     *,
     grace: Annotated[
@@ -194,20 +229,47 @@ def cancel(
     profile: Profile = None,
     as_json: Json = False,
 ) -> None:
-    """End a run, bring home what it has written, and end its machine as it was launched to end.
+    """End a run, or a grid with all of its cells: bring home what they have written, and end their machines as they
+    were launched to end.
 
-    It gets SIGTERM, time to save what it has, then SIGKILL.
+    A job gets SIGTERM, time to save what it has, then SIGKILL.
 
     Type, for example:
         cloudrun cancel baseline
+        cloudrun cancel g-0tr2f4a95x9kx
     """
     from cloudrun.attaching import cancel as cancel_run
     from cloudrun.ledger import Ledger
 
     grace_s = _duration(grace, "--grace")
     with closing(Ledger()) as ledger, Display() as display:
+        if _is_grid(ledger, run):
+            from cloudrun.cancelling import cancel_grid
+
+            grid = cancel_grid(ledger, run, grace_s=grace_s, observe=display, profile=profile)
+            succeeded = ledger.counts(grid.grid_id)[RunState.SUCCEEDED]
+            display.say(
+                f"{grid.grid_id} ({grid.name}) {grid.state}: {succeeded} of {grid.cells} cells had succeeded\n"
+                f"  next   cloudrun results --grid {grid.grid_id}"
+            )
+            if as_json:
+                summary = {"state": str(grid.state), "cells": grid.cells, "succeeded": succeeded}
+                print_json({"grid_id": grid.grid_id, "summary": summary})
+            return
         found = cancel_run(ledger, run, grace_s=grace_s, observe=display, profile=profile)
         _tell(found, ledger, display, as_json=as_json)
+
+
+def _is_grid(ledger: Ledger, reference: str) -> bool:
+    """By its id, or by a name that no run has."""
+    if reference.startswith("g-"):
+        return True
+    try:
+        ledger.run(reference)
+    except NotFound:
+        with suppress(NotFound):
+            return bool(ledger.grid(reference))
+    return False
 
 
 def pull(run: RunId, /, *, profile: Profile = None, as_json: Json = False) -> int:

@@ -205,7 +205,7 @@ def submit(
         from cloudrun.cli.grid import submit_grid
         from cloudrun.grids import Wishes
 
-        wishes = Wishes(units or 1, max_units, slots, cpus, budget, retries, keep_going, again)
+        wishes = Wishes(1 if units is None else units, max_units, slots, cpus, budget, retries, keep_going, again)
         return submit_grid(script, arguments, cells, name, settings, wishes, verbose=verbose, as_json=as_json)
     params = next(cells.cells())
 

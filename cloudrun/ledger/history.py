@@ -18,6 +18,7 @@ from cloudrun.ledger.rows import (
     check_move,
     find_id,
     insert,
+    marks,
     rank,
     record_json,
     run_columns,
@@ -244,6 +245,16 @@ class History:
                 f"""SELECT run_id FROM runs INDEXED BY runs_under_way WHERE {where} AND ended_at IS NULL
                 ORDER BY created_at, run_id""",  # noqa: S608
                 [] if instance_id is None else [instance_id],
+            ).fetchall()
+            return run_records(connection, [row["run_id"] for row in rows])
+
+    def unfinished_alone(self) -> list[RunRecord]:
+        """As `unfinished_runs`, without what grids have made."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                f"""SELECT run_id FROM runs WHERE grid_id IS NULL AND state IN ({marks(UNFINISHED)})
+                ORDER BY created_at, run_id""",  # noqa: S608  only marks
+                list(map(str, UNFINISHED)),
             ).fetchall()
             return run_records(connection, [row["run_id"] for row in rows])
 

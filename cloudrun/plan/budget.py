@@ -57,11 +57,16 @@ def worst_usd(now: float, units: Iterable[Leased], spent_usd: float) -> float:
     )
 
 
+def least_usd(usd_per_hour: float, life_s: float) -> float:
+    """What has to be there for one unit that may live so long."""
+    return usd_per_hour / 3600 * max(life_s + POWER_OFF_S, LEAST_S)
+
+
 def affordable(free_usd: float, usd_per_hour: float, life_s: float) -> int | None:
     """How many units may live so long; None where money is no limit."""
     if usd_per_hour <= 0 or math.isinf(free_usd):
         return None
-    return max(0, math.floor(free_usd / (usd_per_hour / 3600 * max(life_s + POWER_OFF_S, LEAST_S)) * (1 - 1e-9)))
+    return max(0, math.floor(free_usd / least_usd(usd_per_hour, life_s) * (1 - 1e-9)))
 
 
 def lease(

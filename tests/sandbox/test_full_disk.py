@@ -68,3 +68,28 @@ def test_outputs_that_do_not_fit_wait_on_their_machine(
     assert run.path("big.bin").stat().st_size == 120_000_000
     assert run.scores == {"n": 1.0}
     nothing_left(project)
+
+
+def test_a_grid_that_fills_the_disk_stops_and_goes_on_once_there_is_room(
+    small: Callable[[int], Project], nothing_left: Callable[[Project], None]
+) -> None:
+    project = small(130)
+    project.write("big.py", "import os; open('big.bin', 'wb').write(os.urandom(25_000_000)); print('n: 1')")
+    words = ("submit", "big.py", "--set", "n=" + ",".join(map(str, range(7))), "--slots", "1", "--units", "2")
+    stopped = project.cloudrun(*words)
+    assert stopped.returncode == 8, stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    ledger = project.ledger
+    first = {run.run_id for run in ledger.runs(states=[RunState.SUCCEEDED])}
+    assert 3 <= len(first) < 7
+    waiting = ledger.runs(states=[RunState.PULL_PENDING, RunState.PULLING])
+    assert waiting, "what was done and did not fit waits on its machine"
+    subprocess.run(["mount", "-o", "remount,size=400m", str(project.root)], check=True)
+    again = project.cloudrun(*words)
+    assert again.returncode == 0, again.stderr
+    runs = ledger.runs()
+    succeeded = {run.run_id for run in runs if run.state is RunState.SUCCEEDED}
+    assert len(succeeded) == 7
+    assert first <= succeeded
+    assert {run.run_id for run in waiting} <= succeeded, "and is not computed again"
+    nothing_left(project)

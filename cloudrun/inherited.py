@@ -1,0 +1,134 @@
+"""What dead clients have left of a grid: machines to go on with, the cells on them, and what was spent already."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from datetime import datetime
+
+from cloudrun import reaper, wiring
+from cloudrun.cells import ON_UNITS, Cell, Tally
+from cloudrun.clients import is_alive
+from cloudrun.core.clock import SystemClock
+from cloudrun.core.events import Note, Observer
+from cloudrun.core.records import Image, Instance, LaunchRecord, UnitRecord
+from cloudrun.core.settings import Settings
+from cloudrun.core.states import UnitState
+from cloudrun.grid_units import launches_of
+from cloudrun.ledger import Ledger
+from cloudrun.plan import budget
+from cloudrun.plan.pricing import usd_per_hour
+from cloudrun.pool import Joined
+from cloudrun.pulling import requeue_unseen
+from cloudrun.wiring import Cloud
+
+BATCH = 1000
+
+
+def inherit(
+    grid_id: str,
+    cloud: Cloud,
+    ledger: Ledger,
+    settings: Settings,
+    image: Image,
+    tally: Tally,
+    client_id: str,
+    observe: Observer,
+) -> Joined:
+    """Take over what lives, and queue again what ran where nothing lives any more.
+
+    What another living process has at the moment (`cloudrun attach` to a cell) is left to it, and so are machines in
+    another place than `cloud`'s: their cells count as `elsewhere`.
+    """
+    launches = launches_of(ledger, grid_id)
+    if not launches:
+        return Joined()
+    now = SystemClock().now()
+    cells = _cells_on_units(grid_id, ledger)
+    units = {unit.instance_id: unit for unit in ledger.units(live=False) if unit.launch_id in launches}
+    alive = {name: unit for name, unit in units.items() if unit.state is not UnitState.TERMINATED}
+    here = [name for name, unit in alive.items() if unit.place == cloud.place]
+    found = cloud.instances.describe(here) if here else {}
+
+    joined: list[tuple[UnitRecord, float, tuple[Cell, ...]]] = []
+    ending: list[str] = []
+    spent_usd = 0.0
+    for name, unit in units.items():
+        on_it = cells.pop(name, [])
+        price = _price(unit)
+        if name not in alive:
+            spent_usd += budget.cost_usd(price, ((unit.ended_at or now) - unit.created_at).total_seconds())
+            _requeue(ledger, on_it, f"{name} went away while nobody looked")
+        elif unit.place != cloud.place and wiring.reconnect(unit.place, settings.profile) is None:
+            _requeue(ledger, on_it, f"{name} went away with its sandbox")
+            reaper.forget(ledger, unit)
+        elif not _taken(unit, cloud, ledger, client_id, settings, now):
+            spent_usd += budget.worst_usd(now.timestamp(), [_Held(unit, price)], 0.0)
+            tally.elsewhere += len(on_it)
+            observe(Note(f"{name} is not this process's to use: what is on it is left alone", "warning"))
+        elif _is_of_use(found.get(name), unit, on_it, launches[unit.launch_id], image):
+            tally.running += len(on_it)
+            joined.append((ledger.unit(name), price, tuple(on_it)))
+        else:
+            spent_usd += budget.cost_usd(price, (now - unit.created_at).total_seconds())
+            ending.append(name)
+            _requeue(ledger, on_it, f"{name} went away while nobody looked")
+    for name, left in cells.items():  # on a machine that is no grid's: nobody launches such
+        tally.elsewhere += len(left)
+        observe(Note(f"{len(left)} cells are on {name}, which is not this grid's", "warning"))
+    return Joined(tuple(joined), tuple(ending), tuple(_unreleased(cloud, ledger, launches)), spent_usd)
+
+
+class _Held:
+    """A unit as `plan.budget` counts it."""
+
+    def __init__(self, unit: UnitRecord, price: float) -> None:
+        self.unit_id = unit.instance_id
+        self.requested_at = unit.created_at.timestamp()
+        self.deadline = unit.deadline.timestamp()
+        self.usd_per_hour = price
+
+
+def _price(unit: UnitRecord) -> float:
+    known = usd_per_hour(unit.instance_type, unit.place.region)
+    return known.usd_per_hour if known else 0.0
+
+
+def _cells_on_units(grid_id: str, ledger: Ledger) -> dict[str, list[Cell]]:
+    cells: dict[str, list[Cell]] = defaultdict(list)
+    after = -1
+    while batch := ledger.cells(grid_id, after=after, limit=BATCH, states=ON_UNITS):
+        for cell in batch:
+            run = ledger.run(cell.run_id)
+            cells[run.instance_id or ""].append(Cell(cell.number, run, on_unit=True))
+        after = batch[-1].number
+    return cells
+
+
+def _taken(unit: UnitRecord, cloud: Cloud, ledger: Ledger, client_id: str, settings: Settings, now: datetime) -> bool:
+    """Whether it is ours from here on, to be ended as the grid's units are."""
+    if unit.place != cloud.place or is_alive(ledger.client(unit.client_id), now):
+        return False
+    return ledger.take_unit(unit.instance_id, client_id, of=unit.client_id, on_exit=settings.on_exit)
+
+
+def _is_of_use(found: Instance | None, unit: UnitRecord, on_it: list[Cell], launch: LaunchRecord, image: Image) -> bool:
+    """Whether cells run on it, or may."""
+    if found is None or found.state not in ("pending", "running") or unit.state is UnitState.TERMINATING:
+        return False
+    return bool(on_it) or launch.architecture == image.architecture
+
+
+def _requeue(ledger: Ledger, cells: list[Cell], why: str) -> None:
+    for cell in cells:
+        requeue_unseen(ledger, cell.run, why)
+
+
+def _unreleased(cloud: Cloud, ledger: Ledger, launches: dict[str, LaunchRecord]) -> list[str]:
+    """Launches whose key pair or security group is still there: their client died before it could delete them."""
+    left = cloud.network.leftovers(ledger.ledger_id)
+    keys, groups = set(left.key_names), set(left.security_group_ids)
+    return [
+        name
+        for name, launch in launches.items()
+        if launch.request.key_name in keys or launch.request.security_group_id in groups
+    ]

@@ -1,0 +1,134 @@
+"""A pool's launches: each is asked for in a thread of its own, and counts from before EC2 is asked until it is known
+what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from threading import Thread
+
+from cloudrun import launching
+from cloudrun.clients import owner
+from cloudrun.core.clock import Clock
+from cloudrun.core.errors import CleanupIncomplete, CloudrunError, UnresolvedLaunch
+from cloudrun.core.events import Note, Observer
+from cloudrun.core.ids import new_id
+from cloudrun.core.records import Image, UnitRecord
+from cloudrun.core.settings import Settings
+from cloudrun.ledger import Ledger
+from cloudrun.plan.scheduling import Limits, UnitView
+from cloudrun.wiring import Cloud
+
+
+@dataclass(frozen=True)
+class Launched:
+    """What came of a launch: `units` that may not run yet, or the `error`."""
+
+    launch_id: str
+    units: tuple[UnitRecord, ...] = ()
+    deadline: float = 0.0
+    error: BaseException | None = None
+
+
+class Renting:
+    """`tell` is called from other threads; all else is for one."""
+
+    def __init__(
+        self,
+        cloud: Cloud,
+        ledger: Ledger,
+        settings: Settings,
+        image: Image,
+        limits: Limits,
+        observe: Observer,
+        clock: Clock,
+        *,
+        client_id: str,
+        tags: Mapping[str, str],
+        tell: Callable[[Launched], None],
+    ) -> None:
+        self._cloud = cloud
+        self._ledger = ledger
+        self._settings = settings
+        self._image = image
+        self._limits = limits
+        self._observe = observe
+        self._clock = clock
+        self._client_id = client_id
+        self._tags = tags
+        self._tell = tell
+        self._unknown: dict[str, list[UnitView]] = {}  # by launch: what may cost money, and is in no unit's row
+        self._threads: list[Thread] = []
+        self.asked = 0  # launches whose answer has not been heard
+        self.launch_ids: list[str] = []
+
+    def ask(self, count: int, deadline: float) -> None:
+        """EC2 may take a while over it, and what runs goes on."""
+        launch_id, now = new_id("l"), self._clock.now().timestamp()
+        limits = self._limits
+        self._unknown[launch_id] = [
+            UnitView(f"{launch_id}/{number}", "launching", limits.slots, 0, now, deadline, limits.usd_per_hour)
+            for number in range(count)
+        ]
+        self.launch_ids.append(launch_id)
+        self.asked += 1
+        thread = Thread(target=self._launch, args=(launch_id, count, deadline), name="cloudrun-launch")
+        self._threads.append(thread)
+        thread.start()
+
+    def views(self) -> list[UnitView]:
+        """Units that may be there, for whoever counts money: also those of a launch whose answer was lost."""
+        return [view for views in self._unknown.values() for view in views]
+
+    def heard(self, event: Launched) -> None:
+        self.asked -= 1
+        if not isinstance(event.error, UnresolvedLaunch):
+            del self._unknown[event.launch_id]
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+    def settle(self) -> list[str]:
+        """Learn what became of launches whose answer was lost; returns the ids of machines that nobody knew of.
+
+        Raises CleanupIncomplete where EC2 still does not say.
+        """
+        found: list[str] = []
+        for launch in self._ledger.launches(unsettled=True):
+            if launch.launch_id not in self.launch_ids:
+                continue
+            try:
+                units = launching.resolve(self._cloud, self._ledger, launch, self._clock)
+                found += [unit.instance_id for unit in units]
+            except UnresolvedLaunch as error:
+                raise CleanupIncomplete(
+                    f"nobody knows whether launch {launch.launch_id} happened: {error}",
+                    ids=[launch.launch_id],
+                    next_step="cloudrun reap, when EC2 can be reached",
+                ) from error
+            except CloudrunError as refusal:
+                self._observe(Note(f"launch {launch.launch_id} did not happen: {refusal}", "verbose"))
+        return found
+
+    def _launch(self, launch_id: str, count: int, deadline: float) -> None:
+        try:
+            from cloudrun.ssh.keys import make_key
+
+            launch = launching.prepare(
+                self._cloud,
+                self._ledger,
+                replace(self._settings, deadline_s=deadline - self._clock.now().timestamp()),
+                self._image,
+                launch_id=launch_id,
+                client_id=self._client_id,
+                owner=owner(),
+                make_key=make_key,
+                clock=self._clock,
+                count=count,
+                more_tags=self._tags,
+            )
+            units = launching.request(self._cloud, self._ledger, launch, self._clock)
+            self._tell(Launched(launch_id, tuple(units), launch.deadline.timestamp()))
+        except BaseException as error:  # noqa: BLE001  # the deciding thread judges it
+            self._tell(Launched(launch_id, error=error))

@@ -1,0 +1,39 @@
+"""What a grid shows while it runs."""
+
+from __future__ import annotations
+
+import io
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from cloudrun.cells import Tally
+from cloudrun.cli.grid import GridDisplay
+from cloudrun.pool import Pool
+
+
+def pool(**limits: Any) -> Pool:
+    hand = SimpleNamespace(state="ready", tasks=[SimpleNamespace(number=3)])
+    shown = SimpleNamespace(
+        hands={"i-0123456789abcdef0": hand},
+        limits=SimpleNamespace(usd_per_hour=0.1, budget_usd=None, **limits),
+        spent_usd=0.0123,
+        why="",
+    )
+    return cast("Pool", shown)
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_a_narrow_terminal_shows_every_count(width: int) -> None:
+    times = iter([0.0, 60.0])
+    display = GridDisplay(clock=lambda: next(times), stderr=io.StringIO())
+    tally = Tally(cells=144, succeeded=70, taken=10, failed=2, running=4)
+    lines = [line[: width - 1] for line in display._lines(tally, pool(), width)]
+    shown = "\n".join(lines)
+    assert "72/144  1 min" in shown
+    assert "left" in lines[0]
+    assert "72 done, 4 running, 2 failed" in shown
+    assert "1 ready" in shown
+    assert "$0.0123" in shown
+    assert "i-0123456789abcdef0  ready" in shown
