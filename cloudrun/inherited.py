@@ -17,9 +17,9 @@ from cloudrun.grid_units import launches_of
 from cloudrun.ledger import Ledger
 from cloudrun.plan import budget
 from cloudrun.plan.pricing import usd_per_hour
-from cloudrun.pool import Joined
 from cloudrun.pulling import requeue_unseen
 from cloudrun.wiring import Cloud
+from cloudrun.work import Joined
 
 BATCH = 1000
 

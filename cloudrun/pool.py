@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from threading import Event, Thread
-from typing import Any, Protocol
 
 from cloudrun import launching, reaper
 from cloudrun.core.clock import Clock, SystemClock
@@ -29,7 +28,7 @@ from cloudrun.core.errors import (
     mark_incomplete,
 )
 from cloudrun.core.events import Note, Observer
-from cloudrun.core.records import Image, UnitRecord
+from cloudrun.core.records import Image
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import UnitState
 from cloudrun.deadlines import move_deadline
@@ -39,10 +38,11 @@ from cloudrun.ledger import Ledger
 from cloudrun.lifeline import LIFELINE
 from cloudrun.plan import budget
 from cloudrun.plan.retrying import useless_launches
-from cloudrun.plan.scheduling import Backlog, Decision, Limits, decide
+from cloudrun.plan.scheduling import Decision, Limits, decide
 from cloudrun.pooled import PooledUnit
 from cloudrun.renting import Launched, Renting
 from cloudrun.wiring import Cloud
+from cloudrun.work import Joined, Work
 
 TICK_S = 1.0  # how often to decide where nothing happens
 LOOK_S = (0.1, 1.0)  # between two looks at machines that are not running yet
@@ -50,35 +50,6 @@ AGAIN_S = 10.0  # after EC2 had no capacity
 PATIENCE_S = 600.0  # for capacity, while nothing runs
 CHECK_S = 0.5  # between two looks at whether the work is still ours
 HOPELESS = (CredentialsError, QuotaError, UsageError)  # asking EC2 once more gives the same answer
-
-
-class Work(Protocol):
-    """What a pool works through. All but `carry_out` is called by the deciding thread."""
-
-    def backlog(self) -> Backlog: ...
-
-    def take(self) -> Any:
-        """The task that is next; None where there is none after all."""
-
-    def carry_out(self, unit: PooledUnit, task: Any) -> None:
-        """In a thread of the unit's. Raises what went wrong with the machine, not with the task."""
-
-    def ended(self, task: Any, error: BaseException | None) -> None:
-        """A task is over, or has to be done once more. Raises what is to end all of it."""
-
-    def stopped(self) -> str:
-        """Why no further task is to be started; "" where they are."""
-
-
-@dataclass(frozen=True)
-class Joined:
-    """What a dead client has left: `units` with the tasks on them, `ending` ones that are good for nothing, and
-    `launches` whose keys and groups may still be there. `spent_usd`: on what has ended."""
-
-    units: tuple[tuple[UnitRecord, float, tuple[Any, ...]], ...] = ()  # with what each costs an hour
-    ending: tuple[str, ...] = ()
-    launches: tuple[str, ...] = ()
-    spent_usd: float = 0.0
 
 
 class Pool:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cloudrun import launching, terminating
-from cloudrun.clients import is_alive, owner
+from cloudrun.clients import owner
 from cloudrun.connection import Connection, EarlyLogin
 from cloudrun.core.clock import Clock
 from cloudrun.core.errors import (
@@ -19,13 +19,13 @@ from cloudrun.core.errors import (
     CloudrunError,
     LedgerError,
     UnresolvedLaunch,
-    UsageError,
 )
 from cloudrun.core.events import Event, Note, Observer
 from cloudrun.core.ids import new_id
 from cloudrun.core.records import ClientRecord, DataSet, Image, LaunchRecord, OnExit, SshTarget, UnitOrders, UnitRecord
 from cloudrun.core.settings import Settings, idle_limit_s
 from cloudrun.core.states import EndReason, UnitState
+from cloudrun.joining import check_free, in_use
 from cloudrun.ledger import Ledger
 from cloudrun.lifeline import LIFELINE
 from cloudrun.phases import Phases
@@ -133,7 +133,7 @@ class OpenUnit:
     def join(self, instance_id: str, client: ClientRecord, early: EarlyLogin | None = None) -> None:
         """Take over a kept unit of this ledger, or start a stopped one."""
         unit = self.ledger.unit(instance_id)
-        self._check_free(unit)
+        check_free(self.ledger, unit, self.clock.now())
         self.opened = True  # by whoever launched it: where this fails, what it was told to do at its end still holds
         waiting = [run.run_id for run in self.ledger.unfinished_runs(instance_id)]
         if waiting:
@@ -163,19 +163,6 @@ class OpenUnit:
         """The key in user-data can be read by whoever may describe the instance: from here on the unit has its own."""
         self.ledger.move_unit(self.instance_id, UnitState.READY)
         self.ledger.update_unit(self.instance_id, host_key=self.agent.new_host_key())
-
-    def _check_free(self, unit: UnitRecord) -> None:
-        """Raises UsageError for a unit that is at its end, or in the hands of another client."""
-        now = self.clock.now()
-        if unit.state in (UnitState.TERMINATING, UnitState.TERMINATED):
-            raise UsageError(f"{unit.instance_id} is {unit.state}", next_step="launch a new unit")
-        if is_alive(self.ledger.client(unit.client_id), now):
-            raise in_use(unit.instance_id)
-        if unit.deadline <= now:
-            raise UsageError(
-                f"the deadline of {unit.instance_id} has passed",
-                next_step=f"cloudrun reap {unit.instance_id}, then launch a new unit",
-            )
 
     def _await_running(self) -> None:
         launching.wait_running(
@@ -416,7 +403,3 @@ class OpenUnit:
                 was = self.ledger.run(run_id).timings
                 took = replace(was, terminate_s=was.terminate_s + more_s, total_s=was.total_s + more_s)
                 self.ledger.set_timings(run_id, took)
-
-
-def in_use(instance_id: str) -> UsageError:
-    return UsageError(f"{instance_id} is in use by another process or block", next_step="wait for its end, or end it")
