@@ -285,16 +285,9 @@ class Pool:
     def _begin(self, hand: Hand) -> None:
         self.used.append(hand.record.instance_id)
         unit = PooledUnit(
-            self.cloud,
-            self.ledger,
-            self.settings,
-            self.observe,
-            self.clock,
-            image=self.image,
-            record=hand.record,
-            client_id=self.client_id,
-            end=self._endings.add,
-        )
+            self.cloud, self.ledger, self.settings, self.observe, self.clock,
+            image=self.image, record=hand.record, client_id=self.client_id, end=self._endings.add,
+        )  # fmt: skip
         hand.begin(unit, self._work.carry_out, self._tell)
 
     def _drain(self, hand: Hand) -> None:

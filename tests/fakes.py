@@ -195,7 +195,7 @@ def an_attempt(ledger: Ledger, clock: ManualClock, ec2: Ec2, agent: Agent, store
     unit = open_unit(ledger, clock, ec2)
     unit._connection.agent = cast("Any", agent)
     unit._connection.session = cast("Any", SimpleNamespace(is_alive=True, close=lambda: None))
-    unit.reconnect = lambda stop=None, lost=None: None  # type: ignore[method-assign]
+    unit.reconnect = lambda stop=None, *, lost=None: None  # type: ignore[method-assign]
     unit.run_ids.append(RUN)
     begun(ledger, clock, store)
     attempt = Attempt(unit, ledger.run(RUN), 1)

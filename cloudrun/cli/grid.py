@@ -129,11 +129,12 @@ class GridDisplay:
         elapsed_s = self._clock() - self._began
         fresh = done - tally.taken
         left = f", {duration_text(elapsed_s / fresh * (tally.cells - done))} left" if fresh > 0 else ""
-        bar = min(30, max(8, width - 50))
-        filled = bar * done // max(1, tally.cells)
+        room = min(30, width - 50)
+        filled = room * done // max(1, tally.cells)
+        bar = f"[{'#' * filled}{' ' * (room - filled)}] " if room >= 8 else ""
         counts = f"{done} done, {tally.running} running, {tally.failed} failed, {tally.left} wait"
         lines = [
-            f"[{'#' * filled}{' ' * (bar - filled)}] {done}/{tally.cells}  {duration_text(elapsed_s)}{left}",
+            f"{bar}{done}/{tally.cells}  {duration_text(elapsed_s)}{left}",
             f"cells: {counts}{f', {tally.elsewhere} out of reach' if tally.elsewhere else ''}",
         ]
         states = [hand.state for hand in pool.hands.values()]

@@ -1,0 +1,129 @@
+"""The cells of a grid as a pool's work: what becomes of one whose machine, or whose script, has failed it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from cloudrun.cells import Cell, Cells, Tally
+from cloudrun.core.errors import ConnectionLost, LedgerError, UnitGone
+from cloudrun.core.events import nobody
+from cloudrun.core.records import GridRecord, RunRecord
+from cloudrun.core.settings import Settings
+from cloudrun.core.states import EndReason, GridState, RunState
+from cloudrun.homecoming import end_queued
+from cloudrun.ledger import Ledger
+from cloudrun.plan.endings import CANCELLED
+from cloudrun.prepared import Job, Prepared
+from tests.fakes import Ec2, ManualClock, launch_one
+
+
+@dataclass
+class Grid:
+    """A grid of `count` cells in a real ledger, and its work."""
+
+    ledger: Ledger
+    cells: Cells
+    tally: Tally
+    units: list[str]
+    told: list[RunRecord] = field(default_factory=list)
+
+    def attempt(self, cell: Cell, reason: EndReason, state: RunState = RunState.QUEUED) -> None:
+        """One attempt of it that ends so; QUEUED is that its machine failed it."""
+        run_id = cell.run.run_id
+        self.ledger.begin_attempt(run_id, self.units[0], ManualClock().now())
+        self.ledger.move_run(run_id, RunState.RUNNING)
+        self.ledger.move_run(run_id, state, reason=reason)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Any]:
+    ledger = Ledger(tmp_path)
+
+    def grid(count: int = 2, **options: Any) -> Grid:
+        clock = ManualClock()
+        unit = launch_one(ledger, clock, Ec2())
+        ledger.begin_grid(GridRecord("g-1", "g", "a.py", GridState.OPEN, clock.now(), "same", count))
+        runs = [
+            (number, RunRecord(f"r-{number}", "a", "a.py", RunState.QUEUED, clock.now(), cell_key=f"key-{number}"))
+            for number in range(count)
+        ]
+        ledger.add_cells("g-1", runs)
+        shipment = SimpleNamespace(script="a.py", cwd=".", root=tmp_path)
+        environment = SimpleNamespace(fingerprint="e")
+        plan = Prepared(Job(tmp_path / "a.py"), cast("Any", shipment), cast("Any", environment), Settings(), "code")
+        tally = Tally(count)
+        return Grid(ledger, Cells(ledger, "g-1", plan, tally, nobody, **options), tally, [unit.instance_id])
+
+    yield grid
+    ledger.close()
+
+
+def test_a_cell_whose_machine_went_away_goes_to_another_and_the_second_time_is_left_out(make: Any) -> None:
+    grid = make(1)
+    for machine in range(2):
+        cell = grid.cells.take()
+        assert cell is not None, machine
+        grid.attempt(cell, EndReason.UNIT_LOST)
+        grid.cells.ended(cell, UnitGone("it went away"))
+    assert grid.cells.backlog().queued == 0
+    assert (grid.tally.failed, grid.tally.quarantined) == (1, 1)
+    assert grid.ledger.run("r-0").end_reason is EndReason.UNIT_LOST
+
+
+@pytest.mark.parametrize("reason", [EndReason.PROVISION_FAILED, EndReason.SHIP_FAILED, EndReason.PULL_FAILED])
+def test_what_a_machine_did_wrong_is_tried_again_though_no_retry_was_asked_for(make: Any, reason: EndReason) -> None:
+    grid = make(1)
+    cell = grid.cells.take()
+    grid.attempt(cell, reason, RunState.FAILED)
+    grid.cells.ended(cell, ConnectionLost("lost"))
+    again = grid.cells.take()
+    assert again.run.run_id != "r-0"
+    assert again.run.cell_key == "key-0"
+    assert grid.tally.failed == 0
+    grid.attempt(again, EndReason.EXITED, RunState.FAILED)
+    grid.cells.ended(again, None)
+    assert grid.tally.failed == 1, "and what its script does wrong is not"
+
+
+def test_retries_count_over_all_runs_of_a_cell(make: Any) -> None:
+    grid = make(1, retries=2)
+    for _ in range(3):
+        cell = grid.cells.take()
+        grid.attempt(cell, EndReason.EXITED, RunState.FAILED)
+        grid.cells.ended(cell, None)
+    assert (grid.tally.failed, grid.cells.backlog().queued) == (1, 0)
+    assert len(grid.ledger.runs(states=[RunState.FAILED])) == 3
+
+
+def test_a_queue_that_somebody_else_has_emptied_is_no_error(make: Any) -> None:
+    grid = make(2)
+    for number in range(2):
+        end_queued(grid.ledger, f"r-{number}", CANCELLED)
+    assert grid.cells.backlog().queued == 2, "it does not know yet"
+    assert grid.cells.take() is None
+    assert grid.cells.backlog().queued == 0
+
+
+def test_a_cell_on_a_machine_that_never_let_us_in_is_queued_again(make: Any) -> None:
+    grid = make(1)
+    cell = grid.cells.take()
+    grid.ledger.begin_attempt("r-0", grid.units[0], ManualClock().now())
+    grid.ledger.move_run("r-0", RunState.RUNNING)
+    grid.cells.ended(Cell(0, cell.run, on_unit=True), UnitGone("it has gone"))
+    assert grid.ledger.run("r-0").state is RunState.QUEUED
+    assert grid.cells.take().run.run_id == "r-0"
+
+
+def test_a_ledger_that_cannot_be_written_ends_it_and_another_client_that_was_quicker_does_not(make: Any) -> None:
+    grid = make(2)
+    first, second = grid.cells.take(), grid.cells.take()
+    grid.attempt(first, EndReason.EXITED, RunState.FAILED)
+    grid.cells.ended(first, LedgerError("run r-0 is over"))
+    with pytest.raises(LedgerError, match="disk"):
+        grid.cells.ended(second, LedgerError("the disk is full"))
