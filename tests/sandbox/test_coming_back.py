@@ -93,6 +93,7 @@ def test_a_machine_taken_back_while_nobody_looked_is_replaced_and_its_runner_may
     nothing_left(project)
 
 
+@pytest.mark.slow
 def test_what_came_home_from_its_machine_is_left_in_no_bucket(
     project: Project, aws: Callable[..., dict[str, object]], nothing_left: Nothing
 ) -> None:

@@ -70,6 +70,7 @@ def test_outputs_that_do_not_fit_wait_on_their_machine(
     nothing_left(project)
 
 
+@pytest.mark.slow
 def test_a_grid_that_fills_the_disk_stops_and_goes_on_once_there_is_room(
     small: Callable[[int], Project], nothing_left: Callable[[Project], None]
 ) -> None:

@@ -106,6 +106,7 @@ def test_a_grid_whose_client_is_killed_twice_goes_on_by_the_same_command(
     nothing_left(project)
 
 
+@pytest.mark.slow
 def test_machines_without_a_cell_are_not_left_by_a_client_that_is_killed(
     project: Project, start: Start, nothing_left: Nothing
 ) -> None:
@@ -124,7 +125,9 @@ def test_machines_without_a_cell_are_not_left_by_a_client_that_is_killed(
     nothing_left(project)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_signal_brings_home_what_is_done_and_the_same_command_goes_on(
     project: Project, start: Start, nothing_left: Nothing, number: signal.Signals, code: int
 ) -> None:
@@ -242,6 +245,7 @@ def test_a_script_that_fails_once_is_tried_again_where_that_was_asked_for(projec
     assert [run.params["n"] for run in ledger.ranking(grid_id=said["grid_id"])] == [2, 1]
 
 
+@pytest.mark.slow
 def test_a_cell_that_takes_two_machines_down_gets_no_third(project: Project, nothing_left: Nothing) -> None:
     project.write(
         "cell.py",
@@ -343,6 +347,7 @@ def test_only_what_is_new_runs_and_all_of_it_where_it_is_asked_for(project: Proj
     assert taken(2, "--again") == (2, 0)
 
 
+@pytest.mark.slow
 def test_what_is_begun_anew_leaves_no_machine_of_what_was_killed(
     project: Project, start: Start, nothing_left: Nothing
 ) -> None:
@@ -389,6 +394,7 @@ def elsewhere(ledger: Ledger) -> None:
     connection.close()
 
 
+@pytest.mark.slow
 def test_a_client_that_slept_while_another_took_over_does_no_harm(
     project: Project, start: Start, nothing_left: Nothing
 ) -> None:

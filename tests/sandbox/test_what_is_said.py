@@ -48,6 +48,7 @@ def test_a_run_that_went_with_its_machine_names_the_deadline_and_what_would_have
     nothing_left(project)
 
 
+@pytest.mark.slow
 def test_ps_says_how_a_run_ended_that_waits_to_be_pulled(project: Project) -> None:
     project.write("fails.py", "raise SystemExit(3)\n")
     run_id = project.json("submit", "fails.py", "--detach")["run_id"]
@@ -69,6 +70,7 @@ print("accuracy: 1.0")
 """
 
 
+@pytest.mark.slow
 def test_what_an_interrupted_attempt_has_printed_and_its_time_are_not_lost(project: Project) -> None:
     project.write("saves.py", SAVES)
     run_id = project.json("submit", "saves.py", "--spot", "--detach")["run_id"]
