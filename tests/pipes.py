@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from cloudrun.core.errors import ConnectionLost
+from tests.leftovers import end_all_in
 
 
 class PipeSession:
@@ -29,8 +30,10 @@ class PipeSession:
         return stream
 
     def close(self) -> None:
+        """Nothing of the unit outlives it, the warden neither."""
         for stream in self._streams:
             stream.close()
+        end_all_in(self.home)
 
 
 class PipeStream:
