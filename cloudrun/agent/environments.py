@@ -70,7 +70,10 @@ def seal(fingerprint: str) -> dict[str, Any]:
 def _interpreter(folder: str, home: str) -> tuple[str, list[str], list[list[str]]]:
     """The Python that the environment is linked to: the path of the system's, or where below the home uv has put one,
     with the link that leads there by its minor version."""
-    target = os.path.normpath(os.path.join(folder, "bin", os.readlink(os.path.join(folder, "bin", "python"))))
+    within = os.path.join(home, folder) + os.sep
+    target = os.path.join(within, "bin", "python")
+    while target.startswith(within):  # from name to name, and then out of it
+        target = os.path.normpath(os.path.join(os.path.dirname(target), os.readlink(target)))
     prefix = os.path.dirname(os.path.dirname(target))
     real = os.path.realpath(prefix)
     if not real.startswith(home + os.sep):
@@ -191,7 +194,8 @@ def _fits(found: dict[str, Any], fingerprint: str) -> None:
 
 def _unpack(folder: str, entries: list[list[Any]], stream: Readable) -> None:
     """Fill the new `folder`. Links come last, so that nothing is ever written through one."""
-    os.mkdir(folder, 0o755)
+    os.mkdir(folder)
+    os.chmod(folder, _PERMISSIONS)
     links = []
     for path, kind, mode, time, size, content in entries:
         whole = os.path.join(folder, path)

@@ -13,16 +13,19 @@
   warm       `cloudrun submit` from nothing where the environment is known, against a script with boto3,
              ansible-playbook, scp and ssh
   cold       the same where no package was ever fetched
+  flat       from submit to 1, 2, 4, 8, 16 units at work, and the CPU time of cloudrun itself for each further one: the
+             environment built once and copied from unit to unit, built on every unit, or there from the boot; six
+             minutes. A TMPDIR in memory with 5 GB keeps the disk out of it
   progressive  the 144 cells of jobs/progressive.toml, a cell and a feature space a run, against a notebook that does
              it with dictionaries, a process a core; some six minutes and 3 GB of disk
   ledger     the ledger with a million runs: rankings, cells, durable commits, against a number of milliseconds each;
              some minutes and 4 GB of disk
 
-The first five talk to one private OpenSSH server on loopback, directly and with 40 ms of added round-trip time; `warm`
-and `cold` run in a sandbox of their own, `progressive` and `ledger` in none. Ours uses the connection of a unit that is
-open already, unless it says otherwise; each tool makes its own, unless it says "over a ControlMaster". A ratio is our
-time by theirs: of the medians, and in brackets the lowest and highest of all rounds. It needs sshd, ssh, scp, sftp and
-rsync.
+The first five talk to one private OpenSSH server on loopback, directly and with 40 ms of added round-trip time; `warm`,
+`cold` and `flat` run in sandboxes of their own, `progressive` and `ledger` in none. Ours uses the connection of a unit
+that is open already, unless it says otherwise; each tool makes its own, unless it says "over a ControlMaster". A ratio
+is our time by theirs: of the medians, and in brackets the lowest and highest of all rounds. It needs sshd, ssh, scp,
+sftp and rsync.
 """
 
 from __future__ import annotations
@@ -43,10 +46,10 @@ from typing import Any
 
 from tests.bench.rounds import Cost, Noise, Row, Spread
 
-NAMES = ("noop", "submit", "large", "small", "unchanged", "warm", "cold", "progressive", "ledger")
+NAMES = ("noop", "submit", "large", "small", "unchanged", "warm", "cold", "flat", "progressive", "ledger")
 LINES = ("loopback", "40 ms")
 SERVED = {"noop", "submit", "large", "small", "unchanged"}
-SANDBOXED = SERVED | {"warm", "cold"}
+SANDBOXED = SERVED | {"warm", "cold"}  # in one sandbox; `flat` has some of its own
 
 
 def main() -> None:
@@ -74,7 +77,7 @@ def main() -> None:
 
 
 def _measure(folder: Path, arguments: argparse.Namespace, wanted: Sequence[str]) -> dict[str, Any]:
-    from tests.bench import files, jobs, kept, ledger, progressive, server, whole
+    from tests.bench import files, flat, jobs, kept, ledger, progressive, server, whole
 
     _forget_the_users_settings(folder)
     quick = arguments.quick
@@ -82,6 +85,7 @@ def _measure(folder: Path, arguments: argparse.Namespace, wanted: Sequence[str])
     show = _Show(sys.stderr if arguments.json else sys.stdout)
     phases: dict[str, whole.Phases] = {}
     facts: dict[str, Any] = {}
+    spread: list[dict[str, Any]] = []
 
     def rounds(usual: int) -> int:
         return int(arguments.rounds or (max(2, usual // 3) if quick else usual))
@@ -116,6 +120,9 @@ def _measure(folder: Path, arguments: argparse.Namespace, wanted: Sequence[str])
         if "cold" in wanted:
             made, phases["cold"] = whole.cold(folder, 1 if quick else rounds(2), noise, arguments.machines)
             show.rows(made)
+        if "flat" in wanted:
+            spread = flat.measured(folder, noise, arguments.machines, quick=quick)
+            show.lines(flat.lines(spread))
         if "progressive" in wanted:
             made, facts = progressive.compared(folder, arguments.rounds or 1, noise, quick=quick)
             show.rows(made)
@@ -130,6 +137,7 @@ def _measure(folder: Path, arguments: argparse.Namespace, wanted: Sequence[str])
         "rows": [{**dataclasses.asdict(row), "met": row.met} for row in show.shown],
         "costs": [{**dataclasses.asdict(cost), "met": cost.met} for cost in show.shown_costs],
         "phases": phases,
+        "flat": spread,
         "progressive": facts,
         "noise": {"cpu_loop_s": Spread.of(noise.cpu), "fsync_s": Spread.of(noise.fsync)},
     }
@@ -186,6 +194,11 @@ class _Show:
             for side, spreads in sides.items():
                 parts = ", ".join(f"{phase} {spread.median:.2f}" for phase, spread in spreads.items())
                 self._line(f"\n{name}, {side}, seconds: {parts}")
+
+    def lines(self, lines: Sequence[str]) -> None:
+        self._line()
+        for line in lines:
+            self._line(line)
 
     def facts(self, facts: dict[str, Any]) -> None:
         for name, each in facts.items():
