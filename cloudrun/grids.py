@@ -29,6 +29,8 @@ from cloudrun.leases import present
 from cloudrun.ledger import Ledger
 from cloudrun.plan import budget
 from cloudrun.plan.costs import Stay, shares
+from cloudrun.plan.estimate import Estimate, estimate
+from cloudrun.plan.expecting import Expectation
 from cloudrun.plan.fingerprint import cell_key
 from cloudrun.plan.grid import Grid
 from cloudrun.plan.pricing import usd_per_hour, vcpus
@@ -39,7 +41,7 @@ from cloudrun.prepared import Job, Prepared, submission
 from cloudrun.submit import checked
 
 BATCH = 1000  # cells that are written in one transaction
-BOOT_S = 60.0  # from asking EC2 for a machine to its first cell, until one has been seen to boot
+BOOT_S = {"sandbox": 3.0, "aws": 60.0}  # from asking for a machine to its first cell, until one has been seen to boot
 T = TypeVar("T")
 
 
@@ -80,10 +82,12 @@ def run_grid(
     observe: Observer,
     changed: Changed = lambda _tally, _pool: None,
     over: Callable[[RunRecord], None] = lambda _: None,
+    estimated: Callable[[Estimate], None] = lambda _: None,
 ) -> Finished:
     """Run every cell that has not succeeded before. The same command goes on with a grid that was left in the middle.
 
-    `over` is called with each cell's run as it ends, `changed` whenever something has moved. Raises UsageError before
+    `estimated` is called before anything is launched, `over` with each cell's run as it ends, `changed` whenever
+    something has moved. Raises UsageError before
     anything is launched, where another process goes on with the same grid too; and what `Pool.run` raises.
     """
     _check(wishes)
@@ -109,6 +113,7 @@ def run_grid(
             cells = Cells(
                 ledger, record.grid_id, plan, tally, observe,
                 retries=wishes.retries, keep_going=wishes.keep_going, over=over,
+                expectation=Expectation(ledger.timed(record.script)),
             )  # fmt: skip
             pool = Pool(
                 cloud, ledger, settings, image, limits, observe, client_id,
@@ -119,6 +124,7 @@ def run_grid(
             )  # fmt: skip
             joined = inherit(record.grid_id, cloud, ledger, settings, image, tally, client_id, observe)
             cells.refresh()
+            estimated(_estimate(cells.backlog(), limits))
             try:
                 pool.run(cells, joined)
             finally:
@@ -204,10 +210,23 @@ def _limits(wishes: Wishes, settings: Settings, terms: Callable[[str], Terms]) -
         max_units=wishes.max_units or wishes.units,
         slots=first.slots,
         usd_per_hour=first.usd_per_hour,
-        boot_s=BOOT_S,
+        boot_s=BOOT_S[settings.provider],
         deadline_s=settings.deadline_s,
         min_units=0 if wishes.max_units else wishes.units,
         budget_usd=wishes.budget_usd,
+    )
+
+
+def _estimate(backlog: Backlog, limits: Limits) -> Estimate:
+    return estimate(
+        backlog.queued,
+        backlog.expected_s,
+        units=limits.max_units,
+        slots=limits.slots,
+        usd_per_hour=limits.usd_per_hour,
+        boot_s=limits.boot_s,
+        deadline_s=limits.deadline_s,
+        budget_usd=limits.budget_usd,
     )
 
 

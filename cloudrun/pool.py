@@ -38,7 +38,7 @@ from cloudrun.ledger import Ledger
 from cloudrun.lifeline import LIFELINE
 from cloudrun.plan import budget
 from cloudrun.plan.retrying import useless_launches
-from cloudrun.plan.scheduling import Decision, Limits, Terms, decide
+from cloudrun.plan.scheduling import Backlog, Decision, Limits, Terms, decide
 from cloudrun.pooled import PooledUnit
 from cloudrun.renting import AGAIN_S, Launched, Renting
 from cloudrun.wiring import Cloud
@@ -109,6 +109,11 @@ class Pool:
         return self.ended_usd + sum(
             budget.cost_usd(hand.usd_per_hour, now - hand.requested_at) for hand in self.hands.values()
         )
+
+    @property
+    def backlog(self) -> Backlog:
+        """What waits and what runs; none before `run` is called."""
+        return self._work.backlog() if hasattr(self, "_work") else Backlog(0, 0)
 
     def run(self, work: Work, joined: Joined | None = None) -> None:
         """Raises what `work` and `check` raise, and the refusal where nothing could be launched; then and in the end no
