@@ -15,17 +15,19 @@
   cold       the same where no package was ever fetched
   flat       from submit to 1, 2, 4, 8, 16 units at work, and the CPU time of cloudrun itself for each further one: the
              environment built once and copied from unit to unit, built on every unit, or there from the boot; six
-             minutes. A TMPDIR in memory with 5 GB keeps the disk out of it
-  progressive  the 144 cells of jobs/progressive.toml, a cell and a feature space a run, against a notebook that does
-             it with dictionaries, a process a core; some six minutes and 3 GB of disk
+             minutes. A TMPDIR in memory (not below /dev) with 6 GB keeps the disk out of it
+  cells      64 cells of a second on two slots of one unit: the makespan, and what is added to each
+  progressive  the 144 cells of jobs/progressive.toml, a cell and a feature space a run, through cloudrun, against a
+             notebook that does it with dictionaries, a process a core; some ten minutes and 3 GB of disk
+  simulation  100,000 cells on 1,000 units by a clock, with the real planner and ledger; some minutes
   ledger     the ledger with a million runs: rankings, cells, durable commits, against a number of milliseconds each;
              some minutes and 4 GB of disk
 
 The first five talk to one private OpenSSH server on loopback, directly and with 40 ms of added round-trip time; `warm`,
-`cold` and `flat` run in sandboxes of their own, `progressive` and `ledger` in none. Ours uses the connection of a unit
-that is open already, unless it says otherwise; each tool makes its own, unless it says "over a ControlMaster". A ratio
-is our time by theirs: of the medians, and in brackets the lowest and highest of all rounds. It needs sshd, ssh, scp,
-sftp and rsync.
+`cold`, `cells` and `progressive` run in a sandbox of their own, `flat` in several, `simulation` and `ledger` in none.
+Ours uses the connection of a unit that is open already, unless it says otherwise; each tool makes its own, unless it
+says "over a ControlMaster". A ratio is our time by theirs: of the medians, and in brackets the lowest and highest of
+all rounds. It needs sshd, ssh, scp, sftp and rsync.
 """
 
 from __future__ import annotations
@@ -45,11 +47,25 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.rounds import Cost, Noise, Row, Spread
+from tests.bench.server import run
 
-NAMES = ("noop", "submit", "large", "small", "unchanged", "warm", "cold", "flat", "progressive", "ledger")
+NAMES = (
+    "noop",
+    "submit",
+    "large",
+    "small",
+    "unchanged",
+    "warm",
+    "cold",
+    "flat",
+    "cells",
+    "progressive",
+    "simulation",
+    "ledger",
+)
 LINES = ("loopback", "40 ms")
 SERVED = {"noop", "submit", "large", "small", "unchanged"}
-SANDBOXED = SERVED | {"warm", "cold"}  # in one sandbox; `flat` has some of its own
+SANDBOXED = SERVED | {"warm", "cold", "cells", "progressive"}
 
 
 def main() -> None:
@@ -77,7 +93,7 @@ def main() -> None:
 
 
 def _measure(folder: Path, arguments: argparse.Namespace, wanted: Sequence[str]) -> dict[str, Any]:
-    from tests.bench import files, flat, jobs, kept, ledger, progressive, server, whole
+    from tests.bench import cells, files, flat, jobs, kept, ledger, progressive, server, whole
 
     _forget_the_users_settings(folder)
     quick = arguments.quick
@@ -122,11 +138,17 @@ def _measure(folder: Path, arguments: argparse.Namespace, wanted: Sequence[str])
             show.rows(made)
         if "flat" in wanted:
             spread = flat.measured(folder, noise, arguments.machines, quick=quick)
-            show.lines(flat.lines(spread))
+            show.text(flat.table(spread))
+        if "cells" in wanted:
+            (folder / "cells").mkdir()
+            show.costs(cells.short_cells(folder / "cells", rounds(3), noise))
         if "progressive" in wanted:
             made, facts = progressive.compared(folder, arguments.rounds or 1, noise, quick=quick)
             show.rows(made)
             show.facts(facts)
+        if "simulation" in wanted:
+            size = ["--cells", "10000", "--units", "100"] if quick else []
+            show.text(run([sys.executable, "-m", "tests.bench.simulation", *size]))  # its memory is its own
         if "ledger" in wanted:
             show.costs(ledger.costs(folder / "ledger", 100_000 if quick else 1_000_000, rounds(20), noise))
     show.phases(phases)
@@ -189,16 +211,14 @@ class _Show:
             target = "" if cost.target_s is None else f"{1000 * cost.target_s:g} {'met' if cost.met else 'MISSED'}"
             self._line(f"{cost.what:<78}{_ms(cost.taken):>24}  {target}")
 
+    def text(self, text: str) -> None:
+        self._line(f"\n{text.rstrip()}")
+
     def phases(self, phases: dict[str, Any]) -> None:
         for name, sides in phases.items():
             for side, spreads in sides.items():
                 parts = ", ".join(f"{phase} {spread.median:.2f}" for phase, spread in spreads.items())
                 self._line(f"\n{name}, {side}, seconds: {parts}")
-
-    def lines(self, lines: Sequence[str]) -> None:
-        self._line()
-        for line in lines:
-            self._line(line)
 
     def facts(self, facts: dict[str, Any]) -> None:
         for name, each in facts.items():

@@ -66,8 +66,8 @@ def measured(folder: Path, noise: Noise, machines: str | None, *, quick: bool) -
     return found
 
 
-def lines(found: list[dict[str, Any]]) -> list[str]:
-    """The table, for people."""
+def table(found: list[dict[str, Any]]) -> str:
+    """For people."""
     told = [f"{'environment':<12}{'units':>6}{'wall s':>9}{'/ 1 unit':>10}{'CPU s':>8}{'per further unit':>18}  target"]
     for way in (*WAYS, "kept"):
         first, *_ = ours = [each for each in found if each["way"] == way]
@@ -83,7 +83,7 @@ def lines(found: list[dict[str, Any]]) -> list[str]:
                 f"{way:<12}{each['units']:>6}{each['wall_s']:>9.1f}{each['wall_s'] / first['wall_s']:>10.2f}"
                 f"{each['cpu_s']:>8.2f}{per_unit:>18}  {target}"
             )
-    return told
+    return "\n".join(told)
 
 
 def _one(folder: Path, units: int, way: str) -> dict[str, Any]:
