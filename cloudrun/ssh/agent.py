@@ -36,6 +36,7 @@ from cloudrun.ssh.transfer import OnProgress, OpenSink
 
 __all__ = ["Agent", "Finished", "OnProgress", "OpenSink", "Outputs", "Sink"]
 
+COPYING_S = 600.0  # for an environment from another unit
 ENDING_S = 300.0  # from a job's SIGKILL to its status: leftovers are ended, the digests of all outputs are made
 PING_S = 60.0  # how often to say that we are here: a unit without a client powers itself off
 INLINE_BYTES = 64 * 1024  # a project no larger than this is sent without asking what the unit has of it
@@ -105,9 +106,10 @@ class Agent:
     ) -> None:
         """Let the unit get an environment from another one, that it is `sharing`.
 
-        Raises TransferError where it does not come, or not as it was sealed; Cancelled when the event is set.
+        Raises TransferError where it does not come, or not as it was sealed; ConnectionLost where it takes longer than
+        COPYING_S; Cancelled when the event is set.
         """
-        with self._channel(cancelled=cancelled) as channel:
+        with self._channel(cancelled=cancelled, within_s=COPYING_S) as channel:
             channel.ask(
                 "fetch_environment",
                 fingerprint=sealed.fingerprint,
