@@ -101,8 +101,9 @@ class Spreading:
             build()
             has_it = True
         except ProvisionError as error:
-            self._failures[kind] = error
             of_itself = bool(error.task) and not unit.is_gone()
+            if of_itself:
+                self._failures[kind] = error
             raise
         finally:
             if not has_it:

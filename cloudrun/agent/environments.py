@@ -165,10 +165,7 @@ def receive(fingerprint: str, digest: str, stream: Readable, part: str) -> dict[
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with contextlib.suppress(FileExistsError):
             os.symlink(target, path)
-    for name in (found["needs"], os.path.join(part, str(len(trees) - 1), "bin", "python")):
-        # a link from below `part` to the Python of this unit: where it leads nowhere, so would the environment's
-        if name and not os.access(name, os.X_OK):
-            raise AgentError("transfer", f"this unit has no {os.path.realpath(name)}, which the environment needs")
+    _runs(os.path.join(part, str(len(trees) - 1), "bin", "python"))
     if not os.path.exists(rundir.env_ready(fingerprint)):
         durable.remove_tree(trees[-1]["place"])  # whatever it is, it is not whole
     _write(seal_path(fingerprint), text)
@@ -190,6 +187,14 @@ def _fits(found: dict[str, Any], fingerprint: str) -> None:
         for path, *_ in tree["entries"]:
             if not safe_relative(path):
                 raise AgentError("transfer", f"refused to write {path!r}: not a plain relative path")
+
+    if found["needs"]:
+        _runs(found["needs"])
+
+
+def _runs(python: str) -> None:
+    if not os.access(python, os.X_OK):
+        raise AgentError("transfer", f"this unit has no {os.path.realpath(python)}, which the environment needs")
 
 
 def _unpack(folder: str, entries: list[list[Any]], stream: Readable) -> None:
@@ -214,7 +219,7 @@ def _unpack(folder: str, entries: list[list[Any]], stream: Readable) -> None:
 def _receive_file(path: str, mode: int, size: int, digest: str, stream: Readable) -> None:
     found = hashlib.sha256()
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    with open(os.open(path, flags, 0o600), "wb", buffering=0) as file:
+    with open(os.open(path, flags, 0o600), "wb") as file:
         left = size
         while left:
             data = _read(stream, min(left, CHUNK))
@@ -245,8 +250,12 @@ def _place(folder: str, place: str) -> None:
 
 def _write(path: Path, text: bytes) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    temporary.write_bytes(text)
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(text)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager
