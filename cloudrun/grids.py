@@ -80,36 +80,67 @@ def run_grid(
     anything is launched, where another process goes on with the same grid too; and what `Pool.run` raises.
     """
     cloud, image, plan = checked(job, settings, ledger, observe)
-    limits = _limits(wishes, settings, cloud.place.region)
-    if limits.slots > 1 or wishes.cpus > 1:
-        plan = replace(plan, threads=wishes.cpus)  # a cell that shares its unit computes on its own part of it
+    limits = limits_of(wishes, settings, cloud.place.region)
+    plan = on_its_share(plan, limits, wishes)
     with present(ledger, SystemClock()) as client_id:
-        with ledger.together():  # two processes that begin it at the same moment are one after the other
-            record = _begun(plan, grid, wishes, ledger, client_id)
-        taken = _fill(record, plan, grid, ledger, again=wishes.again)
-        tally = _tally(record, ledger, taken)
+        grid_run = GridRun(plan, grid, wishes, ledger, client_id, observe, over)
+        tally = grid_run.tally
         changed(tally, None)
-        cells = Cells(
-            ledger, record.grid_id, plan, tally, observe,
-            retries=wishes.retries, keep_going=wishes.keep_going, over=over,
-        )  # fmt: skip
         pool = Pool(
             cloud, ledger, settings, image, limits, observe, client_id, changed=lambda pool: changed(tally, pool)
         )
-        if tally.succeeded + tally.failed < tally.cells:
-            joined = _left_behind(record, tally, ledger, client_id)
-            cells.refresh()
-            pool.run(cells, joined)
-        why = cells.stopped() or (pool.why if tally.left or tally.elsewhere else "")
+        if not grid_run.is_over():
+            pool.run(grid_run.cells, grid_run.joined)
+        return grid_run.finish(pool.why, pool.ended_usd)
+
+
+class GridRun:
+    """A grid in this client's hands, from its record in the ledger to its end: its cells are work for a pool.
+
+    Raises UsageError where another process goes on with it.
+    """
+
+    def __init__(
+        self,
+        plan: Prepared,
+        grid: Grid,
+        wishes: Wishes,
+        ledger: Ledger,
+        client_id: str,
+        observe: Observer,
+        over: Callable[[RunRecord], None] = lambda _: None,
+    ) -> None:
+        self._ledger = ledger
+        with ledger.together():  # two processes that begin it at the same moment are one after the other
+            self.record = _begun(plan, grid, wishes, ledger, client_id)
+        taken = _fill(self.record, plan, grid, ledger, again=wishes.again)
+        self.tally = _tally(self.record, ledger, taken)
+        self.joined: list[tuple[UnitRecord, list[Cell]]] = []
+        if not self.is_over():
+            self.joined = _left_behind(self.record, self.tally, ledger, client_id)
+        self.cells = Cells(
+            ledger, self.record.grid_id, plan, self.tally, observe,
+            retries=wishes.retries, keep_going=wishes.keep_going, over=over,
+        )  # fmt: skip
+
+    def is_over(self) -> bool:
+        """Whether each of its cells is."""
+        return self.tally.succeeded + self.tally.failed >= self.tally.cells
+
+    def finish(self, why_not: str = "", spent_usd: float = 0.0) -> Finished:
+        """Write down its end. `why_not`: what the pool says of cells that are left."""
+        tally, grid_id = self.tally, self.record.grid_id
         is_done = not tally.left and not tally.elsewhere
-        ledger.end_grid(record.grid_id, GridState.DONE if is_done else GridState.STOPPED, why)
-        return Finished(ledger.grid(record.grid_id), tally, pool.ended_usd, why)
+        why = self.cells.stopped() or ("" if is_done else why_not)
+        self._ledger.end_grid(grid_id, GridState.DONE if is_done else GridState.STOPPED, why)
+        return Finished(self._ledger.grid(grid_id), tally, spent_usd, why)
 
 
 # -- before it ---------------------------------------------------------------------------------------------------------
 
 
-def _limits(wishes: Wishes, settings: Settings, region: str) -> Limits:
+def limits_of(wishes: Wishes, settings: Settings, region: str) -> Limits:
+    """For a pool's planner. Raises UsageError for a budget where nobody knows the price."""
     price = usd_per_hour(settings.instance_type, region)
     if wishes.budget_usd is not None and price is None:
         raise UsageError(
@@ -126,6 +157,11 @@ def _limits(wishes: Wishes, settings: Settings, region: str) -> Limits:
         min_units=0 if wishes.max_units else wishes.units,
         budget_usd=wishes.budget_usd,
     )
+
+
+def on_its_share(plan: Prepared, limits: Limits, wishes: Wishes) -> Prepared:
+    """A cell that shares its unit computes on its own part of it."""
+    return replace(plan, threads=wishes.cpus) if limits.slots > 1 or wishes.cpus > 1 else plan
 
 
 def _begun(plan: Prepared, grid: Grid, wishes: Wishes, ledger: Ledger, client_id: str) -> GridRecord:

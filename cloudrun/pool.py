@@ -28,6 +28,7 @@ from cloudrun.core.errors import (
     ProvisionError,
     QuotaError,
     UsageError,
+    mark_incomplete,
 )
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.ids import new_id
@@ -69,6 +70,13 @@ class Work(Protocol):
     def stopped(self) -> str:
         """Why no further task is to be started; "" where they are."""
 
+    def is_open(self) -> bool:
+        """Whether more tasks may come yet."""
+
+    def given_up(self, why: str, error: BaseException | None) -> None:
+        """Tasks wait, and no machine ever will be there for them; `error` is the last that a machine met with. Raises
+        what is to end all of it."""
+
 
 @dataclass
 class Hand:
@@ -86,6 +94,7 @@ class Hand:
     tasks: list[Any] = field(default_factory=list)
     done: int = 0
     ready_at: float | None = None
+    unneeded_since: float | None = None
 
     def view(self) -> UnitView:
         return UnitView(
@@ -126,8 +135,19 @@ class _Closed:
     error: BaseException | None
 
 
+@dataclass(frozen=True)
+class _Told:
+    act: Callable[[], None]
+
+
+_Event = _Launched | _Opened | _Done | _Closed | _Told
+
+
 class Pool:
-    """`run` works through a queue and returns when nothing of it can be done any more. Not to be used twice."""
+    """`run` works through a queue and returns when nothing of it can be done any more. Not to be used twice.
+
+    A unit that nothing is left for is ended at once, or `linger_s` seconds later while more work may come.
+    """
 
     def __init__(
         self,
@@ -140,6 +160,7 @@ class Pool:
         client_id: str,
         clock: Clock | None = None,
         changed: Callable[[Pool], None] = lambda _: None,
+        linger_s: float = 0.0,
     ) -> None:
         self.cloud = cloud
         self.ledger = ledger
@@ -149,11 +170,12 @@ class Pool:
         self.observe = observe
         self.clock = clock or SystemClock()
         self.changed = changed
+        self.linger_s = linger_s
         self.hands: dict[str, Hand] = {}
         self.ended_usd = 0.0
         self.why = ""  # what is not being done, for people
         self.client_id = client_id
-        self._events: SimpleQueue[_Launched | _Opened | _Done | _Closed] = SimpleQueue()
+        self._events: SimpleQueue[_Event] = SimpleQueue()
         self._launches: list[str] = []
         self._launching = 0  # units that EC2 is being asked for
         self._launchers: list[Thread] = []
@@ -173,6 +195,18 @@ class Pool:
             budget.cost_usd(hand.usd_per_hour, now - hand.requested_at) for hand in self.hands.values()
         )
 
+    def tell(self, act: Callable[[], None]) -> None:
+        """Have it done by the deciding thread, between two decisions; what it raises ends all work. From any thread."""
+        self._events.put(_Told(act))
+
+    def carry_out_told(self) -> None:
+        """What was told after `run` was over: from the thread that ran it."""
+        with suppress(Empty):
+            while True:
+                event = self._events.get_nowait()
+                if isinstance(event, _Told):
+                    event.act()
+
     def run(self, work: Work, joined: Iterable[tuple[UnitRecord, list[Any]]] = ()) -> None:
         """`joined`: units that a dead client has left, taken over for this one (`take_unit`), and the tasks on them.
 
@@ -186,7 +220,7 @@ class Pool:
                 raise unknown
             self._work = work
             for record, tasks in joined:
-                self._join(record, tasks)
+                self.join(record, tasks)
             self._work_through(work)
         except BaseException as cause:
             error = cause
@@ -211,10 +245,11 @@ class Pool:
             self._obey(decision, work)
             self.changed(self)
             if decision.ended and not self.hands and not self._launching:
-                break
+                if work.backlog().queued and not work.stopped():
+                    work.given_up(decision.why, self._failure)
+                if not work.is_open():
+                    break
             self._hear(work)
-        if work.backlog().queued and not work.stopped() and self._failure is not None:
-            raise self._failure
 
     def _views(self) -> list[UnitView]:
         return [hand.view() for hand in self.hands.values()]
@@ -236,10 +271,22 @@ class Pool:
                 task = work.take()
                 hand.tasks.append(task)
                 hand.inbox.put(task)
-        for instance_id in decision.drain:
-            self._drain(self.hands[instance_id])
+        self._let_linger(frozenset(decision.drain), work)
         if decision.launch:
             self._launch(decision.launch, decision.deadline)
+
+    def _let_linger(self, unneeded: frozenset[str], work: Work) -> None:
+        """Drain those that nothing is left for, and that nothing is likely to come for."""
+        now = self.clock.monotonic()
+        linger_s = self.linger_s if work.is_open() and not work.backlog().queued else 0.0
+        for instance_id, hand in self.hands.items():
+            if instance_id not in unneeded:
+                hand.unneeded_since = None
+                continue
+            if hand.unneeded_since is None:
+                hand.unneeded_since = now
+            if now - hand.unneeded_since >= linger_s:
+                self._drain(hand)
 
     def _hear(self, work: Work) -> None:
         """Wait for what happens next, and take all that has happened."""
@@ -252,7 +299,7 @@ class Pool:
         if waiting and self.clock.monotonic() >= self._look_at:
             self._look_for_running()
 
-    def _take(self, event: _Launched | _Opened | _Done | _Closed, work: Work) -> None:
+    def _take(self, event: _Event, work: Work) -> None:
         if isinstance(event, _Launched):
             self._launched(event)
         elif isinstance(event, _Opened):
@@ -268,6 +315,8 @@ class Pool:
             if isinstance(event.error, MACHINE_FAILED):
                 self._drain(hand)
             work.ended(event.task, event.error)
+        elif isinstance(event, _Told):
+            event.act()
         else:
             self._closed(event, work)
 
@@ -353,8 +402,13 @@ class Pool:
 
     # -- units ---------------------------------------------------------------------------------------------------------
 
-    def _join(self, record: UnitRecord, tasks: list[Any]) -> None:
-        """A unit with tasks on it already."""
+    def join(self, record: UnitRecord, tasks: list[Any]) -> None:
+        """A unit with tasks on it already. For the deciding thread."""
+        if (known := self.hands.get(record.instance_id)) is not None:
+            known.tasks += tasks
+            for task in tasks:
+                known.inbox.put(task)
+            return
         slots, created = max(self.limits.slots, len(tasks)), record.created_at.timestamp()
         hand = Hand(record, slots, self.limits.usd_per_hour, created, record.deadline.timestamp(), tasks=list(tasks))
         for task in tasks:
@@ -478,3 +532,4 @@ class Pool:
             if error is None:
                 raise
             error.add_note(f"cleaning up failed too: {failure} (next: {failure.next_step})")
+            mark_incomplete(error)
