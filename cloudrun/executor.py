@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor
+from concurrent.futures import BrokenExecutor, Executor, ThreadPoolExecutor  # noqa: F401  # registered before us
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -288,8 +289,9 @@ class process_pool(Executor):  # noqa: N801 - used like a function: `with proces
             LIFELINE.add(self)
             stack.callback(LIFELINE.remove, self)
             stack.callback(self._functions.close)
-            # Not a daemon: an interpreter that ends waits for it, and it sees that (`Standing.is_open`).
-            threading.Thread(target=self._live, args=(stack.pop_all(),), name="cloudrun-pool").start()
+            # A daemon: what an interpreter that ends waits for is `_shut_all`.
+            threading.Thread(target=self._live, args=(stack.pop_all(),), name="cloudrun-pool", daemon=True).start()
+            _begun.add(self)
         self._is_begun = True
 
     def _live(self, ending: ExitStack) -> None:
@@ -370,6 +372,24 @@ class process_pool(Executor):  # noqa: N801 - used like a function: `with proces
 
     def close(self) -> None:
         self.wait_for_end()
+
+
+_begun: weakref.WeakSet[process_pool] = weakref.WeakSet()
+
+
+def _shut_all() -> None:
+    """As with every executor, an interpreter that ends without a word waits for what was submitted."""
+    for pool in list(_begun):
+        try:
+            pool.shutdown()
+        except CloudrunError as error:
+            print(f"cloudrun: {error}; next: {error.next_step}", file=sys.stderr)
+
+
+# What `concurrent.futures` itself registers with: it comes before other threads are waited for, and before executors that
+# this one uses take no more work. Without it the machines end by `LIFELINE`, and what they do is cancelled.
+if _register := getattr(threading, "_register_atexit", None):
+    _register(_shut_all)
 
 
 def write_warnings(event: Event) -> None:

@@ -7,7 +7,6 @@ by that module's name, which has to be in the project or installed. A module tha
 from __future__ import annotations
 
 import dis
-import functools
 import hashlib
 import importlib.util
 import os
@@ -17,6 +16,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import CodeType, FunctionType
@@ -182,7 +182,7 @@ def pickled(function: Callable[..., Any], arguments: tuple[Any, ...], keywords: 
     module = sys.modules.get(getattr(function, "__module__", None) or "")
     file = _file_of(module.__name__) if module else None
     if module and file and not _is_installed(file) and not file.is_relative_to(root) and module.__name__ != "__main__":
-        cloudpickle.register_pickle_by_value(sys.modules[module.__name__.partition(".")[0]])
+        cloudpickle.register_pickle_by_value(sys.modules.get(module.__name__.partition(".")[0], module))
     try:
         return bytes(cloudpickle.dumps((function, arguments, dict(keywords))))
     except Exception as error:  # a class may raise anything here
@@ -221,23 +221,22 @@ def needs(content: bytes, function: Callable[..., Any], root: Path) -> Needs:
     if getattr(function, "__module__", None) == "__main__" and main:
         named.add("__main__")
     for name in sorted(named):
-        top = name.partition(".")[0]
         file = Path(main).resolve() if name == "__main__" and main else _file_of(name)
+        top = name.partition(".")[0]
         if top in sys.stdlib_module_names or (top in NEVER_NEEDED and name != "__main__"):
             continue
-        if file is None or _is_installed(file):
-            if name != "__main__":
+        if name != "__main__" and (file is None or _is_installed(file)):
+            if _has_file(name):
                 third_party.add(name)
-            continue
-        is_below = file.is_relative_to(root)
-        base = root if is_below else file.parent
-        scan = scan_imports(file.relative_to(base).as_posix(), lambda path, base=base: _read(base / path))  # type: ignore[misc]
-        third_party.update(module.name for module in scan.third_party)
-        if is_below:
+        elif file is not None and not _is_installed(file) and (name == "__main__" or file.is_relative_to(root)):
+            base = root if file.is_relative_to(root) else file.parent
+            scan = scan_imports(file.relative_to(base).as_posix(), partial(_read, base))
+            third_party.update(module.name for module in scan.third_party)
             if name != "__main__":
                 local_files.update(scan.local_files)
                 folders[_below(_import_folder(name, file), root)] = None
-            folders.update(dict.fromkeys(scan.search_path))
+            if base == root:
+                folders.update(dict.fromkeys(scan.search_path))
     third_party = {name for name in third_party if name.partition(".")[0] not in NEVER_NEEDED}
     search_path = tuple(folder for folder in folders if folder is not None)
     return Needs(tuple(sorted(third_party)), tuple(sorted(local_files)), search_path)
@@ -258,7 +257,7 @@ def _imported_by(function: Any) -> set[str]:
     while waiting:
         one = waiting.pop()
         one = getattr(one, "__func__", one)
-        if isinstance(one, functools.partial):
+        if isinstance(one, partial):
             waiting.append(one.func)
         if not isinstance(one, FunctionType) or id(one) in seen:
             continue
@@ -301,6 +300,11 @@ def _file_of(name: str) -> Path | None:
     return Path(origin).resolve() if origin and Path(origin).suffix == ".py" else None
 
 
+def _has_file(name: str) -> bool:
+    """False for a package without `__init__`, which is nobody's: what is in it counts by itself."""
+    return name not in sys.modules or getattr(sys.modules[name], "__file__", None) is not None
+
+
 def _is_installed(file: Path) -> bool:
     prefixes = {Path(prefix).resolve() / "lib" for prefix in (sys.base_prefix, sys.prefix)}
     return bool(_INSTALLED.intersection(file.parts)) or any(file.is_relative_to(prefix) for prefix in prefixes)
@@ -320,8 +324,9 @@ def _below(folder: Path, root: Path) -> str | None:
     return "" if place == "." else place
 
 
-def _read(path: Path) -> bytes | None:
-    return path.read_bytes() if path.is_file() else None
+def _read(base: Path, path: str) -> bytes | None:
+    file = base / path
+    return file.read_bytes() if file.is_file() else None
 
 
 def _relative(path: Path, start: Path) -> str:

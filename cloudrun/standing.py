@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -30,7 +29,7 @@ class Task:
 
 
 class Standing:
-    """`Work` for a pool that others add to, by `Pool.tell`, until it is shut or the main thread has ended."""
+    """`Work` for a pool that others add to, by `Pool.tell`, until it is shut."""
 
     def __init__(self) -> None:
         self._sources: deque[Source] = deque()  # the one whose turn it is first
@@ -52,8 +51,7 @@ class Standing:
     # -- what the pool asks --------------------------------------------------------------------------------------------
 
     def is_open(self) -> bool:
-        # As with every executor, an interpreter that ends without a word waits for what has been submitted.
-        return self._open and threading.main_thread().is_alive()
+        return self._open
 
     def stopped(self) -> str:
         return ""
