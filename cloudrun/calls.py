@@ -15,7 +15,7 @@ from cloudrun.core.errors import Cancelled, CloudrunError, LedgerError, NotFound
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.records import RunRecord
 from cloudrun.core.states import EndReason, RunState, is_terminal
-from cloudrun.functions import outcome
+from cloudrun.functions import outcome, outcome_file
 from cloudrun.homecoming import end_queued
 from cloudrun.ledger import Ledger, Run
 from cloudrun.plan.endings import Ending
@@ -169,10 +169,12 @@ class Calls:
             return
         if run.state is RunState.QUEUED:
             self._once_more(call, error)
-        elif is_terminal(run.state) and run.state is not RunState.CANCELLED and run.artifacts:
-            self._settle(call, run)  # its bucket had it all
+        elif is_terminal(run.state) and outcome_file(run) is not None:  # it was over, and only its way home was not
+            self._settle(call, run)
             if call.is_failed:
                 self._try_again(call)
+            else:
+                self._forget(call.plan)
         else:
             self._fail(call, error)
 

@@ -32,6 +32,7 @@ from cloudrun.lifeline import LIFELINE
 from cloudrun.plan.grid import Grid, check_cells, check_size, make_grid
 from cloudrun.pool import Pool
 from cloudrun.prepared import Job
+from cloudrun.process import given_keywords
 from cloudrun.runs import new_run
 from cloudrun.standing import Standing, Task
 from cloudrun.submit import with_data
@@ -92,7 +93,7 @@ class process_pool(Executor):  # noqa: N801 - used like a function: `with proces
         if settings.get("on_exit") not in (None, "terminate"):
             raise UsageError("the machines of a pool end with it", next_step="process_unit(on_exit=...) keeps one")
         self._wishes = Wishes(units, max_units, slots, cpus, budget, retries, keep_going)
-        self._given = {name: value for name, value in settings.items() if value is not None}
+        self._given = given_keywords(settings)
         self._project = project
         self._observe = observe or write_warnings
         self._lock = threading.RLock()
@@ -256,7 +257,7 @@ class process_pool(Executor):  # noqa: N801 - used like a function: `with proces
             raise
         LIFELINE.remove(self)  # here as well: only the main thread gives signals back
         error, self._error = self._error, None
-        if error is not None and error is not self._aborting:
+        if error is not None and (error is not self._aborting or getattr(error, "cleanup_incomplete", False)):
             raise error
 
     def _begin(self) -> None:
@@ -386,8 +387,8 @@ def _shut_all() -> None:
             print(f"cloudrun: {error}; next: {error.next_step}", file=sys.stderr)
 
 
-# What `concurrent.futures` itself registers with: it comes before other threads are waited for, and before executors that
-# this one uses take no more work. Without it the machines end by `LIFELINE`, and what they do is cancelled.
+# What `concurrent.futures` itself registers with: it comes before other threads are waited for, and before executors
+# that we use take no more work. Without it the machines end by `LIFELINE`, and what they do is cancelled.
 if _register := getattr(threading, "_register_atexit", None):
     _register(_shut_all)
 

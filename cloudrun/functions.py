@@ -26,7 +26,7 @@ from cloudrun import prepared
 from cloudrun.core.errors import JobFailed, LedgerError, UsageError
 from cloudrun.core.events import Observer
 from cloudrun.core.ids import new_id
-from cloudrun.core.records import FileEntry, Image
+from cloudrun.core.records import Artifact, FileEntry, Image
 from cloudrun.core.settings import Settings
 from cloudrun.ledger import Ledger, Run
 from cloudrun.plan.fingerprint import canonical_json, code_digest
@@ -81,7 +81,7 @@ class Functions:
     ) -> Prepared:
         """What a unit is to do. Raises UsageError for what cannot be pickled, or not be run there."""
         content = pickled(function, arguments, keywords, self._root)
-        folder = self._folder / new_id("c")
+        folder = self._folder / new_id("f")
         kind = self._kind(needs(content, function, self._root))
         folder.mkdir(parents=True)
         (folder / "call").write_bytes(content)
@@ -145,14 +145,19 @@ def call_key(key: Any, function: Callable[..., Any], environment: str) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+def outcome_file(run: Run) -> Artifact | None:
+    """What the function gave back, still pickled; None where it never got so far."""
+    found = [each for each in run.artifacts if each.path.startswith(f".cloudrun/{CALLS}/")]
+    return next((each for each in found if each.path.endswith("/outcome")), None)
+
+
 def outcome(run: Run) -> Any:
     """What the function returned; raises what it raised, with the unit's traceback as its cause.
 
     The digest is checked before anything is unpickled. Raises JobFailed where it never got so far, LedgerError where
     what it returned cannot be unpickled here.
     """
-    found = [each for each in run.artifacts if each.path.startswith(f".cloudrun/{CALLS}/")]
-    artifact = next((each for each in found if each.path.endswith("/outcome")), None)
+    artifact = outcome_file(run)
     if artifact is None:
         raise JobFailed(
             f"{run.name} did not come to its end: {run.detail or run.state}",

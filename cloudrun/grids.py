@@ -127,10 +127,10 @@ class GridRun:
         """Whether each of its cells is."""
         return self.tally.succeeded + self.tally.failed >= self.tally.cells
 
-    def finish(self, why_not: str = "", spent_usd: float = 0.0) -> Finished:
-        """Write down its end. `why_not`: what the pool says of cells that are left."""
+    def finish(self, why_not: str = "", spent_usd: float = 0.0, *, is_cut: bool = False) -> Finished:
+        """Write down its end. `why_not`: what the pool says of cells that are left; `is_cut`: they were cancelled."""
         tally, grid_id = self.tally, self.record.grid_id
-        is_done = not tally.left and not tally.elsewhere
+        is_done = not tally.left and not tally.elsewhere and not is_cut
         why = self.cells.stopped() or ("" if is_done else why_not)
         self._ledger.end_grid(grid_id, GridState.DONE if is_done else GridState.STOPPED, why)
         return Finished(self._ledger.grid(grid_id), tally, spent_usd, why)

@@ -75,12 +75,12 @@ class GridWork:
 
     def close(self, error: BaseException | None) -> None:
         try:
-            why = self._error or error
-            finished = self.grid.finish(str(why or ""))
-            if finished.tally.left or finished.tally.elsewhere:
-                self._error = why or self._left(finished.why)
+            self._error = self._error or error
+            finished = self.grid.finish(str(self._error or ""), is_cut=self._error is not None)
+            if self._error is None and (finished.tally.left or finished.tally.elsewhere):
+                self._error = self._left(finished.why)
         except CloudrunError as failure:
-            self._error = self._error or error or failure
+            self._error = self._error or failure
         finally:
             self._over.put(None)
 

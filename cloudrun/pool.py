@@ -59,7 +59,7 @@ class Work(Protocol):
     def backlog(self) -> Backlog: ...
 
     def take(self) -> Any:
-        """The task that is next; there is one as long as `backlog` says so."""
+        """The task that is next; None where `backlog` has fewer by now."""
 
     def carry_out(self, unit: PooledUnit, task: Any) -> None:
         """In a thread of the unit's. Raises what went wrong with the machine, not with the task."""
@@ -268,7 +268,8 @@ class Pool:
         for instance_id, count in decision.assign:
             hand = self.hands[instance_id]
             for _ in range(count):
-                task = work.take()
+                if (task := work.take()) is None:
+                    break
                 hand.tasks.append(task)
                 hand.inbox.put(task)
         self._let_linger(frozenset(decision.drain), work)

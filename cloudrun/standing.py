@@ -70,12 +70,13 @@ class Standing:
                 waiting_s += one.queued * one.expected_s
         return Backlog(queued, running, waiting_s / timed if timed else None)
 
-    def take(self) -> Task:
-        while True:
+    def take(self) -> Task | None:
+        for _ in range(len(self._sources)):
             source = self._sources[0]
             self._sources.rotate(-1)
             if not source.stopped() and source.backlog().queued:
                 return Task(source, source.take())
+        return None  # whoever waited has cancelled it
 
     def carry_out(self, unit: PooledUnit, task: Task) -> None:
         task.source.carry_out(unit, task.task)

@@ -226,3 +226,31 @@ def test_functions_that_no_file_has_and_a_pool_that_nobody_shuts(
     done = project.python("-c", text + "f.add_done_callback(lambda f: print(f.result()))")
     assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
     nothing_left(project)
+
+
+GRID = """from cloudrun import process_pool
+with process_pool(slots=2) as pool:
+    for run in pool.grid("waits.py", {"a": [1, 2, 3, 4, 5, 6]}):
+        print(run.params["a"], run.state, flush=True)
+"""
+
+
+def test_the_same_grid_after_a_kill_goes_on_where_it_was_on_the_machine_that_was_left(
+    project: Project, start: Start, nothing_left: Callable[[Project], None]
+) -> None:
+    project.write("waits.py", "import time; time.sleep(1.5)")
+    project.write("main.py", GRID)
+    process = start("main.py")
+    assert process.stdout is not None
+    assert process.stdout.readline().endswith("succeeded\n")
+    process.kill()
+    process.communicate()
+    done = project.python("main.py")
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.split()) == sorted(["1", "2", "3", "4", "5", "6"] + ["succeeded"] * 6)
+    runs = project.ledger.runs()
+    assert [str(run.state) for run in runs] == ["succeeded"] * 6
+    assert max(run.attempts for run in runs) <= 2
+    assert len({run.instance_id for run in runs}) == 1, "its machine was taken over"
+    assert [str(grid.state) for grid in project.ledger.grids()] == ["done"]
+    nothing_left(project)
