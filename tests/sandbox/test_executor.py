@@ -13,10 +13,10 @@ import pytest
 
 from cloudrun import process_pool
 from cloudrun.calls import RunFuture
-from cloudrun.core.errors import JobFailed, UsageError
+from cloudrun.core.errors import JobFailed, LaunchError, UsageError
 from cloudrun.functions import RemoteTraceback
 from cloudrun.sandbox import client
-from tests.sandbox.conftest import Project, Start, wait_for
+from tests.sandbox.conftest import Aws, Project, Start, wait_for
 
 SCRIPT = """import json, os, sys
 params = json.loads(os.environ["CLOUDRUN_PARAMS"])
@@ -254,3 +254,34 @@ def test_the_same_grid_after_a_kill_goes_on_where_it_was_on_the_machine_that_was
     assert len({run.instance_id for run in runs}) == 1, "its machine was taken over"
     assert [str(grid.state) for grid in project.ledger.grids()] == ["done"]
     nothing_left(project)
+
+
+def test_a_call_whose_machine_goes_is_made_again_on_another(
+    project: Project, aws: Aws, nothing_left: Callable[[Project], None]
+) -> None:
+    with process_pool(project=project.root) as pool:
+        future = pool.submit(sleeps, 5.0)
+        wait_for(lambda: future.run is not None and future.run.state == "running", "the function to run", 120)
+        assert future.run is not None
+        first = future.run.instance_id
+        aws("ec2", "terminate-instances", "--instance-ids", first)
+        assert future.result(180) is None
+        assert future.run.attempts == 2
+        assert future.run.instance_id != first
+    nothing_left(project)
+
+
+def test_what_no_machine_can_be_had_for_is_told_by_the_futures_and_grids(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.root)
+    project.write("train.py", SCRIPT)
+    with process_pool(project=project.root, budget=0.000001) as pool:
+        future = pool.submit(root_of, 1.0)
+        with pytest.raises(LaunchError, match="budget does not pay"):
+            future.result(60)
+        with pytest.raises(LaunchError, match="budget does not pay"):
+            next(pool.grid("train.py", {"a": [1]}))
+        assert future.run is None
+    assert [str(grid.state) for grid in project.ledger.grids()] == ["stopped"]
+    assert project.ledger.units() == []
