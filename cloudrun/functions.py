@@ -30,7 +30,7 @@ from cloudrun.core.records import Artifact, FileEntry, Image
 from cloudrun.core.settings import Settings
 from cloudrun.ledger import Ledger, Run
 from cloudrun.plan.fingerprint import canonical_json, code_digest
-from cloudrun.plan.imports import scan_imports
+from cloudrun.plan.imports import ImportScan, scan_imports
 from cloudrun.prepared import Job, Prepared
 from cloudrun.submit import with_data
 from cloudrun.wiring import Cloud
@@ -75,6 +75,7 @@ class Functions:
         self._root = ledger.project.resolve()
         self._folder = ledger.home.resolve() / CALLS / pool_id
         self._kinds: dict[Needs, Prepared] = {}
+        self._scans: dict[Path, ImportScan] = {}
 
     def prepare(
         self, function: Callable[..., Any], arguments: tuple[Any, ...], keywords: Mapping[str, Any], name: str
@@ -82,7 +83,7 @@ class Functions:
         """What a unit is to do. Raises UsageError for what cannot be pickled, or not be run there."""
         content = pickled(function, arguments, keywords, self._root)
         folder = self._folder / new_id("f")
-        kind = self._kind(needs(content, function, self._root))
+        kind = self._kind(needs(content, function, self._root, self._scans))
         folder.mkdir(parents=True)
         (folder / "call").write_bytes(content)
         place = folder.relative_to(self._root).as_posix()
@@ -213,11 +214,15 @@ class Needs:
         return "\n".join([source, "", "def needed_by_the_function() -> None:", *lines, "    return", ""])
 
 
-def needs(content: bytes, function: Callable[..., Any], root: Path) -> Needs:
+def needs(
+    content: bytes, function: Callable[..., Any], root: Path, scans: dict[Path, ImportScan] | None = None
+) -> Needs:
     """Of a pickled call: the modules that it names and that its code imports, and what those in the project import.
 
-    For a function of a script that is what the script imports: all functions of it have one environment.
+    For a function of a script that is what the script imports: all functions of it have one environment. `scans` are
+    those of files that were read before.
     """
+    scans = {} if scans is None else scans
     third_party: set[str] = set()
     local_files: set[str] = set()
     folders = dict.fromkeys(_below(Path(entry or "."), root) for entry in sys.path)
@@ -235,7 +240,9 @@ def needs(content: bytes, function: Callable[..., Any], root: Path) -> Needs:
                 third_party.add(name)
         elif file is not None and not _is_installed(file) and (name == "__main__" or file.is_relative_to(root)):
             base = root if file.is_relative_to(root) else file.parent
-            scan = scan_imports(file.relative_to(base).as_posix(), partial(_read, base))
+            if file not in scans:
+                scans[file] = scan_imports(file.relative_to(base).as_posix(), partial(_read, base))
+            scan = scans[file]
             third_party.update(module.name for module in scan.third_party)
             if name != "__main__":
                 local_files.update(scan.local_files)
