@@ -11,7 +11,7 @@ from concurrent.futures import BrokenExecutor, Executor, ThreadPoolExecutor  # n
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,7 +23,7 @@ from cloudrun.core.clock import SystemClock
 from cloudrun.core.errors import Cancelled, CloudrunError, UsageError, mark_incomplete
 from cloudrun.core.events import Event, Note, Observer
 from cloudrun.core.states import RunState
-from cloudrun.functions import CALLS, Functions, call_key, outcome
+from cloudrun.functions import CALLS, Functions, call_key, chunks_of, each, outcome
 from cloudrun.grids import GridRun, Wishes, limits_of, on_its_share
 from cloudrun.gridwork import GridWork
 from cloudrun.leases import present
@@ -154,8 +154,8 @@ class process_pool(Executor):  # noqa: N801 - used like a function: `with proces
             raise ValueError("chunksize must be >= 1.")
         if chunksize == 1:
             return super().map(fn, *iterables, timeout=timeout)
-        chunks = _chunks(zip(*iterables, strict=False), chunksize)
-        return chain.from_iterable(super().map(_each(fn), chunks, timeout=timeout))
+        chunks = chunks_of(zip(*iterables, strict=False), chunksize)
+        return chain.from_iterable(super().map(each(fn), chunks, timeout=timeout))
 
     def _submit(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], keyed: tuple[Any, ...] = ()
@@ -397,20 +397,3 @@ def write_warnings(event: Event) -> None:
     """The observer of a pool: what many jobs print at once nobody could tell apart."""
     if isinstance(event, Note) and event.level == "warning":
         print(f"cloudrun: {event.text}", file=sys.stderr)
-
-
-def _chunks(items: Iterable[tuple[Any, ...]], size: int) -> Iterator[list[tuple[Any, ...]]]:
-    left = iter(items)
-    while chunk := list(islice(left, size)):
-        yield chunk
-
-
-def _each(fn: Callable[..., Any]) -> Callable[[list[tuple[Any, ...]]], list[Any]]:
-    """As a closure, because that travels by value: there is no cloudrun on a unit."""
-
-    def call_each(chunk: list[tuple[Any, ...]]) -> list[Any]:
-        return [fn(*items) for items in chunk]
-
-    call_each.__module__ = getattr(fn, "__module__", None) or "__main__"
-    call_each.__name__ = getattr(fn, "__name__", type(fn).__name__)
-    return call_each

@@ -198,6 +198,23 @@ def pickled(function: Callable[..., Any], arguments: tuple[Any, ...], keywords: 
         ) from error
 
 
+def chunks_of(items: Iterable[tuple[Any, ...]], size: int) -> Iterator[list[tuple[Any, ...]]]:
+    left = iter(items)
+    while chunk := list(islice(left, size)):
+        yield chunk
+
+
+def each(fn: Callable[..., Any]) -> Callable[[list[tuple[Any, ...]]], list[Any]]:
+    """As a closure, because that travels by value: there is no cloudrun on a unit."""
+
+    def call_each(chunk: list[tuple[Any, ...]]) -> list[Any]:
+        return [fn(*items) for items in chunk]
+
+    call_each.__module__ = getattr(fn, "__module__", None) or "__main__"
+    call_each.__name__ = getattr(fn, "__name__", type(fn).__name__)
+    return call_each
+
+
 # -- what a function needs -------------------------------------------------------------------------------------------
 
 
