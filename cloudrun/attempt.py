@@ -223,8 +223,8 @@ class Attempt:
         """A unit that does not answer may have put everything into its bucket before it went."""
         unit, run_id = self.unit, self.run.run_id
         try:
-            attempt = unit.ledger.attempts(run_id)[-1]
-            if not pull_stored(unit.cloud, unit.ledger, unit.ledger.run(run_id), attempt, unit.observe, unit.clock):
+            run, attempt = unit.ledger.run(run_id), unit.ledger.attempts(run_id)[-1]
+            if not pull_stored(unit.cloud, unit.ledger, run, attempt, unit.observe, unit.clock, self.phases):
                 return False
         except CloudrunError as failure:
             error.add_note(f"its bucket could not be read: {failure}")

@@ -20,6 +20,7 @@ from cloudrun.core.errors import (
 )
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.records import Instance, SshTarget, UnitNews, UnitOrders, UnitRecord
+from cloudrun.core.states import UnitState
 from cloudrun.ledger import Ledger
 from cloudrun.plan.interruptions import was_interrupted
 from cloudrun.wiring import Cloud
@@ -41,6 +42,7 @@ class EarlyLogin:
 
     def __init__(self, target: SshTarget) -> None:
         self._target = target
+        self._session: Session | None = None  # as long as it is ours to close
         self._found: tuple[Session, Agent] | None = None
         self._stop = Event()
         self._thread = Thread(target=self._log_in, name="cloudrun-early-login", daemon=True)
@@ -53,8 +55,9 @@ class EarlyLogin:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        if (found := self.take(self._target)) is not None:
-            found[0].close()
+        self._close()  # a unit that lets us in and then is silent would be waited for
+        self._thread.join()
+        self._close()
 
     def take(self, target: SshTarget) -> tuple[Session, Agent] | None:
         """What has come of it, once; None where it failed, or led to another machine than `target`."""
@@ -62,26 +65,40 @@ class EarlyLogin:
         if target != self._target:
             return None
         found, self._found = self._found, None
+        if found is not None:
+            self._session = None
         return found
+
+    def _close(self) -> None:
+        if self._session is not None:
+            self._session.close()
 
     def _log_in(self) -> None:
         from cloudrun.ssh.agent import Agent
         from cloudrun.ssh.session import Session
 
         with suppress(CloudrunError):
-            session = Session.open(self._target, timeout_s=EARLY_S, cancelled=self._stop)
+            session = self._session = Session.open(self._target, timeout_s=EARLY_S, cancelled=self._stop)
             agent = Agent(session)
             try:
-                agent.install()
+                if not self._stop.is_set():
+                    agent.install()
+                    self._found = session, agent
             except BaseException:
                 session.close()
                 raise
-            self._found = session, agent
 
 
 def ssh_target(ledger: Ledger, unit: UnitRecord) -> SshTarget:
     key = ledger.key_path(unit.launch_id)
     return SshTarget(unit.address or "", unit.ssh_port, unit.user, key, unit.host_key)
+
+
+def early_login(ledger: Ledger, instance_id: str) -> EarlyLogin | None:
+    """To a unit that awaits its next run. Whether it is ours to use is seen to before it is told anything. Raises
+    NotFound."""
+    unit = ledger.unit(instance_id)
+    return EarlyLogin(ssh_target(ledger, unit)) if unit.state is UnitState.READY and unit.address else None
 
 
 class Connection:

@@ -24,7 +24,7 @@ from cloudrun.core.errors import Cancelled, CloudrunError, UsageError, mark_inco
 from cloudrun.core.events import Event, Note, Observer
 from cloudrun.core.states import RunState
 from cloudrun.functions import CALLS, Functions, call_key, chunks_of, each, outcome
-from cloudrun.grids import GridRun, Wishes, limits_of, on_its_share
+from cloudrun.grids import GridRun, Wishes, limits_of, on_its_share, write_costs
 from cloudrun.gridwork import GridWork
 from cloudrun.leases import present
 from cloudrun.ledger import Ledger, Run
@@ -305,6 +305,7 @@ class process_pool(Executor):  # noqa: N801 - used like a function: `with proces
             with self._lock:
                 self._is_over = True
             self._pool.carry_out_told()
+            write_costs(self._ledger, self._pool)
             self._standing.close(self._error)
             ending.close()
         finally:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -13,7 +14,7 @@ from cloudrun import datasets, runs, wiring
 from cloudrun.cells import Cell, Cells, Tally
 from cloudrun.clients import is_alive
 from cloudrun.core.clock import SystemClock
-from cloudrun.core.errors import UsageError
+from cloudrun.core.errors import LedgerError, UsageError
 from cloudrun.core.events import Observer
 from cloudrun.core.ids import new_id
 from cloudrun.core.records import GridRecord, RunRecord, UnitRecord
@@ -21,6 +22,7 @@ from cloudrun.core.settings import Settings
 from cloudrun.core.states import GridState, RunState, UnitState, is_terminal
 from cloudrun.leases import present
 from cloudrun.ledger import Ledger
+from cloudrun.plan.costs import Stay, shares
 from cloudrun.plan.fingerprint import cell_key
 from cloudrun.plan.grid import Grid
 from cloudrun.plan.pricing import usd_per_hour, vcpus
@@ -90,7 +92,10 @@ def run_grid(
             cloud, ledger, settings, image, limits, observe, client_id, changed=lambda pool: changed(tally, pool)
         )
         if not grid_run.is_over():
-            pool.run(grid_run.cells, grid_run.joined)
+            try:
+                pool.run(grid_run.cells, grid_run.joined)
+            finally:
+                write_costs(ledger, pool)
         return grid_run.finish(pool.why, pool.ended_usd)
 
 
@@ -256,6 +261,25 @@ def _tally(record: GridRecord, ledger: Ledger, taken: int) -> Tally:
     counts = ledger.counts(record.grid_id)
     failed = sum(counts[state] for state in RunState if is_terminal(state) and state is not RunState.SUCCEEDED)
     return Tally(record.cells, counts[RunState.SUCCEEDED], taken, failed)
+
+
+def write_costs(ledger: Ledger, pool: Pool) -> None:
+    """What each run cost of the units that it was on: worth knowing, and no reason for anything to fail."""
+    with suppress(LedgerError):
+        cells = {attempt.run_id for attempt in ledger.attempts_on(pool.used)}
+        units = {attempt.instance_id for attempt in ledger.attempts_of(cells)}
+        stays: dict[str, list[Stay]] = defaultdict(list)
+        for attempt in ledger.attempts_on(units):
+            ended = (attempt.ended_at or SystemClock().now()).timestamp()
+            stays[attempt.instance_id].append((attempt.run_id, attempt.started_at.timestamp(), ended))
+        cost: dict[str, float] = defaultdict(float)
+        for each in stays.values():
+            for run_id, usd in shares(pool.limits.usd_per_hour, each).items():
+                cost[run_id] += usd
+        for batch in _batches(cells.intersection(cost)):
+            with ledger.together():
+                for run_id in batch:
+                    ledger.set_cost(run_id, cost[run_id])
 
 
 # -- what another client has left -------------------------------------------------------------------------------------

@@ -40,8 +40,7 @@ class Machine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         close_behind(self.unit, error)
-        for run_id in self.unit.run_ids:  # now nothing on the unit adds to it
-            pulling.clear_stores(self.unit.cloud, self.unit.ledger, run_id, self.unit.observe)
+        _clear_stores(self.unit)
 
     def cancel(self) -> None:
         """Whatever runs on it ends and nothing else is started, also where another machine is on its way."""
@@ -79,6 +78,7 @@ class Machine:
         lost = self.unit
         try:
             close_behind(lost, error)
+            _clear_stores(lost)
             lost.observe(Note(f"{error}; {run_id} goes on with what it had saved, on another machine", "warning"))
             self._check_cancelled(lost)  # while it was closed, no signal was raised
             self.unit = _open(self._again)
@@ -93,6 +93,12 @@ class Machine:
         if self._cancelled.is_set():
             unit.cancel()
         unit.check_cancelled()
+
+
+def _clear_stores(unit: OpenUnit) -> None:
+    """Of a unit that is closed: now nothing on it adds to what its runs, those that are home, have in a bucket."""
+    for run_id in unit.run_ids:
+        pulling.clear_stores(unit.cloud, unit.ledger, run_id, unit.observe)
 
 
 def _open(launch: Callable[[], OpenUnit]) -> OpenUnit:

@@ -9,7 +9,15 @@ from cloudrun import reaper
 from cloudrun.clients import this_client
 from cloudrun.connection import EarlyLogin
 from cloudrun.core.clock import Clock, SystemClock
-from cloudrun.core.errors import Cancelled, CleanupIncomplete, CloudrunError, LedgerError, UsageError, mark_incomplete
+from cloudrun.core.errors import (
+    Cancelled,
+    CleanupIncomplete,
+    CloudrunError,
+    LedgerError,
+    UsageError,
+    mark_incomplete,
+    untouched,
+)
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.records import Image
 from cloudrun.core.settings import Settings
@@ -62,7 +70,7 @@ def open_unit(
                 unit.launch(found, client)
             unit.check_cancelled()
         except BaseException as error:
-            close_behind(unit, error)
+            close_behind(unit, error, instance_id)
             raise
     return unit
 
@@ -84,14 +92,15 @@ def _warn_of_expiry(cloud: Cloud, settings: Settings, now: datetime, observe: Ob
         )
 
 
-def close_behind(unit: OpenUnit, error: BaseException | None) -> None:
-    """Close; where an error is already on its way up, a failure to close is a note on it and never hides it."""
+def close_behind(unit: OpenUnit, error: BaseException | None, joined: str | None = None) -> None:
+    """Close; where an error is already on its way up, a failure to close is a note on it and never hides it. `joined`
+    is the machine that was to be taken over, where that may not have come about."""
     try:
         with LIFELINE.shield(drop=error is not None):
             unit.close()
         if isinstance(error, KeyboardInterrupt | SystemExit | Cancelled):
             with suppress(LedgerError):
-                _say_what_is_left(unit, error)
+                _say_what_is_left(unit, error, joined)
     except Exception as failure:
         if error is None:
             raise
@@ -102,12 +111,14 @@ def close_behind(unit: OpenUnit, error: BaseException | None) -> None:
         unit.observe(Note(f"{failure}; next: {next_step}", "warning"))
 
 
-def _say_what_is_left(unit: OpenUnit, error: BaseException) -> None:
+def _say_what_is_left(unit: OpenUnit, error: BaseException, joined: str | None) -> None:
     """Whoever interrupts a command wants to know first whether it goes on costing money."""
     if unit.is_let_go:
         return  # its run says so
     record = unit.ledger.unit(unit.instance_id) if hasattr(unit, "record") else None
-    if record is None:
+    if record is None and joined is not None:
+        error.add_note(untouched(joined))
+    elif record is None:
         error.add_note("no machine is left of it: nothing runs, and nothing is billed")
     elif record.state is UnitState.TERMINATED:
         error.add_note(f"{record.instance_id} is terminated: nothing runs on it, and nothing is billed any more")

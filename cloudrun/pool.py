@@ -48,6 +48,7 @@ from cloudrun.wiring import Cloud
 TICK_S = 1.0  # how often to decide where nothing happens
 LOOK_S = (0.1, 1.0)  # between two looks at machines that are not running yet
 AGAIN_S = 10.0  # after EC2 had no capacity
+REFUSALS = 3  # in a row, with no machine there to go on with
 # What a task raises where its machine is of no use any more; whatever else it raises is its own.
 MACHINE_FAILED = (ConnectionLost, DeadlineReached, LaunchError, ProvisionError)
 HOPELESS = (CredentialsError, QuotaError, UsageError)  # asking EC2 once more gives the same answer
@@ -172,6 +173,7 @@ class Pool:
         self.changed = changed
         self.linger_s = linger_s
         self.hands: dict[str, Hand] = {}
+        self.used: list[str] = []  # every unit that was ever its own
         self.ended_usd = 0.0
         self.why = ""  # what is not being done, for people
         self.client_id = client_id
@@ -180,6 +182,7 @@ class Pool:
         self._launching = 0  # units that EC2 is being asked for
         self._launchers: list[Thread] = []
         self._barred = ""
+        self._refused = 0
         self._not_before = 0.0
         self._worked: list[bool] = []
         self._boots: list[float] = []
@@ -371,6 +374,9 @@ class Pool:
             self._barred = f"no further machine is launched: {event.error}"
         elif isinstance(event.error, CapacityError):
             self._not_before = self.clock.monotonic() + AGAIN_S
+            self._refused = 0 if self.hands else self._refused + 1
+            if self._refused >= REFUSALS:
+                self._barred = f"no further machine is asked for: {event.error}"
         else:
             self._worked.append(False)
         self.observe(Note(f"{event.error}; {event.error.next_step}", "warning"))
@@ -420,6 +426,7 @@ class Pool:
         self._open(record, hand)
 
     def _open(self, record: UnitRecord, hand: Hand) -> None:
+        self.used.append(record.instance_id)
         hand.record = record
         hand.unit = PooledUnit(
             self.cloud,

@@ -235,15 +235,22 @@ def never_started(run: RunRecord) -> NotFound:
 
 
 def pull_stored(
-    cloud: Cloud, ledger: Ledger, run: RunRecord, attempt: AttemptRecord, observe: Observer, clock: Clock
+    cloud: Cloud,
+    ledger: Ledger,
+    run: RunRecord,
+    attempt: AttemptRecord,
+    observe: Observer,
+    clock: Clock,
+    phases: Phases | None = None,
 ) -> bool:
-    """Bring home what a unit has put into the bucket; false where it did not finish that."""
+    """Bring home what a unit has put into the bucket; false where it did not finish that. `phases`: of a client that
+    has watched the attempt, which are not in the ledger yet."""
     if not attempt.store:
         return False
     stored = bucket.Stored(cloud.storage(), attempt.store)
     if not stored.complete:
         return False
-    home = homecoming(ledger, run, attempt, "", observe, clock)
+    home = homecoming(ledger, run, attempt, "", observe, clock, phases)
     status = stored.status()
     if run.state is RunState.SHIPPING:
         ledger.move_run(run.run_id, RunState.RUNNING)
@@ -267,11 +274,17 @@ def clear_stores(cloud: Cloud, ledger: Ledger, run_id: str, observe: Observer) -
 
 
 def homecoming(
-    ledger: Ledger, run: RunRecord, attempt: AttemptRecord, place: str, observe: Observer, clock: Clock
+    ledger: Ledger,
+    run: RunRecord,
+    attempt: AttemptRecord,
+    place: str,
+    observe: Observer,
+    clock: Clock,
+    phases: Phases | None = None,
 ) -> Homecoming:
     earlier = ledger.attempts(run.run_id)[attempt.number - 2].outputs if attempt.number > 1 else ()
     settings = submitted_settings(run) or Settings()
     return Homecoming(
-        ledger, run, place, Phases(observe, clock), observe, clock,
+        ledger, run, place, phases or Phases(observe, clock), observe, clock,
         settings.output_max_bytes, settings.output_max_files, attempt.number, earlier,
     )  # fmt: skip

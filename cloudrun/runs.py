@@ -108,6 +108,8 @@ def _attempt(unit: OpenUnit, begin: Callable[[], Attempt], act: Callable[[Attemp
                 error.run_id = attempt.run.run_id
             with LIFELINE.shield(drop=True):
                 attempt.rescue(error)
+        if isinstance(error, Exception) and not isinstance(error, ConnectionLost):
+            unit.stay()
         if error is cause:
             raise
         raise error from cause

@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from cloudrun.core.errors import CredentialsError, LaunchError, QuotaError, UsageError
+from cloudrun.core.errors import LaunchError
 from cloudrun.plan.scheduling import Backlog
 from cloudrun.pool import Work
 from cloudrun.pooled import PooledUnit
@@ -87,7 +87,7 @@ class Standing:
 
     def given_up(self, why: str, error: BaseException | None) -> None:
         """Whoever waits learns it; what is added later may fare better."""
-        if error is None or not isinstance(error, CredentialsError | QuotaError | UsageError):
+        if error is None or str(error) not in why:  # an earlier one, which did not end it
             failure = LaunchError(why or "no machine could be had", next_step="cloudrun units, then try again")
             failure.__cause__ = error
             error = failure

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from cloudrun import bucket, datasets, launching, prepared, wiring
-from cloudrun.connection import EarlyLogin, ssh_target
+from cloudrun.connection import EarlyLogin, early_login
 from cloudrun.core.errors import UsageError, before_launch
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.records import Image
 from cloudrun.core.settings import Settings
-from cloudrun.core.states import UnitState
 from cloudrun.ledger import Ledger, Run
 from cloudrun.machine import Machine
 from cloudrun.opening import open_unit
@@ -30,16 +29,19 @@ def submit(
     observe: Observer,
     detach: bool = False,
     instance_id: str | None = None,
+    early: EarlyLogin | None = None,
 ) -> Run:
     """Run `job` on a unit of its own, or on the kept one that `instance_id` names. Returns its run, also a failed one;
     everything else that goes wrong raises.
 
     Nothing is launched before the script, its parameters, its environment, its data, the region and the type have been
-    checked. With `detach` it returns as soon as the job runs; the unit is left to it.
+    checked. With `detach` it returns as soon as the job runs; the unit is left to it. `early` is a login to that unit
+    which has begun already.
     """
     with ExitStack() as stack:
-        with before_launch():
-            early = stack.enter_context(_early_login(ledger, instance_id)) if instance_id else None
+        with before_launch(instance_id):
+            if instance_id is not None and (early := early or early_login(ledger, instance_id)) is not None:
+                stack.enter_context(early)
             cloud, image, plan = checked(job, settings, ledger, observe, instance_id)
         machine = Machine(
             lambda: open_unit(cloud, ledger, settings, observe, image=image, instance_id=instance_id, early=early),
@@ -71,12 +73,6 @@ def resume(run_id: str, settings: Settings, *, ledger: Ledger, observe: Observer
     with machine:
         run = machine.carry_through(plan, run_id, detach=detach)
     return ledger.get(run.run_id)
-
-
-def _early_login(ledger: Ledger, instance_id: str) -> AbstractContextManager[EarlyLogin | None]:
-    """To a unit that awaits its next run. Whether it is ours to use is seen to before it is told anything."""
-    unit = ledger.unit(instance_id)
-    return EarlyLogin(ssh_target(ledger, unit)) if unit.state is UnitState.READY and unit.address else nullcontext()
 
 
 def checked(

@@ -215,6 +215,13 @@ class OpenUnit:
         ConnectionLost where the machine lets nobody in, Interrupted where the provider has taken it back."""
         self._connection.reopen(stop, lost=lost)
 
+    def stay(self) -> None:
+        """Be a client of the unit after something has failed: the channel that it failed on is closed, and a unit that
+        no channel leads to powers itself off when it is idle, whatever its block is about to send."""
+        if not (self._let_go or self.stop.is_set()) and self.holds():
+            with suppress(CloudrunError):
+                self.agent.orders(self._orders())
+
     def is_gone(self) -> bool:
         """Whether EC2 says that it does not run any more; false where EC2 does not answer."""
         return self._connection.is_gone()

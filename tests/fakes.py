@@ -177,10 +177,10 @@ def open_unit(ledger: Ledger, clock: ManualClock, ec2: Ec2, observe: Callable[[E
     return unit
 
 
-def begun(ledger: Ledger, clock: ManualClock) -> RunRecord:
+def begun(ledger: Ledger, clock: ManualClock, store: str = "") -> RunRecord:
     """A run on the machine of launch l-1."""
     ledger.add_run(RunRecord(RUN, "train", "train.py", RunState.QUEUED, clock.now()))
-    ledger.begin_attempt(RUN, "i-l-1", clock.now())
+    ledger.begin_attempt(RUN, "i-l-1", clock.now(), store=store)
     ledger.move_run(RUN, RunState.RUNNING)
     return ledger.run(RUN)
 
@@ -191,13 +191,13 @@ def saved(ledger: Ledger, tmp_path: Path) -> Artifact:
     return Artifact("checkpoint", entry.size, entry.sha256)
 
 
-def an_attempt(ledger: Ledger, clock: ManualClock, ec2: Ec2, agent: Agent) -> Attempt:
+def an_attempt(ledger: Ledger, clock: ManualClock, ec2: Ec2, agent: Agent, store: str = "") -> Attempt:
     unit = open_unit(ledger, clock, ec2)
     unit._connection.agent = cast("Any", agent)
     unit._connection.session = cast("Any", SimpleNamespace(is_alive=True, close=lambda: None))
-    unit.reconnect = lambda stop=None: None  # type: ignore[method-assign]
+    unit.reconnect = lambda stop=None, lost=None: None  # type: ignore[method-assign]
     unit.run_ids.append(RUN)
-    begun(ledger, clock)
+    begun(ledger, clock, store)
     attempt = Attempt(unit, ledger.run(RUN), 1)
     attempt.started = True
     return attempt

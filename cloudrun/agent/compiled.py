@@ -51,4 +51,9 @@ def _compile(archive: str, folder: str) -> None:
             with open(path, "wb") as source:
                 source.write(file.read(name))
             # not checked against the source's time: nobody changes either of them
-            py_compile.compile(path, doraise=True, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+            mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+            made = py_compile.compile(path, doraise=True, invalidation_mode=mode)
+            # or a machine that loses its power has names without contents, and no agent that starts
+            for written in (path, made):
+                with open(str(written), "rb") as stream:
+                    os.fsync(stream.fileno())

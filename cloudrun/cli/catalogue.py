@@ -23,6 +23,12 @@ COMMANDS = (
     Command("results", "cloudrun.cli.results:results", "rank the runs, best first", "cloudrun results"),
     Command("show", "cloudrun.cli.show:show", "one run in full, or its logs", "cloudrun show RUN --log"),
     Command("get", "cloudrun.cli.show:get", "copy a file of a run out", "cloudrun get RUN model.joblib"),
+    Command(
+        "report",
+        "cloudrun.cli.report:report",
+        "all runs as one HTML file: ranking, charts, logs",
+        "cloudrun report --open",
+    ),
     Command("ps", "cloudrun.cli.runs:ps", "the runs that are not over", "cloudrun ps"),
     Command("logs", "cloudrun.cli.runs:logs", "what a run has printed, or prints", "cloudrun logs -f RUN"),
     Command("attach", "cloudrun.cli.runs:attach", "come back to a run and bring it home", "cloudrun attach RUN"),

@@ -202,7 +202,7 @@ def closing_lines(finished: Finished, ledger: Ledger) -> list[str]:
     if finished.spent_usd:
         lines.append(f"  cost   ${finished.spent_usd:.4f} at list prices")
     lines += [f"  {line}" for line in _ranking(finished, ledger)]
-    lines.append(f"  next   cloudrun results --grid {grid.grid_id}")
+    lines.append(f"  next   cloudrun results --grid {grid.grid_id}, or cloudrun report {grid.grid_id} --open")
     return lines
 
 

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import NoReturn
 
 from cloudrun.cli.catalogue import COMMANDS, front_page
+from cloudrun.cli.early import begin
 from cloudrun.cli.printing import abandon, print_json, printed_json
 from cloudrun.core.errors import Cancelled, CloudrunError, UsageError, exit_code_of
 
@@ -66,6 +67,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def _command(arguments: Sequence[str]) -> Callable[[], int | None]:
     """The command that the arguments name, ready to be called. Raises UsageError where they do not fit."""
+    if arguments[0] == "submit":
+        begin(arguments[1:])
     from cyclopts import CycloptsError
 
     from cloudrun.cli.parser import application

@@ -13,7 +13,6 @@ from itertools import chain
 from typing import IO, Any
 
 SCHEMA_VERSION = 1
-_UNBOUNDED = 100_000  # columns: where there is no terminal nothing is cut off or folded
 
 
 _printed: list[int] = []  # lengths of the documents so far: there is to be one
@@ -75,14 +74,14 @@ def print_table(
 
     On a terminal that is too narrow the `dispensable` columns go first, in their order, before anything is cut off.
     """
+    if not is_terminal(sys.stdout):
+        _print_plainly(headers, rows, right)
+        return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    terminal = is_terminal(sys.stdout)
-    console = Console(
-        file=sys.stdout, force_terminal=terminal, width=None if terminal else _UNBOUNDED, highlight=False, markup=False
-    )
+    console = Console(file=sys.stdout, force_terminal=True, highlight=False, markup=False)
     kept = _columns_that_fit(headers, rows, console.width, dispensable)
     headers, rows = [headers[index] for index in kept], [[row[index] for index in kept] for row in rows]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -95,6 +94,21 @@ def print_table(
     with console.capture() as captured:
         console.print(table)
     sys.stdout.writelines(line.rstrip() + "\n" for line in captured.get().splitlines())
+
+
+def _print_plainly(headers: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str]) -> None:
+    """Nothing is cut off or folded, and ten thousand lines take a moment."""
+    from rich.cells import cell_len
+
+    lines = [[printable(cell) for cell in line] for line in (headers, *rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    flush_right = [header in right for header in headers]
+    for line in lines:
+        cells = []
+        for cell, width, to_the_right in zip(line, widths, flush_right, strict=True):
+            room = " " * (width - cell_len(cell))
+            cells.append(room + cell if to_the_right else cell + room)
+        sys.stdout.write("  ".join(cells).rstrip() + "\n")
 
 
 def _columns_that_fit(

@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from cloudrun.cli.display import Display
+from cloudrun.cli.early import taken
 from cloudrun.cli.gridding import grid_of
 from cloudrun.cli.parser import Json
 from cloudrun.cli.printing import print_json
@@ -169,7 +170,7 @@ def submit(
     Every option is a setting too: in cloudrun.toml (deadline = "2h") or the environment (CLOUDRUN_DEADLINE=2h).
     The job's own output goes to stdout, or with --json to stderr. Exit code 5 says that the script failed.
     """
-    with before_launch():  # the imports alone take their time
+    with before_launch(instance_id):  # the imports alone take their time
         from cloudrun import config
         from cloudrun.ledger import Ledger
         from cloudrun.submit import Job
@@ -210,7 +211,15 @@ def submit(
 
     with closing(Ledger()) as ledger, Display(verbose=verbose, job_stdout=not as_json) as display:
         job = Job(script, arguments, params, name)
-        run = submit_job(job, settings, ledger=ledger, observe=display, detach=detach, instance_id=instance_id)
+        run = submit_job(
+            job,
+            settings,
+            ledger=ledger,
+            observe=display,
+            detach=detach,
+            instance_id=instance_id,
+            early=taken(instance_id),
+        )
         lines = detached_lines(run, ledger.unit(run.instance_id or "")) if detach else None
         display.say("\n".join(lines or closing_lines(run, ledger.artifacts.path)))
         if as_json:

@@ -180,10 +180,17 @@ def exit_code_of(error: BaseException, otherwise: int) -> int:
 
 
 @contextmanager
-def before_launch() -> Iterator[None]:
-    """Whoever interrupts what is done in here is told that there is nothing to end, nor to pay."""
+def before_launch(instance_id: str | None = None) -> Iterator[None]:
+    """Whoever interrupts what is done in here is told that there is nothing to end, nor to pay; or that the machine
+    which was to be used again is as it was."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as error:
-        error.add_note("nothing was launched: nothing runs, and nothing is billed")
+        error.add_note(untouched(instance_id))
         raise
+
+
+def untouched(instance_id: str | None) -> str:
+    if instance_id is None:
+        return "nothing was launched: nothing runs, and nothing is billed"
+    return f"nothing was begun on {instance_id}, which is as it was, and billed as it was: cloudrun units"

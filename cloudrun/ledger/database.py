@@ -16,6 +16,7 @@ from pathlib import Path
 
 from cloudrun.core.errors import LedgerError
 
+CACHE_KIB = 32 << 10  # at most: keys of a thousand cells are on as many pages, which are to be written once
 BUSY_TIMEOUT_S = 15.0  # how long one process waits for another's transaction, which takes milliseconds
 
 _turn = threading.RLock()
@@ -93,6 +94,7 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA fullfsync = ON")  # macOS: fsync alone stops at the drive's cache
         connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     except BaseException:
         connection.close()
         raise

@@ -154,9 +154,11 @@ class Grids:
             if added.rowcount != len(runs) and runs:
                 raise NotFound(f"a run that was to be a cell of grid {grid_id} is not in the ledger")
             connection.execute(
-                """INSERT OR IGNORE INTO ranked
-                SELECT ?, scores.name, value, run_id FROM scores JOIN runs USING (run_id)
-                WHERE run_id IN (SELECT value FROM json_each(?)) AND state = ? AND value IS NOT NULL""",
+                # CROSS JOIN is in this order: the planner would rather go through all runs that have succeeded
+                """INSERT OR IGNORE INTO ranked SELECT ?, scores.name, scores.value, runs.run_id
+                FROM json_each(?) AS known CROSS JOIN runs ON runs.run_id = known.value
+                CROSS JOIN scores ON scores.run_id = runs.run_id
+                WHERE runs.state = ? AND scores.value IS NOT NULL""",
                 (grid_id, as_json(list(known.values())), str(RunState.SUCCEEDED)),
             )
 

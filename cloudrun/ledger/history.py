@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from cloudrun.core.clock import utc_text
@@ -13,6 +13,7 @@ from cloudrun.core.states import RUN, EndReason, RunState, UnitState, is_termina
 from cloudrun.ledger.artifacts import ArtifactStore
 from cloudrun.ledger.database import Database
 from cloudrun.ledger.rows import (
+    as_json,
     attempt_record,
     check_move,
     find_id,
@@ -250,6 +251,26 @@ class History:
         """All tries of a run, first to last."""
         with self._database.reading() as connection:
             return _attempts(connection, run_id)
+
+    def attempts_of(self, run_ids: Iterable[str]) -> list[AttemptRecord]:
+        """All tries of those runs, in one query; by run, then first to last."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                """SELECT * FROM attempts WHERE run_id IN (SELECT value FROM json_each(?))
+                ORDER BY run_id, number""",
+                [as_json(list(run_ids))],
+            )
+            return [attempt_record(row) for row in rows]
+
+    def attempts_on(self, instance_ids: Iterable[str]) -> list[AttemptRecord]:
+        """Everything that was tried on those units, whatever it was of; as it began."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                """SELECT * FROM attempts WHERE instance_id IN (SELECT value FROM json_each(?))
+                ORDER BY started_at, run_id""",
+                [as_json(list(instance_ids))],
+            )
+            return [attempt_record(row) for row in rows]
 
 
 def _state(connection: sqlite3.Connection, run_id: str) -> RunState:

@@ -112,10 +112,11 @@ class Results:
     def primary_metric(self, grid_id: str | None = None) -> str | None:
         """The primary score of the newest succeeded run (of that grid's last cells) that has it."""
         newest = (
-            """SELECT run_id, metric FROM runs WHERE state = 'succeeded' AND metric IS NOT NULL
+            """SELECT run_id, metric FROM runs INDEXED BY runs_with_metric
+            WHERE state = 'succeeded' AND metric IS NOT NULL
             ORDER BY created_at DESC, run_id DESC LIMIT 100"""
             if grid_id is None
-            else """SELECT run_id, metric FROM cells JOIN runs USING (run_id)
+            else """SELECT run_id, metric FROM cells INDEXED BY cells_by_state CROSS JOIN runs USING (run_id)
             WHERE cells.grid_id = ? AND cells.state = 'succeeded' ORDER BY number DESC LIMIT 100"""
         )
         with self._database.reading() as connection:

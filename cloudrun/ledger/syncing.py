@@ -46,7 +46,7 @@ def sync_all(paths: Iterable[Path]) -> None:
 
 def _sync_file_system(path: Path) -> bool:
     """Bring all that `path`'s file system holds to the disk. False where that cannot be had, or cannot be relied on."""
-    if _linux_version() < LINUX_FROM or _file_system_of(path.stat().st_dev) not in FILE_SYSTEMS:
+    if _linux_version() < LINUX_FROM:
         return False
     import ctypes
 
@@ -55,6 +55,8 @@ def _sync_file_system(path: Path) -> bool:
         return False
     descriptor = os.open(path, os.O_RDONLY)
     try:
+        if _file_system_of(descriptor) not in FILE_SYSTEMS:
+            return False
         if libc.syncfs(descriptor) != 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number), str(path))
@@ -73,13 +75,17 @@ def _linux_version() -> tuple[int, ...]:
     return ()
 
 
-@functools.cache
-def _file_system_of(device: int) -> str:
-    """The kind of file system that has this device number; "" where nobody says."""
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    with suppress(OSError), Path("/proc/self/mountinfo").open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            before, _, after = line.partition(" - ")
-            if before.split()[2] == wanted:
-                return after.split()[0]
+def _file_system_of(descriptor: int) -> str:
+    """The kind of file system that an open file is on; "" where nobody says.
+
+    By the mount that it was opened through: in a subvolume of btrfs a file's device number is that of no mount.
+    """
+    with suppress(OSError):
+        about = Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="ascii").split()
+        wanted = about[about.index("mnt_id:") + 1] if "mnt_id:" in about else ""
+        with Path("/proc/self/mountinfo").open(encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                before, _, after = line.partition(" - ")
+                if before.split()[0] == wanted:
+                    return after.split()[0]
     return ""

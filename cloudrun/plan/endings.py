@@ -91,8 +91,8 @@ def interruption(error: BaseException, *, started: bool) -> Ending:
 
 def at_its_deadline(deadline: datetime, instance: Instance | None, now: datetime) -> bool:
     """Whether a machine that is gone went because its time was up. `instance` is what EC2 still says of it."""
-    by_a_call = instance is not None and instance.state_reason.startswith("Client.UserInitiatedShutdown")
-    return now >= deadline - CLOCKS and not by_a_call
+    why = instance.state_reason if instance is not None else ""
+    return now >= deadline - CLOCKS and (not why or why.startswith("Client.InstanceInitiatedShutdown"))
 
 
 def with_its_machine(deadline: datetime, instance: Instance | None, now: datetime, *, bucket: bool) -> Ending:

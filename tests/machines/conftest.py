@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -80,7 +81,11 @@ class Host:
         )  # fmt: skip
 
     def out(self, command: str) -> str:
-        done = self.ssh(command)
+        for _ in range(10):
+            done = self.ssh(command)
+            if done.returncode != 255 or "reset by peer" not in done.stderr:
+                break
+            time.sleep(1)  # cloud-init starts sshd anew when it has put its keys in place
         assert done.returncode == 0, (command, done.stdout, done.stderr)
         return done.stdout.strip()
 

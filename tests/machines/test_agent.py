@@ -53,8 +53,8 @@ def test_a_job_goes_on_while_its_agent_is_killed_and_is_taken_up_again(
     assert run.log().splitlines()[:LINES] == [str(number) for number in range(LINES)]
     assert run.attempts == 1
     assert run.scores == {"accuracy": 0.5}
-    if killed == "both":  # nobody was left to whom the system tells a process's exit code
-        assert (done.returncode, run.state, run.exit_code) == (5, "failed", None), done.stderr
+    if killed == "both" and run.exit_code is None:  # init, whose child it was, was quicker than who took it up again
+        assert (done.returncode, run.state) == (5, "failed"), done.stderr
         assert "nobody saw how" in done.stderr
     else:
         assert (done.returncode, run.state, run.exit_code) == (0, "succeeded", 0), done.stderr

@@ -30,7 +30,10 @@ def start_long_job(project: Project, start: Start) -> subprocess.Popen[str]:
     return client
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow)],
+)
 def test_a_signal_brings_home_what_there_is_and_ends_the_machine(
     project: Project, start: Start, nothing_left: Nothing, number: int, code: int
 ) -> None:

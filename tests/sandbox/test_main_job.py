@@ -108,8 +108,8 @@ PARTLY = "open('partial.txt', 'w').write('so far'); print('last words', flush=Tr
     ("end", "reason", "words"),
     [
         ("import sys; sys.exit(3)", "exited", "code 3"),
-        ("import os; os.kill(os.getpid(), 9)", "signalled", "SIGKILL"),
-        ("raise ValueError('no')", "exited", "code 1"),
+        pytest.param("import os; os.kill(os.getpid(), 9)", "signalled", "SIGKILL", marks=pytest.mark.slow),
+        pytest.param("raise ValueError('no')", "exited", "code 1", marks=pytest.mark.slow),
     ],
 )
 def test_a_failing_script_is_exit_code_5_and_its_logs_and_files_are_home(

@@ -6,6 +6,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from cloudrun import bucket
 from cloudrun.core.errors import ConnectionLost, LedgerError, exit_code_of
 from cloudrun.core.records import JobStatus, RunRecord
 from cloudrun.core.states import EndReason, RunState
@@ -43,6 +46,27 @@ def test_a_lost_connection_to_a_machine_that_is_gone_ends_the_run(ledger: Ledger
     ec2.states["i-l-1"] = "terminated"
     attempt.rescue(ConnectionLost("reset by peer"))
     assert (ledger.run(RUN).state, ledger.run(RUN).end_reason) == (RunState.LOST, EndReason.UNIT_LOST)
+
+
+def test_what_comes_by_the_bucket_took_as_long_as_it_was_watched(
+    ledger: Ledger, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class InBucket(Agent):
+        complete = True
+
+        def status(self, place: str = "") -> JobStatus:
+            return JobStatus("exited", exit_code=0, started_at=100.0, ended_at=103.0)
+
+    ec2 = Ec2()
+    attempt = an_attempt(ledger, clock, ec2, Agent(cuts=100), "s3://bucket/r-1.1/")
+    attempt.unit.cloud.storage = lambda: None  # type: ignore[misc, assignment, method-assign, return-value]
+    monkeypatch.setattr(bucket, "Stored", lambda *_: InBucket())
+    attempt.phases.count("boot", 7.0)
+    attempt.phases.count("run", 3.0)
+    ec2.states["i-l-1"] = "terminated"
+    attempt.rescue(ConnectionLost("reset by peer"))
+    run = ledger.run(RUN)
+    assert (run.state, run.timings.boot_s, run.timings.run_s) == (RunState.SUCCEEDED, 7.0, 3.0)
 
 
 def test_outputs_that_the_ledger_cannot_take_wait_whatever_state_it_knows(tmp_path: Path, clock: ManualClock) -> None:

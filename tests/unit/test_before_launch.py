@@ -5,6 +5,12 @@ from __future__ import annotations
 import pytest
 
 from cloudrun.core.errors import UsageError, before_launch
+from cloudrun.core.events import nobody
+from cloudrun.core.settings import Settings
+from cloudrun.ledger import Ledger
+from cloudrun.opening import close_behind
+from cloudrun.units import OpenUnit
+from tests.fakes import Ec2, ManualClock, cloud_of
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt(), SystemExit(143)])
@@ -13,6 +19,22 @@ def test_an_interruption_is_told_that_nothing_was_launched(interruption: BaseExc
         raise interruption
     assert caught.value is interruption
     assert caught.value.__notes__ == ["nothing was launched: nothing runs, and nothing is billed"]
+
+
+def test_a_machine_that_was_to_be_used_again_is_not_said_to_cost_nothing() -> None:
+    with pytest.raises(KeyboardInterrupt) as caught, before_launch("i-1"):
+        raise KeyboardInterrupt
+    (note,) = caught.value.__notes__
+    assert "i-1" in note
+    assert "nothing is billed" not in note
+
+
+def test_nor_is_it_where_its_client_was_about_to_take_it(ledger: Ledger, clock: ManualClock) -> None:
+    error = KeyboardInterrupt()
+    close_behind(OpenUnit(cloud_of(Ec2()), ledger, Settings(), nobody, clock), error, "i-1")
+    (note,) = error.__notes__
+    assert "i-1" in note
+    assert "nothing is billed" not in note
 
 
 def test_an_error_goes_on_as_it_is() -> None:

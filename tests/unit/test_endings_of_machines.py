@@ -23,6 +23,7 @@ def test_a_machine_that_is_gone_after_its_deadline_went_at_it() -> None:
 
 def test_one_that_was_terminated_or_is_gone_before_did_not() -> None:
     assert not at_its_deadline(DEADLINE, instance("Client.UserInitiatedShutdown: User initiated shutdown"), LATER)
+    assert not at_its_deadline(DEADLINE, instance("Server.InternalError: the hardware failed"), LATER)
     assert not at_its_deadline(DEADLINE, None, DEADLINE - timedelta(minutes=1))
 
 

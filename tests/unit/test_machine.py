@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from cloudrun.core.errors import Cancelled, Interrupted
+from cloudrun.core.records import RunRecord
 from cloudrun.core.states import EndReason, RunState
 from cloudrun.ledger import Ledger
 from cloudrun.machine import Machine
+from cloudrun.units import OpenUnit
 from tests.fakes import RUN, Ec2, ManualClock, begun, open_unit
 
 
@@ -86,3 +89,33 @@ def test_a_block_that_fails_while_another_machine_comes_starts_nothing_on_it(
         thread.join(30)
     assert [type(error) for error in raised] == [Cancelled]
     assert ledger.run(RUN).state is RunState.LOST
+
+
+def test_what_a_machine_that_was_taken_back_has_left_in_a_bucket_goes_with_it(
+    ledger: Ledger, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the runs that are home: one that goes on elsewhere may still need its own."""
+    deleted: list[str] = []
+    ec2, storage = Ec2(), SimpleNamespace(delete_prefix=lambda bucket, prefix: deleted.append(prefix))
+
+    def first() -> OpenUnit:
+        unit = open_unit(ledger, clock, ec2)
+        unit.cloud.storage = lambda: storage  # type: ignore[misc, assignment, method-assign]
+        ledger.add_run(RunRecord("r-0", "home", "train.py", RunState.QUEUED, clock.now()))
+        ledger.begin_attempt("r-0", "i-l-1", clock.now(), store="s3://bucket/r-0.1/")
+        ledger.move_run("r-0", RunState.FAILED, reason=EndReason.SHIP_FAILED)
+        unit.run_ids += ["r-0", RUN]
+        return unit
+
+    class Enough(Exception): ...
+
+    def again() -> OpenUnit:
+        raise Enough
+
+    machine = Machine(first, again)
+    monkeypatch.setattr("cloudrun.machine.runs.execute", lambda *words, **keywords: interrupted_once(
+        ledger, clock, *words, **{name: value for name, value in keywords.items() if name != "check"}))  # fmt: skip
+    machine.unit = first()
+    with pytest.raises(Enough):
+        machine.carry_through(cast("Any", None))
+    assert deleted == ["r-0.1/"]

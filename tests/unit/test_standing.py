@@ -95,7 +95,7 @@ def test_work_that_is_over_from_the_start_is_closed_at_once() -> None:
 
 def test_whoever_waits_for_a_machine_that_never_comes_learns_why() -> None:
     refused, one = QuotaError("8 vCPUs are all you may have"), Some(1)
-    standing(one).given_up("no further machine is launched", refused)
+    standing(one).given_up(f"no further machine is launched: {refused}", refused)
     assert one.told is refused
     poor = Some(1)
     standing(poor).given_up("the budget does not pay for it", LaunchError("an earlier one"))

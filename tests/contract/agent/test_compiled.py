@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from cloudrun.agent import compiled
+from cloudrun.ssh.archive import archive
 from tests.contract.agent.conftest import Unit, until
 
 
@@ -67,3 +69,20 @@ def test_an_agent_that_finds_no_room_for_it_ends_all_the_same(unit: Unit) -> Non
     _byte_code(unit).write_text("in the way")
     unit.hang_up()
     assert sorted(each.name for each in folder.iterdir()) == sorted([Path(unit.archive).name, _byte_code(unit).name])
+
+
+def test_what_has_its_name_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that loses its power would have names without contents, and an agent that never starts again."""
+    place = tmp_path / f"agent{compiled.ARCHIVE}"
+    place.write_bytes(archive().data)
+    os.utime(place, (0, 0))
+    synced = set()
+
+    def fsync(descriptor: int) -> None:
+        synced.add(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    compiled.keep(str(place))
+    files = [each for each in place.with_suffix(compiled.COMPILED).rglob("*") if each.is_file()]
+    assert any(each.suffix == ".pyc" for each in files)
+    assert [each for each in files if each.stat().st_ino not in synced] == []

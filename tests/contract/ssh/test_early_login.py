@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from threading import Thread
 from typing import Any
 
+import pytest
+
+from cloudrun import connection
 from cloudrun.connection import EarlyLogin
 from cloudrun.ssh.keys import make_key
+from cloudrun.ssh.stream import SILENCE_S
+from tests.waiting import until
 
 
 def test_it_is_taken_with_an_agent_that_answers(host: Any) -> None:
@@ -22,9 +29,9 @@ def test_it_is_taken_with_an_agent_that_answers(host: Any) -> None:
 
 def test_one_that_nobody_takes_is_closed(host: Any) -> None:
     with EarlyLogin(host.target) as early:
-        found = early.take(host.target)
-        assert found is not None
-        early._found = found
+        early._thread.join()
+        found = early._found
+    assert found is not None
     assert not found[0].is_alive
 
 
@@ -43,3 +50,24 @@ def test_a_machine_that_does_not_answer_fails_soon_and_silently(host: Any, free_
     nobody = replace(host.target, port=free_port)
     with EarlyLogin(nobody) as early:
         assert early.take(nobody) is None
+
+
+def test_one_whose_machine_falls_silent_is_not_waited_for(
+    start_host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "EARLY_S", 30.0)  # so that a computer which is busy gets as far as that
+    python = tmp_path / "tools" / "python3"
+    python.parent.mkdir()
+    python.write_text(f"#!/bin/sh\ntouch {tmp_path}/asked\nexec sleep 600\n")
+    python.chmod(0o755)
+    with start_host("asyncssh", tmp_path, first_on_path=str(python.parent)) as host:
+
+        def give_up() -> None:
+            with EarlyLogin(host.target):
+                until((tmp_path / "asked").exists)
+
+        client = Thread(target=give_up, daemon=True)
+        client.start()
+        until((tmp_path / "asked").exists)
+        client.join(SILENCE_S * 2 / 3)
+        assert not client.is_alive()

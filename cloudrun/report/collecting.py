@@ -1,0 +1,117 @@
+"""What a report is about, taken out of the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from cloudrun.core.errors import UsageError
+from cloudrun.core.records import AttemptRecord, RunRecord, UnitRecord
+from cloudrun.core.states import RunState
+from cloudrun.ledger import Ledger
+from cloudrun.plan.ranking import better_is_smaller
+from cloudrun.report.tails import log_tails
+
+MAX_RUNS = 50_000  # more make a page that no browser is quick with
+
+
+@dataclass(frozen=True)
+class Data:
+    """A report's contents, as records. `attempts` are all those on `units`, of other runs too: a machine that works
+    for another run is not idle.
+    """
+
+    title: str
+    made_at: datetime
+    runs: Sequence[RunRecord]
+    attempts: Sequence[AttemptRecord] = ()
+    units: Sequence[UnitRecord] = ()
+    metric: str | None = None  # the score that ranks
+    minimize: Mapping[str, bool] = field(default_factory=dict)  # for each score whether smaller is better
+    tails: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # by run, then "stdout" and "stderr"
+    cut: bool = False  # older runs were left out: there was no room
+
+
+def collect(
+    ledger: Ledger,
+    references: Sequence[str] = (),
+    *,
+    metric: str | None = None,
+    minimize: bool | None = None,
+    max_runs: int = MAX_RUNS,
+) -> Data:
+    """Those runs (a grid's id is all of its cells), or the newest; without a `metric` the newest primary score ranks.
+
+    Raises UsageError where there is no run, or none has that score; NotFound for a reference to nothing.
+    """
+    if references:
+        chosen = {run.run_id: run for reference in references for run in _meant(ledger, reference)}
+        runs = sorted(chosen.values(), key=lambda run: (run.created_at, run.run_id), reverse=True)
+        of_them = ledger.attempts_of(chosen)
+        unit_ids = {attempt.instance_id for attempt in of_them}
+        units = [unit for unit in ledger.units(live=False) if unit.instance_id in unit_ids]
+    else:
+        runs = ledger.runs(limit=max_runs + 1)
+        units = ledger.units(live=False)
+    if not runs:
+        raise UsageError(f"no runs yet in {ledger.project}", next_step="cloudrun submit train.py")
+    cut = len(runs) > max_runs
+    runs = runs[:max_runs]
+    metric, directions = _metric(runs, metric, minimize)
+    return Data(
+        title=ledger.project.name,
+        made_at=datetime.now(UTC),
+        runs=runs,
+        attempts=ledger.attempts_on([unit.instance_id for unit in units]),
+        units=units,
+        metric=metric,
+        minimize=directions,
+        tails=log_tails(ledger.artifacts, _most_wanted(runs, metric, directions)),
+        cut=cut,
+    )
+
+
+def _meant(ledger: Ledger, reference: str) -> Iterator[RunRecord]:
+    """The runs of a grid that has this id, else the run that is called so."""
+    if not reference.startswith("g-"):
+        yield ledger.run(reference)
+        return
+    grid_id, after = ledger.grid(reference).grid_id, -1
+    while cells := ledger.cells(grid_id, after=after):
+        yield from (ledger.run(cell.run_id) for cell in cells)
+        after = cells[-1].number
+
+
+def _metric(
+    newest_first: Sequence[RunRecord], metric: str | None, minimize: bool | None
+) -> tuple[str | None, dict[str, bool]]:
+    """The score that ranks, and which way each score is better: as its newest run says, else as its name says."""
+    succeeded = [run for run in newest_first if run.state is RunState.SUCCEEDED]
+    names = list(dict.fromkeys(name for run in succeeded for name in run.scores))
+    if metric is None:
+        metric = next((run.metric for run in succeeded if run.metric in run.scores), names[0] if names else None)
+    elif metric not in names:
+        known = f"there are {', '.join(names[:10])}" if names else "they have no scores at all"
+        raise UsageError(f"none of the succeeded runs has a score {metric!r}: {known}", next_step="cloudrun report")
+    directions = {name: better_is_smaller(name) for name in names}
+    for run in reversed(succeeded):
+        if run.metric in directions:
+            directions[run.metric] = run.minimize
+    if metric is not None and minimize is not None:
+        directions[metric] = minimize
+    return metric, directions
+
+
+def _most_wanted(runs: Sequence[RunRecord], metric: str | None, directions: Mapping[str, bool]) -> Sequence[RunRecord]:
+    """In the order in which somebody will want to read their logs: what failed, then the best, then the rest."""
+
+    def key(run: RunRecord) -> tuple[int, float]:
+        if run.state is not RunState.SUCCEEDED:
+            return (0, 0.0)
+        score = run.scores.get(metric or "", float("nan"))
+        if score != score:
+            return (2, 0.0)
+        return (1, score if directions.get(metric or "") else -score)
+
+    return sorted(runs, key=key)
