@@ -110,6 +110,13 @@ class Cells:
     def stopped(self) -> str:
         return self._stopped
 
+    def is_open(self) -> bool:
+        return False
+
+    def given_up(self, why: str, error: BaseException | None) -> None:  # noqa: ARG002  # `why` is the pool's to say
+        if error is not None:
+            raise error
+
     def carry_out(self, unit: PooledUnit, task: Cell) -> None:
         if task.on_unit:
             runs.go_on(unit, task.run.run_id)

@@ -39,12 +39,17 @@ def inherit(
     What another living process has at the moment (`cloudrun attach` to a cell) is left to it, and so are machines in
     another place than `cloud`'s: their cells count as `elsewhere`.
     """
+    cells = _cells_on_units(grid_id, ledger)
     launches = launches_of(ledger, grid_id)
-    if not launches:
+    if not launches and not cells:
         return Joined()
     now = SystemClock().now()
-    cells = _cells_on_units(grid_id, ledger)
-    units = {unit.instance_id: unit for unit in ledger.units(live=False) if unit.launch_id in launches}
+    units = {
+        unit.instance_id: unit
+        for unit in ledger.units(live=False)
+        if unit.launch_id in launches or unit.instance_id in cells  # of a pool that had more to do than the grid
+    }
+    launches |= {unit.launch_id: ledger.launch(unit.launch_id) for unit in units.values()}
     alive = {name: unit for name, unit in units.items() if unit.state is not UnitState.TERMINATED}
     here = [name for name, unit in alive.items() if unit.place == cloud.place]
     found = cloud.instances.describe(here) if here else {}
@@ -72,9 +77,6 @@ def inherit(
             spent_usd += budget.cost_usd(price, (now - unit.created_at).total_seconds())
             ending.append(name)
             _requeue(ledger, on_it, f"{name} went away while nobody looked")
-    for name, left in cells.items():  # on a machine that is no grid's: nobody launches such
-        tally.elsewhere += len(left)
-        observe(Note(f"{len(left)} cells are on {name}, which is not this grid's", "warning"))
     return Joined(tuple(joined), tuple(ending), tuple(_unreleased(cloud, ledger, launches)), spent_usd)
 
 
@@ -106,6 +108,8 @@ def _cells_on_units(grid_id: str, ledger: Ledger) -> dict[str, list[Cell]]:
 
 def _taken(unit: UnitRecord, cloud: Cloud, ledger: Ledger, client_id: str, settings: Settings, now: datetime) -> bool:
     """Whether it is ours from here on, to be ended as the grid's units are."""
+    if unit.client_id == client_id:  # taken with another grid that was on it
+        return True
     if unit.place != cloud.place or is_alive(ledger.client(unit.client_id), now):
         return False
     return ledger.take_unit(unit.instance_id, client_id, of=unit.client_id, on_exit=settings.on_exit)
