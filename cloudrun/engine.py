@@ -20,13 +20,15 @@ from cloudrun.core.errors import Cancelled, CloudrunError
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.settings import Settings
 from cloudrun.functions import CALLS, Functions
-from cloudrun.grids import Wishes, check_money, limits_of, on_its_share, write_costs
+from cloudrun.grids import Wishes, check_money, limits_of, on_its_share, terms_of, write_costs
 from cloudrun.gridwork import GridWork
 from cloudrun.leases import present
 from cloudrun.ledger import Ledger
 from cloudrun.lifeline import LIFELINE
 from cloudrun.pool import Pool
+from cloudrun.prepared import Prepared
 from cloudrun.standing import Standing, Task
+from cloudrun.submit import with_data
 from cloudrun.units import ENDING_S
 
 LINGER_S = 60.0  # EC2 bills a minute at least, and another machine would take about as long to boot
@@ -51,24 +53,24 @@ class Engine:
         for note in self.cloud.notes:
             observe(Note(note))
         self.image = self.cloud.images.find(settings.instance_type, image_id=settings.image, user=settings.user)
-        self.limits = limits_of(wishes, settings, self.cloud.place.region)
-        check_money(self.limits)
+        self._terms = terms_of(wishes, settings, self.cloud.place.region)
+        self._limits = limits_of(wishes, settings, self._terms)
+        check_money(self._limits)
 
     def begin(self) -> None:
         with ExitStack() as stack:
             self.client_id = stack.enter_context(present(self.ledger, SystemClock()))
             self._clear_behind_the_dead()
             self.functions = Functions(
-                self.ledger, self.settings, self.cloud, self.image, self.observe, self.client_id,
-                finish=lambda plan: on_its_share(plan, self.limits, self.wishes),
-            )  # fmt: skip
+                self.ledger, self.settings, self.image, self.observe, self.client_id, self.finished
+            )
             stack.callback(self.functions.close)
             self.calls = Calls(self.ledger, self.observe, retries=self.wishes.retries, forget=self.functions.forget)
             self._standing = Standing()
             self._standing.add(self.calls)
             self._pool = Pool(
-                self.cloud, self.ledger, self.settings, self.image, self.limits, self.observe, self.client_id,
-                check=self._standing.check,
+                self.cloud, self.ledger, self.settings, self.image, self._limits, self.observe, self.client_id,
+                check=self._standing.check, terms=self._terms,
                 linger_s=LINGER_S if self.settings.idle_s is None else self.settings.idle_s,
             )  # fmt: skip
             LIFELINE.add(self)
@@ -110,6 +112,10 @@ class Engine:
     @property
     def has_machines(self) -> bool:
         return any(unit.client_id == self.client_id for unit in self.ledger.units())
+
+    def finished(self, plan: Prepared) -> Prepared:
+        """A plan with its data, for a unit of this pool. Raises UsageError, CredentialsError."""
+        return on_its_share(with_data(plan, self.cloud, self.observe), self.wishes, self._terms)
 
     def tell(self, act: Callable[[], None]) -> None:
         """Have it done by the deciding thread. Raises BrokenExecutor where the pool has ended."""

@@ -27,14 +27,13 @@ from cloudrun.core.ids import new_id
 from cloudrun.core.states import RunState
 from cloudrun.engine import Engine
 from cloudrun.functions import Arguments, Function, call_key, outcome
-from cloudrun.grids import GridRun, Wishes, on_its_share
+from cloudrun.grids import GridRun, Wishes
 from cloudrun.gridwork import GridWork
 from cloudrun.ledger import Ledger, Run
 from cloudrun.lifeline import LIFELINE
 from cloudrun.plan.grid import Grid, check_cells, check_size, make_grid
 from cloudrun.prepared import Job
 from cloudrun.process import given_keywords
-from cloudrun.submit import with_data
 
 
 class process_pool(Executor):  # noqa: N801 - used like a function: `with process_pool() as pool`
@@ -225,8 +224,7 @@ class process_pool(Executor):  # noqa: N801 - used like a function: `with proces
             engine = self._open()
             job = Job(Path(script), tuple(arguments), {}, name)
             plan = prepared.prepare(job, self._settings, self._ledger, engine.image.architecture, self._observe)
-            plan = on_its_share(with_data(plan, engine.cloud, self._observe), engine.limits, self._wishes)
-            wishes = replace(self._wishes, again=again)
+            plan, wishes = engine.finished(plan), replace(self._wishes, again=again)
             begin = partial(GridRun, plan, made, wishes, self._ledger, engine.client_id, self._observe)
             work = GridWork(self._ledger, begin)
             engine.adopt(work)

@@ -30,8 +30,6 @@ from cloudrun.pickling import pickled
 from cloudrun.plan.fingerprint import canonical_json, code_digest
 from cloudrun.plan.imports import ImportScan
 from cloudrun.prepared import Job, Prepared
-from cloudrun.submit import with_data
-from cloudrun.wiring import Cloud
 
 _BARE_FRAME = re.compile(r'^  File "(?P<file>[^"]+)", line (?P<line>\d+), in .*(?!\n    )$', re.MULTILINE)
 CALLS = "calls"  # the folder below `.cloudrun` for what travels
@@ -78,16 +76,14 @@ class Functions:
         self,
         ledger: Ledger,
         settings: Settings,
-        cloud: Cloud,
         image: Image,
         observe: Observer,
         pool_id: str,
-        finish: Callable[[Prepared], Prepared] = lambda plan: plan,
+        finish: Callable[[Prepared], Prepared],
     ) -> None:
-        """`finish` adds to every plan what is the pool's."""
+        """`finish` finds a plan's data, and adds what is the pool's."""
         self._ledger = ledger
         self._settings = settings
-        self._cloud = cloud
         self._image = image
         self._observe = observe
         self._finish = finish
@@ -171,7 +167,7 @@ class Functions:
         lib = [self._written(f"lib/cloudpickle/{source.name}", source.read_bytes()) for source in sources]
         files = [each for each in goods.entries if each.path != goods.script]
         plan = Prepared(job, replace(goods, entries=(*files, *lib)), environment, self._settings, "")
-        return self._finish(with_data(plan, self._cloud, self._observe))
+        return self._finish(plan)
 
 
 def _program(wanted: Needs) -> str:

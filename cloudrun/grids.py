@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 from cloudrun import datasets, runs
@@ -32,7 +33,7 @@ from cloudrun.plan.fingerprint import cell_key
 from cloudrun.plan.grid import Grid
 from cloudrun.plan.pricing import usd_per_hour, vcpus
 from cloudrun.plan.quantities import duration_text
-from cloudrun.plan.scheduling import Backlog, Limits, decide
+from cloudrun.plan.scheduling import Backlog, Limits, Terms, decide
 from cloudrun.pool import Pool
 from cloudrun.prepared import Job, Prepared, submission
 from cloudrun.submit import checked
@@ -90,14 +91,15 @@ def run_grid(
     _check(wishes)
     with before_launch():
         cloud, image, plan = checked(job, settings, ledger, observe)
-    limits = limits_of(wishes, settings, cloud.place.region)
-    plan = on_its_share(plan, limits, wishes)
+    terms = terms_of(wishes, settings, cloud.place.region)
+    limits = limits_of(wishes, settings, terms)
+    plan = on_its_share(plan, wishes, terms)
     with present(ledger, SystemClock()) as client_id:
         check_money(limits)
         run = GridRun(plan, grid, wishes, ledger, client_id, observe, over)
         pool = Pool(
             cloud, ledger, settings, image, limits, observe, client_id,
-            changed=lambda pool: changed(run.tally, pool), check=run.check, tags={GRID_TAG: run.grid_id},
+            changed=lambda pool: changed(run.tally, pool), check=run.check, tags={GRID_TAG: run.grid_id}, terms=terms,
         )  # fmt: skip
         try:
             changed(run.tally, None)
@@ -223,19 +225,36 @@ def check_money(limits: Limits) -> None:
         raise UsageError(f"nothing was launched: {first.why}", next_step=enough)
 
 
-def limits_of(wishes: Wishes, settings: Settings, region: str) -> Limits:
-    """For a pool's planner. Raises UsageError for a budget where nobody knows the price."""
-    price = usd_per_hour(settings.instance_type, region)
+def terms_of(wishes: Wishes, settings: Settings, region: str) -> Callable[[str], Terms]:
+    """What a unit of a type is like. It raises UsageError for one that a budget cannot be kept with."""
+    return partial(_terms, wishes, settings, region)
+
+
+def _terms(wishes: Wishes, settings: Settings, region: str, instance_type: str) -> Terms:
+    """A spot machine never costs more than the maximum price given for it, which is the on-demand price by default
+    ("Spot Instances", Amazon EC2 User Guide).
+    """
+    listed = usd_per_hour(instance_type, region)
+    price = listed.usd_per_hour if listed else None
+    if settings.spot and settings.max_price is not None:
+        price = settings.max_price
     if wishes.budget_usd is not None and price is None:
         raise UsageError(
-            f"nobody here knows what a {settings.instance_type} costs in {region}, so no budget can be kept",
+            f"nobody here knows what a {instance_type} costs in {region}, so no budget can be kept",
             next_step="use a common type such as m7i.large, or leave out --budget and set an early --deadline",
         )
-    slots = wishes.slots or max(1, (vcpus(settings.instance_type) or 1) // wishes.cpus)
+    return Terms(wishes.slots or max(1, (vcpus(instance_type) or 1) // wishes.cpus), price or 0.0)
+
+
+def limits_of(wishes: Wishes, settings: Settings, terms: Callable[[str], Terms]) -> Limits:
+    """For a pool's planner. Raises what `terms` raises."""
+    for instance_type in settings.fallback_types:
+        terms(instance_type)
+    first = terms(settings.instance_type)
     return Limits(
         max_units=wishes.max_units or wishes.units,
-        slots=slots,
-        usd_per_hour=price.usd_per_hour if price else 0.0,
+        slots=first.slots,
+        usd_per_hour=first.usd_per_hour,
         boot_s=BOOT_S,
         deadline_s=settings.deadline_s,
         min_units=0 if wishes.max_units else wishes.units,
@@ -243,9 +262,11 @@ def limits_of(wishes: Wishes, settings: Settings, region: str) -> Limits:
     )
 
 
-def on_its_share(plan: Prepared, limits: Limits, wishes: Wishes) -> Prepared:
+def on_its_share(plan: Prepared, wishes: Wishes, terms: Callable[[str], Terms]) -> Prepared:
     """A cell that shares its unit computes on its own part of it."""
-    return replace(plan, threads=wishes.cpus) if limits.slots > 1 or wishes.cpus > 1 else plan
+    types = (plan.settings.instance_type, *plan.settings.fallback_types)
+    is_shared = any(terms(name).slots > 1 for name in types)
+    return replace(plan, threads=wishes.cpus) if is_shared or wishes.cpus > 1 else plan
 
 
 def _begun(
@@ -359,8 +380,9 @@ def write_costs(ledger: Ledger, pool: Pool) -> None:
             ended = (attempt.ended_at or SystemClock().now()).timestamp()
             stays[attempt.instance_id].append((attempt.run_id, attempt.started_at.timestamp(), ended))
         cost: dict[str, float] = defaultdict(float)
-        for each in stays.values():
-            for run_id, usd in shares(pool.limits.usd_per_hour, each).items():
+        for instance_id, each in stays.items():
+            price = pool.terms(ledger.unit(instance_id).instance_type).usd_per_hour
+            for run_id, usd in shares(price, each).items():
                 cost[run_id] += usd
         for batch in _batches(cells.intersection(cost)):
             with ledger.together():

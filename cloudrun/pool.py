@@ -38,15 +38,14 @@ from cloudrun.ledger import Ledger
 from cloudrun.lifeline import LIFELINE
 from cloudrun.plan import budget
 from cloudrun.plan.retrying import useless_launches
-from cloudrun.plan.scheduling import Decision, Limits, decide
+from cloudrun.plan.scheduling import Decision, Limits, Terms, decide
 from cloudrun.pooled import PooledUnit
-from cloudrun.renting import Launched, Renting
+from cloudrun.renting import AGAIN_S, Launched, Renting
 from cloudrun.wiring import Cloud
 from cloudrun.work import Joined, Work
 
 TICK_S = 1.0  # how often to decide where nothing happens
 LOOK_S = (0.1, 1.0)  # between two looks at machines that are not running yet
-AGAIN_S = 10.0  # after EC2 had no capacity
 PATIENCE_S = 600.0  # for capacity, while nothing runs
 CHECK_S = 0.5  # between two looks at whether the work is still ours
 HOPELESS = (CredentialsError, QuotaError, UsageError)  # asking EC2 once more gives the same answer
@@ -75,10 +74,12 @@ class Pool:
         changed: Callable[[Pool], None] = lambda _: None,
         check: Callable[[], None] = lambda: None,
         tags: Mapping[str, str] | None = None,
+        terms: Callable[[str], Terms] | None = None,
         linger_s: float = 0.0,
     ) -> None:
         """`check` is called now and then, and raises where the work is not this client's any more. `tags` are for the
-        machines. One that nothing is left for is ended `linger_s` seconds later, while more work may come."""
+        machines. `terms` tells what a type is like; all are as `limits` says by default. A machine that nothing is left
+        for is ended `linger_s` seconds later, while more work may come."""
         self.cloud = cloud
         self.ledger = ledger
         self.settings = settings
@@ -88,6 +89,7 @@ class Pool:
         self.clock = clock or SystemClock()
         self.changed = changed
         self.check = check
+        self.terms = terms or (lambda _: Terms(limits.slots, limits.usd_per_hour))
         self.linger_s = linger_s
         self.hands: dict[str, Hand] = {}
         self.used: list[str] = []  # every unit that it ever had
@@ -97,12 +99,12 @@ class Pool:
         self._events: deque[Launched | HandEvent | Told] = deque()
         self._bell = Event()
         self._renting = Renting(
-            cloud, ledger, settings, image, limits, observe, self.clock,
+            cloud, ledger, settings, image, self.terms, observe, self.clock,
             client_id=client_id, tags=tags or {}, tell=self._tell,
         )  # fmt: skip
         self._barred = ""
-        self._not_before = 0.0
         self._short_since: float | None = None  # since when EC2 has had no capacity
+        self._warned: set[str] = set()
         self._worked: list[bool] = []
         self._boots: list[float] = []
         self._failure: BaseException | None = None  # of a launch or a machine, the last one
@@ -189,8 +191,11 @@ class Pool:
 
     def _limits(self) -> Limits:
         boot_s = sum(self._boots) / len(self._boots) if self._boots else self.limits.boot_s
-        most = 0 if self.clock.monotonic() < self._not_before else self.limits.max_units
-        return replace(self.limits, boot_s=boot_s, max_units=most)
+        offer = self._renting.offer()
+        if offer is None:
+            return replace(self.limits, boot_s=boot_s, max_units=0)
+        terms = self.terms(offer.instance_type)
+        return replace(self.limits, boot_s=boot_s, slots=terms.slots, usd_per_hour=terms.usd_per_hour)
 
     def _obey(self, decision: Decision) -> None:
         self.why = decision.why
@@ -201,8 +206,8 @@ class Pool:
                 if (task := self._work.take()) is not None:
                     self.hands[instance_id].give(task)
         self._let_linger(frozenset(decision.drain))
-        if decision.launch:
-            self._renting.ask(decision.launch, decision.deadline)
+        if decision.launch and (offer := self._renting.offer()) is not None:
+            self._renting.ask(offer, decision.launch, decision.deadline)
 
     def _let_linger(self, unneeded: Set[str]) -> None:
         """Drain those that nothing is left for, once nothing has come for them for a while."""
@@ -260,9 +265,9 @@ class Pool:
     def _launched(self, event: Launched) -> None:
         self._renting.heard(event)
         for record in event.units:
-            price = self.limits.usd_per_hour
-            created = record.created_at.timestamp()
-            self.hands[record.instance_id] = Hand(record, self.limits.slots, price, created, event.deadline)
+            terms, created = self.terms(record.instance_type), record.created_at.timestamp()
+            hand = Hand(record, terms.slots, terms.usd_per_hour, created, event.deadline)
+            self.hands[record.instance_id] = hand
         if event.error is None:
             self._look_at = 0.0
             self._short_since = None
@@ -270,17 +275,30 @@ class Pool:
         self._failure = event.error
         if not isinstance(event.error, CloudrunError):
             raise event.error
-        if isinstance(event.error, (*HOPELESS, UnresolvedLaunch)):
-            self._barred = f"no further machine is launched: {event.error}"
+        next_step = event.error.next_step
+        if isinstance(event.error, QuotaError) and event.count > 1:
+            next_step = "asking for fewer at once"
+        elif isinstance(event.error, (*HOPELESS, UnresolvedLaunch)):
+            self._barred = f"no further machine is launched: {event.error}; {next_step}"
         elif isinstance(event.error, CapacityError):
-            now = self.clock.monotonic()
-            self._not_before = now + AGAIN_S
-            self._short_since = now if self._short_since is None or self.hands else self._short_since
-            if now - self._short_since > PATIENCE_S:
-                self._barred = f"no machine could be had for {PATIENCE_S:.0f} s: {event.error}"
+            next_step = self._short(event.error)
         else:
             self._worked.append(False)
-        self.observe(Note(f"{event.error}; {event.error.next_step}", "warning"))
+        self._warn_once(f"{event.error}; {next_step}")
+
+    def _short(self, error: CapacityError) -> str:
+        """EC2 had none of something. Returns what is done about it."""
+        now = self.clock.monotonic()
+        self._short_since = now if self._short_since is None or self.hands else self._short_since
+        if now - self._short_since > PATIENCE_S:
+            self._barred = f"no machine could be had for {PATIENCE_S:.0f} s: {error}; {error.next_step}"
+        offer = self._renting.offer()
+        return f"trying {offer}" if offer is not None else f"asking again every {AGAIN_S:.0f} s"
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            self.observe(Note(text, "warning"))
 
     def _look_for_running(self) -> None:
         """One describe for all that are not running yet; those that are get their threads."""
@@ -314,7 +332,7 @@ class Pool:
             self._endings.add(instance_id)
         for record, price, tasks in joined.units:
             known = self.hands.get(record.instance_id)  # joined with other work that was on it
-            slots, created = max(self.limits.slots, len(tasks)), record.created_at.timestamp()
+            slots, created = max(self.terms(record.instance_type).slots, len(tasks)), record.created_at.timestamp()
             hand = known or Hand(record, slots, price, created, record.deadline.timestamp())
             self.hands[record.instance_id] = hand
             for task in tasks:

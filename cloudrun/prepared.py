@@ -84,7 +84,8 @@ def submission(plan: Prepared) -> dict[str, Any]:
 def submitted_settings(run: RunRecord) -> Settings | None:
     """The settings a run was submitted with; None for one of an older cloudrun."""
     known = {name: value for name, value in run.submission.get("settings", {}).items() if name in NAMES}
-    return Settings(**{**known, "data": tuple(known.get("data", ()))}) if known else None
+    lists = {name: tuple(known.get(name, ())) for name in ("data", "fallback_types")}  # JSON has no tuples
+    return Settings(**{**known, **lists}) if known else None
 
 
 def _local_code(goods: Shipment) -> tuple[str, ImportScan]:
