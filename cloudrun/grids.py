@@ -29,6 +29,8 @@ from cloudrun.leases import present
 from cloudrun.ledger import Ledger
 from cloudrun.plan import budget
 from cloudrun.plan.costs import Stay, shares
+from cloudrun.plan.estimate import Estimate, estimate
+from cloudrun.plan.expecting import Expectation
 from cloudrun.plan.fingerprint import cell_key
 from cloudrun.plan.grid import Grid
 from cloudrun.plan.pricing import usd_per_hour, vcpus
@@ -41,7 +43,7 @@ from cloudrun.wiring import Cloud
 from cloudrun.work import Joined
 
 BATCH = 1000  # cells that are written in one transaction
-BOOT_S = 60.0  # from asking EC2 for a machine to its first cell, until one has been seen to boot
+BOOT_S = {"sandbox": 3.0, "aws": 60.0}  # from asking for a machine to its first cell, until one has been seen to boot
 T = TypeVar("T")
 
 
@@ -82,10 +84,12 @@ def run_grid(
     observe: Observer,
     changed: Changed = lambda _tally, _pool: None,
     over: Callable[[RunRecord], None] = lambda _: None,
+    estimated: Callable[[Estimate], None] = lambda _: None,
 ) -> Finished:
     """Run every cell that has not succeeded before. The same command goes on with a grid that was left in the middle.
 
-    `over` is called with each cell's run as it ends, `changed` whenever something has moved. Raises UsageError before
+    `estimated` is called before anything is launched, `over` with each cell's run as it ends, `changed` whenever
+    something has moved. Raises UsageError before
     anything is launched, where another process goes on with the same grid too; and what `Pool.run` raises.
     """
     _check(wishes)
@@ -104,6 +108,7 @@ def run_grid(
         try:
             changed(run.tally, None)
             joined = run.inherit(cloud, image)
+            estimated(_estimate(run.cells.backlog(), limits))
             try:
                 pool.run(run.cells, joined)
             finally:
@@ -146,6 +151,7 @@ class GridRun:
             self.cells = Cells(
                 ledger, record.grid_id, plan, self.tally, observe,
                 retries=wishes.retries, keep_going=wishes.keep_going, over=over,
+                expectation=Expectation(ledger.timed(record.script)),
             )  # fmt: skip
         except BaseException as error:
             self.leave(error)
@@ -255,7 +261,7 @@ def limits_of(wishes: Wishes, settings: Settings, terms: Callable[[str], Terms])
         max_units=wishes.max_units or wishes.units,
         slots=first.slots,
         usd_per_hour=first.usd_per_hour,
-        boot_s=BOOT_S,
+        boot_s=BOOT_S[settings.provider],
         deadline_s=settings.deadline_s,
         min_units=0 if wishes.max_units else wishes.units,
         budget_usd=wishes.budget_usd,
@@ -267,6 +273,19 @@ def on_its_share(plan: Prepared, wishes: Wishes, terms: Callable[[str], Terms]) 
     types = (plan.settings.instance_type, *plan.settings.fallback_types)
     is_shared = any(terms(name).slots > 1 for name in types)
     return replace(plan, threads=wishes.cpus) if is_shared or wishes.cpus > 1 else plan
+
+
+def _estimate(backlog: Backlog, limits: Limits) -> Estimate:
+    return estimate(
+        backlog.queued,
+        backlog.expected_s,
+        units=limits.max_units,
+        slots=limits.slots,
+        usd_per_hour=limits.usd_per_hour,
+        boot_s=limits.boot_s,
+        deadline_s=limits.deadline_s,
+        budget_usd=limits.budget_usd,
+    )
 
 
 def _begun(

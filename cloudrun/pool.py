@@ -38,7 +38,7 @@ from cloudrun.ledger import Ledger
 from cloudrun.lifeline import LIFELINE
 from cloudrun.plan import budget
 from cloudrun.plan.retrying import useless_launches
-from cloudrun.plan.scheduling import Decision, Limits, Terms, decide
+from cloudrun.plan.scheduling import Backlog, Decision, Limits, Terms, decide
 from cloudrun.pooled import PooledUnit
 from cloudrun.renting import AGAIN_S, Launched, Renting
 from cloudrun.wiring import Cloud
@@ -119,6 +119,11 @@ class Pool:
         return self.ended_usd + sum(
             budget.cost_usd(hand.usd_per_hour, now - hand.requested_at) for hand in self.hands.values()
         )
+
+    @property
+    def backlog(self) -> Backlog:
+        """What waits and what runs; none before `run` is called."""
+        return self._work.backlog() if hasattr(self, "_work") else Backlog(0, 0)
 
     def tell(self, act: Callable[[], None]) -> None:
         """Have it done by the deciding thread, between two decisions; what it raises ends all work. From any thread."""
