@@ -2,15 +2,16 @@
 
 Usage: python called.py FUNCTION CALLS VERSION: two pickles, by cloudpickle of that version. The `outcome` of
 `name.calls` is `name.outcome`. A copy of that cloudpickle is in `lib` beside this file, for an environment that has
-another one, or none.
+another one, or none. No module is imported that cloudpickle does not import as well: it may be there already.
 """
 
 from __future__ import annotations
 
+import os
 import sys
-import traceback
-from pathlib import Path
 from typing import Any
+
+HERE = os.path.abspath(__file__)
 
 
 def pickler(version: str) -> Any:
@@ -23,34 +24,42 @@ def pickler(version: str) -> Any:
             del sys.modules[name]
     except ImportError:
         pass
-    sys.path.insert(0, str(Path(__file__).resolve().parent / "lib"))
+    sys.path.insert(0, os.path.join(os.path.dirname(HERE), "lib"))
     import cloudpickle
 
     del sys.path[0]
     return cloudpickle
 
 
-def main(function: Path, calls: Path, version: str) -> int:
+def main(function: str, calls: str, version: str) -> int:
     """The exit code: 1 where the function raised, or returned what cannot be pickled."""
     cloudpickle = pickler(version)
-    part = calls.with_suffix(".part")
+    stem = os.path.abspath(calls).removesuffix(".calls")  # wherever the function may go
     code = 0
-    try:
-        call = cloudpickle.loads(function.read_bytes())
-        values = [call(*arguments, **keywords) for arguments, keywords in cloudpickle.loads(calls.read_bytes())]
-        with part.open("wb") as file:
-            cloudpickle.dump(("returned", values, ""), file)
-    except BaseException as error:  # noqa: BLE001  # whatever it is, it is raised again at home
-        code = 1
-        part.write_bytes(raised(error, cloudpickle))
-    part.rename(calls.with_suffix(".outcome"))
+    with open(f"{stem}.part", "wb") as part:
+        try:
+            call = cloudpickle.loads(read(function))
+            values = [call(*arguments, **keywords) for arguments, keywords in cloudpickle.loads(read(calls))]
+            cloudpickle.dump(("returned", values, ""), part)
+        except BaseException as error:  # noqa: BLE001  # whatever it is, it is raised again at home
+            code = 1
+            part.seek(0)
+            part.truncate()
+            part.write(raised(error, cloudpickle))
+    os.rename(f"{stem}.part", f"{stem}.outcome")
     return code
+
+
+def read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def raised(error: BaseException, cloudpickle: Any) -> bytes:
     """The exception and its traceback; one that cannot be made again at home is told in words."""
-    own = Path(__file__).resolve()
-    while error.__traceback__ is not None and Path(error.__traceback__.tb_frame.f_code.co_filename).resolve() == own:
+    import traceback
+
+    while error.__traceback__ is not None and error.__traceback__.tb_frame.f_code.co_filename in (__file__, HERE):
         error.__traceback__ = error.__traceback__.tb_next  # without our own frames
     text = "".join(traceback.format_exception(error))
     sys.stderr.write(text)
@@ -63,4 +72,4 @@ def raised(error: BaseException, cloudpickle: Any) -> bytes:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]))
+    sys.exit(main(*sys.argv[1:]))

@@ -13,7 +13,7 @@ from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
 from inspect import Parameter, signature
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -161,7 +161,7 @@ class process_pool(Executor):  # noqa: N801 - used like a function: `with proces
                 self._submit(function, chunk, single=False)
                 for chunk in iter(lambda: list(islice(calls, chunksize)), [])
             ]
-        return chain.from_iterable(_results(futures, end))
+        return _results(futures, end)
 
     def _submit(
         self, function: Function, calls: Sequence[Arguments], *, single: bool = True, keyed: tuple[Any, ...] = ()
@@ -288,13 +288,16 @@ class process_pool(Executor):  # noqa: N801 - used like a function: `with proces
             error.add_note("no machine is left of it: nothing runs, and nothing is billed any more")
 
 
-def _results(futures: list[RunFuture], end: float | None) -> Iterator[list[Any]]:
-    """In order. What is left when it is closed is cancelled, as `Executor.map` does it."""
+def _results(futures: list[RunFuture], end: float | None) -> Iterator[Any]:
+    """In order. What is left when it is closed is cancelled; no name keeps what was given out. As `Executor.map` does
+    it."""
     futures.reverse()
     try:
         while futures:
-            # no name may keep a future, and with it its result, while the caller works on that
-            yield futures.pop().result(None if end is None else end - time.monotonic())
+            values = futures.pop().result(None if end is None else end - time.monotonic())
+            values.reverse()
+            while values:
+                yield values.pop()
     finally:
         for future in futures:
             future.cancel()

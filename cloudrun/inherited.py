@@ -39,15 +39,16 @@ def inherit(
     What another living process has at the moment (`cloudrun attach` to a cell) is left to it, and so are machines in
     another place than `cloud`'s: their cells count as `elsewhere`.
     """
+    now = SystemClock().now()
     cells = _cells_on_units(grid_id, ledger)
     launches = launches_of(ledger, grid_id)
-    if not launches and not cells:
+    of_pools = {*cells, *_of_dead_pools(grid_id, ledger, now)}  # which had more to do than this grid
+    if not launches and not of_pools:
         return Joined()
-    now = SystemClock().now()
     units = {
         unit.instance_id: unit
         for unit in ledger.units(live=False)
-        if unit.launch_id in launches or unit.instance_id in cells  # of a pool that had more to do than the grid
+        if unit.launch_id in launches or unit.instance_id in of_pools
     }
     launches |= {unit.launch_id: ledger.launch(unit.launch_id) for unit in units.values()}
     alive = {name: unit for name, unit in units.items() if unit.state is not UnitState.TERMINATED}
@@ -88,6 +89,14 @@ class _Held:
         self.requested_at = unit.created_at.timestamp()
         self.deadline = unit.deadline.timestamp()
         self.usd_per_hour = price
+
+
+def _of_dead_pools(grid_id: str, ledger: Ledger, now: datetime) -> set[str]:
+    """Units that nobody has any more, and that the grid has run on."""
+    left = {unit.instance_id for unit in ledger.units() if not is_alive(ledger.client(unit.client_id), now)}
+    return {
+        name for name in left if any(ledger.run(each.run_id).grid_id == grid_id for each in ledger.attempts_on([name]))
+    }
 
 
 def _price(unit: UnitRecord) -> float:
