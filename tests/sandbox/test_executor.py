@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import multiprocessing
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, BrokenExecutor, Executor, as_completed, wait
+from concurrent.futures import FIRST_EXCEPTION, BrokenExecutor, Executor, Future, as_completed, wait
 
 import pytest
 
 from cloudrun import process_pool
 from cloudrun.calls import RunFuture
-from cloudrun.core.errors import JobFailed, UsageError
+from cloudrun.core.errors import Cancelled, JobFailed, UsageError
+from cloudrun.core.states import RunState
 from cloudrun.sandbox import client
 from tests.sandbox.conftest import Aws, Project, Start, wait_for
 
@@ -83,6 +87,59 @@ def test_map_is_in_order_also_in_chunks_and_gives_up_in_time(shared: tuple[proce
         list(pool.map(sleeps, [2.0], timeout=0.01))
 
 
+def test_what_runs_is_not_cancelled_and_what_waits_is(shared: tuple[process_pool, Project]) -> None:
+    pool, project = shared
+    before = len(project.ledger.runs())
+    results = pool.map(sleeps, [0.1, *[1.0] * 30])
+    next(results)
+    results.close()
+    assert pool.submit(root_of, 1.0).result(120) == 1.0, "the rest of them is not waited for"
+    assert len(project.ledger.runs()) < before + 30
+    futures = [pool.submit(sleeps, 2.0) for _ in range(8)]
+    wait_for(lambda: any(future.running() for future in futures), "one to run")
+    cancelled = [future for future in futures if future.cancel()]
+    assert 0 < len(cancelled) < 8
+    done, pending = wait(futures, timeout=120)
+    assert not pending
+    assert {future for future in done if future.cancelled()} == set(cancelled)
+
+
+def test_callbacks_may_submit_and_fail(shared: tuple[process_pool, Project]) -> None:
+    pool, _ = shared
+    following: Future[RunFuture] = Future()
+
+    def ends_the_program(_: Future[float]) -> None:
+        raise SystemExit(3)
+
+    def goes_on(future: Future[float]) -> None:
+        following.set_result(pool.submit(root_of, future.result()))
+
+    for callback in (ends_the_program, goes_on):
+        pool.submit(root_of, 16.0).add_done_callback(callback)
+    assert following.result(120).result(120) == 2.0
+    assert pool.submit(root_of, 1.0).result(120) == 1.0
+
+
+def test_a_forked_child_has_no_part_in_it(shared: tuple[process_pool, Project]) -> None:
+    pool, _ = shared
+    hears, tells = multiprocessing.Pipe(duplex=False)
+
+    def child() -> None:
+        try:
+            pool.submit(root_of, 1.0)
+        except RuntimeError as error:
+            tells.send(str(error))
+        pool.shutdown()
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(60)
+    assert hears.poll()
+    assert "forked" in hears.recv()
+    assert process.exitcode == 0
+    assert pool.submit(root_of, 1.0).result(120) == 1.0
+
+
 def test_a_key_is_called_once(shared: tuple[process_pool, Project]) -> None:
     pool, _ = shared
     first = pool.submit_keyed({"x": 4}, root_of, 4.0)
@@ -116,6 +173,39 @@ def test_grids_and_functions_share_the_machines(
     assert len(list(pool.grid("train.py", {"a": [1]}, again=True))) == 1
     units = {run.instance_id for run in project.ledger.runs()}
     assert len(units) <= 2, "the same ones for all of it"
+
+
+def test_a_loop_that_is_left_early_leaves_the_rest_to_the_next_time(
+    shared: tuple[process_pool, Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, project = shared
+    monkeypatch.chdir(project.root)
+    project.write("slow.py", "import time; time.sleep(0.5)")
+    cells = {"a": list(range(20))}
+    for _ in pool.grid("slow.py", cells):
+        break
+    (grid,) = [grid for grid in project.ledger.grids() if grid.script == "slow.py"]
+    wait_for(lambda: project.ledger.grid(grid.grid_id).state == "stopped", "what runs to end")
+    assert 0 < project.ledger.counts(grid.grid_id)[RunState.QUEUED] < 20
+    assert sorted(run.params["a"] for run in pool.grid("slow.py", cells)) == cells["a"]
+    assert project.ledger.grid(grid.grid_id).state == "done"
+
+
+def test_a_grid_can_be_cancelled_from_elsewhere_and_the_pool_goes_on(
+    shared: tuple[process_pool, Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, project = shared
+    monkeypatch.chdir(project.root)
+    project.write("long.py", "import time; time.sleep(600)")
+    cells = pool.grid("long.py", {"a": list(range(6))})
+    (grid,) = [grid for grid in project.ledger.grids() if grid.script == "long.py"]
+    wait_for(lambda: project.ledger.counts(grid.grid_id)[RunState.RUNNING] > 0, "a cell to run")
+    done = project.cloudrun("cancel", grid.grid_id, "--grace", "1s")
+    assert done.returncode == 0, done.stderr
+    with pytest.raises(Cancelled, match="was cancelled"):
+        list(cells)
+    assert project.ledger.counts(grid.grid_id)[RunState.CANCELLED] == 6
+    assert pool.submit(root_of, 4.0).result(120) == 2.0
 
 
 def test_what_cannot_be_run_is_refused_and_breaks_nothing(
@@ -161,6 +251,20 @@ def test_machines_end_when_nothing_is_left_for_them_and_come_again(
     pool.shutdown()
     assert busy.exception() is None
     assert waits.cancelled()
+    nothing_left(project)
+
+
+def test_a_pool_that_is_forgotten_ends_when_its_work_is_done(
+    project: Project, nothing_left: Callable[[Project], None]
+) -> None:
+    pool = process_pool(project=project.root)
+    future = pool.submit(root_of, 4.0)
+    forgotten = weakref.ref(pool)
+    del pool
+    gc.collect()
+    assert forgotten() is None
+    assert future.result(120) == 2.0
+    wait_for(lambda: project.ledger.units() == [], "the machine to go")
     nothing_left(project)
 
 
