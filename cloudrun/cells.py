@@ -158,7 +158,7 @@ class Cells:
             end_queued(self._ledger, run.run_id, Ending(RunState.FAILED, EndReason.UNIT_LOST, _too_many(ends)))
             self._quarantine(self._ledger.run(run.run_id))
             return
-        if ends and not isinstance(error, Cancelled):
+        if ends and error is not None and not isinstance(error, Cancelled):
             self._observe(Note(f"cell {task.number} goes to another machine: {error}", "warning"))
         self._queue(task, run)
 

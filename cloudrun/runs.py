@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -68,7 +68,7 @@ def go_on(unit: OpenUnit, run_id: str) -> Run:
 
     def follow(attempt: Attempt) -> None:
         if unit.agent.status(attempt.place) is None:
-            raise Interrupted(f"its client died before it had started it on {unit.instance_id}")
+            raise _NeverStarted(f"its client died before it had started it on {unit.instance_id}")
         attempt.mark_running()
         attempt.printed.discard()  # what that client had seen of its log comes once more
         with attempt.in_time():
@@ -80,8 +80,13 @@ def go_on(unit: OpenUnit, run_id: str) -> Run:
         unit.run_ids.append(run_id)
         return Attempt(unit, run, run.attempts)
 
-    _attempt(unit, begun, follow)
+    with suppress(_NeverStarted):
+        _attempt(unit, begun, follow)
     return unit.ledger.get(run_id)
+
+
+class _NeverStarted(Interrupted):
+    """It is queued again; nothing is wrong with its machine."""
 
 
 def job_failed(run: Run) -> JobFailed:
