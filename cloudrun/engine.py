@@ -47,7 +47,7 @@ class Engine:
         self.aborted: BaseException | None = None
         self._is_over = False  # nobody listens to what the pool is told
         self._done = threading.Event()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # an executor may be forgotten, and shut, in the middle of anything
         self._pid = os.getpid()
         self.cloud = wiring.connect(settings.provider, settings.region, settings.profile)
         for note in self.cloud.notes:
