@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -87,7 +87,7 @@ class Calls:
             self._drop(self._queue.popleft())
         return Backlog(len(self._queue), self._running, self._took_s / self._timed if self._timed else None)
 
-    def take(self) -> Call:
+    def take(self, beside: Sequence[Call]) -> Call:  # noqa: ARG002  # it does not matter which they are
         self._running += 1
         return self._queue.popleft()
 

@@ -12,6 +12,7 @@ from cloudrun.core.states import UnitState
 from cloudrun.ledger import Ledger
 from cloudrun.lifeline import LIFELINE
 from cloudrun.opening import close_behind
+from cloudrun.spreading import Spreading
 from cloudrun.units import OpenUnit
 from cloudrun.wiring import Cloud
 
@@ -33,12 +34,14 @@ class PooledUnit(OpenUnit):
         record: UnitRecord,
         client_id: str,
         end: Callable[[str], None],
+        spreading: Spreading | None = None,
     ) -> None:
         super().__init__(cloud, ledger, settings, observe, clock)
         self.image = image
         self.record = record
         self.client_id = client_id
         self._end = end
+        self.spreading = spreading
 
     def open(self) -> None:
         """Log in to the machine, which runs. Where that fails it is ended before the error surfaces.

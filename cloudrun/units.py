@@ -34,6 +34,7 @@ from cloudrun.plan.offers import Offer
 from cloudrun.wiring import Cloud
 
 if TYPE_CHECKING:
+    from cloudrun.spreading import Spreading
     from cloudrun.ssh.agent import Agent, OnProgress
     from cloudrun.ssh.session import Session
 
@@ -46,6 +47,7 @@ class OpenUnit:
     """A machine from its launch to its end. Not thread-safe beyond `interrupt`, `hurry` and `close`."""
 
     replaceable = False  # whether a run whose machine went away goes on on another one
+    spreading: Spreading | None = None  # where it may get an environment from other units
 
     def __init__(self, cloud: Cloud, ledger: Ledger, settings: Settings, observe: Observer, clock: Clock) -> None:
         self.cloud = cloud
