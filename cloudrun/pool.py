@@ -210,8 +210,9 @@ class Pool:
             self._extend(self.hands[instance_id], deadline)
         for instance_id, count in decision.assign:
             for _ in range(count):
-                if (task := self._work.take()) is not None:
-                    self.hands[instance_id].give(task)
+                hand = self.hands[instance_id]
+                if (task := self._work.take(hand.tasks)) is not None:
+                    hand.give(task)
         self._let_linger(frozenset(decision.drain))
         if decision.launch and (offer := self._renting.offer()) is not None:
             self._renting.ask(offer, decision.launch, decision.deadline)

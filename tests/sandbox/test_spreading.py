@@ -117,6 +117,7 @@ def index() -> Iterator[Index]:
         thread.join()
 
 
+@pytest.mark.slow
 def test_a_machine_that_dies_while_it_builds_is_followed_by_another(
     project: Project, start: Start, aws: Aws, index: Index, nothing_left: Nothing
 ) -> None:
