@@ -6,12 +6,14 @@ It runs on both sides, so it uses the standard library only, in a subset that st
       agent/<digest>.pyz            the agent, named by its content
       envs/<fingerprint>/           one environment; `.ready` inside it appears last
       data/<key>/                   data that runs share; `data/<key>.ready` appears last
+      trees/<key>/                  a project that waiting runs share: work/ and shipped.json, as in a run's own
       orders.json                   deadline and idleness   written by the agent for its unit's owner
       news.json                     what became of the unit written by the warden
       warden.lock warden.sock       held and served by the warden, the one process that outlives all connections
       clients.lock                  held, shared, by every channel whose client does more than look
       runs/<run_id>.<attempt>/
         spec.json                   what to run            written by the client, before the start
+        queued.json                 it waits for its turn  written by the client, in place of a start
         shipped.json                what code was shipped  written by the agent while it receives
         work/                       the project; the job's working directory is in it
         tmp/                        the job's TMPDIR
@@ -62,6 +64,7 @@ class RunDir:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.spec = root / "spec.json"
+        self.queued = root / "queued.json"
         self.shipped = root / "shipped.json"
         self.work = root / "work"
         self.tmp = root / "tmp"
@@ -111,6 +114,11 @@ def env_python(fingerprint: str) -> str:
 def data_dir(key: str) -> str:
     """The folder of a data set on a unit, relative to the login user's home."""
     return "{}/data/{}".format(BASE, key)
+
+
+def tree_dir(key: str) -> str:
+    """Where a project is that many waiting runs share, relative to the login user's home: a run directory of no run."""
+    return "{}/trees/{}".format(BASE, key)
 
 
 def data_ready(key: str) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,12 +24,24 @@ from cloudrun.ssh.session import Session
 from cloudrun.ssh.stream import SILENCE_S
 from cloudrun.ssh.transfer import OnProgress, OpenSink
 
-__all__ = ["Agent", "Finished", "OnProgress", "OpenSink", "Outputs", "Sink"]
+__all__ = ["Agent", "Finished", "OnProgress", "OpenSink", "Outputs", "Queued", "Sink"]
 
 ENDING_S = 300.0  # from a job's SIGKILL to its status: leftovers are ended, the digests of all outputs are made
 PING_S = 60.0  # how often to say that we are here: a unit without a client powers itself off
 INLINE_BYTES = 64 * 1024  # a project no larger than this is sent without asking what the unit has of it
 BRING_BYTES = 1024 * 1024  # outputs that come along with the end of a job, without being asked for
+QUEUED_AT_ONCE = 200  # requests whose replies are waited for together: so many fit into any window
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A run that shall wait on a unit. `number`: its place among all that do. `tree`: the key of the project that it
+    gets, which was shipped to `rundir.tree_dir`; None where it was shipped to its own directory."""
+
+    run_dir: str
+    spec: Mapping[str, Any]
+    number: int
+    tree: str | None
 
 
 class Agent:
@@ -138,6 +150,20 @@ class Agent:
         A job that could not start is no exception here: its status is "exited" with an `error`.
         """
         return told.job_status(self._ask("start", run_dir=run_dir, spec=dict(spec)))
+
+    def queue(self, waiting: Sequence[Queued]) -> None:
+        """As `start`, in their turn: see `UnitOrders.slots`. A thousand of them take a few round trips; those that are
+        queued, or have begun, stay as they are."""
+        with self._channel() as channel:
+            for start in range(0, len(waiting), QUEUED_AT_ONCE):
+                batch = waiting[start : start + QUEUED_AT_ONCE]
+                with channel.sending():
+                    for each in batch:
+                        channel.ask(
+                            "queue", run_dir=each.run_dir, spec=dict(each.spec), number=each.number, tree=each.tree
+                        )
+                for _ in batch:
+                    channel.reply()
 
     def perform(
         self,
