@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from types import TracebackType
@@ -85,7 +86,9 @@ class Stream:
         return said.decode("utf-8", "replace").strip()
 
     def close(self) -> None:
-        self._channel.close()
+        """On a connection that is lost, too, where nobody can be told: why it was lost is what its user is to hear."""
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+            self._channel.close()
 
     def _still_waiting(self, since: float) -> None:
         if self.cancelled is not None and self.cancelled.is_set():

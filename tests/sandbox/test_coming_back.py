@@ -18,6 +18,7 @@ from tests.sandbox.conftest import Project, Start, wait_for
 Nothing = Callable[[Project], None]
 
 
+@pytest.mark.slow
 def test_two_who_attach_at_once_both_see_it_to_its_end(project: Project, start: Start, nothing_left: Nothing) -> None:
     project.write("talks.py", "import time\nfor n in range(40): print('line', n, flush=True), time.sleep(0.1)\n")
     run_id = project.json("submit", "talks.py", "--detach")["run_id"]

@@ -124,6 +124,7 @@ def test_ten_cuts_lose_and_double_nothing(project: Project, nothing_left: Callab
     nothing_left(project)
 
 
+@pytest.mark.slow
 def test_what_runs_is_listed_followed_from_any_byte_and_cancelled(
     project: Project, nothing_left: Callable[[Project], None]
 ) -> None:
@@ -155,6 +156,7 @@ time.sleep(600)
     nothing_left(project)
 
 
+@pytest.mark.slow
 def test_a_run_that_a_process_looks_after_is_cancelled_by_another_one(project: Project, start: Start) -> None:
     project.write("sleeps.py", "import time\nopen('begun.txt', 'w').write('x')\ntime.sleep(600)\n")
     submitting = start("-m", "cloudrun", "submit", "sleeps.py")
@@ -227,6 +229,7 @@ def test_with_a_bucket_the_machine_goes_at_once_and_the_outputs_wait_there(
     nothing_left(project)
 
 
+@pytest.mark.slow
 def test_a_deadline_is_moved_by_its_owner_only(project: Project) -> None:
     project.write("sleeps.py", "import time\ntime.sleep(600)\n")
     run_id = detached(project, "sleeps.py", "--deadline", "30s")
@@ -275,6 +278,7 @@ print(json.dumps({"near": len(open("big/b.csv").read()), "far": len(open("data/i
     assert "s3://data-of-a-test/nothing" in missing.stderr
 
 
+@pytest.mark.slow
 def test_data_that_a_job_has_changed_is_brought_again(project: Project) -> None:
     """A job that is root may write anywhere; the next one must not read what it has written."""
     project.write("set/a.csv", "1,2,3\n")

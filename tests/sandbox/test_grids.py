@@ -152,6 +152,7 @@ def test_a_signal_brings_home_what_is_done_and_the_same_command_goes_on(
     nothing_left(project)
 
 
+@pytest.mark.slow
 def test_two_signals_end_a_grid_at_once(project: Project, start: Start, nothing_left: Nothing) -> None:
     project.write("cell.py", "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(600)\n")
     submitting = start("-m", "cloudrun", *command(4, "--units", "2"))
@@ -312,6 +313,7 @@ def test_a_grid_that_runs_is_one_line_and_is_cancelled_from_outside(
     nothing_left(project)
 
 
+@pytest.mark.slow
 def test_a_grid_that_a_dead_client_has_left_is_cancelled_with_its_machines(
     project: Project, start: Start, nothing_left: Nothing
 ) -> None:

@@ -32,7 +32,11 @@ def start_long_job(project: Project, start: Start) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 143), pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow)],
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_brings_home_what_there_is_and_ends_the_machine(
     project: Project, start: Start, nothing_left: Nothing, number: int, code: int
@@ -65,7 +69,14 @@ def test_a_second_ctrl_c_terminates_at_once(project: Project, start: Start, noth
     nothing_left(project)
 
 
-@pytest.mark.parametrize("when", ["launching", "booting", "provisioning"])
+@pytest.mark.parametrize(
+    "when",
+    [
+        pytest.param("launching", marks=pytest.mark.slow),
+        pytest.param("booting", marks=pytest.mark.slow),
+        "provisioning",
+    ],
+)
 def test_a_signal_before_the_job_runs_leaves_nothing(
     project: Project, start: Start, nothing_left: Nothing, when: str
 ) -> None:
@@ -101,6 +112,7 @@ def test_after_kill_9_the_reaper_saves_what_there_is_and_ends_the_machine(
     nothing_left(project)
 
 
+@pytest.mark.slow
 def test_after_kill_9_a_finished_job_is_still_a_success(project: Project, start: Start, nothing_left: Nothing) -> None:
     project.write("quick.py", "import time; print('n: 1', flush=True); time.sleep(3); open('done.txt', 'w').write('x')")
     client = start("-m", "cloudrun", "submit", "quick.py")
@@ -187,6 +199,7 @@ def test_what_was_seen_is_kept_where_nothing_can_be_brought_home(project: Projec
     assert project.ledger.unit(unit.instance_id).state == "terminated"
 
 
+@pytest.mark.slow
 def test_when_the_whole_region_dies_its_client_says_so_soon(project: Project, start: Start, tmp_path: Path) -> None:
     project.env["CLOUDRUN_SANDBOX_DIR"] = str(tmp_path / "own")
     client = start_long_job(project, start)
@@ -225,6 +238,7 @@ def test_a_job_that_powers_the_machine_off_ends_the_machine_only(
     nothing_left(project)
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_a_block_waits_for_what_it_submitted_brings_home_what_there_is(
     project: Project, start: Start, nothing_left: Nothing
 ) -> None:
@@ -242,6 +256,7 @@ def test_ctrl_c_while_a_block_waits_for_what_it_submitted_brings_home_what_there
     nothing_left(project)
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_units_of_every_thread(project: Project, start: Start, nothing_left: Nothing) -> None:
     project.write("long.py", LONG)
     project.write(

@@ -160,6 +160,7 @@ def test_an_exception_in_the_block_surfaces_unchanged(
     nothing_left(project)
 
 
+@pytest.mark.slow
 def test_several_threads_open_units_at_once(project: Project, nothing_left: Callable[[Project], None]) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
@@ -182,6 +183,7 @@ def test_submitted_scripts_run_in_order_and_the_block_waits_for_them(project: Pr
     assert [future.result().scores["n"] for future in futures] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_an_exception_in_the_block_ends_what_was_submitted(
     project: Project, nothing_left: Callable[[Project], None]
 ) -> None:
@@ -217,6 +219,7 @@ def test_a_kept_unit_is_listed_joined_and_ended(project: Project, nothing_left: 
     nothing_left(project)
 
 
+@pytest.mark.slow
 def test_a_kept_unit_is_ended_by_name(project: Project, nothing_left: Callable[[Project], None]) -> None:
     with process_unit(project=project.root, on_exit="keep", observe=lambda event: None) as unit:
         busy = project.cloudrun("reap", unit.instance_id)

@@ -90,6 +90,7 @@ def _wait_for_moment(project: Project, what: str | None) -> None:
         wait_for(lambda: log.exists() and what in log.read_text(), what)
 
 
+@pytest.mark.slow
 def test_a_block_goes_on_on_another_machine_too(project: Project, start: Start) -> None:
     project.write("trains.py", TRAINS)
     project.write(
@@ -123,6 +124,7 @@ def test_a_detached_run_that_was_interrupted_goes_on_when_somebody_comes(project
     assert project.ledger.units() == []
 
 
+@pytest.mark.slow
 def test_a_machine_that_may_be_taken_back_lets_its_job_save(project: Project, tmp_path: Path) -> None:
     project.write(
         "saves.py",

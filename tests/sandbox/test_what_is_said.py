@@ -28,6 +28,7 @@ def doing(project: Project, run_id: str) -> str:
     return next((str(run["doing"]) for run in project.json("ps")["runs"] if run["run_id"] == run_id), "")
 
 
+@pytest.mark.slow
 def test_a_run_that_went_with_its_machine_names_the_deadline_and_what_would_have_helped(
     project: Project, nothing_left: Callable[[Project], None]
 ) -> None:
@@ -116,6 +117,7 @@ def test_who_interrupts_a_detached_submission_is_told_that_nothing_is_billed(
     nothing_left(project)
 
 
+@pytest.mark.slow
 def test_what_waits_in_a_bucket_is_in_a_dry_run_and_a_bucket_that_is_gone_is_named(project: Project, aws: Aws) -> None:
     project.write("quick.py", "print('accuracy: 1.0')\n")
     name = f"waits-{uuid.uuid4().hex}"
