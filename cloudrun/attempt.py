@@ -254,7 +254,7 @@ class Attempt:
         try:
             if unit.ledger.run(self.run.run_id).state is RunState.QUEUED:
                 return  # by `conclude`, with what was saved
-            if self.started and self._came_by_bucket(error):
+            if self._came_by_bucket(error):
                 return
             reason = EndReason.UNIT_LOST if isinstance(error, UnitGone) else EndReason.INTERRUPTED
             self.home.requeue(None, str(error), logs=self._logs(), reason=reason)

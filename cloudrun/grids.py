@@ -8,12 +8,12 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
 from cloudrun import datasets, runs
 from cloudrun.cancelling import end_left
-from cloudrun.cells import Cells, Tally
+from cloudrun.cells import ON_UNITS, Cells, Tally
 from cloudrun.clients import is_alive
 from cloudrun.core.clock import SystemClock
 from cloudrun.core.errors import Cancelled, CloudrunError, LedgerError, UsageError, before_launch
@@ -23,6 +23,7 @@ from cloudrun.core.records import GridRecord, RunRecord
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import GridState, RunState, is_terminal
 from cloudrun.grid_units import GRID_TAG
+from cloudrun.handing import HandedOut, hand_out
 from cloudrun.inherited import inherit
 from cloudrun.leases import present
 from cloudrun.ledger import Ledger
@@ -36,6 +37,7 @@ from cloudrun.plan.scheduling import Backlog, Limits, decide
 from cloudrun.pool import Pool
 from cloudrun.prepared import Job, Prepared, submission
 from cloudrun.submit import checked
+from cloudrun.work import Joined
 
 BATCH = 1000  # cells that are written in one transaction
 BOOT_S = 60.0  # from asking EC2 for a machine to its first cell, until one has been seen to boot
@@ -79,8 +81,12 @@ def run_grid(
     observe: Observer,
     changed: Changed = lambda _tally, _pool: None,
     over: Callable[[RunRecord], None] = lambda _: None,
+    detach: bool = False,
+    only: str | None = None,
 ) -> Finished:
     """Run every cell that has not succeeded before. The same command goes on with a grid that was left in the middle.
+
+    With `detach` it returns as soon as each machine has its share. `only` is the id of the grid that it shall be.
 
     `over` is called with each cell's run as it ends, `changed` whenever something has moved. Raises UsageError before
     anything is launched, where another process goes on with the same grid too; and what `Pool.run` raises.
@@ -94,7 +100,7 @@ def run_grid(
     with present(ledger, SystemClock()) as client_id:
         _check_money(limits)
         with ledger.together():  # two processes that begin it at the same moment are one after the other
-            record, former = _begun(plan, grid, wishes, ledger, client_id)
+            record, former = _begun(plan, grid, wishes, ledger, client_id, only)
         if former is not None:  # begun anew before it was over: nobody needs its machines any more
             why = f"it was begun anew as {record.grid_id}"
             ledger.end_grid(former.grid_id, GridState.CANCELLED, why)
@@ -108,14 +114,31 @@ def run_grid(
                 ledger, record.grid_id, plan, tally, observe,
                 retries=wishes.retries, keep_going=wishes.keep_going, over=over,
             )  # fmt: skip
-            pool = Pool(
-                cloud, ledger, settings, image, limits, observe, client_id,
-                changed=lambda pool: changed(tally, pool),
-                check=lambda: _check_ours(record.grid_id, client_id, ledger),
-                tags={GRID_TAG: record.grid_id},
-            )  # fmt: skip
-            joined = inherit(record.grid_id, cloud, ledger, settings, image, tally, client_id, observe)
-            cells.refresh()
+
+            def make_pool(limits: Limits, queue_slots: int | None = None) -> Pool:
+                return Pool(
+                    cloud, ledger, settings, image, limits, observe, client_id,
+                    changed=lambda pool: changed(tally, pool),
+                    check=lambda: _check_ours(record.grid_id, client_id, ledger),
+                    tags={GRID_TAG: record.grid_id},
+                    queue_slots=queue_slots,
+                )  # fmt: skip
+
+            def take_over() -> Joined:
+                joined = inherit(
+                    record.grid_id, cloud, ledger, settings, image, tally, client_id, observe, cells.came_home
+                )
+                cells.refresh()
+                return joined
+
+            if detach:
+                handed = hand_out(
+                    cells, plan, limits, ledger, observe, take_over,
+                    lambda of_shares: make_pool(of_shares, limits.slots),
+                )  # fmt: skip
+                return _let_go(record, ledger, client_id, taken, handed)
+            pool = make_pool(limits)
+            joined = take_over()
             try:
                 pool.run(cells, joined)
             finally:
@@ -127,6 +150,17 @@ def run_grid(
         is_done = not tally.left and not tally.elsewhere
         ledger.end_grid(record.grid_id, GridState.DONE if is_done else GridState.STOPPED, why)
         return Finished(ledger.grid(record.grid_id), tally, pool.ended_usd, why)
+
+
+def _let_go(record: GridRecord, ledger: Ledger, client_id: str, taken: int, handed: HandedOut) -> Finished:
+    """Leave a grid to its machines, for whoever comes next; one that has nothing left is done."""
+    tally = _tally(record, ledger, taken)
+    counts = ledger.counts(record.grid_id)
+    tally.running = sum(counts[state] for state in ON_UNITS)
+    if not tally.left and not tally.running:
+        ledger.end_grid(record.grid_id, GridState.DONE)
+    ledger.take_grid(record.grid_id, "", of=client_id)
+    return Finished(ledger.grid(record.grid_id), tally, handed.most_usd, handed.why)
 
 
 def _check_ours(grid_id: str, client_id: str, ledger: Ledger) -> None:
@@ -195,12 +229,14 @@ def _limits(wishes: Wishes, settings: Settings, region: str) -> Limits:
 
 
 def _begun(
-    plan: Prepared, grid: Grid, wishes: Wishes, ledger: Ledger, client_id: str
+    plan: Prepared, grid: Grid, wishes: Wishes, ledger: Ledger, client_id: str, only: str | None
 ) -> tuple[GridRecord, GridRecord | None]:
     """The grid of this very command that is not over, else a new one; and with `again` the one that it takes the place
-    of. Raises UsageError where another process has it."""
+    of. Raises UsageError where another process has it, and where it is another one than `only`."""
     identity = _identity(plan, grid)
     former = ledger.find_grid(identity)
+    if only is not None and (former is None or former.grid_id != only):
+        raise _has_changed(ledger.grid(only))
     if former is not None and former.state in (GridState.OPEN, GridState.STOPPED):
         alive = is_alive(ledger.client(former.client_id), SystemClock().now())
         if alive or not ledger.take_grid(former.grid_id, client_id, of=former.client_id):
@@ -211,7 +247,12 @@ def _begun(
         if not wishes.again:
             if former.state is GridState.STOPPED:
                 ledger.reopen_grid(former.grid_id)
-            ledger.update_grid(former.grid_id, budget_usd=wishes.budget_usd, settings=submission(plan)["settings"])
+            ledger.update_grid(
+                former.grid_id,
+                budget_usd=wishes.budget_usd,
+                settings=submission(plan)["settings"],
+                wishes=asdict(wishes),
+            )
             return ledger.grid(former.grid_id), None
     else:
         former = None
@@ -224,13 +265,29 @@ def _begun(
         created_at=SystemClock().now(),
         identity=identity,
         cells=grid.size,
-        spec={"root": str(goods.root), "cwd": goods.cwd, "arguments": plan.job.arguments, "grid": grid.to_json()},
+        spec={
+            "root": str(goods.root),
+            "cwd": goods.cwd,
+            "arguments": plan.job.arguments,
+            "grid": grid.to_json(),
+            "wishes": asdict(wishes),
+        },
         settings=submission(plan)["settings"],
         budget_usd=wishes.budget_usd,
         client_id=client_id,
     )
     ledger.begin_grid(record)
     return record, former
+
+
+def _has_changed(record: GridRecord) -> UsageError:
+    """What is to be gone on with is not what there is: no cell may run other code under the old one's name."""
+    return UsageError(
+        f"{record.script}, what it imports, its data or its environment is not what it was when {record.grid_id} was"
+        " submitted",
+        next_step=f"put it back and attach again; or cloudrun pull {record.grid_id} brings home what has ended, and"
+        f" cloudrun submit {record.script} with its parameters begins a grid with what there is now",
+    )
 
 
 def _identity(plan: Prepared, grid: Grid) -> str:

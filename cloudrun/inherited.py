@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 
 from cloudrun import reaper, wiring
@@ -10,14 +12,14 @@ from cloudrun.cells import ON_UNITS, Cell, Tally
 from cloudrun.clients import is_alive
 from cloudrun.core.clock import SystemClock
 from cloudrun.core.events import Note, Observer
-from cloudrun.core.records import Image, Instance, LaunchRecord, UnitRecord
+from cloudrun.core.records import Image, Instance, LaunchRecord, OnExit, UnitRecord
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import UnitState
 from cloudrun.grid_units import launches_of
 from cloudrun.ledger import Ledger
+from cloudrun.lost import recover
 from cloudrun.plan import budget
 from cloudrun.plan.pricing import usd_per_hour
-from cloudrun.pulling import requeue_unseen
 from cloudrun.wiring import Cloud
 from cloudrun.work import Joined
 
@@ -33,8 +35,10 @@ def inherit(
     tally: Tally,
     client_id: str,
     observe: Observer,
+    came_home: Callable[[Cell], None] = lambda _: None,
 ) -> Joined:
-    """Take over what lives, and queue again what ran where nothing lives any more.
+    """Take over what lives; what ran where nothing lives any more comes home from its bucket, as `came_home`
+    is told, or is queued again. A unit that was left to its queue still is, should this process die.
 
     What another living process has at the moment (`cloudrun attach` to a cell) is left to it, and so are machines in
     another place than `cloud`'s: their cells count as `elsewhere`.
@@ -43,7 +47,13 @@ def inherit(
     if not launches:
         return Joined()
     now = SystemClock().now()
-    cells = _cells_on_units(grid_id, ledger)
+    cells = cells_on_units(grid_id, ledger)
+
+    def lost(gone: list[Cell], name: str, how: str = "went away while nobody looked") -> None:
+        by_run = {cell.run.run_id: cell for cell in gone}
+        for run in recover(ledger, cloud, [cell.run for cell in gone], f"{name} {how}", observe):
+            came_home(replace(by_run[run.run_id], run=run))
+
     units = {unit.instance_id: unit for unit in ledger.units(live=False) if unit.launch_id in launches}
     alive = {name: unit for name, unit in units.items() if unit.state is not UnitState.TERMINATED}
     here = [name for name, unit in alive.items() if unit.place == cloud.place]
@@ -57,9 +67,9 @@ def inherit(
         price = _price(unit)
         if name not in alive:
             spent_usd += budget.cost_usd(price, ((unit.ended_at or now) - unit.created_at).total_seconds())
-            _requeue(ledger, on_it, f"{name} went away while nobody looked")
+            lost(on_it, name)
         elif unit.place != cloud.place and wiring.reconnect(unit.place, settings.profile) is None:
-            _requeue(ledger, on_it, f"{name} went away with its sandbox")
+            lost(on_it, name, "went away with its sandbox")
             reaper.forget(ledger, unit)
         elif not _taken(unit, cloud, ledger, client_id, settings, now):
             spent_usd += budget.worst_usd(now.timestamp(), [_Held(unit, price)], 0.0)
@@ -71,7 +81,7 @@ def inherit(
         else:
             spent_usd += budget.cost_usd(price, (now - unit.created_at).total_seconds())
             ending.append(name)
-            _requeue(ledger, on_it, f"{name} went away while nobody looked")
+            lost(on_it, name)
     for name, left in cells.items():  # on a machine that is no grid's: nobody launches such
         tally.elsewhere += len(left)
         observe(Note(f"{len(left)} cells are on {name}, which is not this grid's", "warning"))
@@ -93,7 +103,8 @@ def _price(unit: UnitRecord) -> float:
     return known.usd_per_hour if known else 0.0
 
 
-def _cells_on_units(grid_id: str, ledger: Ledger) -> dict[str, list[Cell]]:
+def cells_on_units(grid_id: str, ledger: Ledger) -> dict[str, list[Cell]]:
+    """Those of a grid's cells that are on a unit, or were on their way to one, by that unit and then by number."""
     cells: dict[str, list[Cell]] = defaultdict(list)
     after = -1
     while batch := ledger.cells(grid_id, after=after, limit=BATCH, states=ON_UNITS):
@@ -108,7 +119,8 @@ def _taken(unit: UnitRecord, cloud: Cloud, ledger: Ledger, client_id: str, setti
     """Whether it is ours from here on, to be ended as the grid's units are."""
     if unit.place != cloud.place or is_alive(ledger.client(unit.client_id), now):
         return False
-    return ledger.take_unit(unit.instance_id, client_id, of=unit.client_id, on_exit=settings.on_exit)
+    how: OnExit = "keep" if unit.on_exit == "keep" else settings.on_exit
+    return ledger.take_unit(unit.instance_id, client_id, of=unit.client_id, on_exit=how)
 
 
 def _is_of_use(found: Instance | None, unit: UnitRecord, on_it: list[Cell], launch: LaunchRecord, image: Image) -> bool:
@@ -116,11 +128,6 @@ def _is_of_use(found: Instance | None, unit: UnitRecord, on_it: list[Cell], laun
     if found is None or found.state not in ("pending", "running") or unit.state is UnitState.TERMINATING:
         return False
     return bool(on_it) or launch.architecture == image.architecture
-
-
-def _requeue(ledger: Ledger, cells: list[Cell], why: str) -> None:
-    for cell in cells:
-        requeue_unseen(ledger, cell.run, why)
 
 
 def _unreleased(cloud: Cloud, ledger: Ledger, launches: dict[str, LaunchRecord]) -> list[str]:

@@ -68,9 +68,10 @@ class Pool:
         changed: Callable[[Pool], None] = lambda _: None,
         check: Callable[[], None] = lambda: None,
         tags: Mapping[str, str] | None = None,
+        queue_slots: int | None = None,
     ) -> None:
         """`check` is called now and then, and raises where the work is not this client's any more. `tags` are for the
-        machines."""
+        machines. `queue_slots`: see `UnitOrders.slots`."""
         self.cloud = cloud
         self.ledger = ledger
         self.settings = settings
@@ -80,6 +81,7 @@ class Pool:
         self.clock = clock or SystemClock()
         self.changed = changed
         self.check = check
+        self.queue_slots = queue_slots
         self.hands: dict[str, Hand] = {}
         self.used: list[str] = []  # every unit that it ever had
         self.ended_usd = 0.0
@@ -215,6 +217,8 @@ class Pool:
             if isinstance(event.error, MACHINE_FAILED):
                 self._failure = event.error
                 self._drain(hand)
+            elif hand.unit is not None and hand.unit.is_let_go:
+                self._drain(hand)
             self._work.ended(event.task, event.error)
         else:
             self._closed(hand, event.error)
@@ -274,7 +278,7 @@ class Pool:
         for instance_id in joined.ending:
             self._endings.add(instance_id)
         for record, price, tasks in joined.units:
-            slots, created = max(self.limits.slots, len(tasks)), record.created_at.timestamp()
+            slots, created = self.limits.slots, record.created_at.timestamp()  # a unit may have a long queue
             hand = Hand(record, slots, price, created, record.deadline.timestamp())
             self.hands[record.instance_id] = hand
             for task in tasks:
@@ -284,9 +288,11 @@ class Pool:
 
     def _begin(self, hand: Hand) -> None:
         self.used.append(hand.record.instance_id)
+        was_let_go = hand.record.on_exit == "keep" and hand.record.state is UnitState.READY
         unit = PooledUnit(
             self.cloud, self.ledger, self.settings, self.observe, self.clock,
             image=self.image, record=hand.record, client_id=self.client_id, end=self._endings.add,
+            detached=was_let_go, queue_slots=self.queue_slots,
         )  # fmt: skip
         hand.begin(unit, self._work.carry_out, self._tell)
 
@@ -309,7 +315,9 @@ class Pool:
     def _closed(self, hand: Hand, error: BaseException | None) -> None:
         instance_id = hand.record.instance_id
         del self.hands[instance_id]
-        self.ended_usd += budget.cost_usd(hand.usd_per_hour, self.clock.now().timestamp() - hand.requested_at)
+        goes_on = hand.unit is not None and hand.unit.is_let_go
+        until = hand.deadline + budget.POWER_OFF_S if goes_on else self.clock.now().timestamp()
+        self.ended_usd += budget.cost_usd(hand.usd_per_hour, until - hand.requested_at)
         never_ready = hand.ready_at is None and not isinstance(error, Cancelled)
         if never_ready:
             self._failure = error

@@ -12,12 +12,14 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from cloudrun.cells import Tally
-from cloudrun.cli.printing import assignments_text, is_terminal, print_json, printable, score_text
+from cloudrun.cli.printing import assignments_text, is_terminal, print_json, printable, score_text, when_text
+from cloudrun.core.clock import utc_text
 from cloudrun.core.errors import CleanupIncomplete, JobFailed
 from cloudrun.core.events import Event, Note
 from cloudrun.core.records import RunRecord
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import GridState, RunState
+from cloudrun.grid_units import units_of
 from cloudrun.grids import Finished, Wishes, run_grid
 from cloudrun.ledger import Ledger
 from cloudrun.plan.grid import Grid
@@ -165,6 +167,7 @@ def submit_grid(
     settings: Settings,
     wishes: Wishes,
     *,
+    detach: bool = False,
     verbose: bool,
     as_json: bool,
 ) -> int:
@@ -183,15 +186,26 @@ def submit_grid(
             observe=display,
             changed=display.changed,
             over=display.over,
+            detach=detach,
         )
-        for line in closing_lines(finished, ledger):
-            display.say(line)
-        if as_json:
-            print_json(document(finished, ledger))
+        return close_with(finished, ledger, display, as_json=as_json)
+
+
+def close_with(finished: Finished, ledger: Ledger, display: GridDisplay, *, as_json: bool) -> int:
+    """Say how it went; returns the exit code."""
+    is_left_alone = finished.grid.state is GridState.OPEN
+    for line in detached_lines(finished, ledger) if is_left_alone else closing_lines(finished, ledger):
+        display.say(line)
+    if as_json:
+        print_json(document(finished, ledger))
+    elif is_left_alone:
+        print(finished.grid.grid_id)
     return exit_code(finished)
 
 
 def exit_code(finished: Finished) -> int:
+    if finished.grid.state is GridState.OPEN:  # its machines go on with it
+        return 0 if finished.tally.running and not finished.why else 1
     if finished.tally.elsewhere:
         return CleanupIncomplete.exit_code  # on machines that may be billing
     if finished.tally.failed:
@@ -219,6 +233,27 @@ def closing_lines(finished: Finished, ledger: Ledger) -> list[str]:
     return lines
 
 
+def detached_lines(finished: Finished, ledger: Ledger) -> list[str]:
+    """After `--detach`: where its cells are, until when, and how to come back to them."""
+    tally, grid = finished.tally, finished.grid
+    units = units_of(ledger, grid.grid_id)
+    machines = f"{len(units)} machine{'s' if len(units) != 1 else ''}"
+    lines = [f"{grid.grid_id} ({grid.name}): {tally.running} of {tally.cells} cells are on {machines}"]
+    if units:
+        lines[0] += f", powering off by {when_text(max(unit.deadline for unit in units))}"
+    counts = [f"{tally.succeeded} have succeeded before"] if tally.succeeded else []
+    counts += [f"{tally.failed} failed"] if tally.failed else []
+    counts += [f"{tally.left} wait: {finished.why}" if finished.why else f"{tally.left} wait"] if tally.left else []
+    lines += [f"  cells  {', '.join(counts)}"] if counts else []
+    if finished.spent_usd:
+        lines.append(f"  cost   ${finished.spent_usd:.4f} at list prices, at most")
+    lines.append(
+        f"  next   cloudrun attach {grid.grid_id}   (goes on with it to its end; from any folder of this project)"
+    )
+    lines.append(f"         cloudrun ps, cloudrun pull {grid.grid_id}, cloudrun cancel {grid.grid_id}")
+    return lines
+
+
 def _ranking(finished: Finished, ledger: Ledger) -> list[str]:
     """The best cells, best first; nothing where none has a score."""
     lines = []
@@ -236,6 +271,7 @@ def document(finished: Finished, ledger: Ledger) -> dict[str, Any]:
         runs += [ledger.get(cell.run_id).to_dict() for cell in batch]
         after = batch[-1].number
     tally = finished.tally
+    units = units_of(ledger, finished.grid.grid_id)
     summary = {
         "state": str(finished.grid.state),
         "cells": tally.cells,
@@ -243,6 +279,9 @@ def document(finished: Finished, ledger: Ledger) -> dict[str, Any]:
         "taken": tally.taken,
         "failed": tally.failed,
         "left": tally.left + tally.elsewhere,
+        "on_units": tally.running,
+        "instance_ids": [unit.instance_id for unit in units],
+        "deadline": utc_text(max(unit.deadline for unit in units)) if units else None,
         "why": finished.why,
         "spent_usd": round(finished.spent_usd, 6),
     }

@@ -100,7 +100,10 @@ def submit(
     ] = None,
     detach: Annotated[
         bool,
-        Parameter(help="Return as soon as the script runs; cloudrun attach RUN comes back to it. Example: --detach"),
+        Parameter(
+            help="Return as soon as the script runs, or a grid's machines have their cells; cloudrun attach comes back. "
+            "Example: --detach"
+        ),
     ] = False,
     bucket: Annotated[
         str | None,
@@ -199,14 +202,15 @@ def submit(
     }
     settings = config.load(Path.cwd(), flags)
     if cells.size > 1 or grid is not None or units is not None or max_units is not None:
-        for flag, given in (("--detach", detach), ("--instance-id", instance_id)):
-            if given:
-                raise UsageError(f"{flag} is for one run, and this is a grid", next_step=f"leave out {flag}")
+        if instance_id is not None:
+            raise UsageError("--instance-id is for one run, and this is a grid", next_step="leave out --instance-id")
         from cloudrun.cli.grid import submit_grid
         from cloudrun.grids import Wishes
 
         wishes = Wishes(1 if units is None else units, max_units, slots, cpus, budget, retries, keep_going, again)
-        return submit_grid(script, arguments, cells, name, settings, wishes, verbose=verbose, as_json=as_json)
+        return submit_grid(
+            script, arguments, cells, name, settings, wishes, detach=detach, verbose=verbose, as_json=as_json
+        )
     params = next(cells.cells())
 
     with closing(Ledger()) as ledger, Display(verbose=verbose, job_stdout=not as_json) as display:
