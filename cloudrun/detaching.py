@@ -19,13 +19,14 @@ from cloudrun.core.errors import Cancelled, CloudrunError, LedgerError
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.records import RunRecord
 from cloudrun.core.states import RunState
+from cloudrun.gathering import catch_up
 from cloudrun.hands import MACHINE_FAILED
 from cloudrun.ledger import Ledger
 from cloudrun.plan.scheduling import Backlog
 from cloudrun.pooled import PooledUnit
 from cloudrun.prepared import Prepared
 from cloudrun.project import Shipment
-from cloudrun.pulling import clear_stores, pull_run, requeue_unseen
+from cloudrun.pulling import requeue_unseen
 
 if TYPE_CHECKING:
     from cloudrun.ssh.agent import Queued
@@ -131,37 +132,22 @@ def hand_over(unit: PooledUnit, plan: Prepared, share: Share) -> None:
         return
     first = ledger.run(some[-1])
     way = Attempt(unit, first, first.attempts + (first.state is RunState.QUEUED))
-    missing = way.despite_cuts(lambda: catch_up(unit, share.there)) if share.there else []
+    places = {cell.run.run_id: cell.number for cell in share.there}
+    there = [cell.run for cell in share.there]
+    missing = way.despite_cuts(lambda: catch_up(ledger, unit.cloud, unit.agent, there, observe=unit.observe))
     if missing or share.cells:
         runs.furnish(way, plan)
         tree = tree_key(plan.shipment)
         goods = plan.shipment
         with way.phases.phase("ship", f"{len(share.cells)} cells of {len(goods.entries)} files"):
             way.despite_cuts(lambda: unit.agent.ship(rundir.tree_dir(tree), goods.root, goods.entries))
-            _queue(way, plan, tree, [(cell.number, cell.run) for cell in missing])
+            _queue(way, plan, tree, [(places[run.run_id], run) for run in missing])
             for start in range(0, len(share.cells), BATCH):
                 unit.check_cancelled()
                 _queue(way, plan, tree, _begun(unit, plan, share.cells[start : start + BATCH]))
     unit.check_cancelled()
     if ledger.unfinished_runs(unit.instance_id):
         way.despite_cuts(lambda: unit.let_go(power_off_when_done=bool(plan.settings.bucket)))
-
-
-def catch_up(unit: PooledUnit, there: Sequence[Cell]) -> list[Cell]:
-    """Bring home what has ended of what the unit was given before; returns what it does not know of."""
-    ledger, missing = unit.ledger, []
-    known = {each.run_dir: each.status for each in unit.agent.runs()}
-    for cell in there:
-        run = ledger.run(cell.run.run_id)
-        if run.state not in ON_UNITS:
-            continue  # by the connection before this one
-        status = known.get(rundir.run_dir(run.run_id, run.attempts))
-        if status is None:
-            missing.append(replace(cell, run=run))
-        elif status.state == "exited":
-            pull_run(ledger, run, unit.agent, unit.observe, unit.clock, cancel_after_s=None)
-            clear_stores(unit.cloud, ledger, run.run_id, unit.observe)
-    return missing
 
 
 def tree_key(goods: Shipment) -> str:

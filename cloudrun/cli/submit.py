@@ -101,7 +101,7 @@ def submit(
     detach: Annotated[
         bool,
         Parameter(
-            help="Return as soon as the script runs, or a grid's machines have their cells; cloudrun attach comes back. "
+            help="Return as soon as the script runs, or a grid's machines have its cells; cloudrun attach comes back. "
             "Example: --detach"
         ),
     ] = False,
