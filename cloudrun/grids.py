@@ -22,7 +22,7 @@ from cloudrun.core.ids import new_id
 from cloudrun.core.records import GridRecord, RunRecord
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import GridState, RunState, is_terminal
-from cloudrun.grid_units import GRID_TAG
+from cloudrun.grid_units import GRID_TAG, units_of
 from cloudrun.handing import HandedOut, hand_out
 from cloudrun.inherited import inherit
 from cloudrun.leases import present
@@ -178,6 +178,13 @@ def _leave(record: GridRecord, tally: Tally, ledger: Ledger, client_id: str, err
             return
         done = ledger.counts(record.grid_id)[RunState.SUCCEEDED]
         error.add_note(f"{done} of {tally.cells} cells have succeeded; the same command goes on with {record.grid_id}")
+        if left := [
+            unit for unit in units_of(ledger, record.grid_id) if unit.client_id == "" and unit.on_exit == "keep"
+        ]:
+            error.add_note(
+                f"{', '.join(unit.instance_id for unit in left)}: detached, and going on with what they have; cloudrun"
+                f" attach {record.grid_id} comes back to them, cloudrun cancel {record.grid_id} ends them"
+            )
         ledger.end_grid(record.grid_id, GridState.STOPPED, str(error) or "the user interrupted it")
 
 

@@ -208,8 +208,17 @@ def attach_to_grid(ledger: Ledger, reference: str, profile: str | None, *, as_js
         return close_with(finished, ledger, display, as_json=as_json)
 
 
-def tell_pulled(pulled: Pulled, ledger: Ledger, say: Callable[[str], None], *, as_json: bool) -> int:
-    """After a pull: what is home, what is not, and what to type next. Returns the exit code."""
+def pull_of_grid(ledger: Ledger, reference: str, profile: str | None, *, as_json: bool) -> int:
+    """Bring home what has ended; returns the exit code."""
+    from cloudrun.gathering import pull_grid
+
+    with GridDisplay() as display:
+        pulled = pull_grid(ledger, reference, observe=display, profile=profile)
+        return _tell_pulled(pulled, ledger, display.say, as_json=as_json)
+
+
+def _tell_pulled(pulled: Pulled, ledger: Ledger, say: Callable[[str], None], *, as_json: bool) -> int:
+    """What is home, what is not, and what to type next."""
     grid, counts = pulled.grid, pulled.counts
     failed = sum(counts[state] for state in RunState if is_over(state) and state is not RunState.SUCCEEDED)
     there = sum(counts[state] for state in ON_UNITS)

@@ -298,13 +298,12 @@ def pull(run: RunId, /, *, profile: Profile = None, as_json: Json = False) -> in
     from cloudrun.ledger import Ledger
     from cloudrun.pulling import pull as pull_run
 
-    with closing(Ledger()) as ledger, Display() as display:
+    with closing(Ledger()) as ledger:
         if _is_grid(ledger, run):
-            from cloudrun.cli.grid import tell_pulled
-            from cloudrun.gathering import pull_grid
+            from cloudrun.cli.grid import pull_of_grid
 
-            pulled = pull_grid(ledger, run, observe=display, profile=profile)
-            return tell_pulled(pulled, ledger, display.say, as_json=as_json)
+            return pull_of_grid(ledger, run, profile, as_json=as_json)
+    with closing(Ledger()) as ledger, Display() as display:
         found = pull_run(ledger, run, observe=display, profile=profile)
         return _tell(found, ledger, display, as_json=as_json)
 

@@ -87,6 +87,7 @@ def test_with_a_bucket_the_machines_go_by_themselves_and_a_pull_brings_everythin
     nothing_left(project)
 
 
+@pytest.mark.slow
 def test_without_one_what_has_ended_waits_for_a_pull_and_the_rest_goes_on(
     project: Project, nothing_left: Nothing
 ) -> None:
@@ -129,6 +130,7 @@ def test_what_a_machine_had_that_was_lost_is_queued_again_and_the_same_command_e
     nothing_left(project)
 
 
+@pytest.mark.slow
 def test_a_client_that_is_killed_while_it_hands_over_loses_nothing(
     project: Project, start: Start, nothing_left: Nothing
 ) -> None:
@@ -150,6 +152,7 @@ def test_a_client_that_is_killed_while_it_hands_over_loses_nothing(
     nothing_left(project)
 
 
+@pytest.mark.slow
 def test_attach_is_left_without_ending_anything_and_the_lost_are_handed_out_again(
     project: Project, start: Start, aws: Aws, nothing_left: Nothing
 ) -> None:
@@ -176,6 +179,7 @@ def test_attach_is_left_without_ending_anything_and_the_lost_are_handed_out_agai
     nothing_left(project)
 
 
+@pytest.mark.slow
 def test_a_grid_whose_code_has_changed_is_not_gone_on_with_under_its_name(project: Project) -> None:
     project.write("cell.py", CELL.format(sleep_s=0.1))
     grid_id = project.json(*command(2, "--detach"))["grid_id"]
