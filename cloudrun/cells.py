@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,23 +15,17 @@ from cloudrun.homecoming import end_queued
 from cloudrun.ledger import Ledger
 from cloudrun.lost import recover
 from cloudrun.plan.endings import Ending
+from cloudrun.plan.expecting import Expectation
 from cloudrun.plan.retrying import SUSPICIOUS, UNITS_TAKEN_DOWN, Failures, next_step
 from cloudrun.plan.scheduling import Backlog
 from cloudrun.pooled import PooledUnit
 from cloudrun.prepared import Prepared
+from cloudrun.turns import Cell, Turns
 
-AHEAD = 500  # cells that are read from the ledger at once
+__all__ = ["ON_UNITS", "Cell", "Cells", "Tally"]
+
 ON_UNITS = tuple(state for state in RunState if not is_terminal(state) and state is not RunState.QUEUED)
 STDERR_BYTES = 4096  # of a failed cell, to see whether others fail alike
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One combination on its way. `on_unit`: the attempt runs already, begun by a client that is dead."""
-
-    number: int
-    run: RunRecord
-    on_unit: bool = False
 
 
 @dataclass
@@ -66,7 +59,9 @@ class Cells:
         retries: int = 0,
         keep_going: bool = False,
         over: Callable[[RunRecord], None] = lambda _: None,
+        expectation: Expectation | None = None,
     ) -> None:
+        """`expectation`: what is known of how long its cells take."""
         self._ledger = ledger
         self._grid_id = grid_id
         self._plan = plan
@@ -75,37 +70,33 @@ class Cells:
         self._retries = retries
         self._keep_going = keep_going
         self._over = over
-        self._ready: deque[Cell] = deque()
-        self._read_to = -1
-        self._queued = 0
+        self._turns = Turns(ledger, grid_id, expectation or Expectation(()))
         self._failures = Failures(succeeded=tally.succeeded > 0)
-        self._took_s = 0.0
+        self._took_s = 0.0  # all cells that have succeeded here
         self._timed = 0
+        self._expected_s = 0.0  # what was expected of those of them of which something was
+        self._came_true_s = 0.0  # and what these took
         self._stopped = ""
-
         self.refresh()
 
     def refresh(self) -> None:
         """Count anew what waits: something was queued by others."""
-        self._queued = self._ledger.counts(self._grid_id)[RunState.QUEUED]
+        self._turns.refresh()
 
     # -- what the pool asks --------------------------------------------------------------------------------------------
 
     def backlog(self) -> Backlog:
-        expected_s = self._took_s / self._timed if self._timed else None
-        return Backlog(self._queued, self._tally.running, expected_s)
+        expected_s = self._turns.expected_s
+        if expected_s is not None and self._expected_s:
+            expected_s *= self._came_true_s / self._expected_s  # these machines are faster or slower than earlier ones
+        elif expected_s is None and self._timed:
+            expected_s = self._took_s / self._timed
+        return Backlog(self._turns.queued, self._tally.running, expected_s)
 
     def take(self) -> Cell | None:
-        if not self._ready:
-            found = self._ledger.queued_cells(self._grid_id, AHEAD, after=self._read_to)
-            self._ready.extend(Cell(number, run) for number, run in found)
-            if not found:  # another process has ended what waited
-                self._queued = 0
-                return None
-            self._read_to = found[-1][0]
-        self._queued -= 1
-        self._tally.running += 1
-        return self._ready.popleft()
+        cell = self._turns.next()
+        self._tally.running += cell is not None
+        return cell
 
     def stopped(self) -> str:
         return self._stopped
@@ -132,7 +123,7 @@ class Cells:
             if not isinstance(error, Cancelled):  # it goes on on its machine, as do all the others there
                 self._observe(Note(f"cell {task.number} ({run.run_id}): {error}", "warning"))
         elif run.state is RunState.SUCCEEDED:
-            self._succeeded(run)
+            self._succeeded(task, run)
         elif run.end_reason is EndReason.CANCELLED:
             self._tally.failed += 1
             self._over(run)
@@ -155,11 +146,15 @@ class Cells:
 
     # -- what becomes of a cell ----------------------------------------------------------------------------------------
 
-    def _succeeded(self, run: RunRecord) -> None:
+    def _succeeded(self, task: Cell, run: RunRecord) -> None:
         self._tally.succeeded += 1
         self._failures.success()
-        self._took_s += run.timings.ship_s + run.timings.run_s + run.timings.pull_s
+        took_s = run.timings.ship_s + run.timings.run_s + run.timings.pull_s
+        self._took_s += took_s
         self._timed += 1
+        if task.expected_s:
+            self._expected_s += task.expected_s
+            self._came_true_s += took_s
         self._over(run)
 
     def _once_more(self, task: Cell, run: RunRecord, error: BaseException | None) -> None:
@@ -171,7 +166,7 @@ class Cells:
             return
         if ends and not isinstance(error, Cancelled):
             self._observe(Note(f"cell {task.number} goes to another machine: {error}", "warning"))
-        self._queue(task.number, run)
+        self._queue(task, run)
 
     def _failed(self, task: Cell, run: RunRecord) -> None:
         """It is over, and may be tried again as another run: as often as `retries` says where its script failed, on
@@ -187,7 +182,7 @@ class Cells:
             )
             self._ledger.add_cells(self._grid_id, [(task.number, again)])
             self._observe(Note(f"cell {task.number} failed ({run.detail}); it is tried again", "warning"))
-            self._queue(task.number, self._ledger.run(again.run_id))
+            self._queue(task, self._ledger.run(again.run_id))
         elif step == "quarantine":
             self._observe(Note(f"cell {task.number} ({run.run_id}) is left out: {_too_many(ends)}", "warning"))
             self._quarantine(run)
@@ -207,9 +202,8 @@ class Cells:
         before = [EndReason(word) for word in run.submission.get("ends", ())]
         return before + [each.end_reason for each in self._ledger.attempts(run.run_id) if each.end_reason]
 
-    def _queue(self, number: int, run: RunRecord) -> None:
-        self._ready.appendleft(Cell(number, run))  # it has waited the longest
-        self._queued += 1
+    def _queue(self, task: Cell, run: RunRecord) -> None:
+        self._turns.put_back(replace(task, run=run, on_unit=False))
 
 
 def _too_many(ends: Sequence[EndReason]) -> str:

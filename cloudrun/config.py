@@ -62,6 +62,16 @@ _SWITCH_WORDS = {
 }
 
 
+def _price(value: object) -> float:
+    try:
+        usd = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
+    except ValueError:
+        usd = math.nan
+    if not 0 < usd < math.inf:
+        raise ValueError(f"{value!r} is not a price in US dollars an hour, as in 0.05")
+    return usd
+
+
 def _switch(value: object) -> bool:
     word = str(value).strip().lower()  # an environment variable has no booleans
     if isinstance(value, (bool, str)) and word in _SWITCH_WORDS:
@@ -102,9 +112,11 @@ _READERS: Mapping[str, Callable[[object], object]] = {
     "region": _text,
     "profile": _text,
     "instance_type": _text,
+    "fallback_types": _texts,
     "image": _text,
     "user": _text,
     "spot": _switch,
+    "max_price": _price,
     "volume_gib": _count,
     "deadline_s": _duration,
     "grace_s": _duration,

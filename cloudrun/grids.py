@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 from cloudrun import datasets, runs
@@ -29,18 +30,20 @@ from cloudrun.leases import present
 from cloudrun.ledger import Ledger
 from cloudrun.plan import budget
 from cloudrun.plan.costs import Stay, shares
+from cloudrun.plan.estimate import Estimate, estimate
+from cloudrun.plan.expecting import Expectation
 from cloudrun.plan.fingerprint import cell_key
 from cloudrun.plan.grid import Grid
 from cloudrun.plan.pricing import usd_per_hour, vcpus
 from cloudrun.plan.quantities import duration_text
-from cloudrun.plan.scheduling import Backlog, Limits, decide
-from cloudrun.pool import Pool
+from cloudrun.plan.scheduling import Backlog, Limits, Terms, decide
+from cloudrun.pool import Pool, QueueSlots
 from cloudrun.prepared import Job, Prepared, submission
 from cloudrun.submit import checked
 from cloudrun.work import Joined
 
 BATCH = 1000  # cells that are written in one transaction
-BOOT_S = 60.0  # from asking EC2 for a machine to its first cell, until one has been seen to boot
+BOOT_S = {"sandbox": 3.0, "aws": 60.0}  # from asking for a machine to its first cell, until one has been seen to boot
 T = TypeVar("T")
 
 
@@ -81,6 +84,7 @@ def run_grid(
     observe: Observer,
     changed: Changed = lambda _tally, _pool: None,
     over: Callable[[RunRecord], None] = lambda _: None,
+    estimated: Callable[[Estimate], None] = lambda _: None,
     detach: bool = False,
     only: str | None = None,
 ) -> Finished:
@@ -88,14 +92,16 @@ def run_grid(
 
     With `detach` it returns as soon as each machine has its share. `only` is the id of the grid that it shall be.
 
-    `over` is called with each cell's run as it ends, `changed` whenever something has moved. Raises UsageError before
+    `estimated` is called before anything is launched, `over` with each cell's run as it ends, `changed` whenever
+    something has moved. Raises UsageError before
     anything is launched, where another process goes on with the same grid too; and what `Pool.run` raises.
     """
     _check(wishes)
     with before_launch():
         cloud, image, plan = checked(job, settings, ledger, observe)
-    limits = _limits(wishes, settings, cloud.place.region)
-    if limits.slots > 1 or wishes.cpus > 1:
+    terms = partial(_terms, wishes, settings, cloud.place.region)
+    limits = _limits(wishes, settings, terms)
+    if any(terms(name).slots > 1 for name in (settings.instance_type, *settings.fallback_types)) or wishes.cpus > 1:
         plan = replace(plan, threads=wishes.cpus)  # a cell that shares its unit computes on its own part of it
     with present(ledger, SystemClock()) as client_id:
         _check_money(limits)
@@ -113,14 +119,16 @@ def run_grid(
             cells = Cells(
                 ledger, record.grid_id, plan, tally, observe,
                 retries=wishes.retries, keep_going=wishes.keep_going, over=over,
+                expectation=Expectation(ledger.timed(record.script)),
             )  # fmt: skip
 
-            def make_pool(limits: Limits, queue_slots: int | None = None) -> Pool:
+            def make_pool(limits: Limits, terms: Callable[[str], Terms], queue_slots: QueueSlots = None) -> Pool:
                 return Pool(
                     cloud, ledger, settings, image, limits, observe, client_id,
                     changed=lambda pool: changed(tally, pool),
                     check=lambda: _check_ours(record.grid_id, client_id, ledger),
                     tags={GRID_TAG: record.grid_id},
+                    terms=terms,
                     queue_slots=queue_slots,
                 )  # fmt: skip
 
@@ -132,13 +140,17 @@ def run_grid(
                 return joined
 
             if detach:
+                estimated(_estimate(cells.backlog(), limits))
                 handed = hand_out(
                     cells, plan, limits, ledger, observe, take_over,
-                    lambda of_shares: make_pool(of_shares, limits.slots),
+                    lambda of_shares: make_pool(
+                        of_shares, lambda name: replace(terms(name), slots=1), lambda name: terms(name).slots
+                    ),
                 )  # fmt: skip
                 return _let_go(record, ledger, client_id, taken, handed)
-            pool = make_pool(limits)
+            pool = make_pool(limits, terms)
             joined = take_over()
+            estimated(_estimate(cells.backlog(), limits))
             try:
                 pool.run(cells, joined)
             finally:
@@ -216,22 +228,49 @@ def _check_money(limits: Limits) -> None:
         raise UsageError(f"nothing was launched: {first.why}", next_step=enough)
 
 
-def _limits(wishes: Wishes, settings: Settings, region: str) -> Limits:
-    price = usd_per_hour(settings.instance_type, region)
+def _terms(wishes: Wishes, settings: Settings, region: str, instance_type: str) -> Terms:
+    """What a unit of that type is like. Raises UsageError where a budget cannot be kept with it.
+
+    A spot machine never costs more than the maximum price given for it, which is the on-demand price by default
+    ("Spot Instances", Amazon EC2 User Guide).
+    """
+    listed = usd_per_hour(instance_type, region)
+    price = listed.usd_per_hour if listed else None
+    if settings.spot and settings.max_price is not None:
+        price = settings.max_price
     if wishes.budget_usd is not None and price is None:
         raise UsageError(
-            f"nobody here knows what a {settings.instance_type} costs in {region}, so no budget can be kept",
+            f"nobody here knows what a {instance_type} costs in {region}, so no budget can be kept",
             next_step="use a common type such as m7i.large, or leave out --budget and set an early --deadline",
         )
-    slots = wishes.slots or max(1, (vcpus(settings.instance_type) or 1) // wishes.cpus)
+    return Terms(wishes.slots or max(1, (vcpus(instance_type) or 1) // wishes.cpus), price or 0.0)
+
+
+def _limits(wishes: Wishes, settings: Settings, terms: Callable[[str], Terms]) -> Limits:
+    for instance_type in settings.fallback_types:
+        terms(instance_type)
+    first = terms(settings.instance_type)
     return Limits(
         max_units=wishes.max_units or wishes.units,
-        slots=slots,
-        usd_per_hour=price.usd_per_hour if price else 0.0,
-        boot_s=BOOT_S,
+        slots=first.slots,
+        usd_per_hour=first.usd_per_hour,
+        boot_s=BOOT_S[settings.provider],
         deadline_s=settings.deadline_s,
         min_units=0 if wishes.max_units else wishes.units,
         budget_usd=wishes.budget_usd,
+    )
+
+
+def _estimate(backlog: Backlog, limits: Limits) -> Estimate:
+    return estimate(
+        backlog.queued,
+        backlog.expected_s,
+        units=limits.max_units,
+        slots=limits.slots,
+        usd_per_hour=limits.usd_per_hour,
+        boot_s=limits.boot_s,
+        deadline_s=limits.deadline_s,
+        budget_usd=limits.budget_usd,
     )
 
 
@@ -369,8 +408,9 @@ def _write_costs(ledger: Ledger, pool: Pool) -> None:
             ended = (attempt.ended_at or SystemClock().now()).timestamp()
             stays[attempt.instance_id].append((attempt.run_id, attempt.started_at.timestamp(), ended))
         cost: dict[str, float] = defaultdict(float)
-        for each in stays.values():
-            for run_id, usd in shares(pool.limits.usd_per_hour, each).items():
+        for instance_id, each in stays.items():
+            price = pool.terms(ledger.unit(instance_id).instance_type).usd_per_hour
+            for run_id, usd in shares(price, each).items():
                 cost[run_id] += usd
         for batch in _batches(cells.intersection(cost)):
             with ledger.together():

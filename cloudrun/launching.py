@@ -18,12 +18,14 @@ from cloudrun.core.errors import (
     LaunchError,
     LedgerError,
     UnresolvedLaunch,
+    UsageError,
     mark_incomplete,
 )
 from cloudrun.core.records import Image, Instance, LaunchRecord, LaunchRequest, UnitRecord
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import EndReason, LaunchState, UnitState
 from cloudrun.ledger import Ledger
+from cloudrun.plan.offers import Offer
 from cloudrun.plan.reaping import key_name
 from cloudrun.plan.userdata import user_data
 from cloudrun.terminating import POLL_S, terminate
@@ -57,11 +59,13 @@ def prepare(
     make_key: MakeKey,
     clock: Clock,
     count: int = 1,
+    offer: Offer | None = None,
     more_tags: Mapping[str, str] | None = None,
 ) -> LaunchRecord:
     """Make the keys and the security group, and write the intent. Nothing bills yet when this returns."""
     login, host = make_key(f"cloudrun {launch_id}"), make_key(f"cloudrun host {launch_id}")
     _write_private(ledger.keys_dir / launch_id, login.private)
+    offer = offer or Offer(settings.instance_type)
     now = clock.now()
     deadline = now + timedelta(seconds=settings.deadline_s)
     tags = {
@@ -82,7 +86,7 @@ def prepare(
         request=LaunchRequest(
             client_token=launch_id,
             count=count,
-            instance_type=settings.instance_type,
+            instance_type=offer.instance_type,
             image_id=image.image_id,
             root_device=image.root_device,
             volume_gib=max(settings.volume_gib, image.root_gib),
@@ -91,6 +95,8 @@ def prepare(
             user_data=user_data(deadline=deadline, host_private_key=host.private, host_public_key=host.public),
             tags=tags,
             spot=settings.spot,
+            zone=offer.zone,
+            max_price=settings.max_price,
         ),
         user=settings.user or image.user,
         client_id=client_id,
@@ -102,6 +108,16 @@ def prepare(
     )
     ledger.intend(record)
     return record
+
+
+def find_image(cloud: Cloud, settings: Settings) -> Image:
+    """What all allowed types boot. Raises UsageError for an unknown type or image, or where they do not go together."""
+    if settings.max_price is not None and not settings.spot:
+        raise UsageError("a maximum price is for spot machines", next_step="add --spot, or leave out --max-price")
+    image = cloud.images.find(settings.instance_type, image_id=settings.image, user=settings.user)
+    for instance_type in settings.fallback_types:
+        cloud.images.find(instance_type, image_id=image.image_id, user=image.user)
+    return image
 
 
 def image_of(cloud: Cloud, ledger: Ledger, unit: UnitRecord) -> Image:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from datetime import datetime
 
-from cloudrun import reaper
+from cloudrun import launching, reaper
 from cloudrun.clients import this_client
 from cloudrun.connection import EarlyLogin
 from cloudrun.core.clock import Clock, SystemClock
@@ -66,8 +66,7 @@ def open_unit(
             if instance_id is not None:
                 unit.join(instance_id, client, early)
             else:
-                found = image or cloud.images.find(settings.instance_type, image_id=settings.image, user=settings.user)
-                unit.launch(found, client)
+                unit.launch(image or launching.find_image(cloud, settings), client)
             unit.check_cancelled()
         except BaseException as error:
             close_behind(unit, error, instance_id)

@@ -38,18 +38,20 @@ from cloudrun.ledger import Ledger
 from cloudrun.lifeline import LIFELINE
 from cloudrun.plan import budget
 from cloudrun.plan.retrying import useless_launches
-from cloudrun.plan.scheduling import Decision, Limits, decide
+from cloudrun.plan.scheduling import Backlog, Decision, Limits, Terms, decide
 from cloudrun.pooled import PooledUnit
-from cloudrun.renting import Launched, Renting
+from cloudrun.renting import AGAIN_S, Launched, Renting
 from cloudrun.wiring import Cloud
 from cloudrun.work import Joined, Work
 
 TICK_S = 1.0  # how often to decide where nothing happens
 LOOK_S = (0.1, 1.0)  # between two looks at machines that are not running yet
-AGAIN_S = 10.0  # after EC2 had no capacity
 PATIENCE_S = 600.0  # for capacity, while nothing runs
 CHECK_S = 0.5  # between two looks at whether the work is still ours
 HOPELESS = (CredentialsError, QuotaError, UsageError)  # asking EC2 once more gives the same answer
+
+
+QueueSlots = Callable[[str], int | None] | None
 
 
 class Pool:
@@ -68,10 +70,12 @@ class Pool:
         changed: Callable[[Pool], None] = lambda _: None,
         check: Callable[[], None] = lambda: None,
         tags: Mapping[str, str] | None = None,
-        queue_slots: int | None = None,
+        terms: Callable[[str], Terms] | None = None,
+        queue_slots: QueueSlots = None,
     ) -> None:
         """`check` is called now and then, and raises where the work is not this client's any more. `tags` are for the
-        machines. `queue_slots`: see `UnitOrders.slots`."""
+        machines. `terms` tells what a type is like; all are as `limits` says by default. `queue_slots` tells how many
+        runs that wait on a machine of a type go on at a time; None leaves that to whoever let them wait."""
         self.cloud = cloud
         self.ledger = ledger
         self.settings = settings
@@ -81,7 +85,8 @@ class Pool:
         self.clock = clock or SystemClock()
         self.changed = changed
         self.check = check
-        self.queue_slots = queue_slots
+        self.terms = terms or (lambda _: Terms(limits.slots, limits.usd_per_hour))
+        self.queue_slots = queue_slots or (lambda _: None)
         self.hands: dict[str, Hand] = {}
         self.used: list[str] = []  # every unit that it ever had
         self.ended_usd = 0.0
@@ -90,12 +95,12 @@ class Pool:
         self._events: deque[Launched | HandEvent] = deque()
         self._bell = Event()
         self._renting = Renting(
-            cloud, ledger, settings, image, limits, observe, self.clock,
+            cloud, ledger, settings, image, self.terms, observe, self.clock,
             client_id=client_id, tags=tags or {}, tell=self._tell,
         )  # fmt: skip
         self._barred = ""
-        self._not_before = 0.0
         self._short_since: float | None = None  # since when EC2 has had no capacity
+        self._warned: set[str] = set()
         self._worked: list[bool] = []
         self._boots: list[float] = []
         self._failure: BaseException | None = None  # of a launch or a machine, the last one
@@ -110,6 +115,11 @@ class Pool:
         return self.ended_usd + sum(
             budget.cost_usd(hand.usd_per_hour, now - hand.requested_at) for hand in self.hands.values()
         )
+
+    @property
+    def backlog(self) -> Backlog:
+        """What waits and what runs; none before `run` is called."""
+        return self._work.backlog() if hasattr(self, "_work") else Backlog(0, 0)
 
     def run(self, work: Work, joined: Joined | None = None) -> None:
         """Raises what `work` and `check` raise, and the refusal where nothing could be launched; then and in the end no
@@ -167,8 +177,11 @@ class Pool:
 
     def _limits(self) -> Limits:
         boot_s = sum(self._boots) / len(self._boots) if self._boots else self.limits.boot_s
-        most = 0 if self.clock.monotonic() < self._not_before else self.limits.max_units
-        return replace(self.limits, boot_s=boot_s, max_units=most)
+        offer = self._renting.offer()
+        if offer is None:
+            return replace(self.limits, boot_s=boot_s, max_units=0)
+        terms = self.terms(offer.instance_type)
+        return replace(self.limits, boot_s=boot_s, slots=terms.slots, usd_per_hour=terms.usd_per_hour)
 
     def _obey(self, decision: Decision) -> None:
         self.why = decision.why
@@ -181,8 +194,8 @@ class Pool:
         for instance_id in decision.drain:
             if instance_id in self.hands:  # and not a unit that EC2 is still being asked for
                 self._drain(self.hands[instance_id])
-        if decision.launch:
-            self._renting.ask(decision.launch, decision.deadline)
+        if decision.launch and (offer := self._renting.offer()) is not None:
+            self._renting.ask(offer, decision.launch, decision.deadline)
 
     # -- hearing -------------------------------------------------------------------------------------------------------
 
@@ -226,9 +239,9 @@ class Pool:
     def _launched(self, event: Launched) -> None:
         self._renting.heard(event)
         for record in event.units:
-            price = self.limits.usd_per_hour
-            created = record.created_at.timestamp()
-            self.hands[record.instance_id] = Hand(record, self.limits.slots, price, created, event.deadline)
+            terms, created = self.terms(record.instance_type), record.created_at.timestamp()
+            hand = Hand(record, terms.slots, terms.usd_per_hour, created, event.deadline)
+            self.hands[record.instance_id] = hand
         if event.error is None:
             self._look_at = 0.0
             self._short_since = None
@@ -236,17 +249,30 @@ class Pool:
         self._failure = event.error
         if not isinstance(event.error, CloudrunError):
             raise event.error
-        if isinstance(event.error, (*HOPELESS, UnresolvedLaunch)):
-            self._barred = f"no further machine is launched: {event.error}"
+        next_step = event.error.next_step
+        if isinstance(event.error, QuotaError) and event.count > 1:
+            next_step = "asking for fewer at once"
+        elif isinstance(event.error, (*HOPELESS, UnresolvedLaunch)):
+            self._barred = f"no further machine is launched: {event.error}; {next_step}"
         elif isinstance(event.error, CapacityError):
-            now = self.clock.monotonic()
-            self._not_before = now + AGAIN_S
-            self._short_since = now if self._short_since is None or self.hands else self._short_since
-            if now - self._short_since > PATIENCE_S:
-                self._barred = f"no machine could be had for {PATIENCE_S:.0f} s: {event.error}"
+            next_step = self._short(event.error)
         else:
             self._worked.append(False)
-        self.observe(Note(f"{event.error}; {event.error.next_step}", "warning"))
+        self._warn_once(f"{event.error}; {next_step}")
+
+    def _short(self, error: CapacityError) -> str:
+        """EC2 had none of something. Returns what is done about it."""
+        now = self.clock.monotonic()
+        self._short_since = now if self._short_since is None or self.hands else self._short_since
+        if now - self._short_since > PATIENCE_S:
+            self._barred = f"no machine could be had for {PATIENCE_S:.0f} s: {error}; {error.next_step}"
+        offer = self._renting.offer()
+        return f"trying {offer}" if offer is not None else f"asking again every {AGAIN_S:.0f} s"
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            self.observe(Note(text, "warning"))
 
     def _look_for_running(self) -> None:
         """One describe for all that are not running yet; those that are get their threads."""
@@ -278,7 +304,8 @@ class Pool:
         for instance_id in joined.ending:
             self._endings.add(instance_id)
         for record, price, tasks in joined.units:
-            slots, created = self.limits.slots, record.created_at.timestamp()  # a unit may have a long queue
+            slots = self.terms(record.instance_type).slots  # fewer than there are tasks, on a unit with a long queue
+            created = record.created_at.timestamp()
             hand = Hand(record, slots, price, created, record.deadline.timestamp())
             self.hands[record.instance_id] = hand
             for task in tasks:
@@ -292,7 +319,7 @@ class Pool:
         unit = PooledUnit(
             self.cloud, self.ledger, self.settings, self.observe, self.clock,
             image=self.image, record=hand.record, client_id=self.client_id, end=self._endings.add,
-            detached=was_let_go, queue_slots=self.queue_slots,
+            detached=was_let_go, queue_slots=self.queue_slots(hand.record.instance_type),
         )  # fmt: skip
         hand.begin(unit, self._work.carry_out, self._tell)
 

@@ -90,7 +90,8 @@ def submitted_settings(run: RunRecord) -> Settings | None:
 def settings_from(kept: Mapping[str, Any]) -> Settings:
     """Settings that the ledger has kept."""
     known = {name: value for name, value in kept.items() if name in NAMES}
-    return Settings(**{**known, "data": tuple(known.get("data", ()))})
+    lists = {name: tuple(known.get(name, ())) for name in ("data", "fallback_types")}  # JSON has no tuples
+    return Settings(**{**known, **lists})
 
 
 def _local_code(goods: Shipment) -> tuple[str, ImportScan]:

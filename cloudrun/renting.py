@@ -8,16 +8,20 @@ from dataclasses import dataclass, replace
 from threading import Thread
 
 from cloudrun import launching
+from cloudrun.capacity import allowed, learn_zones
 from cloudrun.clients import owner
 from cloudrun.core.clock import Clock
-from cloudrun.core.errors import CleanupIncomplete, CloudrunError, UnresolvedLaunch
+from cloudrun.core.errors import CapacityError, CleanupIncomplete, CloudrunError, UnresolvedLaunch
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.ids import new_id
 from cloudrun.core.records import Image, UnitRecord
 from cloudrun.core.settings import Settings
 from cloudrun.ledger import Ledger
-from cloudrun.plan.scheduling import Limits, UnitView
+from cloudrun.plan.offers import Offer
+from cloudrun.plan.scheduling import Terms, UnitView
 from cloudrun.wiring import Cloud
+
+AGAIN_S = 10.0  # before EC2 is asked again for what it did not have
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class Launched:
     """What came of a launch: `units` that may not run yet, or the `error`."""
 
     launch_id: str
+    offer: Offer
+    count: int
     units: tuple[UnitRecord, ...] = ()
     deadline: float = 0.0
     error: BaseException | None = None
@@ -39,7 +45,7 @@ class Renting:
         ledger: Ledger,
         settings: Settings,
         image: Image,
-        limits: Limits,
+        terms: Callable[[str], Terms],
         observe: Observer,
         clock: Clock,
         *,
@@ -51,7 +57,8 @@ class Renting:
         self._ledger = ledger
         self._settings = settings
         self._image = image
-        self._limits = limits
+        self._terms = terms
+        self._offers = allowed(settings)
         self._observe = observe
         self._clock = clock
         self._client_id = client_id
@@ -62,17 +69,22 @@ class Renting:
         self.asked = 0  # launches whose answer has not been heard
         self.launch_ids: list[str] = []
 
-    def ask(self, count: int, deadline: float) -> None:
-        """EC2 may take a while over it, and what runs goes on."""
+    def offer(self) -> Offer | None:
+        """What to ask for now; None where all that is allowed was refused a moment ago."""
+        return self._offers.best(self._clock.monotonic(), AGAIN_S)
+
+    def ask(self, offer: Offer, count: int, deadline: float) -> None:
+        """For so many of that, or fewer where so many were refused. EC2 may take a while over it: what runs goes on."""
         launch_id, now = new_id("l"), self._clock.now().timestamp()
-        limits = self._limits
+        terms = self._terms(offer.instance_type)
+        count = min(count, self._offers.at_once(offer) or count)
         self._unknown[launch_id] = [
-            UnitView(f"{launch_id}/{number}", "launching", limits.slots, 0, now, deadline, limits.usd_per_hour)
+            UnitView(f"{launch_id}/{number}", "launching", terms.slots, 0, now, deadline, terms.usd_per_hour)
             for number in range(count)
         ]
         self.launch_ids.append(launch_id)
         self.asked += 1
-        thread = Thread(target=self._launch, args=(launch_id, count, deadline), name="cloudrun-launch")
+        thread = Thread(target=self._launch, args=(launch_id, offer, count, deadline), name="cloudrun-launch")
         self._threads.append(thread)
         thread.start()
 
@@ -82,6 +94,8 @@ class Renting:
 
     def heard(self, event: Launched) -> None:
         self.asked -= 1
+        if isinstance(event.error, CapacityError):
+            self._offers.refuse(event.offer, self._clock.monotonic(), event.count)
         if not isinstance(event.error, UnresolvedLaunch):
             del self._unknown[event.launch_id]
 
@@ -111,7 +125,7 @@ class Renting:
                 self._observe(Note(f"launch {launch.launch_id} did not happen: {refusal}", "verbose"))
         return found
 
-    def _launch(self, launch_id: str, count: int, deadline: float) -> None:
+    def _launch(self, launch_id: str, offer: Offer, count: int, deadline: float) -> None:
         try:
             from cloudrun.ssh.keys import make_key
 
@@ -126,9 +140,12 @@ class Renting:
                 make_key=make_key,
                 clock=self._clock,
                 count=count,
+                offer=offer,
                 more_tags=self._tags,
             )
             units = launching.request(self._cloud, self._ledger, launch, self._clock)
-            self._tell(Launched(launch_id, tuple(units), launch.deadline.timestamp()))
+            self._tell(Launched(launch_id, offer, count, tuple(units), launch.deadline.timestamp()))
         except BaseException as error:  # noqa: BLE001  # the deciding thread judges it
-            self._tell(Launched(launch_id, error=error))
+            if isinstance(error, CapacityError):
+                learn_zones(self._offers, self._cloud, offer.instance_type)
+            self._tell(Launched(launch_id, offer, count, error=error))

@@ -82,7 +82,7 @@ def checked(
     goods = prepared.inspect(job, settings, ledger, observe)
     if instance_id is None:
         cloud = wiring.connect(settings.provider, settings.region, settings.profile)
-        image = cloud.images.find(settings.instance_type, image_id=settings.image, user=settings.user)
+        image = launching.find_image(cloud, settings)
     else:
         cloud = place_of(ledger, instance_id, settings.profile)
         image = launching.image_of(cloud, ledger, ledger.unit(instance_id))

@@ -7,9 +7,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from cloudrun import launching, terminating
+from cloudrun import capacity, launching, terminating
 from cloudrun.clients import owner
 from cloudrun.connection import Connection, EarlyLogin
 from cloudrun.core.clock import Clock
@@ -29,6 +30,7 @@ from cloudrun.joining import check_free, in_use
 from cloudrun.ledger import Ledger
 from cloudrun.lifeline import LIFELINE
 from cloudrun.phases import Phases
+from cloudrun.plan.offers import Offer
 from cloudrun.wiring import Cloud
 
 if TYPE_CHECKING:
@@ -104,32 +106,43 @@ class OpenUnit:
 
     def launch(self, image: Image, client: ClientRecord) -> None:
         """Rent the machine and log in. Whatever was made so far is undone by `close`."""
-        from cloudrun.ssh.keys import make_key
-
         self.image = image
-        launch_id = new_id("l")
         with self.phases.phase("launch", f"{self.settings.instance_type} in {self.cloud.place.region}"):
-            # On the stack before anything exists: an abort at any point from here on is cleaned up.
-            self._ending.callback(self._release, launch_id)
-            launch = launching.prepare(
+            capacity.first_launch(
+                capacity.allowed(self.settings),
                 self.cloud,
-                self.ledger,
-                self.settings,
-                image,
-                launch_id=launch_id,
-                client_id=client.client_id,
-                owner=owner(),
-                make_key=make_key,
+                partial(self._rent, client),
                 clock=self.clock,
+                observe=self.observe,
             )
-            self._ending.callback(self._end_instances, launch_id)
-            (self.record,) = launching.request(self.cloud, self.ledger, launch, self.clock)
             self._await_running()
         with self.phases.phase("boot", self.instance_id):
             self._log_in()
             self._settle_in()
             self.record = self.ledger.unit(self.instance_id)
         self.opened = True
+
+    def _rent(self, client: ClientRecord, offer: Offer) -> None:
+        from cloudrun.ssh.keys import make_key
+
+        self.check_cancelled()
+        launch_id = new_id("l")
+        # On the stack before anything exists: an abort at any point from here on is cleaned up.
+        self._ending.callback(self._release, launch_id)
+        launch = launching.prepare(
+            self.cloud,
+            self.ledger,
+            self.settings,
+            self.image,
+            launch_id=launch_id,
+            client_id=client.client_id,
+            owner=owner(),
+            make_key=make_key,
+            clock=self.clock,
+            offer=offer,
+        )
+        self._ending.callback(self._end_instances, launch_id)
+        (self.record,) = launching.request(self.cloud, self.ledger, launch, self.clock)
 
     def join(self, instance_id: str, client: ClientRecord, early: EarlyLogin | None = None) -> None:
         """Take over a kept unit of this ledger, or start a stopped one."""

@@ -54,7 +54,7 @@ class Instances:
         `asked_before`, so that a failure on the way (no network, expired credentials) is not taken for a refusal.
         Otherwise nothing was launched: CapacityError, QuotaError, UsageError, CredentialsError or another LaunchError.
         """
-        action = f"launch {request.count} x {request.instance_type} in {self._region}"
+        action = f"launch {request.count} x {request.instance_type} in {request.zone or self._region}"
         self._attempts.one_was_lost = asked_before
         try:
             answer = self._run_when_known(_arguments(request))
@@ -100,6 +100,14 @@ class Instances:
         if code_of(error) == _OTHER_REQUEST:  # something was launched with this token: it is only not seen yet
             raise _unresolved(refusal) from error
         raise refusal from error
+
+    def zones(self, instance_type: str) -> list[str]:
+        """The region's zones that offer the type, sorted; whether they have one now, only a launch tells."""
+        with translated(f"list the zones of {self._region} that offer {instance_type}"):
+            pages = self._ec2.get_paginator("describe_instance_type_offerings").paginate(
+                LocationType="availability-zone", Filters=[{"Name": "instance-type", "Values": [instance_type]}]
+            )
+            return sorted({each["Location"] for page in pages for each in page["InstanceTypeOfferings"]})
 
     def describe(self, instance_ids: Sequence[str]) -> dict[str, Instance]:
         """What EC2 knows of these instances, by id. An id that it does not know is absent; no ids, no call."""
@@ -214,12 +222,14 @@ def _arguments(request: LaunchRequest) -> dict[str, Any]:
             }
         ],
     }
+    if request.zone:
+        arguments["Placement"] = {"AvailabilityZone": request.zone}
     if request.spot:
         tagged.append("spot-instances-request")
-        arguments["InstanceMarketOptions"] = {
-            "MarketType": "spot",
-            "SpotOptions": {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"},
-        }
+        options = {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"}
+        if request.max_price is not None:
+            options["MaxPrice"] = f"{request.max_price:f}"  # a text to EC2, which knows no exponents
+        arguments["InstanceMarketOptions"] = {"MarketType": "spot", "SpotOptions": options}
     arguments["TagSpecifications"] = [tag_specification(kind, request.tags) for kind in tagged]
     return arguments
 

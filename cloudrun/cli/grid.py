@@ -23,6 +23,7 @@ from cloudrun.core.states import is_terminal as is_over
 from cloudrun.grid_units import units_of
 from cloudrun.grids import Finished, Wishes, run_grid
 from cloudrun.ledger import Ledger
+from cloudrun.plan.estimate import work_s
 from cloudrun.plan.grid import Grid
 from cloudrun.plan.quantities import duration_text
 from cloudrun.pool import Pool
@@ -132,8 +133,8 @@ class GridDisplay:
     def _lines(self, tally: Tally, pool: Pool, width: int) -> list[str]:
         done = tally.succeeded + tally.failed
         elapsed_s = self._clock() - self._began
-        fresh = done - tally.taken
-        left = f", {duration_text(elapsed_s / fresh * (tally.cells - done))} left" if fresh > 0 else ""
+        left_s, expected_usd = _outlook(pool)
+        left = f", some {duration_text(left_s)} left" if left_s is not None else ""
         room = min(30, width - 50)
         filled = room * done // max(1, tally.cells)
         bar = f"[{'#' * filled}{' ' * (room - filled)}] " if room >= 8 else ""
@@ -149,7 +150,8 @@ class GridDisplay:
         lines.append(f"units: {units or 'none yet'}")
         if pool.limits.usd_per_hour:
             most = f" of ${pool.limits.budget_usd:g}" if pool.limits.budget_usd is not None else ""
-            lines.append(f"spent: ${pool.spent_usd:.4f}{most} at list prices")
+            expected = f", some ${expected_usd:.4f} expected in all" if expected_usd is not None else ""
+            lines.append(f"spent: ${pool.spent_usd:.4f}{most} at list prices{expected}")
         if pool.why:
             lines.append(f"why:   {pool.why}")
         if self._best is not None and self._best.metric:
@@ -160,6 +162,15 @@ class GridDisplay:
             for name, hand in list(pool.hands.items())[:12]
         ]
         return [printable(line) for line in lines]
+
+
+def _outlook(pool: Pool) -> tuple[float | None, float | None]:
+    """Seconds until the end and US dollars by then, with the units that there are; None where nobody knows."""
+    backlog, ready = pool.backlog, [hand for hand in pool.hands.values() if hand.state == "ready"]
+    if backlog.expected_s is None or not ready:
+        return None, None
+    left_s = work_s(backlog.queued, backlog.running, backlog.expected_s, sum(hand.slots for hand in ready))
+    return left_s, pool.spent_usd + sum(hand.usd_per_hour for hand in ready) * left_s / 3600
 
 
 def submit_grid(
@@ -179,7 +190,6 @@ def submit_grid(
         closing(Ledger()) as ledger,
         GridDisplay(settings.metric, minimize=bool(settings.minimize), verbose=verbose) as display,
     ):
-        display.say(f"{grid.size} cells of {script}, on up to {wishes.max_units or wishes.units} units")
         finished = run_grid(
             Job(script, arguments, {}, name),
             grid,
@@ -190,6 +200,7 @@ def submit_grid(
             changed=display.changed,
             over=display.over,
             detach=detach,
+            estimated=lambda estimate: display.say(str(estimate)) if estimate.cells else None,
         )
         return close_with(finished, ledger, display, as_json=as_json)
 

@@ -142,6 +142,40 @@ def interrupt(
         print(f"{instance} has been told that it ends at {said['time']}", file=sys.stderr)
 
 
+@app.command
+def shortage(
+    instance_type: Annotated[
+        str | None, Parameter(help="The type that is short; without one it is a quota. Example: m7i.large")
+    ] = None,
+    *,
+    most: Annotated[
+        int | None, Parameter(help="How many there are; left out, as many as before. Example: --most 0")
+    ] = None,
+    zone: Annotated[str | None, Parameter(help="Where; everywhere by default. Example: --zone us-east-1a")] = None,
+    as_json: Json = False,
+) -> None:
+    """Let EC2 have only so many machines of a type, as it may happen: launches beyond that are refused.
+
+    Without a type it is the account's quota: so many machines at once, whatever they are.
+
+    Type, for example:
+        cloudrun sandbox shortage m7i.large --most 0 --zone us-east-1a
+        cloudrun sandbox shortage m7i.large
+        cloudrun sandbox shortage --most 2
+    """
+    from cloudrun.sandbox import client
+
+    if most is not None and most < 0:
+        raise UsageError(f"--most {most} is less than none", next_step="write --most 0")
+    said = client.shortage(instance_type or "", zone or "", most)
+    if as_json:
+        print_json(said)
+        return
+    print(f"at most {said['instances']} instances at once", file=sys.stderr)
+    for each in said["capacity"]:
+        print(f"at most {each['most']} x {each['instance_type']} in {each['zone']}", file=sys.stderr)
+
+
 def _print_status(document: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(document)

@@ -75,6 +75,10 @@ def submit(
     instance_type: Annotated[
         str | None, Parameter(help="What to rent; m7i.large by default. Example: --instance-type c7i.4xlarge")
     ] = None,
+    fallback_types: Annotated[
+        str | None,
+        Parameter(help="What else to rent where EC2 has none of that. Example: --fallback-types m6i.large,m5.large"),
+    ] = None,
     image: Annotated[
         str | None,
         Parameter(help="An AMI; by default Canonical's current Ubuntu LTS. Example: --image ami-0123456789abcdef0"),
@@ -82,6 +86,10 @@ def submit(
     spot: Annotated[
         bool | None,
         Parameter(negative="--no-spot", help="Rent spot capacity: cheaper, may be taken back. Example: --spot"),
+    ] = None,
+    max_price: Annotated[
+        float | None,
+        Parameter(help="US dollars an hour that a spot machine may cost. Example: --spot --max-price 0.05"),
     ] = None,
     instance_id: Annotated[
         str | None,
@@ -185,8 +193,10 @@ def submit(
         "region": region,
         "profile": profile,
         "instance_type": instance_type,
+        "fallback_types": fallback_types,
         "image": image,
         "spot": spot,
+        "max_price": max_price,
         "deadline": deadline,
         "on_exit": on_exit,
         "bucket": bucket,

@@ -57,6 +57,8 @@ class LaunchRequest:
     tags: Mapping[str, str]
     spot: bool = False
     shutdown_behavior: Literal["terminate", "stop"] = "terminate"
+    zone: str = ""  # "" leaves it to EC2
+    max_price: float | None = None  # USD an hour, for spot
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,11 @@ class Settings:
     region: str | None = None  # as AWS resolves it, else us-east-1
     profile: str | None = None  # a profile of ~/.aws
     instance_type: str = "m7i.large"
+    fallback_types: tuple[str, ...] = ()  # in this order, where EC2 has none of `instance_type`
     image: str | None = None  # an AMI id; None is Canonical's current Ubuntu LTS
     user: str | None = None  # the image's login user; None is the image's own
     spot: bool = False
+    max_price: float | None = None  # US dollars an hour that a spot machine may cost; None is the on-demand price
     volume_gib: int = 20
     deadline_s: float = 4 * 3600.0  # from the launch
     grace_s: float = 30.0  # between SIGTERM and SIGKILL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ from cloudrun.ledger.rows import (
     text,
 )
 
+_ITS_OWN = ("ship_s", "run_s", "pull_s")  # what a run takes on a machine that is there
 GRID_IDS = ("g-",)  # what their ids begin with
 _REPLACED = (RunState.FAILED, RunState.CANCELLED, RunState.LOST)  # such a cell may be tried again, as another run
 
@@ -183,13 +185,21 @@ class Grids:
             )
             return [cell_record(row) for row in rows]
 
-    def queued_cells(self, grid_id: str, limit: int = 1000, *, after: int = -1) -> list[tuple[int, RunRecord]]:
-        """As `cells`, of those whose turn has not come: number and run."""
+    def queued_cells(
+        self, grid_id: str, limit: int = 1000, *, after: int = -1, numbers: Sequence[int] | None = None
+    ) -> list[tuple[int, RunRecord]]:
+        """As `cells`, of those whose turn has not come: number and run; with `numbers`, of these alone."""
         with self._database.reading() as connection:
-            queued = {
-                cell.run_id: cell.number
-                for cell in self.cells(grid_id, after=after, limit=limit, states=[RunState.QUEUED])
-            }
+            if numbers is None:
+                cells = self.cells(grid_id, after=after, limit=limit, states=[RunState.QUEUED])
+            else:
+                rows = connection.execute(
+                    """SELECT number, run_id, state FROM cells WHERE grid_id = ? AND state = ?
+                    AND number IN (SELECT value FROM json_each(?))""",
+                    (grid_id, str(RunState.QUEUED), as_json(list(numbers))),
+                )
+                cells = [cell_record(row) for row in rows]
+            queued = {cell.run_id: cell.number for cell in cells}
             return [(queued[run.run_id], run) for run in run_records(connection, queued)]
 
     def counts(self, grid_id: str) -> dict[RunState, int]:
@@ -197,6 +207,17 @@ class Grids:
         with self._database.reading() as connection:
             rows = connection.execute("SELECT state, count(*) FROM cells WHERE grid_id = ? GROUP BY state", [grid_id])
             return {**dict.fromkeys(RunState, 0), **{RunState(row[0]): row[1] for row in rows}}
+
+    def timed(self, script: str, limit: int = 2000) -> list[tuple[dict[str, Any], float]]:
+        """Parameters and seconds (of shipping, running and pulling) of the newest runs of a script that succeeded."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                """SELECT params, timings FROM (SELECT script, params, timings FROM runs
+                WHERE state = ? ORDER BY created_at DESC LIMIT ?) WHERE script = ? LIMIT ?""",
+                (str(RunState.SUCCEEDED), 10 * limit, script, limit),  # what is older than others' runs is too old
+            ).fetchall()
+        found = [(json.loads(params), json.loads(timings)) for params, timings in rows]
+        return [(params, sum(took.get(name, 0.0) for name in _ITS_OWN)) for params, took in found]
 
     def runs_by_cell(self, keys: Iterable[str]) -> dict[str, tuple[str, RunState]]:
         """For each cell key that some run has, of whatever grid: the newest that succeeded, else the newest that is

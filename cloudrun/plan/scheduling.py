@@ -43,6 +43,14 @@ class UnitView:
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """What a unit of one type is like."""
+
+    slots: int
+    usd_per_hour: float
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """What the user allows, and what the next unit would be like. Durations in seconds."""
 

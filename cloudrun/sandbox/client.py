@@ -20,7 +20,7 @@ from cloudrun import __version__
 from cloudrun.core.errors import SandboxError, UsageError
 from cloudrun.sandbox.state import Driver, Locked, Region, StateDir, locked, state_dir
 
-__all__ = ["Driver", "Region", "current", "ensure", "interrupt", "status", "stop"]
+__all__ = ["Driver", "Region", "current", "ensure", "interrupt", "shortage", "status", "stop"]
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 30.0
@@ -130,6 +130,15 @@ def interrupt(instance_id: str, in_s: float = INTERRUPTION_NOTICE_S, *, rebalanc
     if "error" in said:
         raise SandboxError(said["error"], next_step=said["next_step"])
     return said
+
+
+def shortage(instance_type: str, zone: str, most: int | None) -> dict[str, Any]:
+    """From now on the sandbox has `most` machines of that type in that zone ("": in each), and of any type where the
+    type is ""; None ends it. Returns what holds now. Raises SandboxError where no sandbox runs."""
+    region = current()
+    if region is None:
+        raise SandboxError("no sandbox runs", next_step="cloudrun sandbox start")
+    return _ask(region, "/shortage", json.dumps({"instance_type": instance_type, "zone": zone, "most": most}).encode())
 
 
 def _refuse_other_machines(machines: Literal["nspawn"] | None) -> None:

@@ -43,6 +43,8 @@ class RegionEC2(EC2Backend):
         self._hypervisor = hypervisor
         self._lock = lock
         self._launches: dict[str, tuple[str, Reservation]] = {}  # by client token: what was asked, what came of it
+        self.capacity: dict[tuple[str, str], int] = {}  # by type and zone, where it is not as good as infinite
+        self.instance_limit = INSTANCE_LIMIT
 
     @property
     def _url_module(self) -> Any:
@@ -174,10 +176,17 @@ class RegionEC2(EC2Backend):
             raise EC2ClientError("InvalidParameterValue", f"User data is limited to {USER_DATA_MAX_BYTES} bytes")
         name = kwargs["instance_type"]
         live = [instance for instance in self.all_instances() if instance.state != "terminated"]
-        if len(live) + count > INSTANCE_LIMIT:
+        if len(live) + count > self.instance_limit:
             raise EC2ClientError(
                 "InstanceLimitExceeded",
-                f"This sandbox runs {len(live)} instances and may run {INSTANCE_LIMIT}: they share one computer.",
+                f"This sandbox runs {len(live)} instances and may run {self.instance_limit}: they share one computer.",
+            )
+        zone = str(kwargs.get("placement") or f"{self.region_name}a")  # where moto puts what names no zone
+        there = [each for each in live if (each.instance_type, str(each.placement.zone)) == (name, zone)]
+        if len(there) + count > self.capacity.get((name, zone), INSTANCE_LIMIT):
+            raise EC2ClientError(
+                "InsufficientInstanceCapacity",
+                f"We currently do not have sufficient {name} capacity in the Availability Zone you requested ({zone}).",
             )
         types = [found for found in self.instance_types if found["InstanceType"] == name]
         if not types:

@@ -17,6 +17,7 @@ from werkzeug.serving import BaseWSGIServer, make_server
 
 from cloudrun import __version__
 from cloudrun.core.ids import new_id
+from cloudrun.sandbox import shortage
 from cloudrun.sandbox.gate import Gate
 from cloudrun.sandbox.services import ACCOUNT_ID, SERVICES, Services
 from cloudrun.sandbox.sigv4 import Credentials
@@ -145,11 +146,14 @@ class RunningRegion:
             return any(instance.state != "terminated" for instance in self._ec2.all_instances())
 
     def _sandbox(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        """The service `sandbox`, which AWS has not: GET /status, POST /interrupt."""
-        if request_target(environ)[0] != "/interrupt":
+        """The service `sandbox`, which AWS has not: GET /status, POST /interrupt, POST /shortage."""
+        target = request_target(environ)[0]
+        if target not in ("/interrupt", "/shortage"):
             return self._status(start_response)
-        if not self._services.wait() or self._spot is None:
+        if not self._services.wait() or self._spot is None or self._ec2 is None:
             return answer(start_response, 503, b"{}", "application/json")
+        if target == "/shortage":
+            return shortage.answer_wish(self._ec2, self._services.locks["ec2"], environ, start_response)
         return self._spot.answer(environ, start_response)  # type: ignore[no-any-return]
 
     def _status(self, start_response: StartResponse) -> list[bytes]:

@@ -6,8 +6,9 @@ import itertools
 import json
 import random
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -126,15 +127,13 @@ def _lives(ledger: Ledger, cells: Any) -> Callable[[str], None]:
     """One cell after the other, each step at its own call."""
     queues: dict[str, Iterator[str]] = {what: iter([cell.run_id for cell in cells]) for what in _STEPS}
 
-    def step(what: str) -> None:
-        _step(ledger, what, next(queues[what]))
-
-    return step
+    return lambda what: step(ledger, what, next(queues[what]))
 
 
-def _step(ledger: Ledger, what: str, run_id: str) -> None:
+def step(ledger: Ledger, what: str, run_id: str, instance_id: str = "i-1") -> None:
+    """One of a cell's: claimed by a unit, begun there, ended well with three scores."""
     if what == "claimed":
-        ledger.begin_attempt(run_id, "i-1", BEGAN)
+        ledger.begin_attempt(run_id, instance_id, BEGAN)
     elif what == "begun":
         ledger.move_run(run_id, RunState.RUNNING)
     else:
@@ -158,7 +157,7 @@ def _together(ledger: Ledger, run_ids: list[str]) -> None:
     with ledger.together():
         for run_id in run_ids:
             for what in _STEPS:
-                _step(ledger, what, run_id)
+                step(ledger, what, run_id)
 
 
 # -- a million rows --------------------------------------------------------------------------------------------------
@@ -200,7 +199,7 @@ def _grid(grid_id: str, cells: int) -> GridRecord:
 
 def _fill(ledger: Ledger, runs: int) -> None:
     """As after so many runs, nine tenths of them cells, but past the methods, which bring each of them to the disk."""
-    _add_unit(ledger)
+    begin_units(ledger, ["i-1"])
     large, small = _sizes(runs)
     begins = [0, *range(large, runs * 9 // 10, small)]
     grids = [(_id("g", place), first, small if place else large) for place, first in enumerate(begins)]
@@ -268,7 +267,8 @@ def _score(name: str, numbers: random.Random) -> float:
     return numbers.randrange(ACCURACIES) / ACCURACIES if name == "accuracy" else numbers.random()
 
 
-def _add_unit(ledger: Ledger) -> None:
+def begin_units(ledger: Ledger, instance_ids: Sequence[str]) -> None:
+    """Units of one launch, ready to have attempts."""
     place = Place("sandbox", "us-east-1")
     request = LaunchRequest("t", 1, "m7i.large", "ami-1", "/dev/sda1", 20, "key", "sg-1", "", {})
     ledger.intend(
@@ -278,4 +278,13 @@ def _add_unit(ledger: Ledger) -> None:
     unit = UnitRecord(
         "i-1", "l-1", place, UnitState.READY, "m7i.large", "ubuntu", None, 22, "key", BEGAN, "terminate", "c-1", BEGAN
     )
-    ledger.resolve_launch("l-1", [unit])
+    ledger.resolve_launch("l-1", [replace(unit, instance_id=name) for name in instance_ids])
+
+
+def queue_cells(ledger: Ledger, grid_id: str, cells: int) -> list[str]:
+    """A grid of so many waiting cells; returns their runs' ids by number."""
+    ledger.begin_grid(_grid(grid_id, cells))
+    for first in range(0, cells, 1000):
+        batch = range(first, min(first + 1000, cells))
+        ledger.add_cells(grid_id, [(number, _record(number)) for number in batch])
+    return [_id("r", number) for number in range(cells)]

@@ -22,6 +22,8 @@ from cloudrun.cli.parser import application, parse_params
 from cloudrun.core import errors
 from cloudrun.core.errors import CloudrunError, UsageError
 
+# Python hears a signal between two calls: one that comes just before a long sleep begins is heard when that ends.
+NAPS = "while True: time.sleep(0.1)"
 WAIT_S = 60
 # A process whose one command is the `act` of a module beside it: `main` as it is, with something to do that we choose.
 DRIVER = """
@@ -132,7 +134,13 @@ LEAVES = list(leaves(application()))
 
 def test_every_command_of_the_catalogue_is_there() -> None:
     assert [command.name for command in COMMANDS] == list(dict.fromkeys(path[0] for path, _ in LEAVES))
-    assert {path[1] for path, _ in LEAVES if path[0] == "sandbox"} == {"start", "stop", "status", "interrupt"}
+    assert {path[1] for path, _ in LEAVES if path[0] == "sandbox"} == {
+        "start",
+        "stop",
+        "status",
+        "interrupt",
+        "shortage",
+    }
 
 
 @pytest.mark.parametrize(("path", "app"), LEAVES, ids=[" ".join(path) for path, _ in LEAVES])
@@ -325,7 +333,7 @@ def test_a_signal_leaves_every_block_and_has_its_code(
     acting: Callable[[str], subprocess.Popen[str]], number: signal.Signals, code: int
 ) -> None:
     process = acting(
-        "import time\ntry:\n    print('ready', flush=True)\n    time.sleep(60)\nfinally:\n    print('left', flush=True)"
+        f"import time\ntry:\n    print('ready', flush=True)\n    {NAPS}\nfinally:\n    print('left', flush=True)"
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -340,7 +348,7 @@ def test_a_signal_leaves_every_block_and_has_its_code(
 def test_work_that_a_signal_cancelled_has_the_signal_s_code(acting: Callable[[str], subprocess.Popen[str]]) -> None:
     process = acting(
         "import time\nfrom cloudrun.core.errors import Cancelled\n"
-        "try:\n    print('ready', flush=True)\n    time.sleep(60)\n"
+        f"try:\n    print('ready', flush=True)\n    {NAPS}\n"
         "except SystemExit:\n    raise Cancelled('the run was ended') from None"
     )
     assert process.stdout is not None

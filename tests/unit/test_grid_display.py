@@ -10,16 +10,18 @@ import pytest
 
 from cloudrun.cells import Tally
 from cloudrun.cli.grid import GridDisplay
+from cloudrun.plan.scheduling import Backlog
 from cloudrun.pool import Pool
 
 
 def pool(**limits: Any) -> Pool:
-    hand = SimpleNamespace(state="ready", tasks=[SimpleNamespace(number=3)])
+    hand = SimpleNamespace(state="ready", slots=2, usd_per_hour=0.1, tasks=[SimpleNamespace(number=3)])
     shown = SimpleNamespace(
         hands={"i-0123456789abcdef0": hand},
         limits=SimpleNamespace(usd_per_hour=0.1, budget_usd=None, **limits),
         spent_usd=0.0123,
         why="",
+        backlog=Backlog(70, 4, 10.0),
     )
     return cast("Pool", shown)
 
@@ -32,8 +34,9 @@ def test_a_narrow_terminal_shows_every_count(width: int) -> None:
     lines = [line[: width - 1] for line in display._lines(tally, pool(), width)]
     shown = "\n".join(lines)
     assert "72/144  1 min" in shown
-    assert "left" in lines[0]
+    assert "some 6 min left" in lines[0]  # 72 cells of 10 s on two slots
     assert "72 done, 4 running, 2 failed" in shown
     assert "1 ready" in shown
     assert "$0.0123" in shown
+    assert width < 80 or "some $0.0223 expected in all" in shown
     assert "i-0123456789abcdef0  ready" in shown

@@ -33,6 +33,17 @@ def toml(table: dict[str, Any]) -> str:
     return "\n".join(f"{_toml_value(name)} = {_toml_value(value)}" for name, value in table.items())
 
 
+class _Quoting(yaml.SafeDumper):
+    """Quotes every text: PyYAML takes some for plain words that are numbers in YAML 1.2, such as 0E0."""
+
+
+_Quoting.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
+
+
+def _yaml(value: Any) -> str:
+    return yaml.dump(value, Dumper=_Quoting, sort_keys=False)
+
+
 def _toml_value(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(_toml_value, value)) + "]"
@@ -47,7 +58,7 @@ def _toml_value(value: Any) -> str:
 def test_a_table_is_what_was_written(table: dict[str, Any]) -> None:
     written = {
         "json": json.dumps(table, indent=1),
-        "yaml": yaml.safe_dump(table, sort_keys=False),
+        "yaml": _yaml(table),
         "toml": toml(table),
     }
     for kind, text in written.items():
@@ -58,7 +69,7 @@ def test_a_table_is_what_was_written(table: dict[str, Any]) -> None:
 def test_a_list_of_tables_is_what_was_written(tables: list[dict[str, Any]]) -> None:
     written = {
         "json": json.dumps(tables),
-        "yaml": yaml.safe_dump(tables, sort_keys=False),
+        "yaml": _yaml(tables),
         "toml": "\n".join(f"[[grid]]\n{toml(table)}" for table in tables),
     }
     for kind, text in written.items():

@@ -1,0 +1,97 @@
+"""Whose turn it is among the cells of a grid that wait: longest expected first, or by number where nothing is known."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cloudrun.core.records import RunRecord
+from cloudrun.core.states import RunState
+from cloudrun.ledger import Ledger
+from cloudrun.plan.expecting import Expectation
+
+AHEAD = 500  # cells that are read from the ledger at once
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination on its way. `on_unit`: the attempt runs already, begun by a client that is dead."""
+
+    number: int
+    run: RunRecord
+    on_unit: bool = False
+    expected_s: float | None = None
+
+
+class Turns:
+    """The queue is in the ledger; in memory is an order, of two numbers a cell, and the next few cells."""
+
+    def __init__(self, ledger: Ledger, grid_id: str, expectation: Expectation) -> None:
+        self._ledger = ledger
+        self._grid_id = grid_id
+        self._expectation = expectation
+        self._ready: deque[Cell] = deque()
+        self._read_to = -1
+        self._order: deque[tuple[float, int]] = deque()  # (seconds, number), where something is expected
+        self._expected_s = 0.0  # of all that wait
+        self.queued = 0
+
+    @property
+    def expected_s(self) -> float | None:
+        """The mean of what a waiting cell takes; None where nobody knows, or none waits."""
+        return self._expected_s / self.queued if self._expectation.mean_s is not None and self.queued else None
+
+    def refresh(self) -> None:
+        """Count anew what waits: something was queued by others."""
+        self._ready.clear()
+        self._read_to = -1
+        self._expected_s = 0.0
+        if self._expectation.mean_s is None:
+            self.queued = self._ledger.counts(self._grid_id)[RunState.QUEUED]
+            return
+        expected = [(self._expectation.seconds(run.params) or 0.0, number) for number, run in self._waiting()]
+        expected.sort(key=lambda pair: -pair[0])  # stable: by number where the same is expected
+        self._order = deque(expected)
+        self.queued = len(expected)
+        self._expected_s = sum(seconds for seconds, _ in expected)
+
+    def next(self) -> Cell | None:
+        """None where none waits after all: another process has ended what did."""
+        if not self._ready:
+            self._read()
+        if not self._ready:
+            self.queued = 0
+            return None
+        cell = self._ready.popleft()
+        self.queued -= 1
+        self._expected_s -= cell.expected_s or 0.0
+        return cell
+
+    def put_back(self, cell: Cell) -> None:
+        """It waits again, and has waited the longest."""
+        self._ready.appendleft(cell)
+        self.queued += 1
+        self._expected_s += cell.expected_s or 0.0
+
+    def _read(self) -> None:
+        if self._expectation.mean_s is None:
+            found = self._ledger.queued_cells(self._grid_id, AHEAD, after=self._read_to)
+            self._ready.extend(Cell(number, run) for number, run in found)
+            self._read_to = found[-1][0] if found else self._read_to
+            return
+        while self._order and not self._ready:
+            following = [self._order.popleft() for _ in range(min(AHEAD, len(self._order)))]
+            runs = dict(self._ledger.queued_cells(self._grid_id, AHEAD, numbers=[number for _, number in following]))
+            gone_s = sum(seconds for seconds, number in following if number not in runs)
+            self.queued -= len(following) - len(runs)
+            self._expected_s -= gone_s
+            self._ready.extend(
+                Cell(number, runs[number], expected_s=seconds) for seconds, number in following if number in runs
+            )
+
+    def _waiting(self) -> Iterator[tuple[int, RunRecord]]:
+        after = -1
+        while found := self._ledger.queued_cells(self._grid_id, AHEAD, after=after):
+            yield from found
+            after = found[-1][0]

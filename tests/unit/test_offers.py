@@ -1,0 +1,52 @@
+"""Offers: a type anywhere, then in each zone, then the next type; again after a while."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloudrun.plan.offers import Offer, Offers
+
+TYPES = ("m7i.large", "m6i.large")
+ZONES = ("us-east-1a", "us-east-1b")
+
+
+def walked(offers: Offers) -> list[Offer]:
+    """All that is asked for while everything is refused."""
+    seen = []
+    while (offer := offers.best(0.0, math.inf)) is not None:
+        seen.append(offer)
+        offers.refuse(offer, 0.0)
+        offers.learn(offer.instance_type, ZONES)
+    return seen
+
+
+def test_every_zone_of_a_type_comes_before_the_next_type() -> None:
+    assert walked(Offers(TYPES)) == [Offer(name, zone) for name in TYPES for zone in ("", *ZONES)]
+
+
+def test_a_type_that_is_named_twice_is_asked_for_once() -> None:
+    assert Offers(["a", "b", "a"]).types == ("a", "b")
+
+
+def test_what_was_refused_is_asked_for_again_after_a_while() -> None:
+    offers = Offers(["a"])
+    offers.refuse(Offer("a"), 100.0)
+    assert offers.best(109.9, 10.0) is None
+    assert offers.best(110.0, 10.0) == Offer("a")
+
+
+@given(st.integers(1, 500), st.integers(0, 500))
+def test_where_a_call_asks_for_too_many_it_comes_down_to_what_there_is(wanted: int, there: int) -> None:
+    offers, had, calls = Offers(["a"]), 0, 0
+    while (offer := offers.best(0.0, math.inf)) is not None and had < wanted:
+        count = min(wanted - had, offers.at_once(offer) or wanted)
+        calls += 1
+        if had + count <= there:
+            had += count
+        else:
+            offers.refuse(offer, 0.0, count)
+    assert had == min(wanted, there)
+    assert calls <= 2 + 3 * math.log2(wanted + 1) + 1
