@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from cloudrun.cli.display import Display
-from cloudrun.cli.parser import Json, Profile, RunId
+from cloudrun.cli.parser import Json, Profile, RunId, RunOrGrid
 from cloudrun.cli.printing import print_json, print_table, printable
 from cloudrun.cli.summary import closing_lines, exit_code
 from cloudrun.core.clock import utc_text
@@ -199,7 +199,7 @@ def _goes_on(error: KeyboardInterrupt, run: str) -> None:
     error.next_step = f"cloudrun attach {run} comes back to it, cloudrun cancel {run} ends it"  # type: ignore[attr-defined]
 
 
-def attach(run: RunId, /, *, profile: Profile = None, as_json: Json = False) -> int:
+def attach(run: RunOrGrid, /, *, profile: Profile = None, as_json: Json = False) -> int:
     """Follow a run that was submitted with --detach, or whose command was killed, from its first line on, then bring
     everything home and end the machine. Ctrl-C leaves it running.
 
@@ -229,7 +229,7 @@ def attach(run: RunId, /, *, profile: Profile = None, as_json: Json = False) -> 
 
 
 def cancel(
-    run: Annotated[str, Parameter(help="A run or a grid, by id, its beginning, or name. Example: g-0tr2f4a95x9kx")],
+    run: RunOrGrid,
     /,
     *,
     grace: Annotated[
@@ -285,7 +285,7 @@ def _is_grid(ledger: Ledger, reference: str) -> bool:
     return False
 
 
-def pull(run: RunId, /, *, profile: Profile = None, as_json: Json = False) -> int:
+def pull(run: RunOrGrid, /, *, profile: Profile = None, as_json: Json = False) -> int:
     """Bring home the outputs of a run that has ended without its client: from its machine, or from its bucket.
 
     The machine is ended then, unless it was launched to be kept. Of a grid all cells come home that have ended; those

@@ -177,6 +177,7 @@ def submit(
         cloudrun submit train.py --set alpha=0.1 --set seed=7
         cloudrun submit train.py --provider aws --deadline 2h -- --epochs 3
         cloudrun submit train.py --detach
+        cloudrun submit train.py --set alpha=0.1,1,10 --units 3 --detach
 
     Every option is a setting too: in cloudrun.toml (deadline = "2h") or the environment (CLOUDRUN_DEADLINE=2h).
     The job's own output goes to stdout, or with --json to stderr. Exit code 5 says that the script failed.

@@ -157,6 +157,8 @@ def test_the_project_that_many_share_is_copied_for_each_and_what_a_job_makes_is_
         assert run.follow()["exit_code"] == 0
         made = read_object(run.dir.outputs) or {}
         assert {entry["path"] for entry in made["entries"]} == {"deep/data.txt", "made"}
+        left = {str(path.relative_to(run.dir.work)) for path in run.dir.work.rglob("*") if path.is_file()}
+        assert left == {"deep/data.txt", "made"}, "what it has not changed takes no room while it waits to be fetched"
     assert (tree / "work" / "deep" / "data.txt").read_bytes() == b"1,2,3\n"
 
 
