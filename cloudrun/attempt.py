@@ -80,10 +80,10 @@ class Attempt:
             if self.unit.ledger.run(self.run.run_id).state is RunState.SHIPPING:
                 self.unit.ledger.move_run(self.run.run_id, RunState.RUNNING)
 
-    def follow(self) -> JobStatus:
+    def follow(self) -> Finished:
         """Hand on what the job prints until it has ended, over a new connection where one is lost."""
         return self.despite_cuts(
-            lambda: self.unit.agent.follow(
+            lambda: self.unit.agent.follow_home(
                 self.place, self.printed, offsets=self.printed.offsets, cancelled=self.unit.stop
             )
         )

@@ -218,7 +218,7 @@ def pull_run(
     status = agent.status(place)
     if status is None and (cancel_after_s is None or forced is not None):
         raise never_started(run)
-    by_us = None
+    by_us, finished = None, None
     if status is not None and status.state == "queued" and forced is not None and run.grid_id is not None:
         requeue_unseen(ledger, run, forced.detail)  # it never began: another machine may
         return
@@ -230,13 +230,15 @@ def pull_run(
             )
         status = agent.cancel(place, cancel_after_s, "cancelled")
         by_us = forced
+    else:
+        finished = agent.collect(place)
     if run.state is RunState.SHIPPING:
         ledger.move_run(run.run_id, RunState.RUNNING)
     home = homecoming(ledger, run, attempt, place, observe, clock)
     if status.reason == "interrupted":
-        home.requeue(agent, "the provider took the machine back", status)
+        home.requeue(agent, "the provider took the machine back", status, finished=finished)
     else:
-        home.bring(agent, status, by_us if status.reason else None)
+        home.bring(agent, status, by_us if status.reason else None, finished=finished)
         agent.home(place)
 
 

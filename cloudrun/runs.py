@@ -71,9 +71,9 @@ def go_on(unit: OpenUnit, run_id: str) -> Run:
             attempt.mark_running()
         attempt.printed.discard()  # what that client had seen of its log comes once more
         with attempt.in_time():
-            status = attempt.follow()
+            finished = attempt.follow()
         attempt.mark_running()
-        attempt.conclude(status)
+        attempt.conclude(finished.status, finished)
 
     def begun() -> Attempt:
         run = unit.ledger.run(run_id)
@@ -255,8 +255,6 @@ def spec_on(unit: OpenUnit, plan: Prepared, run_id: str, number: int) -> dict[st
 
 def _perform(attempt: Attempt, plan: Prepared, spec: dict[str, Any]) -> Finished:
     """Ship, start and follow, at the cost of one round trip where all is well."""
-    from cloudrun.ssh.agent import Finished
-
     unit = attempt.unit
     cut = False
     with attempt.in_time(), ExitStack() as phase:
@@ -276,7 +274,7 @@ def _perform(attempt: Attempt, plan: Prepared, spec: dict[str, Any]) -> Finished
             if not attempt.started and attempt.home.earlier:
                 started(_ship_and_start(attempt, plan, spec))
             if attempt.started:
-                return Finished(attempt.follow(), None, {})
+                return attempt.follow()
             return unit.agent.perform(
                 attempt.place,
                 plan.shipment.root,

@@ -30,6 +30,7 @@ ENDING_S = 300.0  # from a job's SIGKILL to its status: leftovers are ended, the
 PING_S = 60.0  # how often to say that we are here: a unit without a client powers itself off
 INLINE_BYTES = 64 * 1024  # a project no larger than this is sent without asking what the unit has of it
 BRING_BYTES = 1024 * 1024  # outputs that come along with the end of a job, without being asked for
+BEYOND = 1 << 62  # an offset after the end of any log
 QUEUED_AT_ONCE = 200  # requests whose replies are waited for together: so many fit into any window
 
 
@@ -226,9 +227,32 @@ class Agent:
         returns with what there is. Raises Cancelled when the event is set; the job goes on then, as it does when the
         connection is lost.
         """
+        return self._follow(run_dir, sink, offsets or {}, cancelled, wait=wait, bring_bytes=0).status
+
+    def follow_home(
+        self, run_dir: str, sink: Sink, *, offsets: Mapping[str, int], cancelled: threading.Event | None = None
+    ) -> Finished:
+        """As `follow`, and small outputs along with the job's end, as from `perform`."""
+        return self._follow(run_dir, sink, offsets, cancelled, wait=True, bring_bytes=BRING_BYTES)
+
+    def collect(self, run_dir: str) -> Finished:
+        """Where the job is, and where it has ended its outputs too, small ones with their contents."""
+        home_already = {"stdout": BEYOND, "stderr": BEYOND}
+        return self._follow(run_dir, lambda *_: None, home_already, None, wait=False, bring_bytes=BRING_BYTES)
+
+    def _follow(
+        self,
+        run_dir: str,
+        sink: Sink,
+        offsets: Mapping[str, int],
+        cancelled: threading.Event | None,
+        *,
+        wait: bool,
+        bring_bytes: int,
+    ) -> Finished:
         with self._channel(cancelled=cancelled) as channel:
-            channel.ask("follow", run_dir=run_dir, offsets=dict(offsets or {}), wait=wait)
-            return told.until_exited(channel, run_dir, sink).status
+            channel.ask("follow", run_dir=run_dir, offsets=dict(offsets), wait=wait, bring=bring_bytes)
+            return told.until_exited(channel, run_dir, sink)
 
     def cancel(self, run_dir: str, grace_s: float, reason: str = "cancelled") -> JobStatus:
         """SIGTERM to the job's process group, `grace_s` seconds to save what it has, SIGKILL. Returns its last status.
