@@ -35,8 +35,7 @@ from cloudrun.plan.expecting import Expectation
 from cloudrun.plan.fingerprint import cell_key
 from cloudrun.plan.grid import Grid
 from cloudrun.plan.pricing import usd_per_hour, vcpus
-from cloudrun.plan.quantities import duration_text
-from cloudrun.plan.scheduling import Backlog, Limits, Terms, decide
+from cloudrun.plan.scheduling import Backlog, Limits, Terms, decide, least_life_s
 from cloudrun.pool import Pool, QueueSlots
 from cloudrun.prepared import Job, Prepared, submission
 from cloudrun.submit import checked
@@ -44,6 +43,7 @@ from cloudrun.work import Joined
 
 BATCH = 1000  # cells that are written in one transaction
 BOOT_S = {"sandbox": 3.0, "aws": 60.0}  # from asking for a machine to its first cell, until one has been seen to boot
+SAVING_S = 15.0  # before a deadline, beside the grace of what runs, for outputs to be saved: as `agent.power` has it
 T = TypeVar("T")
 
 
@@ -221,10 +221,10 @@ def _check_money(limits: Limits) -> None:
     """Raises UsageError where not even the first machine fits between the limits."""
     first = decide(0.0, Backlog(1, 0), [], limits, 0.0)
     if not first.launch:
-        least_s = limits.boot_s + limits.min_lifetime_s
+        least_s = least_life_s(limits)
         enough = f"--budget {budget.least_usd(limits.usd_per_hour, least_s):.4f} or more"
         if limits.deadline_s < least_s:
-            enough = f"--deadline {duration_text(least_s)} or more"
+            enough = f"--deadline {math.ceil(least_s)}s or more"
         raise UsageError(f"nothing was launched: {first.why}", next_step=enough)
 
 
@@ -258,6 +258,7 @@ def _limits(wishes: Wishes, settings: Settings, terms: Callable[[str], Terms]) -
         deadline_s=settings.deadline_s,
         min_units=0 if wishes.max_units else wishes.units,
         budget_usd=wishes.budget_usd,
+        lead_s=settings.grace_s + SAVING_S,
     )
 
 

@@ -20,6 +20,7 @@ LATE = 3.0  # a unit that took so many times as long as expected to get ready is
 WORK_PER_BOOT = 4.0
 MARGIN = 2.0  # cells vary: time is looked after for so many times what one is expected to take
 SOON_S = 300.0  # a deadline that is so near is looked after while there is still time to send it another
+LEAD_SHARE = 0.1  # of a unit's life: what it keeps at most for saving outputs, as `agent.power` does
 UNKNOWN_S = 1200.0  # by how much a deadline is moved where nobody knows how long cells take
 
 
@@ -62,6 +63,7 @@ class Limits:
     min_units: int = 0  # so many are launched even where fewer could do it in about the same time (`--units`)
     budget_usd: float | None = None
     min_lifetime_s: float = 60.0  # to work in; a unit that could not live so long after its boot is not launched
+    lead_s: float = 0.0  # before its deadline a unit ends what runs on it, to save outputs: so much earlier at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +147,11 @@ def decide(
     return Decision(launch, deadline, assign, tuple(drain), extend, ended, why)
 
 
-def fits(now: float, deadline: float, expected_s: float | None, least_s: float) -> bool:
-    """Whether a cell may be started on a unit with that deadline; `least_s` stands for what nobody knows."""
-    return now + (least_s if expected_s is None else expected_s) <= deadline
+def fits(now: float, unit: UnitView, deadline: float, expected_s: float | None, limits: Limits) -> bool:
+    """Whether a cell may be started on a unit that has that deadline; where nobody knows how long it takes, while there
+    is `min_lifetime_s` left."""
+    working_until = deadline - min(limits.lead_s, LEAD_SHARE * max(0.0, deadline - unit.requested_at))
+    return now + (limits.min_lifetime_s if expected_s is None else expected_s) <= working_until
 
 
 # -- assigning -------------------------------------------------------------------------------------------------------
@@ -161,8 +165,7 @@ def _lasting(
     limits: Limits,
 ) -> list[UnitView]:
     """Ready units that live long enough for another cell."""
-    least_s = limits.min_lifetime_s
-    return [unit for unit in ready if fits(now, moved.get(unit.unit_id, unit.deadline), expected_s, least_s)]
+    return [unit for unit in ready if fits(now, unit, moved.get(unit.unit_id, unit.deadline), expected_s, limits)]
 
 
 def _spread(queued: int, units: Iterable[UnitView]) -> tuple[tuple[str, int], ...]:
@@ -216,6 +219,12 @@ def _wanted(
     return min(useful, max(worth, asked, 0 if there else 1))
 
 
+def least_life_s(limits: Limits, expected_s: float | None = None) -> float:
+    """What a unit needs to boot, work on one cell and save what it made."""
+    working_s = limits.boot_s + max(limits.min_lifetime_s, expected_s or 0.0)
+    return working_s + min(limits.lead_s, LEAD_SHARE / (1 - LEAD_SHARE) * working_s)
+
+
 def _leased(
     now: float, wanted: int, places: int, expected_s: float | None, limits: Limits, free_usd: float
 ) -> tuple[int, float, str]:
@@ -223,7 +232,7 @@ def _leased(
 
     What later units may need is left free: money is shared among all `places` that could be taken and are worth it.
     """
-    least_s = limits.boot_s + max(limits.min_lifetime_s, expected_s or 0.0)
+    least_s = least_life_s(limits, expected_s)
     if limits.deadline_s < least_s:
         return 0, 0.0, f"a unit may live {limits.deadline_s:.0f} s, and its boot and one cell take {least_s:.0f} s"
     several_s = min(limits.deadline_s, limits.boot_s + WORK_PER_BOOT * max(limits.boot_s, least_s - limits.boot_s))

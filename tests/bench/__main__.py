@@ -13,16 +13,18 @@
   warm       `cloudrun submit` from nothing where the environment is known, against a script with boto3,
              ansible-playbook, scp and ssh
   cold       the same where no package was ever fetched
-  progressive  the 144 cells of jobs/progressive.toml, a cell and a feature space a run, against a notebook that does
-             it with dictionaries, a process a core; some six minutes and 3 GB of disk
+  cells      64 cells of a second on two slots of one unit: the makespan, and what is added to each
+  progressive  the 144 cells of jobs/progressive.toml, a cell and a feature space a run, through cloudrun, against a
+             notebook that does it with dictionaries, a process a core; some ten minutes and 3 GB of disk
+  simulation  100,000 cells on 1,000 units by a clock, with the real planner and ledger; some minutes
   ledger     the ledger with a million runs: rankings, cells, durable commits, against a number of milliseconds each;
              some minutes and 4 GB of disk
 
-The first five talk to one private OpenSSH server on loopback, directly and with 40 ms of added round-trip time; `warm`
-and `cold` run in a sandbox of their own, `progressive` and `ledger` in none. Ours uses the connection of a unit that is
-open already, unless it says otherwise; each tool makes its own, unless it says "over a ControlMaster". A ratio is our
-time by theirs: of the medians, and in brackets the lowest and highest of all rounds. It needs sshd, ssh, scp, sftp and
-rsync.
+The first five talk to one private OpenSSH server on loopback, directly and with 40 ms of added round-trip time; `warm`,
+`cold`, `cells` and `progressive` run in a sandbox of their own, `simulation` and `ledger` in none. Ours uses the
+connection of a unit that is open already, unless it says otherwise; each tool makes its own, unless it says "over a
+ControlMaster". A ratio is our time by theirs: of the medians, and in brackets the lowest and highest of all rounds. It
+needs sshd, ssh, scp, sftp and rsync.
 """
 
 from __future__ import annotations
@@ -42,11 +44,24 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.rounds import Cost, Noise, Row, Spread
+from tests.bench.server import run
 
-NAMES = ("noop", "submit", "large", "small", "unchanged", "warm", "cold", "progressive", "ledger")
+NAMES = (
+    "noop",
+    "submit",
+    "large",
+    "small",
+    "unchanged",
+    "warm",
+    "cold",
+    "cells",
+    "progressive",
+    "simulation",
+    "ledger",
+)
 LINES = ("loopback", "40 ms")
 SERVED = {"noop", "submit", "large", "small", "unchanged"}
-SANDBOXED = SERVED | {"warm", "cold"}
+SANDBOXED = SERVED | {"warm", "cold", "cells", "progressive"}
 
 
 def main() -> None:
@@ -74,7 +89,7 @@ def main() -> None:
 
 
 def _measure(folder: Path, arguments: argparse.Namespace, wanted: Sequence[str]) -> dict[str, Any]:
-    from tests.bench import files, jobs, kept, ledger, progressive, server, whole
+    from tests.bench import cells, files, jobs, kept, ledger, progressive, server, whole
 
     _forget_the_users_settings(folder)
     quick = arguments.quick
@@ -116,10 +131,16 @@ def _measure(folder: Path, arguments: argparse.Namespace, wanted: Sequence[str])
         if "cold" in wanted:
             made, phases["cold"] = whole.cold(folder, 1 if quick else rounds(2), noise, arguments.machines)
             show.rows(made)
+        if "cells" in wanted:
+            (folder / "cells").mkdir()
+            show.costs(cells.short_cells(folder / "cells", rounds(3), noise))
         if "progressive" in wanted:
             made, facts = progressive.compared(folder, arguments.rounds or 1, noise, quick=quick)
             show.rows(made)
             show.facts(facts)
+        if "simulation" in wanted:
+            size = ["--cells", "10000", "--units", "100"] if quick else []
+            show.text(run([sys.executable, "-m", "tests.bench.simulation", *size]))  # its memory is its own
         if "ledger" in wanted:
             show.costs(ledger.costs(folder / "ledger", 100_000 if quick else 1_000_000, rounds(20), noise))
     show.phases(phases)
@@ -180,6 +201,9 @@ class _Show:
             self.shown_costs.append(cost)
             target = "" if cost.target_s is None else f"{1000 * cost.target_s:g} {'met' if cost.met else 'MISSED'}"
             self._line(f"{cost.what:<78}{_ms(cost.taken):>24}  {target}")
+
+    def text(self, text: str) -> None:
+        self._line(f"\n{text.rstrip()}")
 
     def phases(self, phases: dict[str, Any]) -> None:
         for name, sides in phases.items():

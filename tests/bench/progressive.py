@@ -1,7 +1,8 @@
 """The 144 cells of jobs/progressive.toml: the jobs, a cell or a feature space a run, beside a notebook (`notebook`).
 
-The runs are plain scripts on this computer, two at a time on two cores: new interpreters, or forks of one that has
-imported the libraries, which is how a unit starts them. Every side has one BLAS thread a process.
+Ours are `cloudrun submit` in the sandbox, on one unit with a slot a core, from the command to its return. Beside them
+the same scripts without cloudrun, as many at a time: new interpreters, or forks of one that has imported the libraries,
+which is how a unit starts them. Every side has one BLAS thread a process.
 """
 
 from __future__ import annotations
@@ -14,16 +15,19 @@ import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from sklearn.model_selection import ParameterGrid
 
+from cloudrun.ledger import Ledger
 from tests.bench.rounds import Noise, Row, measure, rows, timed
 from tests.bench.server import run
 
 CHECKOUT = Path(__file__).parents[2]
 JOBS = CHECKOUT / "jobs"
+MODULES = ("progressive.py", "progressive_data.py", "progressive_model.py", "progressive_stream.py")
 NOTEBOOK = "a notebook"
 FUSED, CELLS = "144 cells, fused", "144 cells, a cell a run"
 TARGETS = {FUSED: 1 / 10, CELLS: 1 / 2}
@@ -50,6 +54,7 @@ class Grid:
         self.bytes: dict[str, int] = {}
         self.cpu_s: dict[str, float] = {}
         self._folder = folder / "runs"
+        self._stored = 0  # bytes of models in a ledger
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         self._environment = {**os.environ, **threads, "PYTHONPATH": str(CHECKOUT)}
         self._environment.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -64,7 +69,8 @@ class Grid:
             after = os.times()
             self.cpu_s[name] = sum(after[2:4]) - sum(before[2:4])  # of children that have ended, and theirs
             self.scores[name] = told[0]
-            self.bytes[name] = sum(path.stat().st_size for path in self._folder.rglob("*.joblib"))
+            models = sum(path.stat().st_size for path in self._folder.rglob("*.joblib"))
+            self.bytes[name], self._stored = models + self._stored, 0
             shutil.rmtree(self._folder)
             return took
 
@@ -80,6 +86,28 @@ class Grid:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(self._script, commands))
         return self._home(grid, commands)
+
+    def submitted(self, grid: str) -> Scores:
+        """All of it through cloudrun, on a unit that is launched for it, into a ledger of its own."""
+        project = self._folder / "project"
+        project.mkdir()
+        for name in (grid, *MODULES):
+            shutil.copy(JOBS / name, project)
+        (project / "cloudrun.toml").touch()
+        os.link(self.data, project / "progressive.csv")
+        words = ["submit", MODULES[0], "--grid", grid, "--slots", str(os.cpu_count()), "--json"]
+        run([sys.executable, "-m", "cloudrun", *words, "--", "--data", "progressive.csv"], cwd=project)
+        found: Scores = {}
+        with closing(Ledger(project)) as ledger:
+            for each in ledger.runs():
+                artifacts = {artifact.path: artifact for artifact in each.artifacts}
+                self._stored += sum(it.size for path, it in artifacts.items() if path.endswith(".joblib"))
+                if "cells.json" in artifacts:
+                    with ledger.artifacts.open(artifacts["cells.json"].sha256) as file:
+                        found |= {called(row["params"]): row["scores"] for row in json.load(file)}
+                else:
+                    found[called(dict(each.params))] = dict(ledger.get(each.run_id).scores)
+        return found
 
     def forks(self, grid: str) -> Scores:
         commands = self._commands(grid)
@@ -124,6 +152,8 @@ def compared(folder: Path, rounds: int, noise: Noise, *, quick: bool) -> tuple[l
     """
     grid = Grid(folder, 10_000 if quick else 100_000)
     ways = {
+        (FUSED, "cloudrun"): lambda: grid.submitted("progressive_fused.toml"),
+        (CELLS, "cloudrun"): lambda: grid.submitted("progressive.toml"),
         (FUSED, "scripts"): lambda: grid.scripts("progressive_fused.toml"),
         (FUSED, "forks"): lambda: grid.forks("progressive_fused.toml"),
         (CELLS, "scripts"): lambda: grid.scripts("progressive.toml"),

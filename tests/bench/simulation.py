@@ -176,6 +176,22 @@ def measured(cells: int = 100_000, units: int = 1_000, *, tick_s: float = 1.0, s
     )
 
 
+def _told(it: Measured) -> list[str]:
+    """For people, a line each."""
+    whole_s = it.planning_s + it.claiming_s + it.telling_s
+    return [
+        f"{it.succeeded:,} of {it.cells:,} cells succeeded on up to {it.units:,} units, {it.decisions:,} attempts",
+        f"decisions   {it.decisions_per_s:,.0f} a second, written down (wanted: {DECISIONS_PER_S:,});",
+        f"            {it.decisions / it.planning_s:,.0f} in decide() alone,",
+        f"            {it.decisions / whole_s:,.0f} with all that became of them;",
+        f"            {it.ticks:,} ticks in {it.total_s:.1f} s with the simulation",
+        f"memory      {it.peak_memory_bytes / 1e6:.0f} MB at most (wanted: {MEMORY_BYTES / 1e6:.0f})",
+        f"makespan    {it.simulated_s:,.0f} s simulated, {it.simulated_s / it.ideal_s:.2f} x ideal",
+        f"EC2 calls   {it.ec2_calls:,} to launch and terminate",
+        f"money       {it.spent_usd:.2f} of {it.budget_usd:.2f} USD",
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench.simulation",
@@ -191,16 +207,7 @@ def main() -> None:
     if arguments.json:
         print(json.dumps({"schema_version": 1, **dataclasses.asdict(it), "decisions_per_s": it.decisions_per_s}))
         return
-    print(f"{it.succeeded:,} of {it.cells:,} cells succeeded on up to {it.units:,} units, {it.decisions:,} attempts")
-    print(f"decisions   {it.decisions_per_s:,.0f} a second, written down (wanted: {DECISIONS_PER_S:,});")
-    print(f"            {it.decisions / it.planning_s:,.0f} in decide() alone,")
-    whole_s = it.planning_s + it.claiming_s + it.telling_s
-    print(f"            {it.decisions / whole_s:,.0f} with all that became of them;")
-    print(f"            {it.ticks:,} ticks in {it.total_s:.1f} s with the simulation")
-    print(f"memory      {it.peak_memory_bytes / 1e6:.0f} MB at most (wanted: {MEMORY_BYTES / 1e6:.0f})")
-    print(f"makespan    {it.simulated_s:,.0f} s simulated, {it.simulated_s / it.ideal_s:.2f} x ideal")
-    print(f"EC2 calls   {it.ec2_calls:,} to launch and terminate")
-    print(f"money       {it.spent_usd:.2f} of {it.budget_usd:.2f} USD")
+    print("\n".join(_told(it)))
 
 
 if __name__ == "__main__":

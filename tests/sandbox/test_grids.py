@@ -268,7 +268,7 @@ def test_a_cell_that_takes_two_machines_down_gets_no_third(project: Project, not
     [
         (("--budget", "0.001"), "budget", "--budget 0.0"),
         (("--budget", "0"), "--budget", "--budget 5"),
-        (("--deadline", "30s"), "live", "--deadline 2"),
+        (("--deadline", "30s"), "live", "--deadline 70s"),
         (("--units", "0"), "--units", "--units"),
         (("--retries", "-1"), "--retries", ""),
     ],

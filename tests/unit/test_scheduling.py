@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloudrun.plan import budget
+from cloudrun import grids
+from cloudrun.agent import power
+from cloudrun.plan import budget, scheduling
 from cloudrun.plan.scheduling import Backlog, Decision, Limits, UnitView, decide
 from tests.simulated import Simulated, World, play, varied
 
@@ -282,3 +284,24 @@ def test_a_grid_that_its_budget_just_pays_for_is_done_within_it() -> None:
     play(grid, World(varied(rng, 60.0), varied(rng, 60.0, 0.2)), most_ticks=100_000, look=grid.check)
     assert set(grid.final.values()) == {"done"}
     assert len(grid.final) == 200
+
+
+def test_what_a_unit_keeps_for_saving_outputs_is_what_its_agent_keeps() -> None:
+    assert (scheduling.LEAD_SHARE, grids.SAVING_S) == (power.SHARE, power.SAVING_S)
+
+
+@pytest.mark.parametrize(("left_s", "given"), [(30.0, 0), (36.0, 1)])
+def test_no_cell_is_started_that_its_unit_would_end_to_save_what_it_made(left_s: float, given: int) -> None:
+    now, cell_s = 1000.0, 28.0
+    allowed = limits(max_units=1, slots=1, boot_s=1.0, deadline_s=70.0, lead_s=45.0)
+    old = UnitView("i-1", "ready", 1, 0, now + left_s - 70.0, now + left_s, 0.1)
+    decision = decide(now, Backlog(1, 0, cell_s), [old], allowed, 0.0)
+    assert sum(count for _, count in decision.assign) == given
+
+
+def test_a_life_is_long_enough_for_boot_work_and_saving() -> None:
+    allowed = limits(boot_s=30.0, lead_s=45.0)
+    life_s = scheduling.least_life_s(allowed, 600.0)
+    fresh = UnitView("i-1", "ready", 1, 0, 0.0, life_s, 0.1)
+    assert scheduling.fits(29.9, fresh, life_s, 600.0, allowed)
+    assert not scheduling.fits(31.0, fresh, life_s, 600.0, allowed)
