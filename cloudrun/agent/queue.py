@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import IO, Any, Iterator
 
-from cloudrun.agent import datasets, durable, ending, jobs, reuse, summon
+from cloudrun.agent import datasets, durable, ending, jobs, reuse
 from cloudrun.agent.errors import AgentError
 from cloudrun.agent.manifest import fingerprint
 from cloudrun.agent.wards import grace_of
@@ -47,7 +47,6 @@ class Waiting:
             except (AgentError, OSError) as error:
                 end = {"state": "exited", "ended_at": time.time(), "error": f"could not be prepared: {error}"}
                 durable.try_write(self.run.status, end)
-        summon.ensure_for_queue()
 
     @contextlib.contextmanager
     def begin(self) -> Iterator[IO[bytes] | None]:

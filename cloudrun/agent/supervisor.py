@@ -68,7 +68,6 @@ def live_and_exit(run: RunDir, lock: IO[bytes], life: Callable[[], State | None]
         end = life()
         if end is not None:
             durable.write_at_last(run.status, end)
-        summon.ensure_for_queue()
         code = 0
     except BaseException:  # noqa: BLE001  # the last frame of a process that nobody watches: the status must tell
         end = {"state": "exited", "ended_at": time.time(), "error": traceback.format_exc()}

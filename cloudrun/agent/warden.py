@@ -226,6 +226,11 @@ class Warden:
                 self._start(turn.run, lock.fileno(), nobody.fileno())
         self._queue.forget(turn)
 
+    def _be_kept(self) -> None:
+        """While runs wait, another process is there to start a warden should I be killed."""
+        if len(self._queue) and not summon.kept():
+            self._children.fork(summon.keep)
+
     # -- what is looked after --------------------------------------------------------------------------------------
 
     def _tick(self) -> None:
@@ -233,6 +238,7 @@ class Warden:
         for duty in (
             self._look,
             self._queue.look,
+            self._be_kept,
             self._orders.read,
             self._watch_provider,
             self._obey,
@@ -365,6 +371,8 @@ class Warden:
         self._removing = False
 
     def _close(self) -> None:
+        if self._retired:
+            summon.dismiss_keeper()
         if self._spot_pid is not None:
             processes.signal_one(self._spot_pid, signal.SIGKILL)
         if self._parents is not None:

@@ -10,6 +10,7 @@ It runs on both sides, so it uses the standard library only, in a subset that st
       orders.json                   deadline and idleness   written by the agent for its unit's owner
       news.json                     what became of the unit written by the warden
       warden.lock warden.sock       held and served by the warden, the one process that outlives all connections
+      keeper.lock                   held by whoever starts another warden should it be killed while runs wait
       clients.lock                  held, shared, by every channel whose client does more than look
       runs/<run_id>.<attempt>/
         spec.json                   what to run            written by the client, before the start
@@ -49,6 +50,7 @@ ORDERS = BASE + "/orders.json"
 NEWS = BASE + "/news.json"
 WARDEN_LOCK = BASE + "/warden.lock"
 WARDEN_SOCKET = BASE + "/warden.sock"
+KEEPER_LOCK = BASE + "/keeper.lock"
 CLIENTS_LOCK = BASE + "/clients.lock"
 ENVIRONMENTS_TOLD = 100  # of those that a unit has, as an agent greets its client
 # Why the agent ended a job, as `status.json` says it; a job that ended by itself has none.

@@ -172,7 +172,6 @@ def test_attach_is_left_without_ending_anything_and_the_lost_are_handed_out_agai
     again = project.json(*words)
     assert again["summary"]["left"] == 0
     assert lost not in again["summary"]["instance_ids"]
-    assert len(again["summary"]["instance_ids"]) == 2
     done = project.cloudrun("attach", grid_id)
     assert done.returncode == 0, done.stderr
     all_succeeded(project, 8, attempts=2)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cloudrun.agent import processes
+from cloudrun.agent import compiled, locks, processes
 from cloudrun.core import rundir, wire
 from cloudrun.core.rundir import read_object, write_json
 from tests.waiting import until
@@ -90,6 +90,28 @@ def test_a_warden_that_is_killed_in_the_middle_starts_none_twice_and_the_next_go
     until(lambda: all(state(run) == "exited" for run in runs))
     assert starts(told) == [1] * 5
     assert [(read_object(run.dir.status) or {}).get("exit_code") for run in runs] == [0] * 5
+
+
+def test_a_warden_has_a_successor_though_nothing_runs_and_nobody_is_there(unit: Unit, told: Path) -> None:
+    """Of its own version, or where a client of another one has come, of that."""
+    unit.orders(slots=0)
+    run = queued(unit, told, "run-0", 0)
+    until(lambda: locks.is_held(str(unit.home / rundir.KEEPER_LOCK)))
+    unit.hang_up()
+    first = unit.warden()
+    kill(first)
+    until(lambda: unit.warden() != first)
+    unit.bring(".cloudrun/agent/another.pyz")
+    unit.orders(slots=1)
+    until(lambda: begun(told) == ["run-0"])
+    assert (read_object(unit.home / rundir.WARDEN_LOCK) or {})["agent"] == version_of_wardens(unit)
+    run.go_on()
+    assert run.follow()["exit_code"] == 0
+
+
+def version_of_wardens(unit: Unit) -> str:
+    """What wardens of the agent that is used now call their version."""
+    return compiled.version_of(str(unit.home / unit.archive))
 
 
 def test_one_that_waits_is_cancelled_and_never_begins(unit: Unit, told: Path) -> None:
