@@ -5,6 +5,12 @@
     with process_unit() as unit:
         run = unit.send_run("train.py")
 
+    from cloudrun import process_pool
+
+    with process_pool(units=4) as pool:
+        for run in pool.grid("train.py", {"alpha": [0.1, 1.0]}):
+            print(run.scores)
+
 What is imported from here is loaded when it is first used: `import cloudrun` costs next to nothing.
 """
 
@@ -14,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cloudrun.core.errors import CloudrunError, JobFailed
+    from cloudrun.executor import process_pool
     from cloudrun.ledger import Ledger, Run
     from cloudrun.process import Unit, process_unit
 
-__all__ = ["CloudrunError", "JobFailed", "Ledger", "Run", "Unit", "__version__", "process_unit"]
+__all__ = ["CloudrunError", "JobFailed", "Ledger", "Run", "Unit", "__version__", "process_pool", "process_unit"]
 
 __version__ = "0.1.0"
 
@@ -27,6 +34,7 @@ _HOMES = {
     "Ledger": "cloudrun.ledger",
     "Run": "cloudrun.ledger",
     "Unit": "cloudrun.process",
+    "process_pool": "cloudrun.executor",
     "process_unit": "cloudrun.process",
 }
 

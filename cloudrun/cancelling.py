@@ -33,7 +33,7 @@ def cancel_grid(
     ledger.end_grid(grid.grid_id, GridState.CANCELLED, "it was asked to end")
     clock = SystemClock()
     end = clock.monotonic() + OWNER_S
-    while is_alive(ledger.client(grid.client_id), clock.now()):
+    while is_alive(ledger.client(ledger.grid(grid.grid_id).client_id), clock.now()):
         if clock.monotonic() > end:
             observe(Note(f"the process that has {grid.grid_id} is still ending what runs", "warning"))
             return ledger.grid(grid.grid_id)

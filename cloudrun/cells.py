@@ -101,6 +101,13 @@ class Cells:
     def stopped(self) -> str:
         return self._stopped
 
+    def is_open(self) -> bool:
+        return False
+
+    def given_up(self, why: str, error: BaseException | None) -> None:  # noqa: ARG002  # `why` is the pool's to say
+        if error is not None:
+            raise error
+
     def carry_out(self, unit: PooledUnit, task: Cell) -> None:
         if task.on_unit:
             runs.go_on(unit, task.run.run_id)
@@ -164,7 +171,7 @@ class Cells:
             end_queued(self._ledger, run.run_id, Ending(RunState.FAILED, EndReason.UNIT_LOST, _too_many(ends)))
             self._quarantine(self._ledger.run(run.run_id))
             return
-        if ends and not isinstance(error, Cancelled):
+        if ends and error is not None and not isinstance(error, Cancelled):
             self._observe(Note(f"cell {task.number} goes to another machine: {error}", "warning"))
         self._queue(task, run)
 

@@ -85,6 +85,15 @@ class HandOver:
     def stopped(self) -> str:
         return ""
 
+    def is_open(self) -> bool:
+        return False
+
+    def given_up(self, why: str, error: BaseException | None) -> None:  # noqa: ARG002  # `why` is the pool's to say
+        """No machine comes for what is left: those that were left to their shares may have it, and where there are none
+        it is an error."""
+        if error is not None and not self.handed:
+            raise error
+
     def carry_out(self, unit: PooledUnit, task: Share) -> None:
         self._units[id(task)] = unit
         hand_over(unit, self._plan, task)

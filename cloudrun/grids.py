@@ -20,7 +20,7 @@ from cloudrun.core.clock import SystemClock
 from cloudrun.core.errors import Cancelled, CloudrunError, LedgerError, UsageError, before_launch
 from cloudrun.core.events import Observer
 from cloudrun.core.ids import new_id
-from cloudrun.core.records import GridRecord, RunRecord
+from cloudrun.core.records import GridRecord, Image, RunRecord
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import GridState, RunState, is_terminal
 from cloudrun.grid_units import GRID_TAG, units_of
@@ -39,6 +39,7 @@ from cloudrun.plan.scheduling import Backlog, Limits, Terms, decide, least_life_
 from cloudrun.pool import Pool, QueueSlots
 from cloudrun.prepared import Job, Prepared, submission
 from cloudrun.submit import checked
+from cloudrun.wiring import Cloud
 from cloudrun.work import Joined
 
 BATCH = 1000  # cells that are written in one transaction
@@ -99,105 +100,147 @@ def run_grid(
     _check(wishes)
     with before_launch():
         cloud, image, plan = checked(job, settings, ledger, observe)
-    terms = partial(_terms, wishes, settings, cloud.place.region)
-    limits = _limits(wishes, settings, terms)
-    if any(terms(name).slots > 1 for name in (settings.instance_type, *settings.fallback_types)) or wishes.cpus > 1:
-        plan = replace(plan, threads=wishes.cpus)  # a cell that shares its unit computes on its own part of it
+    terms = terms_of(wishes, settings, cloud.place.region)
+    limits = limits_of(wishes, settings, terms)
+    plan = on_its_share(plan, wishes, terms)
     with present(ledger, SystemClock()) as client_id:
-        _check_money(limits)
+        check_money(limits)
+        run = GridRun(plan, grid, wishes, ledger, client_id, observe, over, only)
+
+        def make_pool(limits: Limits, terms: Callable[[str], Terms], queue_slots: QueueSlots = None) -> Pool:
+            return Pool(
+                cloud, ledger, settings, image, limits, observe, client_id,
+                changed=lambda pool: changed(run.tally, pool), check=run.check, tags={GRID_TAG: run.grid_id},
+                terms=terms, queue_slots=queue_slots,
+            )  # fmt: skip
+
+        def make_pool_of_shares(limits: Limits) -> Pool:
+            return make_pool(limits, lambda name: replace(terms(name), slots=1), lambda name: terms(name).slots)
+
+        try:
+            changed(run.tally, None)
+            if detach:
+                estimated(_estimate(run.cells.backlog(), limits))
+                take_over = partial(run.inherit, cloud, image)
+                return run.leave_alone(
+                    hand_out(run.cells, plan, limits, ledger, observe, take_over, make_pool_of_shares)
+                )
+            pool = make_pool(limits, terms)
+            joined = run.inherit(cloud, image)
+            estimated(_estimate(run.cells.backlog(), limits))
+            try:
+                pool.run(run.cells, joined)
+            finally:
+                write_costs(ledger, pool)
+        except BaseException as error:
+            run.leave(error)
+            raise
+        return run.finish(pool.why, pool.ended_usd)
+
+
+class GridRun:
+    """A grid in this client's hands: its cells are work for a pool."""
+
+    def __init__(
+        self,
+        plan: Prepared,
+        grid: Grid,
+        wishes: Wishes,
+        ledger: Ledger,
+        client_id: str,
+        observe: Observer,
+        over: Callable[[RunRecord], None] = lambda _: None,
+        only: str | None = None,
+    ) -> None:
+        """Raises UsageError where another process goes on with it, and where it is another grid than `only`."""
+        self._ledger = ledger
+        self._settings = settings = plan.settings
+        self._client_id = client_id
+        self._observe = observe
         with ledger.together():  # two processes that begin it at the same moment are one after the other
             record, former = _begun(plan, grid, wishes, ledger, client_id, only)
+        self.grid_id = record.grid_id
         if former is not None:  # begun anew before it was over: nobody needs its machines any more
             why = f"it was begun anew as {record.grid_id}"
             ledger.end_grid(former.grid_id, GridState.CANCELLED, why)
             end_left(ledger, former.grid_id, why, grace_s=settings.grace_s, observe=observe, profile=settings.profile)
-        tally = Tally(grid.size)
+        self.tally = Tally(grid.size)
         try:
             taken = _fill(record, plan, grid, ledger, again=wishes.again)
-            tally = _tally(record, ledger, taken)
-            changed(tally, None)
-            cells = Cells(
-                ledger, record.grid_id, plan, tally, observe,
+            self.tally = _tally(record, ledger, taken)
+            self.cells = Cells(
+                ledger, record.grid_id, plan, self.tally, observe,
                 retries=wishes.retries, keep_going=wishes.keep_going, over=over,
                 expectation=Expectation(ledger.timed(record.script)),
             )  # fmt: skip
-
-            def make_pool(limits: Limits, terms: Callable[[str], Terms], queue_slots: QueueSlots = None) -> Pool:
-                return Pool(
-                    cloud, ledger, settings, image, limits, observe, client_id,
-                    changed=lambda pool: changed(tally, pool),
-                    check=lambda: _check_ours(record.grid_id, client_id, ledger),
-                    tags={GRID_TAG: record.grid_id},
-                    terms=terms,
-                    queue_slots=queue_slots,
-                )  # fmt: skip
-
-            def take_over() -> Joined:
-                joined = inherit(
-                    record.grid_id, cloud, ledger, settings, image, tally, client_id, observe, cells.came_home
-                )
-                cells.refresh()
-                return joined
-
-            if detach:
-                estimated(_estimate(cells.backlog(), limits))
-                handed = hand_out(
-                    cells, plan, limits, ledger, observe, take_over,
-                    lambda of_shares: make_pool(
-                        of_shares, lambda name: replace(terms(name), slots=1), lambda name: terms(name).slots
-                    ),
-                )  # fmt: skip
-                return _let_go(record, ledger, client_id, taken, handed)
-            pool = make_pool(limits, terms)
-            joined = take_over()
-            estimated(_estimate(cells.backlog(), limits))
-            try:
-                pool.run(cells, joined)
-            finally:
-                _write_costs(ledger, pool)
         except BaseException as error:
-            _leave(record, tally, ledger, client_id, error)
+            self.leave(error)
             raise
-        why = cells.stopped() or (pool.why if tally.left or tally.elsewhere else "")
-        is_done = not tally.left and not tally.elsewhere
-        ledger.end_grid(record.grid_id, GridState.DONE if is_done else GridState.STOPPED, why)
-        return Finished(ledger.grid(record.grid_id), tally, pool.ended_usd, why)
 
+    def inherit(self, cloud: Cloud, image: Image) -> Joined:
+        """What dead clients have left of it, taken over."""
+        joined = inherit(
+            self.grid_id, cloud, self._ledger, self._settings, image, self.tally, self._client_id, self._observe,
+            self.cells.came_home,
+        )  # fmt: skip
+        self.cells.refresh()
+        return joined
 
-def _let_go(record: GridRecord, ledger: Ledger, client_id: str, taken: int, handed: HandedOut) -> Finished:
-    """Leave a grid to its machines, for whoever comes next; one that has nothing left is done."""
-    tally = _tally(record, ledger, taken)
-    counts = ledger.counts(record.grid_id)
-    tally.running = sum(counts[state] for state in ON_UNITS)
-    if not tally.left and not tally.running:
-        ledger.end_grid(record.grid_id, GridState.DONE)
-    ledger.take_grid(record.grid_id, "", of=client_id)
-    return Finished(ledger.grid(record.grid_id), tally, handed.most_usd, handed.why)
+    def check(self) -> None:
+        """Raises Cancelled where somebody has cancelled the grid, LedgerError where another client has taken it."""
+        self._ledger.guard_grid(self.grid_id, self._client_id)
+        if self._ledger.grid(self.grid_id).state is GridState.CANCELLED:
+            raise Cancelled(f"{self.grid_id} was cancelled", next_step=f"cloudrun results --grid {self.grid_id}")
 
-
-def _check_ours(grid_id: str, client_id: str, ledger: Ledger) -> None:
-    """Raises Cancelled where somebody has cancelled the grid, LedgerError where another client has taken it."""
-    ledger.guard_grid(grid_id, client_id)
-    if ledger.grid(grid_id).state is GridState.CANCELLED:
-        raise Cancelled(f"{grid_id} was cancelled", next_step=f"cloudrun results --grid {grid_id}")
-
-
-def _leave(record: GridRecord, tally: Tally, ledger: Ledger, client_id: str, error: BaseException) -> None:
-    """Something has put an end to the command, and not to the grid: say so, to who looks at it and to who typed it."""
-    with suppress(CloudrunError):
-        grid = ledger.grid(record.grid_id)
-        if grid.client_id != client_id or grid.state is not GridState.OPEN:
-            return
-        done = ledger.counts(record.grid_id)[RunState.SUCCEEDED]
-        error.add_note(f"{done} of {tally.cells} cells have succeeded; the same command goes on with {record.grid_id}")
-        if left := [
-            unit for unit in units_of(ledger, record.grid_id) if unit.client_id == "" and unit.on_exit == "keep"
-        ]:
+    def leave(self, error: BaseException) -> None:
+        """Something has put an end to the command, and not to the grid: say so, to who looks at it and to who typed
+        it."""
+        with suppress(CloudrunError):
+            grid = self._ledger.grid(self.grid_id)
+            if grid.client_id != self._client_id or grid.state is not GridState.OPEN:
+                return
+            done = self._ledger.counts(self.grid_id)[RunState.SUCCEEDED]
             error.add_note(
-                f"{', '.join(unit.instance_id for unit in left)}: detached, and going on with what they have; cloudrun"
-                f" attach {record.grid_id} comes back to them, cloudrun cancel {record.grid_id} ends them"
+                f"{done} of {self.tally.cells} cells have succeeded; the same command goes on with {self.grid_id}"
             )
-        ledger.end_grid(record.grid_id, GridState.STOPPED, str(error) or "the user interrupted it")
+            left = [
+                unit for unit in units_of(self._ledger, self.grid_id) if not unit.client_id and unit.on_exit == "keep"
+            ]
+            if left:
+                names = ", ".join(unit.instance_id for unit in left)
+                error.add_note(
+                    f"{names}: detached, and going on with what they have; cloudrun attach {self.grid_id} comes back to"
+                    f" them, cloudrun cancel {self.grid_id} ends them"
+                )
+            self._ledger.end_grid(self.grid_id, GridState.STOPPED, str(error) or "the user interrupted it")
+        self.let_go()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether each of its cells is over."""
+        return not (self.tally.left or self.tally.running or self.tally.elsewhere)
+
+    def finish(self, why_not: str = "", spent_usd: float = 0.0) -> Finished:
+        """Write down its end. `why_not`: what the pool says of cells that are left."""
+        why = self.cells.stopped() or ("" if self.is_done else why_not)
+        self._ledger.end_grid(self.grid_id, GridState.DONE if self.is_done else GridState.STOPPED, why)
+        self.let_go()
+        return Finished(self._ledger.grid(self.grid_id), self.tally, spent_usd, why)
+
+    def leave_alone(self, handed: HandedOut) -> Finished:
+        """Leave it to its machines, for whoever comes next; a grid that has nothing left to do is done."""
+        counts = self._ledger.counts(self.grid_id)
+        tally = _tally(self._ledger.grid(self.grid_id), self._ledger, self.tally.taken)
+        tally.running = sum(counts[state] for state in ON_UNITS)
+        if not tally.left and not tally.running:
+            self._ledger.end_grid(self.grid_id, GridState.DONE)
+        self.let_go()
+        return Finished(self._ledger.grid(self.grid_id), tally, handed.most_usd, handed.why)
+
+    def let_go(self) -> None:
+        """Whoever comes next may go on with it, while this process lives on."""
+        with suppress(CloudrunError):
+            self._ledger.take_grid(self.grid_id, "", of=self._client_id)
 
 
 # -- before it ---------------------------------------------------------------------------------------------------------
@@ -217,7 +260,7 @@ def _check(wishes: Wishes) -> None:
         )
 
 
-def _check_money(limits: Limits) -> None:
+def check_money(limits: Limits) -> None:
     """Raises UsageError where not even the first machine fits between the limits."""
     first = decide(0.0, Backlog(1, 0), [], limits, 0.0)
     if not first.launch:
@@ -228,10 +271,13 @@ def _check_money(limits: Limits) -> None:
         raise UsageError(f"nothing was launched: {first.why}", next_step=enough)
 
 
-def _terms(wishes: Wishes, settings: Settings, region: str, instance_type: str) -> Terms:
-    """What a unit of that type is like. Raises UsageError where a budget cannot be kept with it.
+def terms_of(wishes: Wishes, settings: Settings, region: str) -> Callable[[str], Terms]:
+    """What a unit of a type is like. It raises UsageError for one that a budget cannot be kept with."""
+    return partial(_terms, wishes, settings, region)
 
-    A spot machine never costs more than the maximum price given for it, which is the on-demand price by default
+
+def _terms(wishes: Wishes, settings: Settings, region: str, instance_type: str) -> Terms:
+    """A spot machine never costs more than the maximum price given for it, which is the on-demand price by default
     ("Spot Instances", Amazon EC2 User Guide).
     """
     listed = usd_per_hour(instance_type, region)
@@ -246,7 +292,8 @@ def _terms(wishes: Wishes, settings: Settings, region: str, instance_type: str) 
     return Terms(wishes.slots or max(1, (vcpus(instance_type) or 1) // wishes.cpus), price or 0.0)
 
 
-def _limits(wishes: Wishes, settings: Settings, terms: Callable[[str], Terms]) -> Limits:
+def limits_of(wishes: Wishes, settings: Settings, terms: Callable[[str], Terms]) -> Limits:
+    """For a pool's planner. Raises what `terms` raises."""
     for instance_type in settings.fallback_types:
         terms(instance_type)
     first = terms(settings.instance_type)
@@ -260,6 +307,13 @@ def _limits(wishes: Wishes, settings: Settings, terms: Callable[[str], Terms]) -
         budget_usd=wishes.budget_usd,
         lead_s=settings.grace_s + SAVING_S,
     )
+
+
+def on_its_share(plan: Prepared, wishes: Wishes, terms: Callable[[str], Terms]) -> Prepared:
+    """A cell that shares its unit computes on its own part of it."""
+    types = (plan.settings.instance_type, *plan.settings.fallback_types)
+    is_shared = any(terms(name).slots > 1 for name in types)
+    return replace(plan, threads=wishes.cpus) if is_shared or wishes.cpus > 1 else plan
 
 
 def _estimate(backlog: Backlog, limits: Limits) -> Estimate:
@@ -399,7 +453,7 @@ def _tally(record: GridRecord, ledger: Ledger, taken: int) -> Tally:
     return Tally(record.cells, counts[RunState.SUCCEEDED], taken, failed)
 
 
-def _write_costs(ledger: Ledger, pool: Pool) -> None:
+def write_costs(ledger: Ledger, pool: Pool) -> None:
     """What each run cost of the units that it was on: worth knowing, and no reason for anything to fail."""
     with suppress(LedgerError):
         cells = {attempt.run_id for attempt in ledger.attempts_on(pool.used)}

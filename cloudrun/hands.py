@@ -58,6 +58,7 @@ class Hand:
     worked: bool = False  # it carried out a task, whatever came of that
     useless: bool = False  # it never got as far
     ready_at: float | None = None
+    unneeded_since: float | None = None  # by the clock that does not jump
     over: bool = False  # it never had a thread, and shall have none
     _inbox: SimpleQueue[Any] = field(default_factory=SimpleQueue)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 
@@ -43,18 +43,24 @@ def inherit(
     What another living process has at the moment (`cloudrun attach` to a cell) is left to it, and so are machines in
     another place than `cloud`'s: their cells count as `elsewhere`.
     """
-    launches = launches_of(ledger, grid_id)
-    if not launches:
-        return Joined()
     now = SystemClock().now()
     cells = cells_on_units(grid_id, ledger)
+    launches = launches_of(ledger, grid_id)
+    of_pools = {*cells, *_of_dead_pools(grid_id, ledger, now, launches)}  # which had more to do than this grid
+    if not launches and not of_pools:
+        return Joined()
 
     def lost(gone: list[Cell], name: str, how: str = "went away while nobody looked") -> None:
         by_run = {cell.run.run_id: cell for cell in gone}
         for run in recover(ledger, cloud, [cell.run for cell in gone], f"{name} {how}", observe):
             came_home(replace(by_run[run.run_id], run=run))
 
-    units = {unit.instance_id: unit for unit in ledger.units(live=False) if unit.launch_id in launches}
+    units = {
+        unit.instance_id: unit
+        for unit in ledger.units(live=False)
+        if unit.launch_id in launches or unit.instance_id in of_pools
+    }
+    launches |= {unit.launch_id: ledger.launch(unit.launch_id) for unit in units.values()}
     alive = {name: unit for name, unit in units.items() if unit.state is not UnitState.TERMINATED}
     here = [name for name, unit in alive.items() if unit.place == cloud.place]
     found = cloud.instances.describe(here) if here else {}
@@ -82,9 +88,6 @@ def inherit(
             spent_usd += budget.cost_usd(price, (now - unit.created_at).total_seconds())
             ending.append(name)
             lost(on_it, name)
-    for name, left in cells.items():  # on a machine that is no grid's: nobody launches such
-        tally.elsewhere += len(left)
-        observe(Note(f"{len(left)} cells are on {name}, which is not this grid's", "warning"))
     return Joined(tuple(joined), tuple(ending), tuple(_unreleased(cloud, ledger, launches)), spent_usd)
 
 
@@ -96,6 +99,15 @@ class _Held:
         self.requested_at = unit.created_at.timestamp()
         self.deadline = unit.deadline.timestamp()
         self.usd_per_hour = price
+
+
+def _of_dead_pools(grid_id: str, ledger: Ledger, now: datetime, own: Mapping[str, object]) -> set[str]:
+    """Units that nobody has any more, and that the grid has run on, without those of its `own` launches."""
+    others = [unit for unit in ledger.units() if unit.launch_id not in own]
+    left = {unit.instance_id for unit in others if not is_alive(ledger.client(unit.client_id), now)}
+    return {
+        name for name in left if any(ledger.run(each.run_id).grid_id == grid_id for each in ledger.attempts_on([name]))
+    }
 
 
 def _price(unit: UnitRecord) -> float:
@@ -117,6 +129,8 @@ def cells_on_units(grid_id: str, ledger: Ledger) -> dict[str, list[Cell]]:
 
 def _taken(unit: UnitRecord, cloud: Cloud, ledger: Ledger, client_id: str, settings: Settings, now: datetime) -> bool:
     """Whether it is ours from here on, to be ended as the grid's units are."""
+    if unit.client_id == client_id:  # taken with another grid that was on it
+        return True
     if unit.place != cloud.place or is_alive(ledger.client(unit.client_id), now):
         return False
     how: OnExit = "keep" if unit.on_exit == "keep" else settings.on_exit

@@ -7,8 +7,8 @@ happened, and it tells them what to do. Signals reach it only while it waits: no
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from threading import Event, Thread
 
@@ -51,6 +51,13 @@ CHECK_S = 0.5  # between two looks at whether the work is still ours
 HOPELESS = (CredentialsError, QuotaError, UsageError)  # asking EC2 once more gives the same answer
 
 
+@dataclass(frozen=True)
+class Told:
+    """Something for the deciding thread to do."""
+
+    act: Callable[[], None]
+
+
 QueueSlots = Callable[[str], int | None] | None
 
 
@@ -71,11 +78,13 @@ class Pool:
         check: Callable[[], None] = lambda: None,
         tags: Mapping[str, str] | None = None,
         terms: Callable[[str], Terms] | None = None,
+        linger_s: float = 0.0,
         queue_slots: QueueSlots = None,
     ) -> None:
         """`check` is called now and then, and raises where the work is not this client's any more. `tags` are for the
-        machines. `terms` tells what a type is like; all are as `limits` says by default. `queue_slots` tells how many
-        runs that wait on a machine of a type go on at a time; None leaves that to whoever let them wait."""
+        machines. `terms` tells what a type is like; all are as `limits` says by default. A machine that nothing is left
+        for is ended `linger_s` seconds later, while more work may come. `queue_slots`: how many runs that wait on a
+        machine of some type go on at a time; None leaves that to whoever let them wait."""
         self.cloud = cloud
         self.ledger = ledger
         self.settings = settings
@@ -87,12 +96,13 @@ class Pool:
         self.check = check
         self.terms = terms or (lambda _: Terms(limits.slots, limits.usd_per_hour))
         self.queue_slots = queue_slots or (lambda _: None)
+        self.linger_s = linger_s
         self.hands: dict[str, Hand] = {}
         self.used: list[str] = []  # every unit that it ever had
         self.ended_usd = 0.0
         self.why = ""  # what is not being done, for people
         self.client_id = client_id
-        self._events: deque[Launched | HandEvent] = deque()
+        self._events: deque[Launched | HandEvent | Told] = deque()
         self._bell = Event()
         self._renting = Renting(
             cloud, ledger, settings, image, self.terms, observe, self.clock,
@@ -121,6 +131,16 @@ class Pool:
         """What waits and what runs; none before `run` is called."""
         return self._work.backlog() if hasattr(self, "_work") else Backlog(0, 0)
 
+    def tell(self, act: Callable[[], None]) -> None:
+        """Have it done by the deciding thread, between two decisions; what it raises ends all work. From any thread."""
+        self._tell(Told(act))
+
+    def do_what_was_told(self) -> None:
+        """What was told after `run` was over, in the thread that ran it."""
+        while self._events:
+            if isinstance(event := self._events.popleft(), Told):
+                event.act()
+
     def run(self, work: Work, joined: Joined | None = None) -> None:
         """Raises what `work` and `check` raise, and the refusal where nothing could be launched; then and in the end no
         unit is left, or CleanupIncomplete says which."""
@@ -129,7 +149,7 @@ class Pool:
         error: BaseException | None = None
         try:
             with LIFELINE.shield():
-                self._join(joined or Joined())
+                self.join(joined or Joined())
             for unknown in reaper.settle(self.cloud, self.ledger, self.clock, self.observe):
                 raise unknown
             self._work_through()
@@ -149,13 +169,18 @@ class Pool:
                     self.check()
                     self._check_at = self.clock.monotonic() + CHECK_S
                 if self._decide():
-                    break
+                    self._give_up()
+                    if not self._work.is_open():
+                        break
             self._bell.wait(self._pause_s())
             with LIFELINE.shield():
                 self._hear()
-        hopeless = self._barred or useless_launches(self._worked)
-        if hopeless and self._work.backlog().queued and not self._work.stopped() and self._failure is not None:
-            raise self._failure
+
+    def _give_up(self) -> None:
+        """Whoever waits for a machine that will not come learns it."""
+        if self._work.backlog().queued and not self._work.stopped():
+            hopeless = self._barred or useless_launches(self._worked)
+            self._work.given_up(self.why or hopeless, self._failure if hopeless else None)
 
     def _decide(self) -> bool:
         """Whether nothing can be done any more."""
@@ -191,15 +216,26 @@ class Pool:
             for _ in range(count):
                 if (task := self._work.take()) is not None:
                     self.hands[instance_id].give(task)
-        for instance_id in decision.drain:
-            if instance_id in self.hands:  # and not a unit that EC2 is still being asked for
-                self._drain(self.hands[instance_id])
+        self._let_linger(frozenset(decision.drain))
         if decision.launch and (offer := self._renting.offer()) is not None:
             self._renting.ask(offer, decision.launch, decision.deadline)
 
+    def _let_linger(self, unneeded: Set[str]) -> None:
+        """Drain those that nothing is left for, once nothing has come for them for a while."""
+        now = self.clock.monotonic()
+        linger_s = self.linger_s if self._work.is_open() and not self._work.backlog().queued else 0.0
+        for instance_id, hand in self.hands.items():  # and no unit that EC2 is still being asked for
+            if instance_id not in unneeded:
+                hand.unneeded_since = None
+                continue
+            if hand.unneeded_since is None:
+                hand.unneeded_since = now
+            if now - hand.unneeded_since >= linger_s:
+                self._drain(hand)
+
     # -- hearing -------------------------------------------------------------------------------------------------------
 
-    def _tell(self, event: Launched | HandEvent) -> None:
+    def _tell(self, event: Launched | HandEvent | Told) -> None:
         self._events.append(event)
         self._bell.set()
 
@@ -215,7 +251,10 @@ class Pool:
         if self.clock.monotonic() >= self._look_at and any(hand.waits for hand in self.hands.values()):
             self._look_for_running()
 
-    def _take(self, event: Launched | HandEvent) -> None:
+    def _take(self, event: Launched | HandEvent | Told) -> None:
+        if isinstance(event, Told):
+            event.act()
+            return
         if isinstance(event, Launched):
             self._launched(event)
             return
@@ -298,19 +337,21 @@ class Pool:
 
     # -- units ---------------------------------------------------------------------------------------------------------
 
-    def _join(self, joined: Joined) -> None:
+    def join(self, joined: Joined) -> None:
+        """Go on with what a dead client has left. For the deciding thread."""
         self.ended_usd += joined.spent_usd
         self._renting.launch_ids += joined.launches
         for instance_id in joined.ending:
             self._endings.add(instance_id)
         for record, price, tasks in joined.units:
+            known = self.hands.get(record.instance_id)  # joined with other work that was on it
             slots = self.terms(record.instance_type).slots  # fewer than there are tasks, on a unit with a long queue
             created = record.created_at.timestamp()
-            hand = Hand(record, slots, price, created, record.deadline.timestamp())
+            hand = known or Hand(record, slots, price, created, record.deadline.timestamp())
             self.hands[record.instance_id] = hand
             for task in tasks:
                 hand.give(task)
-            if record.address and record.state is not UnitState.LAUNCHING:
+            if known is None and record.address and record.state is not UnitState.LAUNCHING:
                 self._begin(hand)
 
     def _begin(self, hand: Hand) -> None:

@@ -106,8 +106,8 @@ def _local_code(goods: Shipment) -> tuple[str, ImportScan]:
     return code_digest({path: read(path) or b"" for path in scan.local_files}), scan
 
 
-def inspect(job: Job, settings: Settings, ledger: Ledger, observe: Observer) -> Shipment:
-    """The part of `prepare` that needs nothing but the disk."""
+def inspect(job: Job, settings: Settings, ledger: Ledger, observe: Observer, root: Path | None = None) -> Shipment:
+    """The part of `prepare` that needs nothing but the disk. `root`: the project's, where it is not the script's."""
     _checked_params(job.params)
     _checked_room(ledger)
     goods = shipment(
@@ -116,6 +116,7 @@ def inspect(job: Job, settings: Settings, ledger: Ledger, observe: Observer) -> 
         refuse_bytes=settings.ship_refuse_bytes,
         caller_cwd=job.cwd,
         data=settings.data,
+        root=root,
     )
     for path, why in goods.left_out:
         observe(Note(f"{path!r} is not shipped: {why}" if path else why, "warning"))

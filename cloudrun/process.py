@@ -99,7 +99,7 @@ class Unit:
             "fresh": fresh,
             "bucket": bucket,
         }
-        settings = config.changed(unit.settings, _given(given))
+        settings = config.changed(unit.settings, given_keywords(given))
         plan = prepared.prepare(job, settings, unit.ledger, unit.image.architecture, unit.observe)
         plan = with_data(plan, unit.cloud, unit.observe)
         with self._turn:
@@ -176,7 +176,7 @@ class process_unit:  # noqa: N801 - used like a function: `with process_unit() a
             "on_exit": on_exit,
             **settings,
         }
-        self._given = _given(given)
+        self._given = given_keywords(given)
         self._instance_id = instance_id
         self._project = project
         self._observe = observe
@@ -213,7 +213,7 @@ class process_unit:  # noqa: N801 - used like a function: `with process_unit() a
         self._machine.__exit__(kind, error, trace)
 
 
-def _given(keywords: Mapping[str, Any]) -> dict[str, Any]:
+def given_keywords(keywords: Mapping[str, Any]) -> dict[str, Any]:
     """Those that were given; a single path of data as a list of one."""
     given = {name: value for name, value in keywords.items() if value is not None}
     data = given.get("data")

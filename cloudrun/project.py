@@ -83,14 +83,16 @@ def shipment(
     caller_cwd: Path | None = None,
     cache_dir: Path | None = None,
     data: Sequence[str] = (),
+    root: Path | None = None,
 ) -> Shipment:
     """What a unit gets to run `script`. Raises UsageError for an unusable script or more than `refuse_bytes`.
 
     `data` are paths that travel as data sets: what is below the root of them is no part of it, and may be of any size.
-    Digests are remembered in `cache_dir`, which is the project's own where it has a `.cloudrun` folder.
+    `root` is the script's own, `project_root`, unless it is given. Digests are remembered in `cache_dir`, which is the
+    project's own where it has a `.cloudrun` folder.
     """
     path = checked_script(script)
-    root = project_root(path)
+    root = root or project_root(path)
     apart = [place for each in data if "://" not in each and (place := place_below(root, each)[1])]
     listed = (name for name in _files(root) if not any(within(name, place) for place in apart))
     names = {*listed, path.relative_to(root).as_posix()}

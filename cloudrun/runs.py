@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -38,15 +38,18 @@ if TYPE_CHECKING:
     from cloudrun.units import OpenUnit
 
 
-def execute(unit: OpenUnit, plan: Prepared, *, check: bool = True, run_id: str | None = None) -> Run:
+def execute(
+    unit: OpenUnit, plan: Prepared, *, check: bool = True, run_id: str | None = None, new: RunRecord | None = None
+) -> Run:
     """Run it. Returns when everything is home and recorded; raises JobFailed (with `.run`) where `check` is true.
 
-    `run_id` is that of a run whose earlier attempt was interrupted. Whatever interrupts this (Ctrl-C, SIGTERM, the
-    deadline), the job is ended, what it wrote is brought home where the unit still answers, and the run says how far it
-    came, before the interruption goes on its way. Raises Interrupted (with `.run_id`) where the provider took the
-    machine back: the run is queued again, with what it had saved.
+    `run_id` is that of a run whose earlier attempt was interrupted; `new` one that is not in the ledger yet.
+
+    Whatever interrupts this (Ctrl-C, SIGTERM, the deadline), the job is ended, what it wrote is brought home where the
+    unit still answers, and the run says how far it came, before the interruption goes on its way. Raises Interrupted
+    (with `.run_id`) where the provider took the machine back: the run is queued again, with what it had saved.
     """
-    attempt = _attempt(unit, lambda: _begin(unit, plan, run_id), lambda begun: _carry_out(begun, plan))
+    attempt = _attempt(unit, lambda: _begin(unit, plan, run_id, new), lambda begun: _carry_out(begun, plan))
     run = unit.ledger.get(attempt.run.run_id)
     if check and run.state is not RunState.SUCCEEDED:
         raise job_failed(run)
@@ -66,7 +69,7 @@ def go_on(unit: OpenUnit, run_id: str) -> Run:
     def follow(attempt: Attempt) -> None:
         known = unit.agent.status(attempt.place)
         if known is None:
-            raise Interrupted(f"its client died before it had started it on {unit.instance_id}")
+            raise _NeverStarted(f"its client died before it had started it on {unit.instance_id}")
         if known.state != "queued":
             attempt.mark_running()
         attempt.printed.discard()  # what that client had seen of its log comes once more
@@ -80,8 +83,13 @@ def go_on(unit: OpenUnit, run_id: str) -> Run:
         unit.run_ids.append(run_id)
         return Attempt(unit, run, run.attempts)
 
-    _attempt(unit, begun, follow)
+    with suppress(_NeverStarted):
+        _attempt(unit, begun, follow)
     return unit.ledger.get(run_id)
+
+
+class _NeverStarted(Interrupted):
+    """It is queued again; nothing is wrong with its machine."""
 
 
 def job_failed(run: Run) -> JobFailed:
@@ -131,11 +139,11 @@ def _told_by_ec2(unit: OpenUnit, error: BaseException) -> BaseException:
     return error
 
 
-def _begin(unit: OpenUnit, plan: Prepared, run_id: str | None) -> Attempt:
+def _begin(unit: OpenUnit, plan: Prepared, run_id: str | None, new: RunRecord | None = None) -> Attempt:
     """Write down the run, where it is new, and its attempt on this unit."""
     ledger, now = unit.ledger, unit.clock.now()
     if run_id is None:
-        run = new_run(plan, now)
+        run = new or new_run(plan, now)
         number, store = 1, store_of(unit, plan, run.run_id, 1)
         ledger.begin_run(run, unit.instance_id, now, store=store)
     else:

@@ -27,6 +27,13 @@ class Work(Protocol):
     def stopped(self) -> str:
         """Why no further task is to be started; "" where they are."""
 
+    def is_open(self) -> bool:
+        """Whether more tasks may come yet."""
+
+    def given_up(self, why: str, error: BaseException | None) -> None:
+        """Tasks wait, and no machine ever will be there for them. `error`: what put an end to launching. Raises what is
+        to end all of it."""
+
 
 @dataclass(frozen=True)
 class Joined:

@@ -23,7 +23,7 @@ MOST = 2  # parents at a time; each is about 130 MB of memory with scikit-learn,
 LEAST_MEMORY = 1 << 30  # bytes available, below which no parent is started
 ANSWER_S = 4.0  # how long a parent may take for a fork before its job is started freshly
 # What may be imported ahead of a job. Nothing here starts OpenMP threads or opens a GPU at import.
-PRELOADABLE = frozenset({"numpy", "scipy", "pandas", "sklearn", "joblib", "threadpoolctl"})
+PRELOADABLE = frozenset({"cloudpickle", "joblib", "numpy", "pandas", "scipy", "sklearn", "threadpoolctl"})
 # Read once, when the libraries are loaded.
 THREAD_SETTINGS = (
     "OMP_NUM_THREADS",
@@ -39,6 +39,8 @@ READ_AT_START = (
     "OPENBLAS_", "GOTO_", "MKL_", "BLIS_", "NUMEXPR_", "VECLIB_", "NPY_", "NUMPY_", "SCIPY_", "SKLEARN_", "PANDAS_",
     "JOBLIB_", "LOKY_",
 )  # fmt: skip
+# And those of such a name that each job has for itself: loky asks for its number of CPUs whenever it needs it.
+READ_LATER = frozenset({"PYTHONPATH", "LOKY_MAX_CPU_COUNT"})
 
 
 class Parent:
@@ -218,7 +220,7 @@ def _forkable(spec: Mapping[str, Any]) -> bool:
 
 def _read_at_start(name: str, value: str) -> bool:
     """Whether this variable would have made the parent itself another one."""
-    if name in THREAD_SETTINGS or name == "PYTHONPATH":
+    if name in THREAD_SETTINGS or name in READ_LATER:
         return False
     if name == "PYTHONUNBUFFERED":
         return value != "1"

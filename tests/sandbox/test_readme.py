@@ -28,6 +28,17 @@ def test_the_python_snippet_runs(project: Project) -> None:
     assert done.stdout.splitlines()[-1] == "True 64"
 
 
+def test_the_pool_snippet_runs(project: Project) -> None:
+    shutil.copytree(README.parent / "jobs", project.root / "jobs")
+    project.write("pyproject.toml", "")
+    project.write("main.py", snippet("pool"))
+    done = project.python("main.py")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("succeeded") == 3
+    assert done.stdout.splitlines()[-1].startswith("[0.0, 1.0, 1.414")
+    assert project.ledger.units() == []
+
+
 def test_the_sandbox_snippet_runs(project: Project) -> None:
     project.env["PATH"] = f"{VENV_BIN}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(

@@ -14,6 +14,7 @@ import pytest
 
 from cloudrun.agent import parents, processes
 from cloudrun.core.rundir import read_object
+from cloudrun.prepared import THREAD_VARIABLES
 from cloudrun.ssh.archive import archive as make_archive
 from tests.forking import MODULES, Warden
 from tests.waiting import until
@@ -84,6 +85,13 @@ def test_what_a_fork_could_not_be_is_started_freshly(
 )
 def test_other_jobs_of_the_environment_are_forked(shared_warden: Warden, env: dict[str, str]) -> None:
     assert shared_warden.ask("fits", shared_warden.spec(["src/other.py", "-x"], env=env, preload=["numpy", "torch"]))
+
+
+def test_so_are_those_that_share_a_unit_and_compute_on_their_part_of_it(warden: Warden) -> None:
+    variables = dict.fromkeys(THREAD_VARIABLES, "1")
+    warden.warm(warden.spec(["train.py"], preload=QUICK, env=variables))
+    assert warden.ask("fits", warden.spec(["train.py"], preload=QUICK, env=variables))
+    assert not warden.ask("fits", warden.spec(["train.py"], preload=QUICK, env=dict.fromkeys(THREAD_VARIABLES, "2")))
 
 
 @pytest.fixture(scope="module")

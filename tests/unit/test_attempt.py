@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cloudrun import bucket
+from cloudrun import bucket, runs
 from cloudrun.core.errors import ConnectionLost, LedgerError, exit_code_of
 from cloudrun.core.records import JobStatus, RunRecord
 from cloudrun.core.states import EndReason, RunState
@@ -46,6 +46,15 @@ def test_a_lost_connection_to_a_machine_that_is_gone_ends_the_run(ledger: Ledger
     ec2.states["i-l-1"] = "terminated"
     attempt.rescue(ConnectionLost("reset by peer"))
     assert (ledger.run(RUN).state, ledger.run(RUN).end_reason) == (RunState.LOST, EndReason.UNIT_LOST)
+
+
+def test_a_run_whose_client_died_before_it_was_started_waits_again_and_its_machine_is_fine(
+    ledger: Ledger, clock: ManualClock
+) -> None:
+    unit = an_attempt(ledger, clock, Ec2(), Agent(status=None)).unit
+    assert runs.go_on(unit, RUN).state is RunState.QUEUED
+    assert ledger.attempts(RUN)[0].end_reason is EndReason.INTERRUPTED
+    unit.check_cancelled()
 
 
 def test_what_comes_by_the_bucket_took_as_long_as_it_was_watched(

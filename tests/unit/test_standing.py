@@ -1,0 +1,157 @@
+"""A pool's work that grows: who is next, who is over, and who learns that no machine will come."""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloudrun import process_pool
+from cloudrun.core.errors import ConfigError, LaunchError, QuotaError, UsageError
+from cloudrun.plan.scheduling import Backlog
+from cloudrun.standing import Standing
+
+
+class Some:
+    """Numbered tasks."""
+
+    def __init__(self, count: int, expected_s: float | None = None) -> None:
+        self.queue = deque(range(count))
+        self.expected_s = expected_s
+        self.running = 0
+        self.why_stopped = ""
+        self.closed: list[BaseException | None] = []
+        self.told: BaseException | None = None
+        self.taken: BaseException | None = None
+
+    def backlog(self) -> Backlog:
+        return Backlog(len(self.queue), self.running, self.expected_s)
+
+    def take(self) -> int:
+        self.running += 1
+        return self.queue.popleft()
+
+    def ended(self, task: int, error: BaseException | None) -> None:
+        self.running -= 1
+
+    def carry_out(self, unit: Any, task: int) -> None:
+        raise AssertionError("there are no units here")
+
+    def stopped(self) -> str:
+        return self.why_stopped
+
+    def check(self) -> None:
+        if self.taken:
+            self.told = self.taken
+
+    def is_open(self) -> bool:
+        return False
+
+    def is_over(self) -> bool:
+        return not self.running and (not self.queue or bool(self.why_stopped) or self.told is not None)
+
+    def given_up(self, why: str, error: BaseException | None) -> None:
+        self.told = error
+
+    def close(self, error: BaseException | None) -> None:
+        self.closed.append(error)
+
+
+def standing(*sources: Some) -> Standing:
+    work = Standing()
+    for source in sources:
+        work.add(source)
+    return work
+
+
+def test_those_that_wait_take_turns() -> None:
+    one, two = Some(3), Some(1)
+    work = standing(one, two)
+    taken = [task for _ in range(5) if (task := work.take()) is not None]
+    assert [(task.source is one, task.task) for task in taken] == [(True, 0), (False, 0), (True, 1), (True, 2)]
+    assert work.backlog() == Backlog(0, 4, None)
+
+
+def test_what_is_stopped_no_longer_waits_and_is_over_with_its_last_task() -> None:
+    one, two = Some(3, 2.0), Some(1, 4.0)
+    work = standing(one, two)
+    assert work.backlog() == Backlog(4, 0, 2.5)
+    task = work.take()
+    assert task is not None
+    one.why_stopped = "all fail alike"
+    assert work.backlog() == Backlog(1, 1, 4.0)
+    other = work.take()
+    assert other is not None
+    assert other.source is two
+    assert one.closed == []
+    work.ended(task, None)
+    assert one.closed == [None]
+    assert two.closed == []
+
+
+def test_work_that_is_over_from_the_start_is_closed_at_once() -> None:
+    nothing = Some(0)
+    work = standing(nothing)
+    work.close(None)
+    assert nothing.closed == [None], "once"
+
+
+def test_whoever_waits_for_a_machine_that_never_comes_learns_why() -> None:
+    refused, one = QuotaError("8 vCPUs are all you may have"), Some(1)
+    standing(one).given_up(f"no further machine is launched: {refused}", refused)
+    assert one.told is refused
+    poor = Some(1)
+    standing(poor).given_up("the budget does not pay for it", LaunchError("an earlier one"))
+    assert isinstance(poor.told, LaunchError)
+    assert str(poor.told) == "the budget does not pay for it"
+    assert poor.closed == [None]
+
+
+def test_what_another_process_has_taken_is_over_and_nothing_else() -> None:
+    one, two = Some(1), Some(1)
+    work = standing(one, two)
+    one.taken = LaunchError("another process has it")
+    work.check()
+    assert (one.closed, two.closed) == ([None], [])
+
+
+def test_it_is_open_until_it_is_shut() -> None:
+    work = standing()
+    assert work.is_open()
+    work.shut()
+    assert not work.is_open()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"units": 0},
+        {"slots": True},
+        {"retries": -1},
+        {"budget": "5"},
+        {"budget": 0},
+        {"budget": float("inf")},
+        {"budget": float("nan")},
+        {"cpus": 1.5},
+        {"on_exit": "keep"},
+    ],
+    ids=str,
+)
+def test_a_pool_that_cannot_be_is_refused_at_once(given: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        process_pool(**given)
+
+
+def test_a_keyword_that_is_none_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no setting unitz"):
+        process_pool(project=tmp_path, unitz=4)
+
+
+def test_a_pool_that_was_shut_before_it_was_used_takes_nothing(tmp_path: Path) -> None:
+    pool = process_pool(project=tmp_path)
+    pool.shutdown()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        pool.submit(len, "")
+    assert list(tmp_path.iterdir()) == []
