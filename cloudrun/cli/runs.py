@@ -215,7 +215,7 @@ def attach(run: RunOrGrid, /, *, profile: Profile = None, as_json: Json = False)
 
     with closing(Ledger()) as ledger:
         if _is_grid(ledger, run):
-            from cloudrun.cli.grid import attach_to_grid
+            from cloudrun.cli.detached import attach_to_grid
 
             return attach_to_grid(ledger, run, profile, as_json=as_json)
     with closing(Ledger()) as ledger, Display(job_stdout=not as_json) as display:
@@ -300,7 +300,7 @@ def pull(run: RunOrGrid, /, *, profile: Profile = None, as_json: Json = False) -
 
     with closing(Ledger()) as ledger:
         if _is_grid(ledger, run):
-            from cloudrun.cli.grid import pull_of_grid
+            from cloudrun.cli.detached import pull_of_grid
 
             return pull_of_grid(ledger, run, profile, as_json=as_json)
     with closing(Ledger()) as ledger, Display() as display:
