@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -13,7 +13,7 @@ from typing import Any
 
 from cloudrun import runs
 from cloudrun.core.clock import SystemClock
-from cloudrun.core.errors import Cancelled, CloudrunError, LedgerError, NotFound, UnitGone
+from cloudrun.core.errors import Cancelled, CloudrunError, JobFailed, LedgerError, NotFound, UnitGone
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.ids import new_id
 from cloudrun.core.states import EndReason, RunState, is_terminal
@@ -87,7 +87,7 @@ class Calls:
             self._drop(self._queue.popleft())
         return Backlog(len(self._queue), self._running, self._took_s / self._timed if self._timed else None)
 
-    def take(self) -> Call:
+    def take(self, beside: Sequence[Call]) -> Call:  # noqa: ARG002  # it does not matter which they are
         self._running += 1
         return self._queue.popleft()
 
@@ -196,7 +196,9 @@ class Calls:
         if self._ledger.attempts(run_id) and self._step(call) == "quarantine":
             why = "it was there when several machines went down, and is not tried on another"
             end_queued(self._ledger, run_id, Ending(RunState.FAILED, EndReason.UNIT_LOST, why))
-            self._fail(call, error)
+            failure = JobFailed(f"{name}: {why}", run=self._ledger.get(run_id), next_step=f"cloudrun show {run_id}")
+            failure.__cause__ = error
+            self._fail(call, failure)
             return
         self._observe(Note(f"{name} ({run_id}) goes to another machine: {error}", "warning"))
         call.is_begun = True

@@ -76,6 +76,7 @@ class Cells:
         self._timed = 0
         self._expected_s = 0.0  # what was expected of those of them of which something was
         self._came_true_s = 0.0  # and what these took
+        self._suspects: set[int] = set()  # by number: they were there when a machine went down
         self._stopped = ""
         self.refresh()
 
@@ -93,8 +94,10 @@ class Cells:
             expected_s = self._took_s / self._timed
         return Backlog(self._turns.queued, self._tally.running, expected_s)
 
-    def take(self) -> Cell | None:
-        cell = self._turns.next()
+    def take(self, beside: Sequence[Cell] = ()) -> Cell | None:
+        """Two cells whose machines went down never share one: else nobody would know the next time which it was."""
+        suspected = any(cell.number in self._suspects for cell in beside)
+        cell = self._turns.next(self._suspects if suspected else ())
         self._tally.running += cell is not None
         return cell
 
@@ -171,6 +174,8 @@ class Cells:
             end_queued(self._ledger, run.run_id, Ending(RunState.FAILED, EndReason.UNIT_LOST, _too_many(ends)))
             self._quarantine(self._ledger.run(run.run_id))
             return
+        if any(end in SUSPICIOUS for end in ends):
+            self._suspects.add(task.number)
         if ends and error is not None and not isinstance(error, Cancelled):
             self._observe(Note(f"cell {task.number} goes to another machine: {error}", "warning"))
         self._queue(task, run)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from heapq import heapify, heapreplace
+from threading import Condition
 from typing import TYPE_CHECKING
 
 from cloudrun import runs
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from cloudrun.ssh.agent import Queued
 
 BATCH = 100  # cells that are written down, and handed over, at a time
+POLL_S = 0.5  # while other units get their environments
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class HandOver:
         self._observe = observe
         self._taken: set[int] = set()  # ids of shares that a unit has been given
         self._units: dict[int, PooledUnit] = {}  # by the id of the share that is on its way to it
+        self._changed = Condition()
+        self._furnishing: set[PooledUnit] = set()  # units that may not have their environment yet
         self.handed = 0  # units that were left to their shares
         self.trouble: CloudrunError | None = None  # why shares are left
 
@@ -75,7 +79,7 @@ class HandOver:
     def backlog(self) -> Backlog:
         return Backlog(len(self._shares), len(self._taken))
 
-    def take(self) -> Share | None:
+    def take(self, beside: Sequence[Share] = ()) -> Share | None:  # noqa: ARG002  # a unit has one share
         if not self._shares:
             return None
         share = self._shares.popleft()
@@ -96,7 +100,20 @@ class HandOver:
 
     def carry_out(self, unit: PooledUnit, task: Share) -> None:
         self._units[id(task)] = unit
-        hand_over(unit, self._plan, task)
+        with self._changed:
+            self._furnishing.add(unit)
+        try:
+            hand_over(unit, self._plan, task, lambda: self._is_furnished(unit))
+        finally:
+            self._is_furnished(unit)
+        with self._changed:  # others may be getting their environment from it: its connection is open as long
+            while self._furnishing and not unit.stop.is_set():
+                self._changed.wait(POLL_S)
+
+    def _is_furnished(self, unit: PooledUnit) -> None:
+        with self._changed:
+            self._furnishing.discard(unit)
+            self._changed.notify_all()
 
     def ended(self, task: Share, error: BaseException | None) -> None:
         unit = self._units.pop(id(task), None)
@@ -131,9 +148,10 @@ class HandOver:
 # -- one unit ----------------------------------------------------------------------------------------------------------
 
 
-def hand_over(unit: PooledUnit, plan: Prepared, share: Share) -> None:
+def hand_over(unit: PooledUnit, plan: Prepared, share: Share, furnished: Callable[[], None]) -> None:
     """Give an open unit its share and let go of it, where there is anything left for it to do. What it was given
-    before and has ended comes home; what it never got, since a client died over it, it gets now."""
+    before and has ended comes home; what it never got, since a client died over it, it gets now. `furnished` is called
+    when it has its environment."""
     ledger = unit.ledger
     unit.check_cancelled()
     some = [cell.run.run_id for cell in share.there[:1]] + [run_id for _, run_id in share.cells[:1]]
@@ -146,6 +164,7 @@ def hand_over(unit: PooledUnit, plan: Prepared, share: Share) -> None:
     missing = way.despite_cuts(lambda: catch_up(ledger, unit.cloud, unit.agent, there, observe=unit.observe))
     if missing or share.cells:
         runs.furnish(way, plan)
+        furnished()
         tree = tree_key(plan.shipment)
         goods = plan.shipment
         with way.phases.phase("ship", f"{len(share.cells)} cells of {len(goods.entries)} files"):

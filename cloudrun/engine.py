@@ -47,7 +47,7 @@ class Engine:
         self.aborted: BaseException | None = None
         self._is_over = False  # nobody listens to what the pool is told
         self._done = threading.Event()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # an executor may be forgotten, and shut, in the middle of anything
         self._pid = os.getpid()
         self.cloud = wiring.connect(settings.provider, settings.region, settings.profile)
         for note in self.cloud.notes:
@@ -188,13 +188,8 @@ def _shut_all() -> None:
     """As with every executor, an interpreter that ends without a word waits for what was submitted."""
     for engine in [engine for engine in _engines if engine.is_ours]:
         engine.shut()
-        try:
+        with LIFELINE.shield(drop=True):  # a signal ends it, and has nobody to raise an exception for
             engine.wait()
-        except BaseException:
-            engine.interrupt()
-            with LIFELINE.shield(drop=True):
-                engine.wait()
-            raise
         if isinstance(engine.error, CloudrunError) and engine.error is not engine.aborted:
             print(f"cloudrun: {engine.error}; next: {engine.error.next_step}", file=sys.stderr)
 

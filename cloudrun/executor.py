@@ -182,7 +182,7 @@ class process_pool(Executor):  # noqa: N801 - used like a function: `with proces
     def _known(self, key: str) -> RunFuture | None:
         """The future of a call with the same key: under way, or done before."""
         before = self._keyed.get(key)
-        if before is not None and not before.cancelled() and not (before.done() and before.exception()):
+        if before is not None and not before.cancelled() and (not before.done() or before.exception() is None):
             return before
         run_id, state = self._ledger.runs_by_cell([key]).get(key, ("", RunState.LOST))
         if state is not RunState.SUCCEEDED:

@@ -211,7 +211,7 @@ def outcome(run: Run) -> list[Any]:
     artifact = outcome_file(run)
     if artifact is None:
         raise JobFailed(
-            f"{run.name} did not come to its end: {run.detail or run.state}",
+            f"{run.name} did not come to its end: {run.detail or f'its exit code was {run.exit_code}'}",
             run=run,
             next_step=f"cloudrun show {run.run_id} --log",
         )

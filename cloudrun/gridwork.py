@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import suppress
 from queue import SimpleQueue
@@ -58,8 +58,8 @@ class GridWork:
     def backlog(self) -> Backlog:
         return self.grid.cells.backlog()
 
-    def take(self) -> Cell | None:
-        return self.grid.cells.take()
+    def take(self, beside: Sequence[Cell]) -> Cell | None:
+        return self.grid.cells.take(beside)
 
     def stopped(self) -> str:
         return str(self._error or "") or self.grid.cells.stopped()

@@ -41,6 +41,7 @@ from cloudrun.plan.retrying import useless_launches
 from cloudrun.plan.scheduling import Backlog, Decision, Limits, Terms, decide
 from cloudrun.pooled import PooledUnit
 from cloudrun.renting import AGAIN_S, Launched, Renting
+from cloudrun.spreading import Spreading
 from cloudrun.wiring import Cloud
 from cloudrun.work import Joined, Work
 
@@ -108,6 +109,7 @@ class Pool:
             cloud, ledger, settings, image, self.terms, observe, self.clock,
             client_id=client_id, tags=tags or {}, tell=self._tell,
         )  # fmt: skip
+        self._spreading = Spreading(cloud, ledger) if limits.max_units > 1 else None
         self._barred = ""
         self._short_since: float | None = None  # since when EC2 has had no capacity
         self._warned: set[str] = set()
@@ -214,8 +216,9 @@ class Pool:
             self._extend(self.hands[instance_id], deadline)
         for instance_id, count in decision.assign:
             for _ in range(count):
-                if (task := self._work.take()) is not None:
-                    self.hands[instance_id].give(task)
+                hand = self.hands[instance_id]
+                if (task := self._work.take(hand.tasks)) is not None:
+                    hand.give(task)
         self._let_linger(frozenset(decision.drain))
         if decision.launch and (offer := self._renting.offer()) is not None:
             self._renting.ask(offer, decision.launch, decision.deadline)
@@ -361,6 +364,7 @@ class Pool:
             self.cloud, self.ledger, self.settings, self.observe, self.clock,
             image=self.image, record=hand.record, client_id=self.client_id, end=self._endings.add,
             detached=was_let_go, queue_slots=self.queue_slots(hand.record.instance_type),
+            spreading=self._spreading,
         )  # fmt: skip
         hand.begin(unit, self._work.carry_out, self._tell)
 
@@ -368,6 +372,8 @@ class Pool:
         if hand.state == "draining":
             return
         gave_up = hand.drain()
+        if self._spreading is not None:
+            self._spreading.leaves(hand.record.instance_id)
         if hand.waits:
             self._fail(hand, Cancelled("nobody needs it any more"))
         elif gave_up:

@@ -12,6 +12,7 @@ from cloudrun.core.states import UnitState
 from cloudrun.ledger import Ledger
 from cloudrun.lifeline import LIFELINE
 from cloudrun.opening import close_behind
+from cloudrun.spreading import Spreading
 from cloudrun.units import OpenUnit
 from cloudrun.wiring import Cloud
 
@@ -38,6 +39,7 @@ class PooledUnit(OpenUnit):
         end: Callable[[str], None],
         detached: bool = False,
         queue_slots: int | None = None,
+        spreading: Spreading | None = None,
     ) -> None:
         super().__init__(cloud, ledger, settings, observe, clock)
         self.image = image
@@ -46,6 +48,7 @@ class PooledUnit(OpenUnit):
         self.detached = detached
         self.queue_slots = queue_slots
         self._end = end
+        self.spreading = spreading
         self._power_off_when_done = detached and bool(settings.bucket)
 
     @property

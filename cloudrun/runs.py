@@ -226,8 +226,13 @@ def furnish(attempt: Attempt, plan: Prepared) -> None:
 def _provision(attempt: Attempt, plan: Prepared) -> None:
     unit, environment = attempt.unit, plan.environment
     with unit.provisioning:
-        if not unit.knows_environment(environment.fingerprint):
-            _build(attempt, plan)
+        if unit.knows_environment(environment.fingerprint):
+            return
+        build = partial(_build, attempt, plan)
+        if unit.spreading is None:
+            build()
+        else:
+            unit.spreading.provide(unit, environment.fingerprint, attempt.phases, build)
 
 
 def _build(attempt: Attempt, plan: Prepared) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -78,11 +79,12 @@ class Standing:
                 waiting_s += one.queued * one.expected_s
         return Backlog(queued, running, waiting_s / timed if timed else None)
 
-    def take(self) -> Task | None:
+    def take(self, beside: Sequence[Task]) -> Task | None:
         for _ in range(len(self._sources)):
             source = self._sources[0]
             self._sources.rotate(-1)
-            if not source.stopped() and source.backlog().queued and (task := source.take()) is not None:
+            own = [each.task for each in beside if each.source is source]
+            if not source.stopped() and source.backlog().queued and (task := source.take(own)) is not None:
                 return Task(source, task)
         return None  # whoever waited has cancelled it
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 from cloudrun.core.records import RunRecord
@@ -56,17 +56,19 @@ class Turns:
         self.queued = len(expected)
         self._expected_s = sum(seconds for seconds, _ in expected)
 
-    def next(self) -> Cell | None:
-        """None where none waits after all: another process has ended what did."""
-        if not self._ready:
+    def next(self, leaving: Container[int] = ()) -> Cell | None:
+        """The first whose number is not among `leaving`. None where there is none: another process has ended what did
+        wait, or the rest has to wait for another moment."""
+        if all(cell.number in leaving for cell in self._ready):
             self._read()
-        if not self._ready:
-            self.queued = 0
-            return None
-        cell = self._ready.popleft()
-        self.queued -= 1
-        self._expected_s -= cell.expected_s or 0.0
-        return cell
+        for place, cell in enumerate(self._ready):
+            if cell.number not in leaving:
+                del self._ready[place]
+                self.queued -= 1
+                self._expected_s -= cell.expected_s or 0.0
+                return cell
+        self.queued = len(self._ready)
+        return None
 
     def put_back(self, cell: Cell) -> None:
         """It waits again, and has waited the longest."""
@@ -80,7 +82,8 @@ class Turns:
             self._ready.extend(Cell(number, run) for number, run in found)
             self._read_to = found[-1][0] if found else self._read_to
             return
-        while self._order and not self._ready:
+        before = len(self._ready)
+        while self._order and len(self._ready) == before:
             following = [self._order.popleft() for _ in range(min(AHEAD, len(self._order)))]
             runs = dict(self._ledger.queued_cells(self._grid_id, AHEAD, numbers=[number for _, number in following]))
             gone_s = sum(seconds for seconds, number in following if number not in runs)

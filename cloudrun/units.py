@@ -34,6 +34,7 @@ from cloudrun.plan.offers import Offer
 from cloudrun.wiring import Cloud
 
 if TYPE_CHECKING:
+    from cloudrun.spreading import Spreading
     from cloudrun.ssh.agent import Agent, OnProgress
     from cloudrun.ssh.session import Session
 
@@ -47,6 +48,7 @@ class OpenUnit:
 
     replaceable = False  # whether a run whose machine went away goes on on another one
     queue_slots: int | None = None  # how many of the runs that wait on it may go on at a time; None: as it was told
+    spreading: Spreading | None = None  # where it may get an environment from other units
 
     def __init__(self, cloud: Cloud, ledger: Ledger, settings: Settings, observe: Observer, clock: Clock) -> None:
         self.cloud = cloud

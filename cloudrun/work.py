@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,8 +16,8 @@ class Work(Protocol):
 
     def backlog(self) -> Backlog: ...
 
-    def take(self) -> Any:
-        """The task that is next; None where there is none after all."""
+    def take(self, beside: Sequence[Any]) -> Any:
+        """The task that is next for a unit that has those; None where there is none after all."""
 
     def carry_out(self, unit: PooledUnit, task: Any) -> None:
         """In a thread of the unit's. Raises what went wrong with the machine, not with the task."""

@@ -93,18 +93,19 @@ class Call:
 
 
 class Input(io.RawIOBase):
-    """The client's frames, with an end to every wait."""
+    """What the other side says, with an end to every wait: `patience_s` without a byte is a WireError."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, whose: str = "the client", patience_s: float = IDLE_S) -> None:
         super().__init__()
         self._descriptor = descriptor
-        self._patience_s = IDLE_S
-        self._reader = io.BufferedReader(self, 256 * 1024)
+        self._whose = whose
+        self._patience_s = patience_s
+        self.reader = io.BufferedReader(self, 256 * 1024)
 
     def frame(self, patience_s: float) -> tuple[bytes, bytes] | None:
         """As `wire.read_frame`; WireError too where nothing comes for `patience_s`."""
         self._patience_s = patience_s
-        return wire.read_frame(self._reader)
+        return wire.read_frame(self.reader)
 
     def readable(self) -> bool:
         return True
@@ -114,5 +115,5 @@ class Input(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         if not select.select([self._descriptor], [], [], self._patience_s)[0]:
-            raise wire.WireError(f"the client has been silent for {self._patience_s:.0f} s")
+            raise wire.WireError(f"{self._whose} has been silent for {self._patience_s:.0f} s")
         return os.readv(self._descriptor, [buffer])

@@ -16,6 +16,10 @@
     home         run_dir
     data         key                                                                     ready
     fetch_data   key, files                            <- PROGRESS... ALIVE...
+    seal         fingerprint                           <- ALIVE...                       digest, files, bytes
+    share        fingerprint, key                      see below
+    fetch_environment  fingerprint, digest, address,   <- ALIVE...                       files, bytes
+                 port, user, host_key, key
 
 A run directory is named relative to the home, as `core.rundir` does.
 
@@ -26,6 +30,10 @@ outputs again) or "data" (`run_dir` is then the key of a data set).
 
 queue: as start, in its turn: the lowest number first, as many at a time as the orders have `slots`. `tree` (or null) is
 the key of a project that was shipped to trees/, of which the run gets a copy then.
+
+share: from the agent's PROGRESS to the client's FILE_END (ALIVE... meanwhile), whoever has the private half of `key`
+may fetch the environment from here, as `fetch_environment` does on the unit that lacks it. `digest` is that of its
+seal, which `seal` has told when it was built.
 
 fetch: entries of {path, size, offset} in `area` "work" or "logs".
 
@@ -43,7 +51,7 @@ import sys
 import traceback
 from typing import Any, BinaryIO, Callable
 
-from cloudrun.agent import compiled, datasets, jobs, locks, logs, shipping, summon, transfer
+from cloudrun.agent import compiled, datasets, jobs, locks, logs, sharing, shipping, summon, transfer
 from cloudrun.agent.call import IDLE_S, Call, Input
 from cloudrun.agent.errors import AgentError
 from cloudrun.core import rundir, wire
@@ -247,4 +255,7 @@ VERBS: dict[str, Callable[[Call], Reply]] = {
     "home": _home,
     "data": _data,
     "fetch_data": datasets.fetch,
+    "seal": sharing.seal,
+    "share": sharing.share,
+    "fetch_environment": sharing.fetch,
 }

@@ -248,6 +248,7 @@ def _instance(raw: InstanceTypeDef) -> Instance:
         tags=tags,
         state_reason=_reason(raw.get("StateReason", {})),
         zone=raw.get("Placement", {}).get("AvailabilityZone", ""),
+        private_address=raw.get("PrivateIpAddress") or None,
     )
 
 

@@ -130,6 +130,20 @@ class Network:
         with translated(f"let {cidr} in through {group_id}"):
             self._authorize(group_id, permission)
 
+    def admit_each_other(self, group_id: str) -> None:
+        """Let the machines of a group in on each other's tcp/22. Asked again it is fine.
+
+        The rule names the group itself, which keeps nobody from deleting it. Raises as `admit` does.
+        """
+        permission: IpPermissionTypeDef = {
+            "IpProtocol": "tcp",
+            "FromPort": SSH_PORT,
+            "ToPort": SSH_PORT,
+            "UserIdGroupPairs": [{"GroupId": group_id, "Description": _RULE}],
+        }
+        with translated(f"let the machines of {group_id} reach each other"):
+            self._authorize(group_id, permission)
+
     def withdraw(self, group_id: str, keep: str) -> tuple[str, ...]:
         """Let nobody in any more but `keep`, of those whom `create_security_group` and `admit` have let in.
 

@@ -74,6 +74,7 @@ class Instance:
     tags: Mapping[str, str] = field(default_factory=_empty)
     state_reason: str = ""
     zone: str = ""
+    private_address: str | None = None  # where other instances of the region reach it
 
 
 @dataclass(frozen=True)
@@ -328,6 +329,27 @@ class RunOnUnit:
     status: JobStatus | None
     home: bool = False
     stored: bool = False
+
+
+@dataclass(frozen=True)
+class SealedEnvironment:
+    """An environment as it was built on a unit. `digest` stands for every byte that a copy of it has."""
+
+    fingerprint: str
+    digest: str
+    files: int
+    total_bytes: int
+
+
+@dataclass(frozen=True)
+class CopySource:
+    """Where a unit finds another one. `host_key` as in `UnitRecord`; `private_key` is good for one copy."""
+
+    address: str
+    port: int
+    user: str
+    host_key: str
+    private_key: str = field(repr=False)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ It runs on both sides, so it uses the standard library only, in a subset that st
     ~/.cloudrun/
       agent/<digest>.pyz            the agent, named by its content
       envs/<fingerprint>/           one environment; `.ready` inside it appears last
+      envs/<fingerprint>.seal       what it was when it was built, for copies of it (`agent.environments`)
       data/<key>/                   data that runs share; `data/<key>.ready` appears last
       trees/<key>/                  a project that waiting runs share: work/ and shipped.json, as in a run's own
       orders.json                   deadline and idleness   written by the agent for its unit's owner

@@ -219,7 +219,7 @@ class RegionEC2(EC2Backend):
         _set_state(instance, "pending")
         address, port = self._hypervisor.next_address()
         _set_public_address(instance, address)
-        instance.nics[0].delete_on_termination = True  # else moto keeps its private address for ever
+        _set_private_address(instance, address)
         instance.add_tags({SSH_PORT_TAG: str(port)})
         keys = self.describe_key_pairs(key_names=[instance.key_name]) if instance.key_name else []
         user_data = base64.b64decode(str(instance.user_data)) if instance.user_data else b""
@@ -276,3 +276,12 @@ def _set_public_address(instance: Instance, address: str | None) -> None:
     """moto would make one up, and it would be a stranger's."""
     instance.nics[0].public_ip_auto_assign = False
     instance.nics[0].public_ip = address
+
+
+def _set_private_address(instance: Instance, address: str) -> None:
+    """Where other machines reach it: here the same. moto's own would be a stranger's, and is given back."""
+    nic = instance.nics[0]
+    for each in nic.private_ip_addresses:
+        nic.subnet.del_subnet_ip(each["PrivateIpAddress"])
+    nic.private_ip_address = address
+    nic.private_ip_addresses = [{"Primary": True, "PrivateIpAddress": address}]

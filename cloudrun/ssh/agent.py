@@ -13,7 +13,17 @@ from typing import Any, Literal
 from cloudrun.core import wire
 from cloudrun.core.errors import ConnectionLost, TransferError
 from cloudrun.core.outputs import Outputs
-from cloudrun.core.records import DataSet, FileEntry, JobStatus, RunOnUnit, UnitNews, UnitOrders, Upload
+from cloudrun.core.records import (
+    CopySource,
+    DataSet,
+    FileEntry,
+    JobStatus,
+    RunOnUnit,
+    SealedEnvironment,
+    UnitNews,
+    UnitOrders,
+    Upload,
+)
 from cloudrun.ssh import outputs as told
 from cloudrun.ssh import transfer
 from cloudrun.ssh.archive import archive
@@ -26,6 +36,7 @@ from cloudrun.ssh.transfer import OnProgress, OpenSink
 
 __all__ = ["Agent", "Finished", "OnProgress", "OpenSink", "Outputs", "Queued", "Sink"]
 
+COPYING_S = 600.0  # for an environment from another unit
 ENDING_S = 300.0  # from a job's SIGKILL to its status: leftovers are ended, the digests of all outputs are made
 PING_S = 60.0  # how often to say that we are here: a unit without a client powers itself off
 INLINE_BYTES = 64 * 1024  # a project no larger than this is sent without asking what the unit has of it
@@ -77,6 +88,52 @@ class Agent:
     def has_environment(self, fingerprint: str) -> bool:
         """Whether the unit has it, whole. What it had when it greeted us need not be asked for."""
         return fingerprint in self._environments or bool(self._ask("environment", fingerprint=fingerprint).get("ready"))
+
+    def seal(self, fingerprint: str) -> SealedEnvironment:
+        """Note all that an environment consists of, while it is what was built: copies of it are held to that.
+
+        Raises TransferError or CloudrunError where it is of a kind that cannot be copied.
+        """
+        found = self._ask("seal", fingerprint=fingerprint)
+        digest, files, total = str(found.get("digest")), int(found.get("files", 0)), int(found.get("bytes", 0))
+        return SealedEnvironment(fingerprint, digest, files, total)
+
+    @contextlib.contextmanager
+    def sharing(self, fingerprint: str, public_key: str) -> Iterator[None]:
+        """While the block lasts, let whoever has the private half of the key fetch this one environment."""
+        over = False
+        try:
+            with self._channel() as channel:
+                channel.ask("share", fingerprint=fingerprint, key=public_key)
+                channel.next()
+                yield
+                over = True
+                channel.send(wire.FILE_END)
+                channel.reply()
+        except ConnectionLost:
+            if not over:  # else it lets nobody in any more, which is what was wanted
+                raise
+
+    def fetch_environment(
+        self, sealed: SealedEnvironment, source: CopySource, *, cancelled: threading.Event | None = None
+    ) -> None:
+        """Let the unit get an environment from another one, that it is `sharing`.
+
+        Raises TransferError where it does not come, or not as it was sealed; ConnectionLost where it takes longer than
+        COPYING_S; Cancelled when the event is set.
+        """
+        with self._channel(cancelled=cancelled, within_s=COPYING_S) as channel:
+            channel.ask(
+                "fetch_environment",
+                fingerprint=sealed.fingerprint,
+                digest=sealed.digest,
+                address=source.address,
+                port=source.port,
+                user=source.user,
+                host_key=source.host_key,
+                key=source.private_key,
+            )
+            channel.reply()
 
     def orders(self, orders: UnitOrders | None = None) -> UnitNews:
         """Give the unit new orders, or none; returns what its agent has seen of its machine."""

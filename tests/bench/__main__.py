@@ -13,6 +13,9 @@
   warm       `cloudrun submit` from nothing where the environment is known, against a script with boto3,
              ansible-playbook, scp and ssh
   cold       the same where no package was ever fetched
+  flat       from submit to 1, 2, 4, 8, 16 units at work, and the CPU time of cloudrun itself for each further one: the
+             environment built once and copied from unit to unit, built on every unit, or there from the boot; six
+             minutes. A TMPDIR in memory (not below /dev) with 6 GB keeps the disk out of it
   cells      64 cells of a second on two slots of one unit: the makespan, and what is added to each
   progressive  the 144 cells of jobs/progressive.toml, a cell and a feature space a run, through cloudrun, against a
              notebook that does it with dictionaries, a process a core; some ten minutes and 3 GB of disk
@@ -21,10 +24,10 @@
              some minutes and 4 GB of disk
 
 The first five talk to one private OpenSSH server on loopback, directly and with 40 ms of added round-trip time; `warm`,
-`cold`, `cells` and `progressive` run in a sandbox of their own, `simulation` and `ledger` in none. Ours uses the
-connection of a unit that is open already, unless it says otherwise; each tool makes its own, unless it says "over a
-ControlMaster". A ratio is our time by theirs: of the medians, and in brackets the lowest and highest of all rounds. It
-needs sshd, ssh, scp, sftp and rsync.
+`cold`, `cells` and `progressive` run in a sandbox of their own, `flat` in several, `simulation` and `ledger` in none.
+Ours uses the connection of a unit that is open already, unless it says otherwise; each tool makes its own, unless it
+says "over a ControlMaster". A ratio is our time by theirs: of the medians, and in brackets the lowest and highest of
+all rounds. It needs sshd, ssh, scp, sftp and rsync.
 """
 
 from __future__ import annotations
@@ -54,6 +57,7 @@ NAMES = (
     "unchanged",
     "warm",
     "cold",
+    "flat",
     "cells",
     "progressive",
     "simulation",
@@ -89,7 +93,7 @@ def main() -> None:
 
 
 def _measure(folder: Path, arguments: argparse.Namespace, wanted: Sequence[str]) -> dict[str, Any]:
-    from tests.bench import cells, files, jobs, kept, ledger, progressive, server, whole
+    from tests.bench import cells, files, flat, jobs, kept, ledger, progressive, server, whole
 
     _forget_the_users_settings(folder)
     quick = arguments.quick
@@ -97,6 +101,7 @@ def _measure(folder: Path, arguments: argparse.Namespace, wanted: Sequence[str])
     show = _Show(sys.stderr if arguments.json else sys.stdout)
     phases: dict[str, whole.Phases] = {}
     facts: dict[str, Any] = {}
+    spread: list[dict[str, Any]] = []
 
     def rounds(usual: int) -> int:
         return int(arguments.rounds or (max(2, usual // 3) if quick else usual))
@@ -131,6 +136,9 @@ def _measure(folder: Path, arguments: argparse.Namespace, wanted: Sequence[str])
         if "cold" in wanted:
             made, phases["cold"] = whole.cold(folder, 1 if quick else rounds(2), noise, arguments.machines)
             show.rows(made)
+        if "flat" in wanted:
+            spread = flat.measured(folder, noise, arguments.machines, quick=quick)
+            show.text(flat.table(spread))
         if "cells" in wanted:
             (folder / "cells").mkdir()
             show.costs(cells.short_cells(folder / "cells", rounds(3), noise))
@@ -151,6 +159,7 @@ def _measure(folder: Path, arguments: argparse.Namespace, wanted: Sequence[str])
         "rows": [{**dataclasses.asdict(row), "met": row.met} for row in show.shown],
         "costs": [{**dataclasses.asdict(cost), "met": cost.met} for cost in show.shown_costs],
         "phases": phases,
+        "flat": spread,
         "progressive": facts,
         "noise": {"cpu_loop_s": Spread.of(noise.cpu), "fsync_s": Spread.of(noise.fsync)},
     }

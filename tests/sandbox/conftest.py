@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,16 @@ def processes_of(instance_id: str) -> list[str]:
                 found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
         except OSError:
             continue
+    return found
+
+
+def pids_of(instance_id: str) -> list[int]:
+    """Processes of a machine, seen from outside."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if instance_id in (folder / "mountinfo").read_text() and int(folder.name) != os.getpid():
+                found.append(int(folder.name))
     return found
 
 

@@ -228,6 +228,8 @@ def test_a_job_that_dies_is_a_job_that_failed(shared: tuple[process_pool, Projec
     with pytest.raises(JobFailed, match="_exit did not come to its end") as failed:
         future.result(120)
     assert failed.value.run == future.run
+    with pytest.raises(JobFailed, match="its exit code was 0"):
+        pool.submit(os._exit, 0).result(120)
 
 
 def test_machines_end_when_nothing_is_left_for_them_and_come_again(

@@ -8,8 +8,6 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
@@ -18,7 +16,7 @@ from cloudrun.core.states import EndReason, GridState, RunState, UnitState
 from cloudrun.ledger import Ledger
 from cloudrun.ledger.home import DATABASE
 from cloudrun.sandbox import client
-from tests.sandbox.conftest import Aws, Project, Start, wait_for
+from tests.sandbox.conftest import Aws, Project, Start, pids_of, wait_for
 
 Nothing = Callable[[Project], None]
 
@@ -53,16 +51,6 @@ def done(ledger: Ledger) -> int:
 
 def running(ledger: Ledger) -> int:
     return sum(run.state is RunState.RUNNING for run in ledger.runs())
-
-
-def pids_of(instance_id: str) -> list[int]:
-    """Processes of a machine, seen from outside."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if instance_id in (folder / "mountinfo").read_text() and int(folder.name) != os.getpid():
-                found.append(int(folder.name))
-    return found
 
 
 def only_grid(project: Project) -> GridRecord:

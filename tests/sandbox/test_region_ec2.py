@@ -118,6 +118,7 @@ def test_an_instance_is_pending_first_then_runs_at_a_loopback_address_and_ends_f
     assert ec2.state(instance_id) == "pending"
     running = ec2.wait(instance_id, "running")
     assert running["PublicIpAddress"].startswith("127.")
+    assert running["PrivateIpAddress"] == running["PublicIpAddress"], "what other machines are told is where it is"
     assert running["Architecture"] == "x86_64"
     ec2.client.terminate_instances(InstanceIds=[instance_id])
     ended = ec2.wait(instance_id, "terminated")

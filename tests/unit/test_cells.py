@@ -127,3 +127,19 @@ def test_a_ledger_that_cannot_be_written_ends_it_and_another_client_that_was_qui
     grid.cells.ended(first, LedgerError("run r-0 is over"))
     with pytest.raises(LedgerError, match="disk"):
         grid.cells.ended(second, LedgerError("the disk is full"))
+
+
+def test_cells_whose_machine_went_down_never_share_one_again(make: Any) -> None:
+    grid = make(4)
+    first, second = grid.cells.take(), grid.cells.take()
+    for cell in (first, second):
+        grid.attempt(cell, EndReason.UNIT_LOST)
+        grid.cells.ended(cell, UnitGone("it went away"))
+    suspect = grid.cells.take()
+    assert suspect.number in (first.number, second.number)
+    beside = [suspect]
+    while (cell := grid.cells.take(beside)) is not None:
+        beside.append(cell)
+    assert [cell.number for cell in beside[1:]] == [2, 3]
+    assert grid.cells.backlog().queued == 1, "the other suspect waits for another machine"
+    assert grid.cells.take([beside[1]]).number in (first.number, second.number)

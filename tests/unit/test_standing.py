@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ class Some:
     def backlog(self) -> Backlog:
         return Backlog(len(self.queue), self.running, self.expected_s)
 
-    def take(self) -> int:
+    def take(self, beside: Sequence[int]) -> int:
         self.running += 1
         return self.queue.popleft()
 
@@ -69,7 +70,7 @@ def standing(*sources: Some) -> Standing:
 def test_those_that_wait_take_turns() -> None:
     one, two = Some(3), Some(1)
     work = standing(one, two)
-    taken = [task for _ in range(5) if (task := work.take()) is not None]
+    taken = [task for _ in range(5) if (task := work.take(())) is not None]
     assert [(task.source is one, task.task) for task in taken] == [(True, 0), (False, 0), (True, 1), (True, 2)]
     assert work.backlog() == Backlog(0, 4, None)
 
@@ -78,11 +79,11 @@ def test_what_is_stopped_no_longer_waits_and_is_over_with_its_last_task() -> Non
     one, two = Some(3, 2.0), Some(1, 4.0)
     work = standing(one, two)
     assert work.backlog() == Backlog(4, 0, 2.5)
-    task = work.take()
+    task = work.take(())
     assert task is not None
     one.why_stopped = "all fail alike"
     assert work.backlog() == Backlog(1, 1, 4.0)
-    other = work.take()
+    other = work.take(())
     assert other is not None
     assert other.source is two
     assert one.closed == []

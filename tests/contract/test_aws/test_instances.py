@@ -74,6 +74,7 @@ def test_unknown_ids_are_absent_from_a_description(aws: Aws, request_for_two: La
     found = instances.describe([*ids, NOBODY, "not an id"])
     assert set(found) == set(ids)
     assert all(instance.state == "running" and instance.address for instance in found.values())
+    assert len({instance.private_address for instance in found.values()} - {None}) == 2
 
 
 def test_many_ids_are_described_in_few_calls(aws: Aws, endpoint: Endpoint, request_for_two: LaunchRequest) -> None:

@@ -83,6 +83,26 @@ def test_a_caller_whose_address_changed_is_let_in_too(aws: Aws, name: str, tags:
         network.admit(group_id, "198.51.100.9/32")
 
 
+def test_the_machines_of_a_group_may_reach_each_other_and_it_can_be_deleted_all_the_same(
+    aws: Aws, name: str, tags: dict[str, str]
+) -> None:
+    network = Network(aws)
+    group_id = network.create_security_group(name, "203.0.113.7/32", tags)
+    for _ in range(2):
+        network.admit_each_other(group_id)
+    group = aws.client("ec2").describe_security_groups(GroupIds=[group_id])["SecurityGroups"][0]
+    among = [
+        (rule["IpProtocol"], rule["FromPort"], rule["ToPort"], pair["GroupId"])
+        for rule in group["IpPermissions"]
+        for pair in rule["UserIdGroupPairs"]
+    ]
+    assert among == [("tcp", 22, 22, group_id)]
+    assert admitted(aws, group_id) == {"203.0.113.7/32"}
+    assert network.delete_security_group(group_id)
+    with pytest.raises(UsageError, match="could not let the machines of"):
+        network.admit_each_other(group_id)
+
+
 def test_older_addresses_of_ours_are_withdrawn_and_rules_of_others_stay(
     aws: Aws, name: str, tags: dict[str, str]
 ) -> None:
