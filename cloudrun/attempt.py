@@ -80,10 +80,10 @@ class Attempt:
             if self.unit.ledger.run(self.run.run_id).state is RunState.SHIPPING:
                 self.unit.ledger.move_run(self.run.run_id, RunState.RUNNING)
 
-    def follow(self) -> JobStatus:
+    def follow(self) -> Finished:
         """Hand on what the job prints until it has ended, over a new connection where one is lost."""
         return self.despite_cuts(
-            lambda: self.unit.agent.follow(
+            lambda: self.unit.agent.follow_home(
                 self.place, self.printed, offsets=self.printed.offsets, cancelled=self.unit.stop
             )
         )
@@ -254,7 +254,7 @@ class Attempt:
         try:
             if unit.ledger.run(self.run.run_id).state is RunState.QUEUED:
                 return  # by `conclude`, with what was saved
-            if self.started and self._came_by_bucket(error):
+            if self._came_by_bucket(error):
                 return
             reason = EndReason.UNIT_LOST if isinstance(error, UnitGone) else EndReason.INTERRUPTED
             self.home.requeue(None, str(error), logs=self._logs(), reason=reason)

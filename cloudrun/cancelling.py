@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from cloudrun import attaching, reaper
-from cloudrun.cells import ON_UNITS
+from cloudrun import reaper
 from cloudrun.clients import is_alive
 from cloudrun.core.clock import SystemClock
-from cloudrun.core.errors import CloudrunError, LedgerError, UsageError
+from cloudrun.core.errors import UsageError
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.records import GridRecord
 from cloudrun.core.states import EndReason, GridState, RunState
+from cloudrun.gathering import end_cells
 from cloudrun.grid_units import units_of
 from cloudrun.homecoming import end_queued
 from cloudrun.ledger import Ledger
@@ -53,12 +53,6 @@ def end_left(
             for cell in batch:
                 end_queued(ledger, cell.run_id, ending)
         after = batch[-1].number
-    for cell in ledger.cells(grid_id, states=ON_UNITS, limit=BATCH):
-        try:
-            attaching.cancel(ledger, cell.run_id, grace_s=grace_s, observe=observe, profile=profile)
-        except LedgerError:
-            raise
-        except CloudrunError as error:  # the others are tried all the same
-            observe(Note(f"cell {cell.number} ({cell.run_id}): {error}", "warning"))
+    end_cells(ledger, grid_id, ending, grace_s=grace_s, observe=observe, profile=profile)
     if left := [unit.instance_id for unit in units_of(ledger, grid_id)]:
         reaper.reap(ledger, units=left, observe=observe, profile=profile).require_complete()

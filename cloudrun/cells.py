@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from cloudrun import runs
+from cloudrun import runs, wiring
 from cloudrun.core.clock import SystemClock
 from cloudrun.core.errors import Cancelled, CloudrunError, LedgerError, UnitGone
 from cloudrun.core.events import Note, Observer
@@ -13,13 +13,13 @@ from cloudrun.core.records import RunRecord
 from cloudrun.core.states import EndReason, RunState, is_terminal
 from cloudrun.homecoming import end_queued
 from cloudrun.ledger import Ledger
+from cloudrun.lost import recover
 from cloudrun.plan.endings import Ending
 from cloudrun.plan.expecting import Expectation
 from cloudrun.plan.retrying import SUSPICIOUS, UNITS_TAKEN_DOWN, Failures, next_step
 from cloudrun.plan.scheduling import Backlog
 from cloudrun.pooled import PooledUnit
 from cloudrun.prepared import Prepared
-from cloudrun.pulling import requeue_unseen
 from cloudrun.turns import Cell, Turns
 
 __all__ = ["ON_UNITS", "Cell", "Cells", "Tally"]
@@ -124,13 +124,14 @@ class Cells:
         self._tally.running -= 1
         run = self._ledger.run(task.run.run_id)
         if isinstance(error, UnitGone) and run.state in ON_UNITS:  # nobody came to it before its machine went
-            requeue_unseen(self._ledger, run, str(error))
+            self._recover(run, error)
             run = self._ledger.run(run.run_id)
         if run.state is RunState.QUEUED:
             self._once_more(task, run, error)
         elif not is_terminal(run.state):
             self._tally.elsewhere += 1
-            self._observe(Note(f"cell {task.number} ({run.run_id}): {error}", "warning"))
+            if not isinstance(error, Cancelled):  # it goes on on its machine, as do all the others there
+                self._observe(Note(f"cell {task.number} ({run.run_id}): {error}", "warning"))
         elif run.state is RunState.SUCCEEDED:
             self._succeeded(task, run)
         elif run.end_reason is EndReason.CANCELLED:
@@ -140,6 +141,18 @@ class Cells:
             self._failed(task, run)
         if isinstance(error, LedgerError) and not is_terminal(run.state):
             raise error  # where nothing can be written down, nothing more may be started
+
+    def came_home(self, cell: Cell) -> None:
+        """One that ended while nobody looked."""
+        self._tally.running += 1
+        self.ended(cell, None)
+
+    def _recover(self, run: RunRecord, error: UnitGone) -> None:
+        """Where it had a bucket, it may have ended before its machine went."""
+        has_store = any(each.store for each in self._ledger.attempts(run.run_id)[-1:])
+        place = self._ledger.unit(run.instance_id or "").place
+        cloud = wiring.reconnect(place, self._plan.settings.profile) if has_store else None
+        recover(self._ledger, cloud, [run], str(error), self._observe)
 
     # -- what becomes of a cell ----------------------------------------------------------------------------------------
 

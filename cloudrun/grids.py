@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import TypeVar
 
-from cloudrun import datasets, runs
 from cloudrun.cancelling import end_left
-from cloudrun.cells import Cells, Tally
-from cloudrun.clients import is_alive
+from cloudrun.cells import ON_UNITS, Cells, Tally
 from cloudrun.core.clock import SystemClock
 from cloudrun.core.errors import Cancelled, CloudrunError, LedgerError, UsageError, before_launch
 from cloudrun.core.events import Observer
-from cloudrun.core.ids import new_id
 from cloudrun.core.records import GridRecord, Image, RunRecord
 from cloudrun.core.settings import Settings
-from cloudrun.core.states import GridState, RunState, is_terminal
-from cloudrun.grid_units import GRID_TAG
+from cloudrun.core.states import GridState, RunState
+from cloudrun.grid_rows import batches, begin, fill, tally_of
+from cloudrun.grid_units import GRID_TAG, units_of
+from cloudrun.handing import HandedOut, hand_out
 from cloudrun.inherited import inherit
 from cloudrun.leases import present
 from cloudrun.ledger import Ledger
@@ -31,20 +27,17 @@ from cloudrun.plan import budget
 from cloudrun.plan.costs import Stay, shares
 from cloudrun.plan.estimate import Estimate, estimate
 from cloudrun.plan.expecting import Expectation
-from cloudrun.plan.fingerprint import cell_key
 from cloudrun.plan.grid import Grid
 from cloudrun.plan.pricing import usd_per_hour, vcpus
 from cloudrun.plan.scheduling import Backlog, Limits, Terms, decide, least_life_s
-from cloudrun.pool import Pool
-from cloudrun.prepared import Job, Prepared, submission
+from cloudrun.pool import Pool, QueueSlots
+from cloudrun.prepared import Job, Prepared
 from cloudrun.submit import checked
 from cloudrun.wiring import Cloud
 from cloudrun.work import Joined
 
-BATCH = 1000  # cells that are written in one transaction
 BOOT_S = {"sandbox": 3.0, "aws": 60.0}  # from asking for a machine to its first cell, until one has been seen to boot
 SAVING_S = 15.0  # before a deadline, beside the grace of what runs, for outputs to be saved: as `agent.power` has it
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -85,12 +78,16 @@ def run_grid(
     changed: Changed = lambda _tally, _pool: None,
     over: Callable[[RunRecord], None] = lambda _: None,
     estimated: Callable[[Estimate], None] = lambda _: None,
+    detach: bool = False,
+    only: str | None = None,
 ) -> Finished:
     """Run every cell that has not succeeded before. The same command goes on with a grid that was left in the middle.
 
+    With `detach` it returns as soon as each machine has its share. `only` is the id of the grid that it shall be.
+
     `estimated` is called before anything is launched, `over` with each cell's run as it ends, `changed` whenever
-    something has moved. Raises UsageError before
-    anything is launched, where another process goes on with the same grid too; and what `Pool.run` raises.
+    something has moved. Raises UsageError before anything is launched, where another process goes on with the same grid
+    too; and what `Pool.run` raises.
     """
     _check(wishes)
     with before_launch():
@@ -100,13 +97,27 @@ def run_grid(
     plan = on_its_share(plan, wishes, terms)
     with present(ledger, SystemClock()) as client_id:
         check_money(limits)
-        run = GridRun(plan, grid, wishes, ledger, client_id, observe, over)
-        pool = Pool(
-            cloud, ledger, settings, image, limits, observe, client_id,
-            changed=lambda pool: changed(run.tally, pool), check=run.check, tags={GRID_TAG: run.grid_id}, terms=terms,
-        )  # fmt: skip
+        run = GridRun(plan, grid, wishes, ledger, client_id, observe, over, only)
+
+        def make_pool(limits: Limits, terms: Callable[[str], Terms], queue_slots: QueueSlots = None) -> Pool:
+            return Pool(
+                cloud, ledger, settings, image, limits, observe, client_id,
+                changed=lambda pool: changed(run.tally, pool), check=run.check, tags={GRID_TAG: run.grid_id},
+                terms=terms, queue_slots=queue_slots,
+            )  # fmt: skip
+
+        def make_pool_of_shares(limits: Limits) -> Pool:
+            return make_pool(limits, lambda name: replace(terms(name), slots=1), lambda name: terms(name).slots)
+
         try:
             changed(run.tally, None)
+            if detach:
+                estimated(_estimate(run.cells.backlog(), limits))
+                take_over = partial(run.inherit, cloud, image)
+                return run.leave_alone(
+                    hand_out(run.cells, plan, limits, ledger, observe, take_over, make_pool_of_shares)
+                )
+            pool = make_pool(limits, terms)
             joined = run.inherit(cloud, image)
             estimated(_estimate(run.cells.backlog(), limits))
             try:
@@ -131,14 +142,24 @@ class GridRun:
         client_id: str,
         observe: Observer,
         over: Callable[[RunRecord], None] = lambda _: None,
+        only: str | None = None,
     ) -> None:
-        """Raises UsageError where another process goes on with it."""
+        """Raises UsageError where another process goes on with it, and where it is another grid than `only`."""
         self._ledger = ledger
         self._settings = settings = plan.settings
         self._client_id = client_id
         self._observe = observe
         with ledger.together():  # two processes that begin it at the same moment are one after the other
-            record, former = _begun(plan, grid, wishes, ledger, client_id)
+            record, former = begin(
+                plan,
+                grid,
+                asdict(wishes),
+                ledger,
+                client_id,
+                again=wishes.again,
+                budget_usd=wishes.budget_usd,
+                only=only,
+            )
         self.grid_id = record.grid_id
         if former is not None:  # begun anew before it was over: nobody needs its machines any more
             why = f"it was begun anew as {record.grid_id}"
@@ -146,8 +167,8 @@ class GridRun:
             end_left(ledger, former.grid_id, why, grace_s=settings.grace_s, observe=observe, profile=settings.profile)
         self.tally = Tally(grid.size)
         try:
-            taken = _fill(record, plan, grid, ledger, again=wishes.again)
-            self.tally = _tally(record, ledger, taken)
+            taken = fill(record, plan, grid, ledger, again=wishes.again)
+            self.tally = tally_of(record, ledger, taken)
             self.cells = Cells(
                 ledger, record.grid_id, plan, self.tally, observe,
                 retries=wishes.retries, keep_going=wishes.keep_going, over=over,
@@ -160,8 +181,9 @@ class GridRun:
     def inherit(self, cloud: Cloud, image: Image) -> Joined:
         """What dead clients have left of it, taken over."""
         joined = inherit(
-            self.grid_id, cloud, self._ledger, self._settings, image, self.tally, self._client_id, self._observe
-        )
+            self.grid_id, cloud, self._ledger, self._settings, image, self.tally, self._client_id, self._observe,
+            self.cells.came_home,
+        )  # fmt: skip
         self.cells.refresh()
         return joined
 
@@ -182,6 +204,15 @@ class GridRun:
             error.add_note(
                 f"{done} of {self.tally.cells} cells have succeeded; the same command goes on with {self.grid_id}"
             )
+            left = [
+                unit for unit in units_of(self._ledger, self.grid_id) if not unit.client_id and unit.on_exit == "keep"
+            ]
+            if left:
+                names = ", ".join(unit.instance_id for unit in left)
+                error.add_note(
+                    f"{names}: detached, and going on with what they have; cloudrun attach {self.grid_id} comes back to"
+                    f" them, cloudrun cancel {self.grid_id} ends them"
+                )
             self._ledger.end_grid(self.grid_id, GridState.STOPPED, str(error) or "the user interrupted it")
         self.let_go()
 
@@ -196,6 +227,16 @@ class GridRun:
         self._ledger.end_grid(self.grid_id, GridState.DONE if self.is_done else GridState.STOPPED, why)
         self.let_go()
         return Finished(self._ledger.grid(self.grid_id), self.tally, spent_usd, why)
+
+    def leave_alone(self, handed: HandedOut) -> Finished:
+        """Leave it to its machines, for whoever comes next; a grid that has nothing left to do is done."""
+        counts = self._ledger.counts(self.grid_id)
+        tally = tally_of(self._ledger.grid(self.grid_id), self._ledger, self.tally.taken)
+        tally.running = sum(counts[state] for state in ON_UNITS)
+        if not tally.left and not tally.running:
+            self._ledger.end_grid(self.grid_id, GridState.DONE)
+        self.let_go()
+        return Finished(self._ledger.grid(self.grid_id), tally, handed.most_usd, handed.why)
 
     def let_go(self) -> None:
         """Whoever comes next may go on with it, while this process lives on."""
@@ -289,107 +330,6 @@ def _estimate(backlog: Backlog, limits: Limits) -> Estimate:
     )
 
 
-def _begun(
-    plan: Prepared, grid: Grid, wishes: Wishes, ledger: Ledger, client_id: str
-) -> tuple[GridRecord, GridRecord | None]:
-    """The grid of this very command that is not over, else a new one; and with `again` the one that it takes the place
-    of. Raises UsageError where another process has it."""
-    identity = _identity(plan, grid)
-    former = ledger.find_grid(identity)
-    if former is not None and former.state in (GridState.OPEN, GridState.STOPPED):
-        alive = is_alive(ledger.client(former.client_id), SystemClock().now())
-        if alive or not ledger.take_grid(former.grid_id, client_id, of=former.client_id):
-            raise UsageError(
-                f"another process goes on with this very grid, {former.grid_id}",
-                next_step=f"cloudrun results --grid {former.grid_id} shows how far it is",
-            )
-        if not wishes.again:
-            if former.state is GridState.STOPPED:
-                ledger.reopen_grid(former.grid_id)
-            ledger.update_grid(former.grid_id, budget_usd=wishes.budget_usd, settings=submission(plan)["settings"])
-            return ledger.grid(former.grid_id), None
-    else:
-        former = None
-    goods = plan.shipment
-    record = GridRecord(
-        grid_id=new_id("g"),
-        name=plan.job.name or runs.new_run(plan, SystemClock().now()).name,
-        script=goods.script,
-        state=GridState.OPEN,
-        created_at=SystemClock().now(),
-        identity=identity,
-        cells=grid.size,
-        spec={"root": str(goods.root), "cwd": goods.cwd, "arguments": plan.job.arguments, "grid": grid.to_json()},
-        settings=submission(plan)["settings"],
-        budget_usd=wishes.budget_usd,
-        client_id=client_id,
-    )
-    ledger.begin_grid(record)
-    return record, former
-
-
-def _identity(plan: Prepared, grid: Grid) -> str:
-    """What the same command with the same code, data and environment has again: and nothing of how it is run."""
-    lines = [
-        "cloudrun grid 1",
-        plan.shipment.script,
-        plan.shipment.cwd,
-        plan.code_digest,
-        datasets.digest(plan.data),
-        plan.environment.fingerprint,
-        json.dumps(plan.job.arguments),
-        json.dumps(grid.to_json()),
-    ]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _fill(record: GridRecord, plan: Prepared, grid: Grid, ledger: Ledger, *, again: bool) -> int:
-    """See to it that every cell is in the ledger, as a run that has succeeded, or goes on, or waits. Returns how many
-    had succeeded before."""
-    now = SystemClock().now()
-    data_digest = datasets.digest(plan.data)
-    template = runs.new_run(plan, now)
-    taken = 0
-    for batch in _batches(enumerate(grid.cells())):
-        keys = {
-            number: cell_key(plan.code_digest, params, data_digest, plan.environment.fingerprint, plan.job.arguments)
-            for number, params in batch
-        }
-        there = {cell.number: cell for cell in ledger.cells(record.grid_id, after=batch[0][0] - 1, limit=len(batch))}
-        known = {} if again else ledger.runs_by_cell(keys.values())
-        added: list[tuple[int, RunRecord | str]] = []
-        for number, params in batch:
-            cell = there.get(number)
-            run_id, state = known.get(keys[number], ("", RunState.LOST))
-            if cell is not None and (cell.state is RunState.SUCCEEDED or not is_terminal(cell.state)):
-                taken += cell.state is RunState.SUCCEEDED
-            elif state is RunState.SUCCEEDED:
-                added.append((number, run_id))
-                taken += 1
-            else:
-                added.append((number, replace(template, run_id=new_id("r"), params=params, cell_key=keys[number])))
-        if added:
-            ledger.add_cells(record.grid_id, added)
-    return taken
-
-
-def _batches(items: Iterable[T]) -> Iterator[list[T]]:
-    batch: list[T] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _tally(record: GridRecord, ledger: Ledger, taken: int) -> Tally:
-    counts = ledger.counts(record.grid_id)
-    failed = sum(counts[state] for state in RunState if is_terminal(state) and state is not RunState.SUCCEEDED)
-    return Tally(record.cells, counts[RunState.SUCCEEDED], taken, failed)
-
-
 def write_costs(ledger: Ledger, pool: Pool) -> None:
     """What each run cost of the units that it was on: worth knowing, and no reason for anything to fail."""
     with suppress(LedgerError):
@@ -404,7 +344,7 @@ def write_costs(ledger: Ledger, pool: Pool) -> None:
             price = pool.terms(ledger.unit(instance_id).instance_type).usd_per_hour
             for run_id, usd in shares(price, each).items():
                 cost[run_id] += usd
-        for batch in _batches(cells.intersection(cost)):
+        for batch in batches(cells.intersection(cost)):
             with ledger.together():
                 for run_id in batch:
                     ledger.set_cost(run_id, cost[run_id])

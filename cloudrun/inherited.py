@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 
 from cloudrun import reaper, wiring
@@ -10,14 +12,14 @@ from cloudrun.cells import ON_UNITS, Cell, Tally
 from cloudrun.clients import is_alive
 from cloudrun.core.clock import SystemClock
 from cloudrun.core.events import Note, Observer
-from cloudrun.core.records import Image, Instance, LaunchRecord, UnitRecord
+from cloudrun.core.records import Image, Instance, LaunchRecord, OnExit, UnitRecord
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import UnitState
 from cloudrun.grid_units import launches_of
 from cloudrun.ledger import Ledger
+from cloudrun.lost import recover
 from cloudrun.plan import budget
 from cloudrun.plan.pricing import usd_per_hour
-from cloudrun.pulling import requeue_unseen
 from cloudrun.wiring import Cloud
 from cloudrun.work import Joined
 
@@ -33,18 +35,26 @@ def inherit(
     tally: Tally,
     client_id: str,
     observe: Observer,
+    came_home: Callable[[Cell], None] = lambda _: None,
 ) -> Joined:
-    """Take over what lives, and queue again what ran where nothing lives any more.
+    """Take over what lives; what ran where nothing lives any more comes home from its bucket, as `came_home`
+    is told, or is queued again. A unit that was left to its queue still is, should this process die.
 
     What another living process has at the moment (`cloudrun attach` to a cell) is left to it, and so are machines in
     another place than `cloud`'s: their cells count as `elsewhere`.
     """
     now = SystemClock().now()
-    cells = _cells_on_units(grid_id, ledger)
+    cells = cells_on_units(grid_id, ledger)
     launches = launches_of(ledger, grid_id)
-    of_pools = {*cells, *_of_dead_pools(grid_id, ledger, now)}  # which had more to do than this grid
+    of_pools = {*cells, *_of_dead_pools(grid_id, ledger, now, launches)}  # which had more to do than this grid
     if not launches and not of_pools:
         return Joined()
+
+    def lost(gone: list[Cell], name: str, how: str = "went away while nobody looked") -> None:
+        by_run = {cell.run.run_id: cell for cell in gone}
+        for run in recover(ledger, cloud, [cell.run for cell in gone], f"{name} {how}", observe):
+            came_home(replace(by_run[run.run_id], run=run))
+
     units = {
         unit.instance_id: unit
         for unit in ledger.units(live=False)
@@ -63,9 +73,9 @@ def inherit(
         price = _price(unit)
         if name not in alive:
             spent_usd += budget.cost_usd(price, ((unit.ended_at or now) - unit.created_at).total_seconds())
-            _requeue(ledger, on_it, f"{name} went away while nobody looked")
+            lost(on_it, name)
         elif unit.place != cloud.place and wiring.reconnect(unit.place, settings.profile) is None:
-            _requeue(ledger, on_it, f"{name} went away with its sandbox")
+            lost(on_it, name, "went away with its sandbox")
             reaper.forget(ledger, unit)
         elif not _taken(unit, cloud, ledger, client_id, settings, now):
             spent_usd += budget.worst_usd(now.timestamp(), [_Held(unit, price)], 0.0)
@@ -77,7 +87,7 @@ def inherit(
         else:
             spent_usd += budget.cost_usd(price, (now - unit.created_at).total_seconds())
             ending.append(name)
-            _requeue(ledger, on_it, f"{name} went away while nobody looked")
+            lost(on_it, name)
     return Joined(tuple(joined), tuple(ending), tuple(_unreleased(cloud, ledger, launches)), spent_usd)
 
 
@@ -91,9 +101,10 @@ class _Held:
         self.usd_per_hour = price
 
 
-def _of_dead_pools(grid_id: str, ledger: Ledger, now: datetime) -> set[str]:
-    """Units that nobody has any more, and that the grid has run on."""
-    left = {unit.instance_id for unit in ledger.units() if not is_alive(ledger.client(unit.client_id), now)}
+def _of_dead_pools(grid_id: str, ledger: Ledger, now: datetime, own: Mapping[str, object]) -> set[str]:
+    """Units that nobody has any more, and that the grid has run on, without those of its `own` launches."""
+    others = [unit for unit in ledger.units() if unit.launch_id not in own]
+    left = {unit.instance_id for unit in others if not is_alive(ledger.client(unit.client_id), now)}
     return {
         name for name in left if any(ledger.run(each.run_id).grid_id == grid_id for each in ledger.attempts_on([name]))
     }
@@ -104,7 +115,8 @@ def _price(unit: UnitRecord) -> float:
     return known.usd_per_hour if known else 0.0
 
 
-def _cells_on_units(grid_id: str, ledger: Ledger) -> dict[str, list[Cell]]:
+def cells_on_units(grid_id: str, ledger: Ledger) -> dict[str, list[Cell]]:
+    """Those of a grid's cells that are on a unit, or were on their way to one, by that unit and then by number."""
     cells: dict[str, list[Cell]] = defaultdict(list)
     after = -1
     while batch := ledger.cells(grid_id, after=after, limit=BATCH, states=ON_UNITS):
@@ -121,7 +133,8 @@ def _taken(unit: UnitRecord, cloud: Cloud, ledger: Ledger, client_id: str, setti
         return True
     if unit.place != cloud.place or is_alive(ledger.client(unit.client_id), now):
         return False
-    return ledger.take_unit(unit.instance_id, client_id, of=unit.client_id, on_exit=settings.on_exit)
+    how: OnExit = "keep" if unit.on_exit == "keep" else settings.on_exit
+    return ledger.take_unit(unit.instance_id, client_id, of=unit.client_id, on_exit=how)
 
 
 def _is_of_use(found: Instance | None, unit: UnitRecord, on_it: list[Cell], launch: LaunchRecord, image: Image) -> bool:
@@ -129,11 +142,6 @@ def _is_of_use(found: Instance | None, unit: UnitRecord, on_it: list[Cell], laun
     if found is None or found.state not in ("pending", "running") or unit.state is UnitState.TERMINATING:
         return False
     return bool(on_it) or launch.architecture == image.architecture
-
-
-def _requeue(ledger: Ledger, cells: list[Cell], why: str) -> None:
-    for cell in cells:
-        requeue_unseen(ledger, cell.run, why)
 
 
 def _unreleased(cloud: Cloud, ledger: Ledger, launches: dict[str, LaunchRecord]) -> list[str]:

@@ -59,6 +59,9 @@ class Told:
     act: Callable[[], None]
 
 
+QueueSlots = Callable[[str], int | None] | None
+
+
 class Pool:
     """`run` works through a queue and returns when nothing of it can be done any more. Not to be used twice."""
 
@@ -77,10 +80,12 @@ class Pool:
         tags: Mapping[str, str] | None = None,
         terms: Callable[[str], Terms] | None = None,
         linger_s: float = 0.0,
+        queue_slots: QueueSlots = None,
     ) -> None:
         """`check` is called now and then, and raises where the work is not this client's any more. `tags` are for the
         machines. `terms` tells what a type is like; all are as `limits` says by default. A machine that nothing is left
-        for is ended `linger_s` seconds later, while more work may come."""
+        for is ended `linger_s` seconds later, while more work may come. `queue_slots`: how many runs that wait on a
+        machine of some type go on at a time; None leaves that to whoever let them wait."""
         self.cloud = cloud
         self.ledger = ledger
         self.settings = settings
@@ -91,6 +96,7 @@ class Pool:
         self.changed = changed
         self.check = check
         self.terms = terms or (lambda _: Terms(limits.slots, limits.usd_per_hour))
+        self.queue_slots = queue_slots or (lambda _: None)
         self.linger_s = linger_s
         self.hands: dict[str, Hand] = {}
         self.used: list[str] = []  # every unit that it ever had
@@ -266,6 +272,8 @@ class Pool:
             if isinstance(event.error, MACHINE_FAILED):
                 self._failure = event.error
                 self._drain(hand)
+            elif hand.unit is not None and hand.unit.is_let_go:
+                self._drain(hand)
             self._work.ended(event.task, event.error)
         else:
             self._closed(hand, event.error)
@@ -340,7 +348,8 @@ class Pool:
             self._endings.add(instance_id)
         for record, price, tasks in joined.units:
             known = self.hands.get(record.instance_id)  # joined with other work that was on it
-            slots, created = max(self.terms(record.instance_type).slots, len(tasks)), record.created_at.timestamp()
+            slots = self.terms(record.instance_type).slots  # fewer than there are tasks, on a unit with a long queue
+            created = record.created_at.timestamp()
             hand = known or Hand(record, slots, price, created, record.deadline.timestamp())
             self.hands[record.instance_id] = hand
             for task in tasks:
@@ -350,9 +359,11 @@ class Pool:
 
     def _begin(self, hand: Hand) -> None:
         self.used.append(hand.record.instance_id)
+        was_let_go = hand.record.on_exit == "keep" and hand.record.state is UnitState.READY
         unit = PooledUnit(
             self.cloud, self.ledger, self.settings, self.observe, self.clock,
             image=self.image, record=hand.record, client_id=self.client_id, end=self._endings.add,
+            detached=was_let_go, queue_slots=self.queue_slots(hand.record.instance_type),
             spreading=self._spreading,
         )  # fmt: skip
         hand.begin(unit, self._work.carry_out, self._tell)
@@ -378,7 +389,9 @@ class Pool:
     def _closed(self, hand: Hand, error: BaseException | None) -> None:
         instance_id = hand.record.instance_id
         del self.hands[instance_id]
-        self.ended_usd += budget.cost_usd(hand.usd_per_hour, self.clock.now().timestamp() - hand.requested_at)
+        goes_on = hand.unit is not None and hand.unit.is_let_go
+        until = hand.deadline + budget.POWER_OFF_S if goes_on else self.clock.now().timestamp()
+        self.ended_usd += budget.cost_usd(hand.usd_per_hour, until - hand.requested_at)
         never_ready = hand.ready_at is None and not isinstance(error, Cancelled)
         if never_ready:
             self._failure = error

@@ -18,7 +18,10 @@ from cloudrun.wiring import Cloud
 
 
 class PooledUnit(OpenUnit):
-    """`end` is called with the instance's id once nothing is left on it; it need not wait until it has gone."""
+    """`end` is called with the instance's id once nothing is left on it; it need not wait until it has gone.
+
+    `detached`: it has a queue of its own, and goes on with it where this process is told to stop.
+    """
 
     replaceable = True
 
@@ -34,14 +37,25 @@ class PooledUnit(OpenUnit):
         record: UnitRecord,
         client_id: str,
         end: Callable[[str], None],
+        detached: bool = False,
+        queue_slots: int | None = None,
         spreading: Spreading | None = None,
     ) -> None:
         super().__init__(cloud, ledger, settings, observe, clock)
         self.image = image
         self.record = record
         self.client_id = client_id
+        self.detached = detached
+        self.queue_slots = queue_slots
         self._end = end
         self.spreading = spreading
+        self._power_off_when_done = detached and bool(settings.bucket)
+
+    @property
+    def is_let_go(self) -> bool:
+        if self._let_go or not self.detached or not self.cancelled.is_set() or self.hurried.is_set():
+            return self._let_go
+        return bool(self.ledger.unfinished_runs(self.instance_id))
 
     def open(self) -> None:
         """Log in to the machine, which runs. Where that fails it is ended before the error surfaces.
@@ -64,9 +78,9 @@ class PooledUnit(OpenUnit):
                 raise
 
     def _hand_back(self) -> None:
-        if not self._is_ours():
+        if self._let_go or not self._is_ours():
             return
-        if self.keep_until_deadline and not self.hurried.is_set():
+        if self.is_let_go or (self.keep_until_deadline and not self.hurried.is_set()):
             self.ledger.update_unit(self.instance_id, client_id="", on_exit="keep")
         else:
             self._end(self.instance_id)

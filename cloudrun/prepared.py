@@ -83,9 +83,15 @@ def submission(plan: Prepared) -> dict[str, Any]:
 
 def submitted_settings(run: RunRecord) -> Settings | None:
     """The settings a run was submitted with; None for one of an older cloudrun."""
-    known = {name: value for name, value in run.submission.get("settings", {}).items() if name in NAMES}
+    settings = run.submission.get("settings", {})
+    return settings_from(settings) if any(name in NAMES for name in settings) else None
+
+
+def settings_from(kept: Mapping[str, Any]) -> Settings:
+    """Settings that the ledger has kept."""
+    known = {name: value for name, value in kept.items() if name in NAMES}
     lists = {name: tuple(known.get(name, ())) for name in ("data", "fallback_types")}  # JSON has no tuples
-    return Settings(**{**known, **lists}) if known else None
+    return Settings(**{**known, **lists})
 
 
 def _local_code(goods: Shipment) -> tuple[str, ImportScan]:

@@ -64,7 +64,7 @@ def pull(
         except BaseException as error:
             _wait_on(ledger, run, held, pending=isinstance(error, CloudrunError))
             raise
-        _end_unit(cloud, ledger, unit, run.run_id, held, observe, clock)
+        end_unit(cloud, ledger, unit, held, observe, clock, run.run_id)
     clear_stores(cloud, ledger, run.run_id, observe)
     return ledger.get(run.run_id)
 
@@ -135,10 +135,17 @@ def waiting_run(ledger: Ledger, reference: str) -> tuple[RunRecord, AttemptRecor
     return run, attempts[-1], ledger.unit(attempts[-1].instance_id)
 
 
-def _end_unit(
-    cloud: Cloud, ledger: Ledger, unit: UnitRecord, run_id: str, held: Lease, observe: Observer, clock: Clock
+def end_unit(
+    cloud: Cloud,
+    ledger: Ledger,
+    unit: UnitRecord,
+    held: Lease,
+    observe: Observer,
+    clock: Clock,
+    run_id: str | None = None,
 ) -> None:
-    """End a unit that nothing waits on, as it was launched to end. Where that is interrupted it is the reaper's."""
+    """End a unit that nothing waits on, as it was launched to end. Where that is interrupted it is the reaper's.
+    `run_id`: the run whose time that is."""
     how = ledger.launch(unit.launch_id).on_exit
     if not held.holds():
         observe(Note(f"another client has taken {unit.instance_id} over: it is left to it", "warning"))
@@ -155,8 +162,9 @@ def _end_unit(
         terminating.terminate(
             cloud, ledger, [unit.instance_id], reason=EndReason.COMPLETED, timeout_s=TERMINATE_S, clock=clock
         )
-    with suppress(LedgerError):  # a time is not worth an error
-        ledger.set_timings(run_id, together(ledger.run(run_id).timings, phases.timings()))
+    if run_id is not None:
+        with suppress(LedgerError):  # a time is not worth an error
+            ledger.set_timings(run_id, together(ledger.run(run_id).timings, phases.timings()))
     if not any(other.launch_id == unit.launch_id for other in ledger.units()):
         terminating.release_resources(cloud, ledger, unit.launch_id, timeout_s=TERMINATE_S, clock=clock)
 
@@ -166,7 +174,7 @@ def despite_cuts(
     ledger: Ledger,
     unit: UnitRecord,
     observe: Observer,
-    act: Callable[[Agent], None],
+    act: Callable[[Agent], object],
     *,
     login_s: float = LOGIN_S,
 ) -> None:
@@ -174,14 +182,14 @@ def despite_cuts(
     for left in reversed(range(TRIES)):
         try:
             with connected(cloud, ledger, unit, observe, timeout_s=login_s) as connection:
-                return act(connection.agent)
+                act(connection.agent)
+                return
         except HostKeyMismatch:
             raise
         except ConnectionLost:
             if not left:
                 raise
             observe(Note("the connection is lost; connecting again", "warning"))
-    return None
 
 
 def pull_run(
@@ -210,21 +218,27 @@ def pull_run(
     status = agent.status(place)
     if status is None and (cancel_after_s is None or forced is not None):
         raise never_started(run)
-    by_us = None
+    by_us, finished = None, None
+    if status is not None and status.state == "queued" and forced is not None and run.grid_id is not None:
+        requeue_unseen(ledger, run, forced.detail)  # it never began: another machine may
+        return
     if status is None or status.state != "exited":
         if cancel_after_s is None:
+            does = "waits for its turn" if status is not None and status.state == "queued" else "still runs"
             raise UsageError(
-                f"{run.run_id} still runs", next_step=f"cloudrun attach {run.run_id}, or cloudrun cancel {run.run_id}"
+                f"{run.run_id} {does}", next_step=f"cloudrun attach {run.run_id}, or cloudrun cancel {run.run_id}"
             )
         status = agent.cancel(place, cancel_after_s, "cancelled")
         by_us = forced
+    else:
+        finished = agent.collect(place)
     if run.state is RunState.SHIPPING:
         ledger.move_run(run.run_id, RunState.RUNNING)
     home = homecoming(ledger, run, attempt, place, observe, clock)
     if status.reason == "interrupted":
-        home.requeue(agent, "the provider took the machine back", status)
+        home.requeue(agent, "the provider took the machine back", status, finished=finished)
     else:
-        home.bring(agent, status, by_us if status.reason else None)
+        home.bring(agent, status, by_us if status.reason else None, finished=finished)
         agent.home(place)
 
 

@@ -129,9 +129,8 @@ def _end_orphans(
             actions.append(_fetch_stored(ledger, run, attempt, unit, observe, profile, clock))
         elif ended:
             ending = with_its_machine(unit.deadline, None, clock.now(), bucket=False)
-            if not dry_run:
-                end_lost(ledger, run, ending, clock)
-            actions.append(ReapAction("forget", run.run_id, unit.place, ending.detail, not dry_run))
+            kind = "forget" if dry_run else _lose(ledger, run, ending, clock)
+            actions.append(ReapAction(kind, run.run_id, unit.place, ending.detail, not dry_run))
     return actions
 
 
@@ -161,8 +160,17 @@ def _fetch_stored(
     except CloudrunError as error:  # it waits on: nothing bills for it but a bucket's storage
         return ReapAction("pull", run.run_id, unit.place, f"its outputs may be in {attempt.store}", False, str(error))
     ending = with_its_machine(unit.deadline, found, clock.now(), bucket=True)
+    return ReapAction(_lose(ledger, run, ending, clock), run.run_id, unit.place, ending.detail, True)
+
+
+def _lose(ledger: Ledger, run: RunRecord, ending: Ending, clock: Clock) -> str:
+    """Nothing of it can be had any more: a cell of a grid waits for another machine, any other run is over. Returns the
+    kind of action that this is."""
+    if run.grid_id is not None:
+        requeue_unseen(ledger, run, ending.detail)
+        return "requeue"
     end_lost(ledger, run, ending, clock)
-    return ReapAction("forget", run.run_id, unit.place, ending.detail, True)
+    return "forget"
 
 
 def _forget_place(ledger: Ledger, place: Place, dry_run: bool) -> list[ReapAction]:
@@ -194,9 +202,10 @@ def forget(ledger: Ledger, unit: UnitRecord, instance: Instance | None = None) -
             requeue_unseen(ledger, run, "the provider took the machine back")
         elif run.state is not RunState.PULL_PENDING or not attempts[-1].store:
             clock, store = SystemClock(), attempts[-1].store
-            end_lost(ledger, run, with_its_machine(unit.deadline, instance, clock.now(), bucket=bool(store)), clock)
+            _lose(ledger, run, with_its_machine(unit.deadline, instance, clock.now(), bucket=bool(store)), clock)
     terminating.move_on(ledger, unit.instance_id, UnitState.TERMINATED, EndReason.UNIT_LOST)
-    ledger.key_path(unit.launch_id).unlink(missing_ok=True)
+    if not any(other.launch_id == unit.launch_id for other in ledger.units()):  # or nobody gets into those any more
+        ledger.key_path(unit.launch_id).unlink(missing_ok=True)
 
 
 def _living(ledger: Ledger, clock: Clock) -> frozenset[str]:

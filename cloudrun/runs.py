@@ -67,13 +67,16 @@ def go_on(unit: OpenUnit, run_id: str) -> Run:
     run that never got as far as its job is queued again."""
 
     def follow(attempt: Attempt) -> None:
-        if unit.agent.status(attempt.place) is None:
+        known = unit.agent.status(attempt.place)
+        if known is None:
             raise _NeverStarted(f"its client died before it had started it on {unit.instance_id}")
-        attempt.mark_running()
+        if known.state != "queued":
+            attempt.mark_running()
         attempt.printed.discard()  # what that client had seen of its log comes once more
         with attempt.in_time():
-            status = attempt.follow()
-        attempt.conclude(status)
+            finished = attempt.follow()
+        attempt.mark_running()
+        attempt.conclude(finished.status, finished)
 
     def begun() -> Attempt:
         run = unit.ledger.run(run_id)
@@ -141,13 +144,13 @@ def _begin(unit: OpenUnit, plan: Prepared, run_id: str | None, new: RunRecord | 
     ledger, now = unit.ledger, unit.clock.now()
     if run_id is None:
         run = new or new_run(plan, now)
-        number, store = 1, _store(unit, plan, run.run_id, 1)
+        number, store = 1, store_of(unit, plan, run.run_id, 1)
         ledger.begin_run(run, unit.instance_id, now, store=store)
     else:
         run = ledger.run(run_id)
         number = run.attempts + 1
         try:
-            ledger.begin_attempt(run_id, unit.instance_id, now, store=_store(unit, plan, run_id, number))
+            ledger.begin_attempt(run_id, unit.instance_id, now, store=store_of(unit, plan, run_id, number))
         except LedgerError as error:
             _raise_why_not(ledger.run(run_id), error)
             raise
@@ -183,7 +186,8 @@ def new_run(plan: Prepared, now: datetime) -> RunRecord:
     )
 
 
-def _store(unit: OpenUnit, plan: Prepared, run_id: str, number: int) -> str:
+def store_of(unit: OpenUnit, plan: Prepared, run_id: str, number: int) -> str:
+    """Where in S3 an attempt's outputs go; "" for nowhere."""
     name = plan.settings.bucket
     return bucket.store_uri(name, unit.ledger.ledger_id, run_id, number) if name else ""
 
@@ -192,14 +196,14 @@ def _store(unit: OpenUnit, plan: Prepared, run_id: str, number: int) -> str:
 
 
 def _carry_out(attempt: Attempt, plan: Prepared) -> None:
-    _furnish(attempt, plan)
+    furnish(attempt, plan)
     finished = _perform(attempt, plan, _spec(attempt, plan))
     attempt.conclude(finished.status, finished)
 
 
 def _start(attempt: Attempt, plan: Prepared) -> None:
     unit = attempt.unit
-    _furnish(attempt, plan)
+    furnish(attempt, plan)
     spec = _spec(attempt, plan)
     with attempt.phases.phase("ship", _what_travels(plan)):
         attempt.despite_cuts(lambda: _ship_and_start(attempt, plan, spec))
@@ -209,7 +213,7 @@ def _start(attempt: Attempt, plan: Prepared) -> None:
         attempt.despite_cuts(lambda: unit.let_go(power_off_when_done=bool(plan.settings.bucket)))
 
 
-def _furnish(attempt: Attempt, plan: Prepared) -> None:
+def furnish(attempt: Attempt, plan: Prepared) -> None:
     """The environment and the data that the job needs, where the unit does not have them yet."""
     _provision(attempt, plan)
     unit = attempt.unit
@@ -251,16 +255,19 @@ def _build(attempt: Attempt, plan: Prepared) -> None:
 
 
 def _spec(attempt: Attempt, plan: Prepared) -> dict[str, Any]:
-    unit, upload = attempt.unit, None
-    if address := _store(unit, plan, attempt.run.run_id, attempt.number):
+    return spec_on(attempt.unit, plan, attempt.run.run_id, attempt.number)
+
+
+def spec_on(unit: OpenUnit, plan: Prepared, run_id: str, number: int) -> dict[str, Any]:
+    """What the unit's agent is told of an attempt, with leave to upload where there is a bucket."""
+    upload = None
+    if address := store_of(unit, plan, run_id, number):
         upload = bucket.ticket(unit.cloud, address, plan.settings.output_max_bytes, unit.seconds_left())
-    return job_spec(plan, attempt.run.run_id, attempt.number, upload)
+    return job_spec(plan, run_id, number, upload)
 
 
 def _perform(attempt: Attempt, plan: Prepared, spec: dict[str, Any]) -> Finished:
     """Ship, start and follow, at the cost of one round trip where all is well."""
-    from cloudrun.ssh.agent import Finished
-
     unit = attempt.unit
     cut = False
     with attempt.in_time(), ExitStack() as phase:
@@ -280,7 +287,7 @@ def _perform(attempt: Attempt, plan: Prepared, spec: dict[str, Any]) -> Finished
             if not attempt.started and attempt.home.earlier:
                 started(_ship_and_start(attempt, plan, spec))
             if attempt.started:
-                return Finished(attempt.follow(), None, {})
+                return attempt.follow()
             return unit.agent.perform(
                 attempt.place,
                 plan.shipment.root,
@@ -299,11 +306,19 @@ def _perform(attempt: Attempt, plan: Prepared, spec: dict[str, Any]) -> Finished
 
 
 def _ship_and_start(attempt: Attempt, plan: Prepared, spec: dict[str, Any]) -> JobStatus:
-    """Step by step: what an earlier attempt had saved goes over the project's own files."""
-    unit, goods = attempt.unit, plan.shipment
+    """Step by step."""
+    unit = attempt.unit
     known = unit.agent.status(attempt.place)
     if known is not None:
         return known  # by a connection that was lost before it could say so
+    ship(attempt, plan)
+    unit.check_cancelled()
+    return unit.agent.start(attempt.place, spec)
+
+
+def ship(attempt: Attempt, plan: Prepared) -> None:
+    """The project to the run's own directory, and what an earlier attempt had saved over it."""
+    unit, goods = attempt.unit, plan.shipment
     unit.agent.ship(attempt.place, goods.root, goods.entries, _progress(attempt))
     saved = [each for each in attempt.home.earlier if each.kind == "output"]
     if saved:
@@ -314,8 +329,6 @@ def _ship_and_start(attempt: Attempt, plan: Prepared, spec: dict[str, Any]) -> J
                 link.symlink_to(unit.ledger.artifacts.path(artifact.sha256))
             entries = [FileEntry(each.path, each.size, each.sha256) for each in saved]
             unit.agent.ship(attempt.place, Path(folder), entries, _progress(attempt), area="outputs")
-    unit.check_cancelled()
-    return unit.agent.start(attempt.place, spec)
 
 
 def _progress(attempt: Attempt) -> Any:

@@ -47,6 +47,7 @@ class OpenUnit:
     """A machine from its launch to its end. Not thread-safe beyond `interrupt`, `hurry` and `close`."""
 
     replaceable = False  # whether a run whose machine went away goes on on another one
+    queue_slots: int | None = None  # how many of the runs that wait on it may go on at a time; None: as it was told
     spreading: Spreading | None = None  # where it may get an environment from other units
 
     def __init__(self, cloud: Cloud, ledger: Ledger, settings: Settings, observe: Observer, clock: Clock) -> None:
@@ -258,6 +259,7 @@ class OpenUnit:
             idle_s=idle_limit_s(self.settings),
             spot=self.ledger.launch(self.record.launch_id).request.spot,
             power_off_when_done=self._power_off_when_done,
+            slots=self.queue_slots,
         )
 
     @property

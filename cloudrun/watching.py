@@ -64,7 +64,7 @@ def look(ledger: Ledger, profile: str | None = None) -> list[Seen]:
             seen[run.run_id] = Seen(run, "queued", next_step=f"cloudrun {verb} {run.run_id}")
     if on_units:
         units = [ledger.unit(instance_id) for instance_id in on_units]
-        found = _described(units, profile)
+        found = described(units, profile)
         with ThreadPoolExecutor(LOOKERS, thread_name_prefix="cloudrun-look") as pool:
             looks = pool.map(lambda unit: _look_at(ledger, unit, found[unit.place], on_units[unit.instance_id]), units)
             seen.update((each.run.run_id, each) for looked in looks for each in looked)
@@ -74,7 +74,8 @@ def look(ledger: Ledger, profile: str | None = None) -> list[Seen]:
 Found = tuple[Cloud | None, Mapping[str, Instance]] | CloudrunError  # a place as it is now, or why nobody knows
 
 
-def _described(units: Sequence[UnitRecord], profile: str | None) -> dict[Place, Found]:
+def described(units: Sequence[UnitRecord], profile: str | None) -> dict[Place, Found]:
+    """One describe for each place that they are in."""
     found: dict[Place, Found] = {}
     for place in dict.fromkeys(unit.place for unit in units):
         try:
@@ -94,7 +95,7 @@ def _look_at(
     try:
         if isinstance(found, CloudrunError):
             raise found
-        cloud = _runs(unit, found[0], found[1].get(unit.instance_id))
+        cloud = runs_at(unit, found[0], found[1].get(unit.instance_id))
         with connected(cloud, ledger, unit, nobody, timeout_s=LOOK_S) as connection:
             for run, attempt in on_it:
                 told[run.run_id] = connection.agent.status(rundir.run_dir(run.run_id, attempt.number))
@@ -120,7 +121,7 @@ def _seen(run: RunRecord, unit: UnitRecord, status: JobStatus | None, attended: 
     if status is None:
         word, verb = "shipping", "cancel"
     elif status.state != "exited":
-        word, verb = "running", "attach"
+        word, verb = "waiting" if status.state == "queued" else "running", "attach"
     elif status.reason == "interrupted":
         word, verb = "interrupted", "attach"
     else:
@@ -136,20 +137,26 @@ class Gone(ConnectionLost):
 def running(unit: UnitRecord, profile: str | None) -> Cloud:
     """The place of a unit that runs, as EC2 tells it. Raises Gone, and Interrupted where the provider took it back."""
     cloud = wiring.reconnect(unit.place, profile)
-    return _runs(unit, cloud, cloud.instances.describe([unit.instance_id]).get(unit.instance_id) if cloud else None)
+    return runs_at(unit, cloud, cloud.instances.describe([unit.instance_id]).get(unit.instance_id) if cloud else None)
 
 
-def _runs(unit: UnitRecord, cloud: Cloud | None, found: Instance | None) -> Cloud:
+def runs_at(unit: UnitRecord, cloud: Cloud | None, found: Instance | None) -> Cloud:
+    """As `running`, where EC2 has been asked."""
     if cloud is None:
         raise Gone(f"{unit.instance_id} went away with its sandbox", next_step="cloudrun reap")
     if found is not None and was_interrupted(found):
         raise Interrupted(f"{unit.instance_id} was taken back by the provider", next_step="cloudrun ps")
     if found is None or found.state != "running":
-        gone = f"{unit.instance_id} is {found.state if found else 'gone'}"
-        if at_its_deadline(unit.deadline, found, SystemClock().now()):
-            gone += f": its deadline was {unit.deadline:%Y-%m-%d %H:%M} UTC"
-        raise Gone(gone, next_step="cloudrun reap")
+        raise Gone(f"{unit.instance_id} {how_it_went(unit, found)}", next_step="cloudrun reap")
     return cloud
+
+
+def how_it_went(unit: UnitRecord, found: Instance | None) -> str:
+    """ "is terminated: its deadline was ...": what can be said of a unit that does not run."""
+    gone = f"is {found.state if found else 'gone'}"
+    if at_its_deadline(unit.deadline, found, SystemClock().now()):
+        gone += f": its deadline was {unit.deadline:%Y-%m-%d %H:%M} UTC"
+    return gone
 
 
 # -- what it prints --------------------------------------------------------------------------------------------------

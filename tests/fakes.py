@@ -27,7 +27,7 @@ from cloudrun.core.records import (
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import LaunchState, RunState
 from cloudrun.ledger import Ledger
-from cloudrun.ssh.agent import Outputs
+from cloudrun.ssh.agent import Finished, Outputs
 from cloudrun.units import OpenUnit
 from cloudrun.wiring import Cloud
 
@@ -127,6 +127,11 @@ class Agent:
             self.now if self.now and self.now.state == "exited" else JobStatus("exited", signal=15, reason=reason)
         )
         return self.now
+
+    def collect(self, place: str) -> Finished:
+        status = self.status(place)
+        assert status is not None
+        return Finished(status, self.outputs(place), {})
 
     def outputs(self, place: str) -> Outputs:
         return Outputs((), (), (), "", {}, "", "")

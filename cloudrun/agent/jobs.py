@@ -15,6 +15,7 @@ from cloudrun.core import rundir
 from cloudrun.core.rundir import LIST_MAX_BYTES, RunDir, read_object, write_json
 
 STATES = ("starting", "running", "exited")
+WAITING = {"state": "queued"}  # what is told of a run that has no status yet, and waits for its turn
 ADOPTION_S = 2.0  # how long the warden may take to adopt a job before somebody else does
 
 
@@ -32,6 +33,17 @@ def start(run: RunDir, spec: dict[str, Any]) -> None:
         write_json(run.status, {"state": "starting"})
         if not summon.start(run, lock):
             _start_here(run, spec, lock)
+
+
+def queue(run: RunDir, spec: dict[str, Any], number: int, tree: str | None) -> None:
+    """Let the warden start the job in its turn, the lowest number first. Asked again, it changes nothing.
+
+    `tree`: the key of the project that it gets then, below trees/; None where its own work/ has it already.
+    """
+    os.makedirs(run.root, mode=0o700, exist_ok=True)
+    if not os.path.lexists(run.status) and not os.path.lexists(run.queued):
+        write_json(run.spec, spec)
+        write_json(run.queued, {"number": number, "tree": tree})
 
 
 def status(run: RunDir) -> dict[str, Any] | None:
@@ -58,18 +70,21 @@ def recorded(run: RunDir) -> dict[str, Any] | None:
     """`status.json` as it is, without asking whether its supervisor lives.
 
     One that the job has spoilt counts as "running": its supervisor writes another, or is gone, which `status` finds.
+    A run that waits has none yet, and is "queued".
     """
     known = read_object(run.status)
     if known is not None and known.get("state") in STATES:
         return known
-    return {"state": "running"} if os.path.lexists(run.status) else None
+    if os.path.lexists(run.status):
+        return {"state": "running"}
+    return dict(WAITING) if os.path.lexists(run.queued) else None
 
 
 def cancel(run: RunDir, grace_s: float, reason: str = "cancelled") -> None:
     """Wish for the job's end, as `ending.wish` does. A job not started yet never will be."""
     if reason not in rundir.REASONS:
         raise AgentError("usage", f"{reason!r} is no reason to end a job")
-    os.makedirs(run.root, mode=0o700, exist_ok=True)
+    os.makedirs(run.work, mode=0o700, exist_ok=True)
     ending.wish(run, grace_s, reason)
     lock = try_lock(run)
     if lock is not None:
@@ -122,6 +137,9 @@ def listed() -> list[dict[str, Any]]:
 def orders(given: dict[str, Any] | None) -> dict[str, Any]:
     """Take new orders for this unit, where there are any; returns those that hold, and what became of the unit."""
     if given is not None:
+        if given.get("slots") is None:  # whoever says nothing of them leaves the queue as it is
+            former = (read_object(Path(rundir.ORDERS)) or {}).get("slots")
+            given = given if former is None else dict(given, slots=former)
         write_json(Path(rundir.ORDERS), given)
     if not summon.look() and given is not None:
         raise AgentError("internal", "no warden can be started on this unit: nobody would carry out its orders")
@@ -150,7 +168,7 @@ def try_lock(run: RunDir) -> IO[bytes] | None:
 
 def _supervised(run: RunDir, known: dict[str, Any] | None) -> bool:
     """Whether nobody need care for the run: it has ended, or has a supervisor, or was never started."""
-    if known is None or known["state"] == "exited":
+    if known is None or known["state"] in ("exited", "queued"):
         return True
     lock = try_lock(run)
     if lock is not None:

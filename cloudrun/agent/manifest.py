@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -113,6 +114,15 @@ def outputs(run: RunDir, max_bytes: int, max_files: int, since_ns: int) -> dict[
         total += size
         entries.append({"path": name, "size": size, "sha256": digest, "mode": stat.S_IMODE(info.st_mode)})
     return {"entries": entries, "left_out": left_out.as_json(), "refused": refused, "logs": logs(run)}
+
+
+def remove_unchanged(run: RunDir, made: dict[str, Any]) -> None:
+    """Remove what was shipped and is no output: nobody asks for it again."""
+    outputs = {entry["path"] for entry in made["entries"]}
+    for name in read_object(run.shipped, LIST_MAX_BYTES) or {}:
+        if name not in outputs and safe_relative(name):
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(run.work, name))
 
 
 def _leads_to_data(run: RunDir, path: str, key: str) -> bool:

@@ -30,6 +30,7 @@ class Facts(NamedTuple):
     client: bool
     graces_s: Sequence[float]  # of each active run
     unsaved: int  # finished runs that are neither home nor in the store
+    waiting: int = 0  # runs whose turn has not come
 
 
 class Plan(NamedTuple):
@@ -41,34 +42,44 @@ class Plan(NamedTuple):
 
 def can_be_followed(orders: dict[str, Any]) -> bool:
     """Whether they are orders at all, and not what a job has made of them."""
-    deadline, idle_s = orders.get("deadline"), orders.get("idle_s")
+    deadline, idle_s, slots = orders.get("deadline"), orders.get("idle_s"), orders.get("slots")
     return (
         isinstance(deadline, (int, float))
         and math.isfinite(deadline)
         and (idle_s is None or isinstance(idle_s, (int, float)))
+        and (slots is None or isinstance(slots, int))
     )
+
+
+def may_start(orders: dict[str, Any], now: float, given_at: float, grace_s: float) -> bool:
+    """Whether a run that waits may begin: not where it would have to end before it could save anything."""
+    left_s = float(orders["deadline"]) - now
+    return left_s > max(grace_s, _lead_s(orders, given_at, grace_s))
 
 
 def plan(orders: dict[str, Any], facts: Facts) -> Plan:
     """What the orders (`core.records.UnitOrders`) demand now."""
     left_s = float(orders["deadline"]) - facts.now
-    lead_s = min(
-        max(facts.graces_s, default=0.0) + SAVING_S, SHARE * max(0.0, float(orders["deadline"]) - facts.given_at)
-    )
+    lead_s = _lead_s(orders, facts.given_at, max(facts.graces_s, default=0.0))
     ending = left_s <= lead_s
     grace_s = max(0.0, left_s) * GRACE_SHARE
     over = not facts.graces_s and not facts.unsaved and not facts.client
+    done = over and not facts.waiting
     idle_s = orders.get("idle_s")
     why = ""
     if left_s <= 0:
         why = "deadline"
     elif ending and over:
         why = "deadline, and everything is saved"
-    elif over and orders.get("power_off_when_done") and facts.quiet_s >= WHEN_DONE_S:
+    elif done and orders.get("power_off_when_done") and facts.quiet_s >= WHEN_DONE_S:
         why = "done"
-    elif over and idle_s is not None and facts.quiet_s >= float(idle_s):
+    elif done and idle_s is not None and facts.quiet_s >= float(idle_s):
         why = "idle"
     return Plan(ending, grace_s, why, _next_s(left_s, lead_s))
+
+
+def _lead_s(orders: dict[str, Any], given_at: float, grace_s: float) -> float:
+    return min(grace_s + SAVING_S, SHARE * max(0.0, float(orders["deadline"]) - given_at))
 
 
 def _next_s(left_s: float, lead_s: float) -> float:

@@ -5,6 +5,7 @@
     orders       orders (or null)                                                        orders, news
     ship         run_dir, area, inline                 see below                         files, bytes, reused
     start        run_dir, spec                                                           status
+    queue        run_dir, spec, number, tree                                             status
     status       run_dir                                                                 status, null if never started
     upload       run_dir, upload
     runs                                                                                 runs: [{run_dir, status, ...}]
@@ -26,6 +27,9 @@ ship: the client sends the manifest, a list of [path, size, sha256, mode]. With 
 follow at once (DATA... FILE_END for each). Otherwise the agent answers with the list NEED of [index, offset], and the
 client sends those, from their offsets on. `area` is "project", "outputs" (an earlier attempt's files, which are to be
 outputs again) or "data" (`run_dir` is then the key of a data set).
+
+queue: as start, in its turn: the lowest number first, as many at a time as the orders have `slots`. `tree` (or null) is
+the key of a project that was shipped to trees/, of which the run gets a copy then.
 
 share: from the agent's PROGRESS to the client's FILE_END (ALIVE... meanwhile), whoever has the private half of `key`
 may fetch the environment from here, as `fetch_environment` does on the unit that lacks it. `digest` is that of its
@@ -136,6 +140,22 @@ def _start(call: Call) -> Reply:
     return {"status": jobs.status(run)}
 
 
+def _queue(call: Call) -> Reply:
+    run, tree = call.run(), call.arguments["tree"]
+    if tree is not None and not rundir.safe_relative(tree):
+        raise AgentError("usage", f"{tree!r} is not the key of a project")
+    with locks.folder_lock(str(run.root), call.alive):
+        call.while_alive(lambda: _sync(tree or run.root.name))
+        jobs.queue(run, call.arguments["spec"], int(call.arguments["number"]), tree)
+    return {"status": jobs.recorded(run)}
+
+
+@functools.lru_cache(None)
+def _sync(_what: str) -> None:
+    """What a run will begin with shall be on the disk before it is said to wait; once for what many share."""
+    os.sync()
+
+
 def _status(call: Call) -> Reply:
     return {"status": jobs.status(call.run())}
 
@@ -224,6 +244,7 @@ VERBS: dict[str, Callable[[Call], Reply]] = {
     "orders": _orders,
     "ship": _ship,
     "start": _start,
+    "queue": _queue,
     "status": _status,
     "upload": _upload,
     "runs": _runs,

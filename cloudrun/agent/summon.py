@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
 from typing import IO, Any, Sequence
 
 from cloudrun.agent import compiled, locks, processes
@@ -21,6 +22,7 @@ from cloudrun.core.rundir import RunDir
 CONNECT_S = 2.0  # how long one that has just been started may take to listen
 TAKEN_S = 10.0  # how long to wait for a supervisor; the warden is a process of its own and may be stopped
 RUNNING_S = 60.0  # and for its job to run
+KEEPER_S = 0.2  # between two wardens that are started: one that cannot live must not take the machine with it
 DONE = b"!"  # the warden has looked
 # the folder that the package is in, or its archive
 PLACE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -54,6 +56,44 @@ def ensure() -> bool:
         return True
     except OSError:
         return False
+
+
+def keep() -> None:
+    """Start another warden whenever the unit's is killed, as long as runs wait: there may be no job then whose
+    supervisor does. A process of its own, and one for a unit."""
+    with os.fdopen(locks.open_lock(rundir.KEEPER_LOCK), "r+b", buffering=0) as mine:
+        try:
+            fcntl.flock(mine, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        mine.truncate(0)
+        mine.write(json.dumps({"pid": os.getpid()}).encode("ascii"))
+        while True:
+            with os.fdopen(locks.open_lock(rundir.WARDEN_LOCK), "r+b", buffering=0) as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # until it has gone
+            if not _anybody_waits() or not ensure():
+                return
+            time.sleep(KEEPER_S)
+
+
+def kept() -> bool:
+    return locks.is_held(rundir.KEEPER_LOCK)
+
+
+def dismiss_keeper() -> None:
+    """The warden goes because it shall: nobody is to bring it back."""
+    if kept():
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(rundir.KEEPER_LOCK, "rb") as noted:
+            os.kill(int(json.loads(noted.read(1024))["pid"]), signal.SIGKILL)
+
+
+def _anybody_waits() -> bool:
+    with contextlib.suppress(OSError):
+        for name in os.listdir(rundir.RUNS):
+            run = RunDir(Path(rundir.RUNS, name))
+            if os.path.lexists(run.queued) and not os.path.lexists(run.status):
+                return True
+    return False
 
 
 def _wake(lock: IO[bytes]) -> None:

@@ -137,7 +137,10 @@ def finish(run: RunDir, spec: dict[str, Any], since_ns: int, made_with: passport
     """What follows a job's end, before its status says so: its temporary files go, the manifest is made."""
     durable.remove_tree(str(run.tmp))
     try:
-        write_json(run.outputs, dict(outputs_manifest(run, spec, since_ns), **made_with))
+        made = outputs_manifest(run, spec, since_ns)
+        write_json(run.outputs, dict(made, **made_with))
+        if os.path.lexists(run.queued):  # many runs have a copy of the same project, and may wait long to be fetched
+            manifest.remove_unchanged(run, made)
     except Exception:  # noqa: BLE001  # a full disk, a spoilt document: how the job ended is to be told all the same
         with contextlib.suppress(OSError):  # it is made when somebody asks for it, and no job makes one
             os.unlink(run.outputs)

@@ -1,9 +1,9 @@
 """The one process of the agent that outlives every connection: it guards the unit's runs, and carries out its orders.
 
 It starts supervisors, so that a job whose supervisor is killed becomes its own child and its exit code is not lost; it
-has such jobs adopted; it ends jobs and powers the machine off when its owner's orders (`orders.json`) or the provider
-say so; it uploads what has ended and removes what is home. One thread, which never waits for anything but its
-selector: whatever is slow is done by a child.
+has such jobs adopted; it starts runs that wait, in their turn; it ends jobs and powers the machine off when its owner's
+orders (`orders.json`) or the provider say so; it uploads what has ended and removes what is home. One thread, which
+never waits for anything but its selector: whatever is slow is done by a child.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from cloudrun.agent import (
     passport,
     power,
     processes,
+    queue,
     spot,
     summon,
     supervisor,
@@ -61,6 +62,7 @@ class Warden:
         self._silent: list[socket.socket] = []
         self._children = Children(self._bury)
         self._wards = Wards(self._adopt)
+        self._queue = queue.Queue()
         self._news = News()
         self._orders = Orders(self._news.other_boot)
         self._quiet_since = time.monotonic()
@@ -105,6 +107,7 @@ class Warden:
                         next_tick = time.monotonic() + TICK_S
                         self._tick()
                         next_tick = time.monotonic() + self._wait_s
+                    self._start_waiting()
                 except Exception:  # noqa: BLE001  # no process left for a child, say: the deadline has to be kept
                     _note(traceback.format_exc())
                     time.sleep(CALM_S)
@@ -188,12 +191,54 @@ class Warden:
             self._children.fork(lambda: adoption.adopt_and_exit(ward.run, spec, lock, known), lock.fileno()), ward
         )
 
+    # -- runs that wait --------------------------------------------------------------------------------------------
+
+    def _start_waiting(self) -> None:
+        """Begin with as many as may run; whatever a job is to find in its folder is put there by a child first."""
+        while (turn := self._turn()) is not None:
+            self._queue.prepares(turn)
+            try:
+                self._children.fork(turn.prepare, then=functools.partial(self._prepared, turn))
+            except BaseException:
+                self._queue.prepared(turn)
+                raise
+
+    def _turn(self) -> queue.Waiting | None:
+        """The run whose turn it is, where one may begin now."""
+        turn = self._queue.first()
+        orders = self._orders.current
+        if turn is None or orders is None or self._news.interruption_at is not None:
+            return None
+        if len(self._wards.active()) + self._queue.preparing >= (orders.get("slots") or 0):
+            return None
+        return turn if power.may_start(orders, time.time(), self._orders.given_at, turn.grace_s) else None
+
+    def _prepared(self, turn: queue.Waiting) -> None:
+        """It begins now, unless it was ended meanwhile, or must wait on: the orders may be others than they were."""
+        self._queue.prepared(turn)
+        if self._turn() is not turn:
+            return
+        with turn.begin() as lock:
+            if lock is None:
+                self._queue.forget(turn)  # the next look finds it where it still waits
+                return
+            with open(os.devnull, "wb", buffering=0) as nobody:
+                self._start(turn.run, lock.fileno(), nobody.fileno())
+        self._queue.forget(turn)
+
+    def _be_kept(self) -> None:
+        """While runs wait, another process is there to start a warden should I be killed."""
+        if len(self._queue) and not summon.kept():
+            self._children.fork(summon.keep)
+
     # -- what is looked after --------------------------------------------------------------------------------------
 
     def _tick(self) -> None:
         self._wait_s = TICK_S
         for duty in (
             self._look,
+            self._queue.look,
+            self._be_kept,
             self._orders.read,
             self._watch_provider,
             self._obey,
@@ -268,13 +313,14 @@ class Warden:
         client = self._client_is_here()
         unsaved = self._wards.unsaved()
         graces_s = [ward.grace_s for ward in self._wards.active()]
-        if client or unsaved or graces_s:
+        waiting = len(self._queue)
+        if client or unsaved or graces_s or waiting:
             self._quiet_since = time.monotonic()
         if self._orders.current is None:
             self._news.stay()
             return
         quiet_s = time.monotonic() - self._quiet_since
-        facts = power.Facts(now, self._orders.given_at, quiet_s, client, graces_s, unsaved)
+        facts = power.Facts(now, self._orders.given_at, quiet_s, client, graces_s, unsaved, waiting)
         plan = power.plan(self._orders.current, facts)
         if plan.end_jobs:
             self._wards.end("deadline", plan.grace_s)
@@ -325,6 +371,8 @@ class Warden:
         self._removing = False
 
     def _close(self) -> None:
+        if self._retired:
+            summon.dismiss_keeper()
         if self._spot_pid is not None:
             processes.signal_one(self._spot_pid, signal.SIGKILL)
         if self._parents is not None:

@@ -21,6 +21,12 @@ LIST_S = 2.0  # how often to look for runs that were started without the warden
 GOING = ".going"  # what is being removed is called so
 
 
+def grace_of(spec: dict[str, Any]) -> float:
+    """What a job has to end, in seconds, whatever has become of its spec."""
+    grace_s = spec.get("grace_s")
+    return float(grace_s) if isinstance(grace_s, (int, float)) and 0 <= grace_s < LONGEST_GRACE_S else GRACE_S
+
+
 class Ward:
     """One run."""
 
@@ -39,8 +45,7 @@ class Ward:
 
     @property
     def grace_s(self) -> float:
-        grace_s = self.spec.get("grace_s")
-        return float(grace_s) if isinstance(grace_s, (int, float)) and 0 <= grace_s < LONGEST_GRACE_S else GRACE_S
+        return grace_of(self.spec)
 
     def status(self) -> dict[str, Any]:
         return jobs.recorded(self.run) or {}

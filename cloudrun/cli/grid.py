@@ -12,12 +12,15 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from cloudrun.cells import Tally
+from cloudrun.cli.detached import detached_lines
 from cloudrun.cli.printing import assignments_text, is_terminal, print_json, printable, score_text
+from cloudrun.core.clock import utc_text
 from cloudrun.core.errors import CleanupIncomplete, JobFailed
 from cloudrun.core.events import Event, Note
 from cloudrun.core.records import RunRecord
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import GridState, RunState
+from cloudrun.grid_units import units_of
 from cloudrun.grids import Finished, Wishes, run_grid
 from cloudrun.ledger import Ledger
 from cloudrun.plan.estimate import work_s
@@ -28,6 +31,7 @@ from cloudrun.prepared import Job
 
 if TYPE_CHECKING:
     from rich.live import Live
+
 
 REDRAW_S = 0.2
 RANKED = 10  # cells in the ranking at the end
@@ -176,6 +180,7 @@ def submit_grid(
     settings: Settings,
     wishes: Wishes,
     *,
+    detach: bool = False,
     verbose: bool,
     as_json: bool,
 ) -> int:
@@ -193,16 +198,27 @@ def submit_grid(
             observe=display,
             changed=display.changed,
             over=display.over,
+            detach=detach,
             estimated=lambda estimate: display.say(str(estimate)) if estimate.cells else None,
         )
-        for line in closing_lines(finished, ledger):
-            display.say(line)
-        if as_json:
-            print_json(document(finished, ledger))
+        return close_with(finished, ledger, display, as_json=as_json)
+
+
+def close_with(finished: Finished, ledger: Ledger, display: GridDisplay, *, as_json: bool) -> int:
+    """Say how it went; returns the exit code."""
+    is_left_alone = finished.grid.state is GridState.OPEN
+    for line in detached_lines(finished, ledger) if is_left_alone else closing_lines(finished, ledger):
+        display.say(line)
+    if as_json:
+        print_json(document(finished, ledger))
+    elif is_left_alone:
+        print(finished.grid.grid_id)
     return exit_code(finished)
 
 
 def exit_code(finished: Finished) -> int:
+    if finished.grid.state is GridState.OPEN:  # its machines go on with it
+        return 0 if finished.tally.running and not finished.why else 1
     if finished.tally.elsewhere:
         return CleanupIncomplete.exit_code  # on machines that may be billing
     if finished.tally.failed:
@@ -247,6 +263,7 @@ def document(finished: Finished, ledger: Ledger) -> dict[str, Any]:
         runs += [ledger.get(cell.run_id).to_dict() for cell in batch]
         after = batch[-1].number
     tally = finished.tally
+    units = units_of(ledger, finished.grid.grid_id)
     summary = {
         "state": str(finished.grid.state),
         "cells": tally.cells,
@@ -254,6 +271,9 @@ def document(finished: Finished, ledger: Ledger) -> dict[str, Any]:
         "taken": tally.taken,
         "failed": tally.failed,
         "left": tally.left + tally.elsewhere,
+        "on_units": tally.running,
+        "instance_ids": [unit.instance_id for unit in units],
+        "deadline": utc_text(max(unit.deadline for unit in units)) if units else None,
         "why": finished.why,
         "spent_usd": round(finished.spent_usd, 6),
     }

@@ -19,6 +19,7 @@ Json = Annotated[
     ),
 ]
 Profile = Annotated[str | None, Parameter(help="A profile of ~/.aws, for what is on AWS. Example: --profile research")]
+RunOrGrid = Annotated[str, Parameter(help="A run or a grid, by id, its beginning, or name. Example: r-0s1dq4xk8m2vt")]
 RunId = Annotated[str, Parameter(help="A run: its id, the beginning of its id, or its name. Example: r-0s1dq4xk8m2vt")]
 
 

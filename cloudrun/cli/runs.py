@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from cloudrun.cli.display import Display
-from cloudrun.cli.parser import Json, Profile, RunId
+from cloudrun.cli.parser import Json, Profile, RunId, RunOrGrid
 from cloudrun.cli.printing import print_json, print_table, printable
 from cloudrun.cli.summary import closing_lines, exit_code
 from cloudrun.core.clock import utc_text
@@ -19,7 +19,7 @@ from cloudrun.core.states import RunState, is_terminal
 from cloudrun.plan.quantities import duration_s, duration_text
 
 if TYPE_CHECKING:
-    from cloudrun.grid_units import SeenGrid
+    from cloudrun.grid_watching import SeenGrid
     from cloudrun.ledger import Ledger, Run
     from cloudrun.watching import Seen
 
@@ -31,12 +31,12 @@ def ps(*, profile: Profile = None, as_json: Json = False) -> None:
         cloudrun ps
         cloudrun ps --json | jq '.runs[].run_id'
     """
-    from cloudrun.grid_units import look_at_grids
+    from cloudrun.grid_watching import look_at_grids
     from cloudrun.ledger import Ledger
     from cloudrun.watching import look
 
     with closing(Ledger()) as ledger:
-        grids, seen = look_at_grids(ledger), look(ledger, profile)
+        grids, seen = look_at_grids(ledger, profile), look(ledger, profile)
     if as_json:
         print_json({"runs": [_document(each) for each in seen], "grids": [_grid_document(each) for each in grids]})
     elif not seen and not grids:
@@ -45,7 +45,8 @@ def ps(*, profile: Profile = None, as_json: Json = False) -> None:
         now = datetime.now(UTC)
         rows = [_grid_row(each, now) for each in grids] + [_row(each, now) for each in seen]
         print_table(["run", "name", "is", "for", "on", "powers off", "next"], rows)
-        for why in dict.fromkeys(each.problem for each in seen if each.word in ("gone", "unknown")):
+        problems = [each.problem for each in seen if each.word in ("gone", "unknown")]
+        for why in dict.fromkeys([*problems, *(problem for each in grids for problem in each.problems)]):
             print(f"cloudrun: {printable(why)}", file=sys.stderr)
 
 
@@ -67,8 +68,11 @@ def _row(seen: Seen, now: datetime) -> list[str]:
 
 
 def _grid_row(seen: SeenGrid, now: datetime) -> list[str]:
-    counts = [f"{seen.counts[RunState.SUCCEEDED]} of {seen.grid.cells} cells done"]
-    counts += [f"{count} {word}" for count, word in ((seen.running, "running"), (seen.failed, "failed")) if count]
+    away = seen.there["done"] + seen.there["failed"]
+    words = {"running": seen.running, "waiting": seen.there["waiting"], "failed": seen.failed, "not home": away}
+    if not seen.attended:
+        words["without a machine"] = seen.left
+    counts = [f"{seen.done} of {seen.grid.cells} cells done", *(f"{n} {word}" for word, n in words.items() if n)]
     left_s = max(((unit.deadline - now).total_seconds() for unit in seen.units), default=0.0)
     return [
         seen.grid.grid_id,
@@ -87,8 +91,10 @@ def _grid_document(seen: SeenGrid) -> dict[str, Any]:
         "name": seen.grid.name,
         "state": str(seen.grid.state),
         "cells": seen.grid.cells,
-        "succeeded": seen.counts[RunState.SUCCEEDED],
+        "succeeded": seen.done,
+        "not_home": seen.there["done"] + seen.there["failed"],
         "running": seen.running,
+        "waiting": seen.there["waiting"],
         "failed": seen.failed,
         "left": seen.left,
         "attended": seen.attended,
@@ -193,18 +199,25 @@ def _goes_on(error: KeyboardInterrupt, run: str) -> None:
     error.next_step = f"cloudrun attach {run} comes back to it, cloudrun cancel {run} ends it"  # type: ignore[attr-defined]
 
 
-def attach(run: RunId, /, *, profile: Profile = None, as_json: Json = False) -> int:
+def attach(run: RunOrGrid, /, *, profile: Profile = None, as_json: Json = False) -> int:
     """Follow a run that was submitted with --detach, or whose command was killed, from its first line on, then bring
     everything home and end the machine. Ctrl-C leaves it running.
 
-    Where the provider took the machine back, the run goes on on another one with what it had saved.
+    Where the provider took the machine back, the run goes on on another one with what it had saved. A grid is gone on
+    with until all of its cells are done: as by the command that submitted it, without --detach.
 
     Type, for example:
         cloudrun attach baseline
+        cloudrun attach g-0tr2f4a95x9kx
     """
     from cloudrun.attaching import attach as attach_run
     from cloudrun.ledger import Ledger
 
+    with closing(Ledger()) as ledger:
+        if _is_grid(ledger, run):
+            from cloudrun.cli.detached import attach_to_grid
+
+            return attach_to_grid(ledger, run, profile, as_json=as_json)
     with closing(Ledger()) as ledger, Display(job_stdout=not as_json) as display:
         try:
             found = attach_run(ledger, run, observe=display, profile=profile)
@@ -216,7 +229,7 @@ def attach(run: RunId, /, *, profile: Profile = None, as_json: Json = False) -> 
 
 
 def cancel(
-    run: Annotated[str, Parameter(help="A run or a grid, by id, its beginning, or name. Example: g-0tr2f4a95x9kx")],
+    run: RunOrGrid,
     /,
     *,
     grace: Annotated[
@@ -272,17 +285,24 @@ def _is_grid(ledger: Ledger, reference: str) -> bool:
     return False
 
 
-def pull(run: RunId, /, *, profile: Profile = None, as_json: Json = False) -> int:
+def pull(run: RunOrGrid, /, *, profile: Profile = None, as_json: Json = False) -> int:
     """Bring home the outputs of a run that has ended without its client: from its machine, or from its bucket.
 
-    The machine is ended then, unless it was launched to be kept.
+    The machine is ended then, unless it was launched to be kept. Of a grid all cells come home that have ended; those
+    that a lost machine had are queued again, and the others go on.
 
     Type, for example:
         cloudrun pull baseline
+        cloudrun pull g-0tr2f4a95x9kx
     """
     from cloudrun.ledger import Ledger
     from cloudrun.pulling import pull as pull_run
 
+    with closing(Ledger()) as ledger:
+        if _is_grid(ledger, run):
+            from cloudrun.cli.detached import pull_of_grid
+
+            return pull_of_grid(ledger, run, profile, as_json=as_json)
     with closing(Ledger()) as ledger, Display() as display:
         found = pull_run(ledger, run, observe=display, profile=profile)
         return _tell(found, ledger, display, as_json=as_json)
@@ -296,7 +316,9 @@ def _tell(run: Run, ledger: Ledger, display: Display, *, as_json: bool) -> int:
 
 
 def extend(
-    what: Annotated[str, Parameter(help="A run, or the id of its machine. Example: i-0123456789abcdef0")],
+    what: Annotated[
+        str, Parameter(help="A run, a grid (all of its machines), or the id of a machine. Example: i-0123456789abcdef0")
+    ],
     by: Annotated[
         str, Parameter(allow_leading_hyphen=True, help="How much later its machine shall power itself off. Example: 2h")
     ],
@@ -315,10 +337,18 @@ def extend(
 
     by_s = _duration(by, "the time")
     with closing(Ledger()) as ledger, Display() as display:
-        unit = extend_unit(ledger, what, by_s, observe=display, profile=profile)
-        left_s = (unit.deadline - datetime.now(UTC)).total_seconds()
-        display.say(f"{unit.instance_id} powers itself off in {duration_text(left_s)}")
-    if as_json:
+        units = []
+        if not what.startswith("i-") and _is_grid(ledger, what):
+            from cloudrun.going_on import extend_grid
+
+            units = extend_grid(ledger, what, by_s, observe=display, profile=profile)
+        unit = units[-1] if units else extend_unit(ledger, what, by_s, observe=display, profile=profile)
+        for each in units or [unit]:
+            left_s = (each.deadline - datetime.now(UTC)).total_seconds()
+            display.say(f"{each.instance_id} powers itself off in {duration_text(left_s)}")
+    if as_json and units:
+        print_json({"units": [{"instance_id": u.instance_id, "deadline": utc_text(u.deadline)} for u in units]})
+    elif as_json:
         print_json({"instance_id": unit.instance_id, "deadline": utc_text(unit.deadline)})
 
 

@@ -108,7 +108,10 @@ def submit(
     ] = None,
     detach: Annotated[
         bool,
-        Parameter(help="Return as soon as the script runs; cloudrun attach RUN comes back to it. Example: --detach"),
+        Parameter(
+            help="Return as soon as the script runs, or a grid's machines have its cells; cloudrun attach comes back. "
+            "Example: --detach"
+        ),
     ] = False,
     bucket: Annotated[
         str | None,
@@ -174,6 +177,7 @@ def submit(
         cloudrun submit train.py --set alpha=0.1 --set seed=7
         cloudrun submit train.py --provider aws --deadline 2h -- --epochs 3
         cloudrun submit train.py --detach
+        cloudrun submit train.py --set alpha=0.1,1,10 --units 3 --detach
 
     Every option is a setting too: in cloudrun.toml (deadline = "2h") or the environment (CLOUDRUN_DEADLINE=2h).
     The job's own output goes to stdout, or with --json to stderr. Exit code 5 says that the script failed.
@@ -209,14 +213,15 @@ def submit(
     }
     settings = config.load(Path.cwd(), flags)
     if cells.size > 1 or grid is not None or units is not None or max_units is not None:
-        for flag, given in (("--detach", detach), ("--instance-id", instance_id)):
-            if given:
-                raise UsageError(f"{flag} is for one run, and this is a grid", next_step=f"leave out {flag}")
+        if instance_id is not None:
+            raise UsageError("--instance-id is for one run, and this is a grid", next_step="leave out --instance-id")
         from cloudrun.cli.grid import submit_grid
         from cloudrun.grids import Wishes
 
         wishes = Wishes(1 if units is None else units, max_units, slots, cpus, budget, retries, keep_going, again)
-        return submit_grid(script, arguments, cells, name, settings, wishes, verbose=verbose, as_json=as_json)
+        return submit_grid(
+            script, arguments, cells, name, settings, wishes, detach=detach, verbose=verbose, as_json=as_json
+        )
     params = next(cells.cells())
 
     with closing(Ledger()) as ledger, Display(verbose=verbose, job_stdout=not as_json) as display:

@@ -13,7 +13,7 @@ from cloudrun.core.records import FileEntry, JobStatus, Usage
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHAPELESS = (AttributeError, KeyError, TypeError, ValueError, OverflowError)
-_STATES = ("starting", "running", "exited")
+_STATES = ("queued", "starting", "running", "exited")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def parse_status(status: Mapping[str, Any]) -> JobStatus:
             raise ValueError(status["state"])
         usage = status.get("usage")
         return JobStatus(
-            state=cast("Literal['starting', 'running', 'exited']", status["state"]),
+            state=cast("Literal['queued', 'starting', 'running', 'exited']", status["state"]),
             pid=_whole(status.get("pid")),
             exit_code=_whole(status.get("exit_code")),
             signal=_whole(status.get("signal")),

@@ -310,7 +310,7 @@ class ClientRecord:
 class JobStatus:
     """`status.json` of a run directory. Times are seconds since 1970 by the unit's clock."""
 
-    state: Literal["starting", "running", "exited"]
+    state: Literal["queued", "starting", "running", "exited"]
     pid: int | None = None
     exit_code: int | None = None
     signal: int | None = None
@@ -357,13 +357,15 @@ class UnitOrders:
     """What a client tells a unit's agent. `deadline` in seconds since 1970; `idle_s` None is never.
 
     `power_off_when_done`: as soon as every run has ended and is home or in the bucket, and no client is there.
-    `spot`: look for interruption notices.
+    `spot`: look for interruption notices. `slots`: how many of the runs that wait on the unit may go on at a time; None
+    leaves that as it was.
     """
 
     deadline: float
     idle_s: float | None = None
     spot: bool = False
     power_off_when_done: bool = False
+    slots: int | None = None
 
 
 @dataclass(frozen=True)

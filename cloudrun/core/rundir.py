@@ -7,12 +7,15 @@ It runs on both sides, so it uses the standard library only, in a subset that st
       envs/<fingerprint>/           one environment; `.ready` inside it appears last
       envs/<fingerprint>.seal       what it was when it was built, for copies of it (`agent.environments`)
       data/<key>/                   data that runs share; `data/<key>.ready` appears last
+      trees/<key>/                  a project that waiting runs share: work/ and shipped.json, as in a run's own
       orders.json                   deadline and idleness   written by the agent for its unit's owner
       news.json                     what became of the unit written by the warden
       warden.lock warden.sock       held and served by the warden, the one process that outlives all connections
+      keeper.lock                   held by whoever starts another warden should it be killed while runs wait
       clients.lock                  held, shared, by every channel whose client does more than look
       runs/<run_id>.<attempt>/
         spec.json                   what to run            written by the client, before the start
+        queued.json                 it waits for its turn  written by the client, in place of a start
         shipped.json                what code was shipped  written by the agent while it receives
         work/                       the project; the job's working directory is in it
         tmp/                        the job's TMPDIR
@@ -48,6 +51,7 @@ ORDERS = BASE + "/orders.json"
 NEWS = BASE + "/news.json"
 WARDEN_LOCK = BASE + "/warden.lock"
 WARDEN_SOCKET = BASE + "/warden.sock"
+KEEPER_LOCK = BASE + "/keeper.lock"
 CLIENTS_LOCK = BASE + "/clients.lock"
 ENVIRONMENTS_TOLD = 100  # of those that a unit has, as an agent greets its client
 # Why the agent ended a job, as `status.json` says it; a job that ended by itself has none.
@@ -63,6 +67,7 @@ class RunDir:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.spec = root / "spec.json"
+        self.queued = root / "queued.json"
         self.shipped = root / "shipped.json"
         self.work = root / "work"
         self.tmp = root / "tmp"
@@ -112,6 +117,11 @@ def env_python(fingerprint: str) -> str:
 def data_dir(key: str) -> str:
     """The folder of a data set on a unit, relative to the login user's home."""
     return "{}/data/{}".format(BASE, key)
+
+
+def tree_dir(key: str) -> str:
+    """Where a project is that many waiting runs share, relative to the login user's home: a run directory of no run."""
+    return "{}/trees/{}".format(BASE, key)
 
 
 def data_ready(key: str) -> str:

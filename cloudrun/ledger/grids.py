@@ -93,13 +93,15 @@ class Grids:
                     f"another process goes on with grid {grid_id}", next_step="cloudrun ps shows how far it is"
                 )
 
-    def update_grid(self, grid_id: str, *, budget_usd: float | None, settings: Mapping[str, Any]) -> None:
-        """What the command that goes on with it says now. Raises NotFound."""
+    def update_grid(
+        self, grid_id: str, *, budget_usd: float | None, settings: Mapping[str, Any], wishes: Mapping[str, Any]
+    ) -> None:
+        """What the command that goes on with it says now; `wishes` are kept in its `spec`. Raises NotFound."""
         with self._database.writing() as connection:
-            _grid(connection, grid_id)
+            spec = {**_grid(connection, grid_id).spec, "wishes": dict(wishes)}
             connection.execute(
-                "UPDATE grids SET budget_usd = ?, settings = ? WHERE grid_id = ?",
-                (budget_usd, as_json(dict(settings)), grid_id),
+                "UPDATE grids SET budget_usd = ?, settings = ?, spec = ? WHERE grid_id = ?",
+                (budget_usd, as_json(dict(settings)), as_json(spec), grid_id),
             )
 
     def reopen_grid(self, grid_id: str) -> None:

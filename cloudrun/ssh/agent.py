@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,13 +34,26 @@ from cloudrun.ssh.session import Session
 from cloudrun.ssh.stream import SILENCE_S
 from cloudrun.ssh.transfer import OnProgress, OpenSink
 
-__all__ = ["Agent", "Finished", "OnProgress", "OpenSink", "Outputs", "Sink"]
+__all__ = ["Agent", "Finished", "OnProgress", "OpenSink", "Outputs", "Queued", "Sink"]
 
 COPYING_S = 600.0  # for an environment from another unit
 ENDING_S = 300.0  # from a job's SIGKILL to its status: leftovers are ended, the digests of all outputs are made
 PING_S = 60.0  # how often to say that we are here: a unit without a client powers itself off
 INLINE_BYTES = 64 * 1024  # a project no larger than this is sent without asking what the unit has of it
 BRING_BYTES = 1024 * 1024  # outputs that come along with the end of a job, without being asked for
+BEYOND = 1 << 62  # an offset after the end of any log
+QUEUED_AT_ONCE = 200  # requests whose replies are waited for together: so many fit into any window
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A run that shall wait on a unit. `number`: its place among all that do. `tree`: the key of the project that it
+    gets, which was shipped to `rundir.tree_dir`; None where it was shipped to its own directory."""
+
+    run_dir: str
+    spec: Mapping[str, Any]
+    number: int
+    tree: str | None
 
 
 class Agent:
@@ -196,6 +209,20 @@ class Agent:
         """
         return told.job_status(self._ask("start", run_dir=run_dir, spec=dict(spec)))
 
+    def queue(self, waiting: Sequence[Queued]) -> None:
+        """As `start`, in their turn: see `UnitOrders.slots`. A thousand of them take a few round trips; those that are
+        queued, or have begun, stay as they are."""
+        with self._channel() as channel:
+            for start in range(0, len(waiting), QUEUED_AT_ONCE):
+                batch = waiting[start : start + QUEUED_AT_ONCE]
+                with channel.sending():
+                    for each in batch:
+                        channel.ask(
+                            "queue", run_dir=each.run_dir, spec=dict(each.spec), number=each.number, tree=each.tree
+                        )
+                for _ in batch:
+                    channel.reply()
+
     def perform(
         self,
         run_dir: str,
@@ -257,9 +284,32 @@ class Agent:
         returns with what there is. Raises Cancelled when the event is set; the job goes on then, as it does when the
         connection is lost.
         """
+        return self._follow(run_dir, sink, offsets or {}, cancelled, wait=wait, bring_bytes=0).status
+
+    def follow_home(
+        self, run_dir: str, sink: Sink, *, offsets: Mapping[str, int], cancelled: threading.Event | None = None
+    ) -> Finished:
+        """As `follow`, and small outputs along with the job's end, as from `perform`."""
+        return self._follow(run_dir, sink, offsets, cancelled, wait=True, bring_bytes=BRING_BYTES)
+
+    def collect(self, run_dir: str) -> Finished:
+        """Where the job is, and where it has ended its outputs too, small ones with their contents."""
+        home_already = {"stdout": BEYOND, "stderr": BEYOND}
+        return self._follow(run_dir, lambda *_: None, home_already, None, wait=False, bring_bytes=BRING_BYTES)
+
+    def _follow(
+        self,
+        run_dir: str,
+        sink: Sink,
+        offsets: Mapping[str, int],
+        cancelled: threading.Event | None,
+        *,
+        wait: bool,
+        bring_bytes: int,
+    ) -> Finished:
         with self._channel(cancelled=cancelled) as channel:
-            channel.ask("follow", run_dir=run_dir, offsets=dict(offsets or {}), wait=wait)
-            return told.until_exited(channel, run_dir, sink).status
+            channel.ask("follow", run_dir=run_dir, offsets=dict(offsets), wait=wait, bring=bring_bytes)
+            return told.until_exited(channel, run_dir, sink)
 
     def cancel(self, run_dir: str, grace_s: float, reason: str = "cancelled") -> JobStatus:
         """SIGTERM to the job's process group, `grace_s` seconds to save what it has, SIGKILL. Returns its last status.

@@ -74,6 +74,7 @@ def unit_orders(reply: Mapping[str, Any]) -> UnitOrders | None:
             idle_s=_moment(given.get("idle_s")),
             spot=bool(given.get("spot")),
             power_off_when_done=bool(given.get("power_off_when_done")),
+            slots=None if given.get("slots") is None else int(given["slots"]),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConnectionLost(f"the agent is out of step: {reply!r:.200} where orders were due") from error

@@ -56,6 +56,23 @@ def test_no_unit_goes_before_its_deadline_while_somebody_needs_it() -> None:
 def test_a_quiet_unit_goes_when_its_orders_say_so(orders: dict[str, Any], quiet_s: float, why: str) -> None:
     assert plan(HOUR / 2, orders, quiet_s=quiet_s).power_off == why
     assert plan(HOUR / 2, orders, quiet_s=quiet_s, unsaved=1).power_off == ""
+    assert plan(HOUR / 2, orders, quiet_s=quiet_s, waiting=1).power_off == ""
+
+
+def test_runs_that_wait_keep_no_unit_beyond_its_deadline_nor_once_none_of_them_may_begin() -> None:
+    assert plan(5.0, waiting=3).power_off == SAVED
+    assert plan(0.0, waiting=3).power_off == "deadline"
+
+
+@pytest.mark.parametrize(
+    ("left_s", "grace_s", "may"),
+    [(46.0, 30.0, True), (44.0, 30.0, False), (16.0, 0.0, True), (14.0, 0.0, False), (HOUR / 2, HOUR, False)],
+)
+def test_a_run_that_waits_begins_only_while_it_could_still_save_something(
+    left_s: float, grace_s: float, may: bool
+) -> None:
+    deadline = GIVEN_AT + HOUR
+    assert power.may_start({"deadline": deadline}, deadline - left_s, GIVEN_AT, grace_s) is may
 
 
 def test_it_is_asked_again_when_something_may_be_due() -> None:

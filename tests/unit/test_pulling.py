@@ -17,13 +17,13 @@ from cloudrun.core.events import nobody
 from cloudrun.core.records import JobStatus, LaunchRecord, LaunchRequest, Place, RunRecord, UnitRecord
 from cloudrun.core.states import EndReason, LaunchState, RunState, UnitState
 from cloudrun.ledger import Ledger
-from cloudrun.ssh.agent import Agent, Outputs
+from cloudrun.ssh.agent import Agent, Finished, Outputs
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PLACE = Place("sandbox", "us-east-1", "g-1")
 
 
-class Finished:
+class Exited:
     """An agent whose every job has exited with 0."""
 
     def __init__(self, refused: str = "") -> None:
@@ -31,6 +31,9 @@ class Finished:
 
     def status(self, place: str) -> JobStatus:
         return JobStatus("exited", exit_code=0)
+
+    def collect(self, place: str) -> Finished:
+        return Finished(self.status(place), self.outputs(place), {})
 
     def outputs(self, place: str) -> Outputs:
         return Outputs((), (), (), self.refused, {}, "", "")
@@ -71,7 +74,7 @@ def waiting(ledger: Ledger, run_id: str) -> RunRecord:
 
 def test_outputs_that_were_refused_are_no_success_when_they_are_pulled_either(ledger: Ledger) -> None:
     run = waiting(ledger, "r-1")
-    agent = cast("Agent", Finished("more than 10 files"))
+    agent = cast("Agent", Exited("more than 10 files"))
     pulling.pull_run(ledger, run, agent, nobody, SystemClock())
     run = ledger.run("r-1")
     assert (run.state, run.end_reason, run.detail) == (RunState.FAILED, EndReason.OUTPUT_REFUSED, "more than 10 files")
@@ -86,7 +89,7 @@ def test_a_unit_stays_until_the_last_of_its_runs_is_home(ledger: Ledger, monkeyp
 
     @contextmanager
     def connected(*_: object, **__: object) -> Iterator[Any]:
-        yield SimpleNamespace(agent=Finished())
+        yield SimpleNamespace(agent=Exited())
 
     monkeypatch.setattr(wiring, "reconnect", lambda *_: cloud)
     monkeypatch.setattr(pulling, "connected", connected)

@@ -52,6 +52,11 @@ class Unit:
 
     def ask(self, verb: str, **arguments: Any) -> dict[str, Any]:
         """The reply; frames before it are left out."""
+        self.send(wire.REQUEST, {"verb": verb, **arguments})
+        return self.reply()
+
+    def send(self, kind: bytes, payload: Any = b"") -> None:
+        """One frame of a request; what is not bytes is JSON."""
         if self._serve is None:
             self._serve = subprocess.Popen(
                 [self.python, "-I", "-S", "-X", "utf8", self.archive],
@@ -61,9 +66,14 @@ class Unit:
                 stdout=subprocess.PIPE,
             )
         assert self._serve.stdin is not None
-        assert self._serve.stdout is not None
-        self._serve.stdin.write(wire.pack_json(wire.REQUEST, {"verb": verb, **arguments}))
+        self._serve.stdin.write(
+            wire.pack(kind, payload) if isinstance(payload, bytes) else wire.pack_json(kind, payload)
+        )
         self._serve.stdin.flush()
+
+    def reply(self) -> dict[str, Any]:
+        assert self._serve is not None
+        assert self._serve.stdout is not None
         while True:
             frame = wire.read_frame(self._serve.stdout)
             assert frame is not None

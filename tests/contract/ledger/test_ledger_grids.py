@@ -94,8 +94,10 @@ def test_a_grid_ends_once_and_only_a_stopped_one_goes_on(ledger: Ledger, make: S
     with pytest.raises(LedgerError, match="is stopped: no cell can be added"):
         ledger.add_cells("g-1", [(0, make.run())])
     ledger.reopen_grid("g-1")
-    ledger.update_grid("g-1", budget_usd=9.0, settings={"units": 8})
-    assert ledger.grid("g-1") == make.grid(budget_usd=9.0, settings={"units": 8})
+    ledger.update_grid("g-1", budget_usd=9.0, settings={"units": 8}, wishes={"slots": 2})
+    assert ledger.grid("g-1") == make.grid(
+        budget_usd=9.0, settings={"units": 8}, spec={**make.grid().spec, "wishes": {"slots": 2}}
+    )
     ledger.end_grid("g-1", GridState.DONE)
     for act in (lambda: ledger.reopen_grid("g-1"), lambda: ledger.end_grid("g-1", GridState.CANCELLED)):
         with pytest.raises(LedgerError, match="done and cannot become"):

@@ -1,0 +1,86 @@
+"""Grids that are left to their machines: what is said of them, and `attach` and `pull` by a grid's id."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from cloudrun.cells import ON_UNITS, Tally
+from cloudrun.cli.printing import print_json, when_text
+from cloudrun.core.errors import CleanupIncomplete, JobFailed
+from cloudrun.core.states import RunState
+from cloudrun.core.states import is_terminal as is_over
+from cloudrun.grid_units import units_of
+from cloudrun.grids import Finished
+from cloudrun.ledger import Ledger
+
+if TYPE_CHECKING:
+    from cloudrun.gathering import Pulled
+
+
+def detached_lines(finished: Finished, ledger: Ledger) -> list[str]:
+    """After `--detach`: where its cells are, until when, and how to come back to them."""
+    tally, grid = finished.tally, finished.grid
+    units = units_of(ledger, grid.grid_id)
+    machines = f"{len(units)} machine{'s' if len(units) != 1 else ''}"
+    lines = [f"{grid.grid_id} ({grid.name}): {tally.running} of {tally.cells} cells are on {machines}"]
+    if units:
+        lines[0] += f", powering off by {when_text(max(unit.deadline for unit in units))}"
+    counts = [f"{tally.succeeded} have succeeded before"] if tally.succeeded else []
+    counts += [f"{tally.failed} failed"] if tally.failed else []
+    counts += [f"{tally.left} wait: {finished.why}" if finished.why else f"{tally.left} wait"] if tally.left else []
+    lines += [f"  cells  {', '.join(counts)}"] if counts else []
+    if finished.spent_usd:
+        lines.append(f"  cost   ${finished.spent_usd:.4f} at list prices, at most")
+    lines.append(
+        f"  next   cloudrun attach {grid.grid_id}   (goes on with it to its end; from any folder of this project)"
+    )
+    lines.append(f"         cloudrun ps, cloudrun pull {grid.grid_id}, cloudrun cancel {grid.grid_id}")
+    return lines
+
+
+def attach_to_grid(ledger: Ledger, reference: str, profile: str | None, *, as_json: bool) -> int:
+    """Go on with a grid from the command line; returns the exit code."""
+    from cloudrun.cli.grid import GridDisplay, close_with
+    from cloudrun.going_on import attach_grid
+
+    grid = ledger.grid(reference)
+    metric, minimize = grid.settings.get("metric"), bool(grid.settings.get("minimize"))
+    with GridDisplay(metric, minimize=minimize) as display:
+        display.say(f"{grid.grid_id} ({grid.name}): {grid.cells} cells of {grid.script}")
+        finished = attach_grid(
+            ledger, grid.grid_id, observe=display, profile=profile, changed=display.changed, over=display.over
+        )
+        return close_with(finished, ledger, display, as_json=as_json)
+
+
+def pull_of_grid(ledger: Ledger, reference: str, profile: str | None, *, as_json: bool) -> int:
+    """Bring home what has ended; returns the exit code."""
+    from cloudrun.cli.grid import GridDisplay
+    from cloudrun.gathering import pull_grid
+
+    with GridDisplay() as display:
+        pulled = pull_grid(ledger, reference, observe=display, profile=profile)
+        return _tell_pulled(pulled, ledger, display.say, as_json=as_json)
+
+
+def _tell_pulled(pulled: Pulled, ledger: Ledger, say: Callable[[str], None], *, as_json: bool) -> int:
+    """What is home, what is not, and what to type next."""
+    grid, counts = pulled.grid, pulled.counts
+    failed = sum(counts[state] for state in RunState if is_over(state) and state is not RunState.SUCCEEDED)
+    there = sum(counts[state] for state in ON_UNITS)
+    left = grid.cells - counts[RunState.SUCCEEDED] - failed - there
+    words = {"succeeded": counts[RunState.SUCCEEDED], "failed": failed, "on machines": there, "without a machine": left}
+    say(f"{grid.grid_id} ({grid.name}) {grid.state}: {', '.join(f'{n} {word}' for word, n in words.items() if n)}")
+    if there or left:
+        say(f"  next   cloudrun attach {grid.grid_id} goes on with it, cloudrun ps shows how far it is")
+    else:
+        say(f"  next   cloudrun results --grid {grid.grid_id}, or cloudrun report {grid.grid_id} --open")
+    if as_json:
+        from cloudrun.cli.grid import document as grid_document
+
+        tally = Tally(grid.cells, counts[RunState.SUCCEEDED], 0, failed, running=there)
+        print_json(grid_document(Finished(grid, tally, 0.0, "; ".join(pulled.problems)), ledger))
+    if pulled.problems:
+        return CleanupIncomplete.exit_code  # machines that may be billing
+    return JobFailed.exit_code if failed else 0
