@@ -16,15 +16,10 @@ from cloudrun import launching, reaper
 from cloudrun.core.clock import Clock, SystemClock
 from cloudrun.core.errors import (
     Cancelled,
-    CapacityError,
     CleanupIncomplete,
     CloudrunError,
-    CredentialsError,
     LaunchError,
-    QuotaError,
     UnitGone,
-    UnresolvedLaunch,
-    UsageError,
     mark_incomplete,
 )
 from cloudrun.core.events import Note, Observer
@@ -37,19 +32,17 @@ from cloudrun.hands import MACHINE_FAILED, Closed, Done, Hand, HandEvent, Opened
 from cloudrun.ledger import Ledger
 from cloudrun.lifeline import LIFELINE
 from cloudrun.plan import budget
-from cloudrun.plan.retrying import useless_launches
 from cloudrun.plan.scheduling import Backlog, Decision, Limits, Terms, decide
 from cloudrun.pooled import PooledUnit
-from cloudrun.renting import AGAIN_S, Launched, Renting
+from cloudrun.prospects import Prospects
+from cloudrun.renting import Launched, Renting
 from cloudrun.spreading import Spreading
 from cloudrun.wiring import Cloud
 from cloudrun.work import Joined, Work
 
 TICK_S = 1.0  # how often to decide where nothing happens
 LOOK_S = (0.1, 1.0)  # between two looks at machines that are not running yet
-PATIENCE_S = 600.0  # for capacity, while nothing runs
 CHECK_S = 0.5  # between two looks at whether the work is still ours
-HOPELESS = (CredentialsError, QuotaError, UsageError)  # asking EC2 once more gives the same answer
 
 
 @dataclass(frozen=True)
@@ -110,12 +103,7 @@ class Pool:
             client_id=client_id, tags=tags or {}, tell=self._tell,
         )  # fmt: skip
         self._spreading = Spreading(cloud, ledger) if limits.max_units > 1 else None
-        self._barred = ""
-        self._short_since: float | None = None  # since when EC2 has had no capacity
-        self._warned: set[str] = set()
-        self._worked: list[bool] = []
-        self._boots: list[float] = []
-        self._failure: BaseException | None = None  # of a launch or a machine, the last one
+        self._prospects = Prospects(self.clock, observe)
         self._look_at = 0.0
         self._look_s = LOOK_S[0]
         self._check_at = 0.0
@@ -181,8 +169,8 @@ class Pool:
     def _give_up(self) -> None:
         """Whoever waits for a machine that will not come learns it."""
         if self._work.backlog().queued and not self._work.stopped():
-            hopeless = self._barred or useless_launches(self._worked)
-            self._work.given_up(self.why or hopeless, self._failure if hopeless else None)
+            hopeless = self._prospects.hopeless
+            self._work.given_up(self.why or hopeless, self._prospects.failure if hopeless else None)
 
     def _decide(self) -> bool:
         """Whether nothing can be done any more."""
@@ -194,16 +182,16 @@ class Pool:
             self._limits(),
             self.ended_usd,
             stopped=work.stopped(),
-            barred=self._barred or useless_launches(self._worked),
+            barred=self._prospects.hopeless,
         )
         self._obey(decision)
         self.changed(self)
         if self.hands or self._renting.asked:
             return False
-        return decision.ended or bool(decision.why or self._barred) or not work.backlog().queued
+        return decision.ended or bool(decision.why or self._prospects.hopeless) or not work.backlog().queued
 
     def _limits(self) -> Limits:
-        boot_s = sum(self._boots) / len(self._boots) if self._boots else self.limits.boot_s
+        boot_s = self._prospects.boot_s(self.limits.boot_s)
         offer = self._renting.offer()
         if offer is None:
             return replace(self.limits, boot_s=boot_s, max_units=0)
@@ -264,13 +252,14 @@ class Pool:
         hand = self.hands[event.instance_id]
         if isinstance(event, Opened):
             hand.ready_at = self.clock.now().timestamp()
-            self._boots += [] if hand.tasks else [hand.ready_at - hand.requested_at]
+            if not hand.tasks:
+                self._prospects.booted(hand.ready_at - hand.requested_at)
             if hand.state == "launching":
                 hand.state = "ready"
         elif isinstance(event, Done):
             hand.ended(event.task, event.error)
             if isinstance(event.error, MACHINE_FAILED):
-                self._failure = event.error
+                self._prospects.failure = event.error
                 self._drain(hand)
             elif hand.unit is not None and hand.unit.is_let_go:
                 self._drain(hand)
@@ -286,35 +275,9 @@ class Pool:
             self.hands[record.instance_id] = hand
         if event.error is None:
             self._look_at = 0.0
-            self._short_since = None
-            return
-        self._failure = event.error
-        if not isinstance(event.error, CloudrunError):
-            raise event.error
-        next_step = event.error.next_step
-        if isinstance(event.error, QuotaError) and event.count > 1:
-            next_step = "asking for fewer at once"
-        elif isinstance(event.error, (*HOPELESS, UnresolvedLaunch)):
-            self._barred = f"no further machine is launched: {event.error}; {next_step}"
-        elif isinstance(event.error, CapacityError):
-            next_step = self._short(event.error)
+            self._prospects.launched()
         else:
-            self._worked.append(False)
-        self._warn_once(f"{event.error}; {next_step}")
-
-    def _short(self, error: CapacityError) -> str:
-        """EC2 had none of something. Returns what is done about it."""
-        now = self.clock.monotonic()
-        self._short_since = now if self._short_since is None or self.hands else self._short_since
-        if now - self._short_since > PATIENCE_S:
-            self._barred = f"no machine could be had for {PATIENCE_S:.0f} s: {error}; {error.next_step}"
-        offer = self._renting.offer()
-        return f"trying {offer}" if offer is not None else f"asking again every {AGAIN_S:.0f} s"
-
-    def _warn_once(self, text: str) -> None:
-        if text not in self._warned:
-            self._warned.add(text)
-            self.observe(Note(text, "warning"))
+            self._prospects.refused(event, self._renting.offer, has_machines=bool(self.hands))
 
     def _look_for_running(self) -> None:
         """One describe for all that are not running yet; those that are get their threads."""
@@ -394,12 +357,12 @@ class Pool:
         self.ended_usd += budget.cost_usd(hand.usd_per_hour, until - hand.requested_at)
         never_ready = hand.ready_at is None and not isinstance(error, Cancelled)
         if never_ready:
-            self._failure = error
+            self._prospects.failure = error
             self.observe(Note(f"{instance_id} did not get ready: {error}", "warning"))
         if never_ready or hand.useless:
-            self._worked.append(False)
+            self._prospects.ended(worked=False)
         elif hand.worked:
-            self._worked.append(True)
+            self._prospects.ended(worked=True)
         for task in hand.tasks:  # it never came to them
             self._work.ended(task, UnitGone(f"{instance_id} has gone"))
 

@@ -1,0 +1,85 @@
+"""Whether more machines can be had: what launches and the machines themselves have shown so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cloudrun.core.clock import Clock
+from cloudrun.core.errors import (
+    CapacityError,
+    CloudrunError,
+    CredentialsError,
+    QuotaError,
+    UnresolvedLaunch,
+    UsageError,
+)
+from cloudrun.core.events import Note, Observer
+from cloudrun.plan.offers import Offer
+from cloudrun.plan.retrying import useless_launches
+from cloudrun.renting import AGAIN_S, Launched
+
+PATIENCE_S = 600.0  # for capacity, while nothing runs
+HOPELESS = (CredentialsError, QuotaError, UsageError)  # asking EC2 once more gives the same answer
+
+
+class Prospects:
+    """`failure`: of a launch or a machine, the last one."""
+
+    def __init__(self, clock: Clock, observe: Observer) -> None:
+        self._clock = clock
+        self._observe = observe
+        self._barred = ""
+        self._worked: list[bool] = []
+        self._boots: list[float] = []
+        self._short_since: float | None = None  # since when EC2 has had no capacity
+        self._said: set[str] = set()
+        self.failure: BaseException | None = None
+
+    @property
+    def hopeless(self) -> str:
+        """Why no further machine is launched; "" while one may be."""
+        return self._barred or useless_launches(self._worked)
+
+    def boot_s(self, otherwise: float) -> float:
+        """From asking for a machine until it works, as seen so far."""
+        return sum(self._boots) / len(self._boots) if self._boots else otherwise
+
+    def booted(self, seconds: float) -> None:
+        self._boots.append(seconds)
+
+    def ended(self, *, worked: bool) -> None:
+        """A machine is over that was wanted. `worked`: something was carried out on it."""
+        self._worked.append(worked)
+
+    def launched(self) -> None:
+        self._short_since = None
+
+    def refused(self, event: Launched, offer: Callable[[], Offer | None], *, has_machines: bool) -> None:
+        """A launch came to nothing. `offer`: what would be asked for next. Raises what is no error of ours."""
+        self.failure = error = event.error
+        if not isinstance(error, CloudrunError):
+            raise error or AssertionError("a launch without an error is not refused")
+        next_step = error.next_step
+        if isinstance(error, QuotaError) and event.count > 1:
+            next_step = "asking for fewer at once"
+        elif isinstance(error, (*HOPELESS, UnresolvedLaunch)):
+            self._barred = f"no further machine is launched: {error}; {next_step}"
+        elif isinstance(error, CapacityError):
+            self._is_short(error, has_machines=has_machines)
+            following = offer()
+            next_step = f"trying {following}" if following is not None else f"asking again every {AGAIN_S:.0f} s"
+        else:
+            self.ended(worked=False)
+        self._warn(f"{error}; {next_step}")
+
+    def _is_short(self, error: CapacityError, *, has_machines: bool) -> None:
+        now = self._clock.monotonic()
+        self._short_since = now if self._short_since is None or has_machines else self._short_since
+        if now - self._short_since > PATIENCE_S:
+            self._barred = f"no machine could be had for {PATIENCE_S:.0f} s: {error}; {error.next_step}"
+
+    def _warn(self, text: str) -> None:
+        """Once: it is tried again and again."""
+        if text not in self._said:
+            self._said.add(text)
+            self._observe(Note(text, "warning"))
