@@ -14,7 +14,7 @@
              ansible-playbook, scp and ssh
   cold       the same where no package was ever fetched
   flat       from submit to 1, 2, 4, 8, 16 units at work, and the CPU time of cloudrun itself for each further one: the
-             environment built once and copied from unit to unit, built on every unit, or there from the boot; six
+             environment built once and copied from unit to unit, built on every unit, or there from the boot; ten
              minutes. A TMPDIR in memory (not below /dev) with 6 GB keeps the disk out of it
   cells      64 cells of a second on two slots of one unit: the makespan, and what is added to each
   progressive  the 144 cells of jobs/progressive.toml, a cell and a feature space a run, through cloudrun, against a
