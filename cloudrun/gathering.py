@@ -92,12 +92,13 @@ def end_cells(
         catch_up(ledger, cloud, agent, runs, observe=observe)
         known = _known(agent)
         running = []
-        for run in _still_there(ledger, runs):
-            status = known.get(_place(run))
-            if status is None or status.state == "queued":
-                give_up(ledger, run, "")
-            else:
-                running.append(run)
+        with ledger.together():
+            for run in _still_there(ledger, runs):
+                status = known.get(_place(run))
+                if status is None or status.state == "queued":
+                    give_up(ledger, run, "")
+                else:
+                    running.append(run)
         with ThreadPoolExecutor(CANCELLERS, thread_name_prefix="cloudrun-cancel") as pool:
             pull = partial(pulling.pull_run, agent=agent, observe=observe, clock=CLOCK)
             list(pool.map(lambda run: pull(ledger, run, cancel_after_s=grace_s, forced=ending), running))
