@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from cloudrun.units import OpenUnit
 
 POLL_S = 0.5  # while one waits for another unit: whether it shall go on waiting
+LOOK_S = 5.0  # whether the unit that builds is still there, which Ansible finds out only after a minute
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Spreading:
         self._spreads: dict[Kind, Spread] = defaultdict(Spread)
         self._failures: dict[Kind, ProvisionError] = {}
         self._sources: dict[tuple[Kind, str], tuple[OpenUnit, SealedEnvironment]] = {}
+        self._builders: dict[Kind, OpenUnit] = {}
+        self._look_at = 0.0
         self._open_groups: set[str] = set()  # whose machines may reach each other
 
     def provide(self, unit: OpenUnit, fingerprint: str, phases: Phases, build: Callable[[], None]) -> None:
@@ -74,17 +78,26 @@ class Spreading:
             step = plan.next_step(spread, group)
             if isinstance(step, Build) and not step.alone:
                 self._spreads[kind] = plan.build_begins(spread, unit.instance_id)
+                self._builders[kind] = unit
+                self._look_at = time.monotonic() + LOOK_S
             elif isinstance(step, Copy):
                 self._spreads[kind] = plan.copy_begins(spread, step.source)
             return step
 
     def _await(self, kind: Kind, unit: OpenUnit, group: str) -> plan.Step:
-        with self._changed:
-            while isinstance(step := self._take(kind, unit, group), Wait):
+        while True:
+            with self._changed:
+                if not isinstance(step := self._take(kind, unit, group), Wait):
+                    return step
                 if unit.stop.is_set():
                     raise Cancelled("provisioning was cancelled")
                 self._changed.wait(POLL_S)
-            return step
+                builder = self._builders[kind] if self._spreads[kind].builder else None
+                if builder is None or time.monotonic() < self._look_at:
+                    continue
+                self._look_at = time.monotonic() + LOOK_S
+            if builder.is_gone():
+                self.leaves(builder.instance_id)
 
     def _now(self, kind: Kind, change: Callable[[Spread], Spread]) -> None:
         with self._changed:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
-import signal
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 
 from cloudrun.core.states import RunState
-from tests.sandbox.conftest import Aws, Project, Start, pids_of, wait_for
+from cloudrun.provisioning.environment import environment_for
+from tests.sandbox.conftest import Aws, Project, Start, wait_for
 
 Nothing = Callable[[Project], None]
 
@@ -62,26 +68,78 @@ def test_ansible_runs_on_one_machine_of_four(project: Project, start: Start, not
     nothing_left(project)
 
 
+@dataclass
+class Index:
+    """A web server with one wheel. From `hang` on it answers nobody, until `answering` is set."""
+
+    url: str
+    asked: Event
+    answering: Event
+
+    def hang(self) -> None:
+        self.asked.clear()
+        self.answering.clear()
+
+
+@pytest.fixture
+def index() -> Iterator[Index]:
+    wheel = io.BytesIO()
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("slow.py", "")
+        archive.writestr("slow-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: slow\nVersion: 1.0\n")
+        archive.writestr("slow-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr("slow-1.0.dist-info/RECORD", "slow.py,,\n")
+    asked, answering = Event(), Event()
+    answering.set()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.set()
+            answering.wait(120)
+            with suppress(OSError):  # whoever asked has died
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(wheel.getvalue())))
+                self.end_headers()
+                if self.command == "GET":
+                    self.wfile.write(wheel.getvalue())
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield Index(f"http://127.0.0.1:{server.server_port}/slow-1.0-py3-none-any.whl", asked, answering)
+        answering.set()
+        server.shutdown()
+        thread.join()
+
+
 @pytest.mark.slow
 def test_a_machine_that_dies_while_it_builds_is_followed_by_another(
-    project: Project, start: Start, aws: Aws, nothing_left: Nothing
+    project: Project, start: Start, aws: Aws, index: Index, nothing_left: Nothing
 ) -> None:
-    project.write("cell.py", CELL.format(needs="['joblib==1.3.1']", words="joblib==1.3.1"))
+    script = project.write("cell.py", CELL.format(needs=f"['joblib==1.3.1', 'slow @ {index.url}']", words="slow"))
+    # what the client asks for it asks now: from here on only machines do
+    environment_for(script, project.root, architecture="x86_64", cache_dir=project.ledger.home / "cache")
+    index.hang()
     submitting = start("-m", "cloudrun", *command(8))
+    assert index.asked.wait(60), "no machine builds"
     ledger = project.ledger
-    playbooks = project.root / ".cloudrun" / "runs"
-    wait_for(lambda: list(playbooks.glob("*/ansible")) != [], "a machine that builds")
-    (folder,) = playbooks.glob("*/ansible")
-    builder = ledger.run(folder.parent.name.partition(".")[0]).instance_id
-    assert builder is not None
-    for pid in pids_of(builder):
-        os.kill(pid, signal.SIGSTOP)
+    (builder,) = (
+        unit.instance_id
+        for unit in ledger.units()
+        if list(unit_home(unit.instance_id).glob(".cloudrun/envs/*.building.*"))
+    )
     aws("ec2", "terminate-instances", "--instance-ids", builder)
+    index.answering.set()
     _, said = submitting.communicate(timeout=200)
     assert submitting.returncode == 0, said
     runs = ledger.runs()
     assert {run.state for run in runs} == {RunState.SUCCEEDED}
     assert {run.params["n"] for run in runs} == set(range(8))
     assert builder not in {run.instance_id for run in runs}
-    assert len(built_by_ansible(project)) >= 1
+    assert len(built_by_ansible(project)) == 1
     nothing_left(project)

@@ -211,6 +211,24 @@ def test_a_builder_whose_machine_dies_is_followed_by_another(error: Exception) -
     assert world.done == [("build", "i-2")]
 
 
+def test_a_builder_that_is_gone_is_not_waited_for_until_ansible_has_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloudrun.spreading.LOOK_S", 0.0)
+    world = World()
+    spreading = world.spreading()
+    dead = Unit(world, 1)
+    builder, go_on = begun(spreading, dead, UnitGone("it went"))
+    other = Unit(world, 2)
+    waiting = Waiting(spreading, other)
+    until(waits(other))
+    dead.gone = True
+    assert waiting.end() is None
+    assert world.done == [("build", "i-2")]
+    go_on.set()
+    assert isinstance(builder.end(), UnitGone)
+    provide(spreading, Unit(world, 3))
+    assert world.done[-1] == ("i-2", "i-3")
+
+
 def test_machines_that_die_while_ansible_is_at_work_are_not_the_requirements_fault() -> None:
     world = World()
     spreading = world.spreading()
