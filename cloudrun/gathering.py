@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from cloudrun import pulling, terminating, watching
+from cloudrun import attaching, pulling, terminating, watching
 from cloudrun.cells import ON_UNITS
 from cloudrun.clients import is_alive
 from cloudrun.core import rundir
@@ -92,17 +92,34 @@ def end_cells(
         catch_up(ledger, cloud, agent, runs, observe=observe)
         known = _known(agent)
         running = []
-        for run in _still_there(ledger, runs):
-            status = known.get(_place(run))
-            if status is None or status.state == "queued":
-                give_up(ledger, run, "")
-            else:
-                running.append(run)
+        with ledger.together():
+            for run in _still_there(ledger, runs):
+                status = known.get(_place(run))
+                if status is None or status.state == "queued":
+                    give_up(ledger, run, "")
+                else:
+                    running.append(run)
         with ThreadPoolExecutor(CANCELLERS, thread_name_prefix="cloudrun-cancel") as pool:
             pull = partial(pulling.pull_run, agent=agent, observe=observe, clock=CLOCK)
             list(pool.map(lambda run: pull(ledger, run, cancel_after_s=grace_s, forced=ending), running))
 
+    _end_attended(ledger, grid_id, grace_s, observe, profile)
     visit(ledger, grid_id, end, give_up, observe, profile)
+
+
+def _end_attended(ledger: Ledger, grid_id: str, grace_s: float, observe: Observer, profile: str | None) -> None:
+    """Cells on machines that a living process has, a pool with other work say: they are ended, and it brings them
+    home."""
+    for name, cells in cells_on_units(grid_id, ledger).items():
+        if not is_alive(ledger.client(ledger.unit(name).client_id), CLOCK.now()):
+            continue
+        for cell in cells:
+            try:
+                attaching.cancel(ledger, cell.run.run_id, grace_s=grace_s, observe=observe, profile=profile)
+            except LedgerError:
+                raise
+            except CloudrunError as error:  # the others are tried all the same
+                observe(Note(f"cell {cell.number} ({cell.run.run_id}): {error}", "warning"))
 
 
 def catch_up(
