@@ -10,20 +10,12 @@ from typing import Any
 
 import pytest
 
-from cloudrun.core.records import GridRecord
 from cloudrun.core.states import GridState, RunState
+from tests.sandbox.cells import CELL, only_grid
+from tests.sandbox.cells import command as cells_command
 from tests.sandbox.conftest import Aws, Project, Start, wait_for
 
 Nothing = Callable[[Project], None]
-
-# Takes as long as it is told, and gives a score; what it makes says which cell it was.
-CELL = """
-import json, os, time
-params = json.loads(os.environ["CLOUDRUN_PARAMS"])
-open("began.txt", "w").write(str(params["n"]))
-time.sleep({sleep_s})
-print(json.dumps({{"accuracy": params["n"] / 100}}))
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -34,13 +26,7 @@ def no_unit_is_left_alone(project: Project) -> Iterator[None]:
 
 
 def command(cells: int, *options: str) -> tuple[str, ...]:
-    numbers = "n=" + ",".join(map(str, range(cells)))
-    return ("submit", "cell.py", "--set", numbers, "--slots", "1", "--units", "2", *options)
-
-
-def only_grid(project: Project) -> GridRecord:
-    (grid,) = project.ledger.grids()
-    return grid
+    return cells_command(cells, "--units", "2", *options)
 
 
 def seen(project: Project) -> dict[str, Any]:

@@ -11,23 +11,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from cloudrun.core.records import GridRecord
 from cloudrun.core.states import EndReason, GridState, RunState, UnitState
 from cloudrun.ledger import Ledger
 from cloudrun.ledger.home import DATABASE
 from cloudrun.sandbox import client
+from tests.sandbox.cells import CELL, command, only_grid
 from tests.sandbox.conftest import Aws, Project, Start, pids_of, wait_for
 
 Nothing = Callable[[Project], None]
-
-# Sleeps as long as it is told, and gives a score; what it makes says which cell it was.
-CELL = """
-import json, os, time
-params = json.loads(os.environ["CLOUDRUN_PARAMS"])
-open("began.txt", "w").write(str(params))
-time.sleep({sleep_s})
-print(json.dumps({{"accuracy": params["n"] / 100}}))
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -37,25 +28,12 @@ def no_unit_is_left_alone(project: Project) -> Iterator[None]:
         project.cloudrun("reap", unit.instance_id)
 
 
-def numbers(count: int) -> str:
-    return "n=" + ",".join(map(str, range(count)))
-
-
-def command(cells: int, *options: str) -> tuple[str, ...]:
-    return ("submit", "cell.py", "--set", numbers(cells), "--slots", "1", *options)
-
-
 def done(ledger: Ledger) -> int:
     return sum(run.state is RunState.SUCCEEDED for run in ledger.runs())
 
 
 def running(ledger: Ledger) -> int:
     return sum(run.state is RunState.RUNNING for run in ledger.runs())
-
-
-def only_grid(project: Project) -> GridRecord:
-    (grid,) = project.ledger.grids()
-    return grid
 
 
 def each_cell_once(project: Project, cells: int, twice: set[str] = frozenset()) -> None:  # type: ignore[assignment]
