@@ -1,4 +1,4 @@
-"""Grids that are left to their machines: what is said of them, and `attach` and `pull` by a grid's id."""
+"""Grids that are left to their machines: `attach` and `pull` by a grid's id."""
 
 from __future__ import annotations
 
@@ -6,37 +6,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cloudrun.cells import ON_UNITS, Tally
-from cloudrun.cli.printing import print_json, when_text
+from cloudrun.cli.printing import print_json
 from cloudrun.core.errors import CleanupIncomplete, JobFailed
 from cloudrun.core.states import RunState
 from cloudrun.core.states import is_terminal as is_over
-from cloudrun.grid_units import units_of
 from cloudrun.grids import Finished
 from cloudrun.ledger import Ledger
 
 if TYPE_CHECKING:
     from cloudrun.gathering import Pulled
-
-
-def detached_lines(finished: Finished, ledger: Ledger) -> list[str]:
-    """After `--detach`: where its cells are, until when, and how to come back to them."""
-    tally, grid = finished.tally, finished.grid
-    units = units_of(ledger, grid.grid_id)
-    machines = f"{len(units)} machine{'s' if len(units) != 1 else ''}"
-    lines = [f"{grid.grid_id} ({grid.name}): {tally.running} of {tally.cells} cells are on {machines}"]
-    if units:
-        lines[0] += f", powering off by {when_text(max(unit.deadline for unit in units))}"
-    counts = [f"{tally.succeeded} have succeeded before"] if tally.succeeded else []
-    counts += [f"{tally.failed} failed"] if tally.failed else []
-    counts += [f"{tally.left} wait: {finished.why}" if finished.why else f"{tally.left} wait"] if tally.left else []
-    lines += [f"  cells  {', '.join(counts)}"] if counts else []
-    if finished.spent_usd:
-        lines.append(f"  cost   ${finished.spent_usd:.4f} at list prices, at most")
-    lines.append(
-        f"  next   cloudrun attach {grid.grid_id}   (goes on with it to its end; from any folder of this project)"
-    )
-    lines.append(f"         cloudrun ps, cloudrun pull {grid.grid_id}, cloudrun cancel {grid.grid_id}")
-    return lines
 
 
 def attach_to_grid(ledger: Ledger, reference: str, profile: str | None, *, as_json: bool) -> int:

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from cloudrun.cells import Tally
-from cloudrun.cli.detached import detached_lines
+from cloudrun.cli.grid_summary import closing_lines, detached_lines
 from cloudrun.cli.printing import assignments_text, is_terminal, print_json, printable, score_text
 from cloudrun.core.clock import utc_text
 from cloudrun.core.errors import CleanupIncomplete, JobFailed
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 
 REDRAW_S = 0.2
-RANKED = 10  # cells in the ranking at the end
 JSON_RUNS = 1000  # read from the ledger at once
 
 
@@ -224,35 +223,6 @@ def exit_code(finished: Finished) -> int:
     if finished.tally.failed:
         return JobFailed.exit_code
     return 0 if finished.grid.state is GridState.DONE else 1
-
-
-def closing_lines(finished: Finished, ledger: Ledger) -> list[str]:
-    tally, grid = finished.tally, finished.grid
-    counts = [f"{tally.succeeded} succeeded"]
-    counts += [f"{tally.taken} of them before"] if tally.taken else []
-    counts += [f"{tally.failed} failed"] if tally.failed else []
-    counts += [f"{tally.left} left"] if tally.left else []
-    counts += [f"{tally.elsewhere} on machines that cannot be reached"] if tally.elsewhere else []
-    lines = [f"{grid.grid_id} ({grid.name}) {grid.state}: {', '.join(counts)}"]
-    if finished.why:
-        lines.append(f"  why    {finished.why}")
-    if finished.spent_usd:
-        lines.append(f"  cost   ${finished.spent_usd:.4f} at list prices")
-    lines += [f"  {line}" for line in _ranking(finished, ledger)]
-    if grid.state is not GridState.DONE:
-        more = ", with a higher --budget" if grid.budget_usd is not None and "budget" in finished.why else ""
-        lines.append(f"  next   the same command goes on with it{more}")
-    lines.append(f"  next   cloudrun results --grid {grid.grid_id}, or cloudrun report {grid.grid_id} --open")
-    return lines
-
-
-def _ranking(finished: Finished, ledger: Ledger) -> list[str]:
-    """The best cells, best first; nothing where none has a score."""
-    lines = []
-    for place, run in enumerate(ledger.ranking(grid_id=finished.grid.grid_id, limit=RANKED), 1):
-        metric = run.record.metric or next(iter(run.scores))
-        lines.append(f"{place:>3}  {metric} {score_text(run.scores[metric])}  {assignments_text(run.params)}")
-    return lines
 
 
 def document(finished: Finished, ledger: Ledger) -> dict[str, Any]:

@@ -1,0 +1,61 @@
+"""What is said of a grid when its command returns: how it ended and its best cells, or where it was left."""
+
+from __future__ import annotations
+
+from cloudrun.cli.printing import assignments_text, score_text, when_text
+from cloudrun.core.states import GridState
+from cloudrun.grid_units import units_of
+from cloudrun.grids import Finished
+from cloudrun.ledger import Ledger
+
+RANKED = 10  # cells in the ranking at the end
+
+
+def closing_lines(finished: Finished, ledger: Ledger) -> list[str]:
+    tally, grid = finished.tally, finished.grid
+    counts = [f"{tally.succeeded} succeeded"]
+    counts += [f"{tally.taken} of them before"] if tally.taken else []
+    counts += [f"{tally.failed} failed"] if tally.failed else []
+    counts += [f"{tally.left} left"] if tally.left else []
+    counts += [f"{tally.elsewhere} on machines that cannot be reached"] if tally.elsewhere else []
+    lines = [f"{grid.grid_id} ({grid.name}) {grid.state}: {', '.join(counts)}"]
+    if finished.why:
+        lines.append(f"  why    {finished.why}")
+    if finished.spent_usd:
+        lines.append(f"  cost   ${finished.spent_usd:.4f} at list prices")
+    lines += [f"  {line}" for line in _ranking(finished, ledger)]
+    if grid.state is not GridState.DONE:
+        more = ", with a higher --budget" if grid.budget_usd is not None and "budget" in finished.why else ""
+        lines.append(f"  next   the same command goes on with it{more}")
+    lines.append(f"  next   cloudrun results --grid {grid.grid_id}, or cloudrun report {grid.grid_id} --open")
+    return lines
+
+
+def _ranking(finished: Finished, ledger: Ledger) -> list[str]:
+    """The best cells, best first; nothing where none has a score."""
+    lines = []
+    for place, run in enumerate(ledger.ranking(grid_id=finished.grid.grid_id, limit=RANKED), 1):
+        metric = run.record.metric or next(iter(run.scores))
+        lines.append(f"{place:>3}  {metric} {score_text(run.scores[metric])}  {assignments_text(run.params)}")
+    return lines
+
+
+def detached_lines(finished: Finished, ledger: Ledger) -> list[str]:
+    """After `--detach`: where its cells are, until when, and how to come back to them."""
+    tally, grid = finished.tally, finished.grid
+    units = units_of(ledger, grid.grid_id)
+    machines = f"{len(units)} machine{'s' if len(units) != 1 else ''}"
+    lines = [f"{grid.grid_id} ({grid.name}): {tally.running} of {tally.cells} cells are on {machines}"]
+    if units:
+        lines[0] += f", powering off by {when_text(max(unit.deadline for unit in units))}"
+    counts = [f"{tally.succeeded} have succeeded before"] if tally.succeeded else []
+    counts += [f"{tally.failed} failed"] if tally.failed else []
+    counts += [f"{tally.left} wait: {finished.why}" if finished.why else f"{tally.left} wait"] if tally.left else []
+    lines += [f"  cells  {', '.join(counts)}"] if counts else []
+    if finished.spent_usd:
+        lines.append(f"  cost   ${finished.spent_usd:.4f} at list prices, at most")
+    lines.append(
+        f"  next   cloudrun attach {grid.grid_id}   (goes on with it to its end; from any folder of this project)"
+    )
+    lines.append(f"         cloudrun ps, cloudrun pull {grid.grid_id}, cloudrun cancel {grid.grid_id}")
+    return lines
