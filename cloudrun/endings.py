@@ -31,7 +31,8 @@ class Endings:
         self._clock = clock
         self._client_id = client_id
         self._new: SimpleQueue[str | None] = SimpleQueue()
-        self._ending: set[str] = set()  # added, and not known to have gone
+        self._added: set[str] = set()
+        self._ending: set[str] = set()  # those of them that are not known to have gone
         self._leaving = terminating.Leaving(
             cloud, ledger, cloud.instances.terminate, terminating.TERMINATION, reason=EndReason.COMPLETED, clock=clock
         )
@@ -41,8 +42,13 @@ class Endings:
 
     def add(self, instance_id: str) -> None:
         """Terminate it soon; unless another client has taken it meanwhile."""
+        self._added.add(instance_id)
         self._ending.add(instance_id)
         self._new.put(instance_id)
+
+    def was_added(self, instance_id: str) -> bool:
+        """Whether its end was ever asked for here."""
+        return instance_id in self._added
 
     def is_ending(self, instance_id: str) -> bool:
         """Whether it was added, and EC2 has not said that it is gone."""
