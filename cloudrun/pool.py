@@ -32,6 +32,7 @@ from cloudrun.hands import MACHINE_FAILED, Closed, Done, Hand, HandEvent, Opened
 from cloudrun.ledger import Ledger
 from cloudrun.lifeline import LIFELINE
 from cloudrun.plan import budget
+from cloudrun.plan.offers import Offer
 from cloudrun.plan.scheduling import Backlog, Decision, Limits, Terms, UnitView, decide
 from cloudrun.pooled import PooledUnit
 from cloudrun.prospects import Prospects
@@ -169,24 +170,24 @@ class Pool:
     def _give_up(self) -> None:
         """Whoever waits for a machine that will not come learns it."""
         if self._work.backlog().queued and not self._work.stopped():
-            hopeless = self._prospects.hopeless
-            self._work.given_up(self.why or hopeless, self._prospects.failure if hopeless else None)
+            self._work.given_up(self.why or self._prospects.hopeless, self._prospects.cause)
+            self._prospects.begin_anew()  # for what comes later, where more may come
 
     def _decide(self) -> bool:
         """Whether nothing can be done any more."""
-        work = self._work
+        work, offer = self._work, self._renting.offer()
         now = self.clock.now().timestamp()
         leaving, stuck = self._settle_leaving(now)
         decision = decide(
             now,
             work.backlog(),
             [hand.view() for hand in self.hands.values()] + leaving + self._renting.views(),
-            self._limits(),
+            self._limits(offer),
             self.ended_usd + budget.worst_usd(now, stuck, 0.0),
             stopped=work.stopped(),
             barred=self._prospects.hopeless,
         )
-        self._obey(decision)
+        self._obey(decision, offer)
         self.changed(self)
         if self.hands or self._renting.asked:
             return False
@@ -209,15 +210,16 @@ class Pool:
                 stuck.append(hand.view())
         return leaving, stuck
 
-    def _limits(self) -> Limits:
+    def _limits(self, offer: Offer | None) -> Limits:
+        """Those of the user, with what the next unit would be like."""
         boot_s = self._prospects.boot_s(self.limits.boot_s)
-        offer = self._renting.offer()
         if offer is None:
             return replace(self.limits, boot_s=boot_s, max_units=0)
+        most = self._prospects.most_units(self.limits.max_units)
         terms = self.terms(offer.instance_type)
-        return replace(self.limits, boot_s=boot_s, slots=terms.slots, usd_per_hour=terms.usd_per_hour)
+        return replace(self.limits, boot_s=boot_s, max_units=most, slots=terms.slots, usd_per_hour=terms.usd_per_hour)
 
-    def _obey(self, decision: Decision) -> None:
+    def _obey(self, decision: Decision, offer: Offer | None) -> None:
         self.why = decision.why
         for instance_id, deadline in decision.extend:
             self._extend(self.hands[instance_id], deadline)
@@ -227,7 +229,7 @@ class Pool:
                 if (task := self._work.take(hand.tasks)) is not None:
                     hand.give(task)
         self._let_linger(frozenset(decision.drain))
-        if decision.launch and (offer := self._renting.offer()) is not None:
+        if decision.launch and offer is not None:
             self._renting.ask(offer, decision.launch, decision.deadline)
 
     def _let_linger(self, unneeded: Set[str]) -> None:
@@ -296,7 +298,7 @@ class Pool:
             self._look_at = 0.0
             self._prospects.launched()
         else:
-            self._prospects.refused(event, self._renting.offer, has_machines=bool(self.hands))
+            self._prospects.refused(event, self._renting.offer, machines=len(self.hands))
 
     def _look_for_running(self) -> None:
         """One describe for all that are not running yet; those that are get their threads."""
@@ -323,7 +325,15 @@ class Pool:
     # -- units ---------------------------------------------------------------------------------------------------------
 
     def join(self, joined: Joined) -> None:
-        """Go on with what a dead client has left. For the deciding thread."""
+        """Go on with what a dead client has left. For the deciding thread. Where nobody knows what one of them is like,
+        all of them are ended before that surfaces."""
+        try:
+            for record, _, _ in joined.units:
+                self.terms(record.instance_type)
+        except CloudrunError:
+            for record, _, _ in joined.units:
+                self._endings.add(record.instance_id)
+            raise
         self.ended_usd += joined.spent_usd
         self._renting.launch_ids += joined.launches
         for instance_id in joined.ending:
@@ -408,10 +418,10 @@ class Pool:
 
     def _finish(self, error: BaseException | None) -> None:
         """Whatever has happened: every thread over, every machine gone, keys and groups deleted."""
-        failures: list[CloudrunError] = []
+        failures: list[BaseException] = []
         while self.hands or self._renting.asked:
             for hand in list(self.hands.values()):
-                if error is not None and hand.unit is not None:
+                if (error is not None or failures) and hand.unit is not None:
                     hand.unit.cancel()
                 self._drain(hand)
             self._bell.wait(TICK_S)
@@ -419,7 +429,7 @@ class Pool:
             while self._events:
                 try:
                     self._take(self._events.popleft())
-                except CloudrunError as failure:
+                except BaseException as failure:  # noqa: BLE001  # whatever it is, the machines still have to go
                     failures.append(failure)
         self._renting.join()
         try:
@@ -439,6 +449,7 @@ class Pool:
             raise failures[0]
         for each in failures:
             if error is not None and each is not error:
-                error.add_note(f"and then: {each} (next: {each.next_step})")
+                next_step = f" (next: {each.next_step})" if isinstance(each, CloudrunError) else ""
+                error.add_note(f"and then: {each or type(each).__name__}{next_step}")
                 if isinstance(each, CleanupIncomplete):
                     mark_incomplete(error)
