@@ -4,10 +4,11 @@ what came of it."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from threading import Thread
 
-from cloudrun import launching
+from cloudrun import launching, terminating
 from cloudrun.capacity import allowed, learn_zones
 from cloudrun.clients import owner
 from cloudrun.core.clock import Clock
@@ -16,12 +17,15 @@ from cloudrun.core.events import Note, Observer
 from cloudrun.core.ids import new_id
 from cloudrun.core.records import Image, UnitRecord
 from cloudrun.core.settings import Settings
+from cloudrun.core.states import LaunchState
 from cloudrun.ledger import Ledger
 from cloudrun.plan.offers import Offer
 from cloudrun.plan.scheduling import Terms, UnitView
 from cloudrun.wiring import Cloud
 
 AGAIN_S = 10.0  # before EC2 is asked again for what it did not have
+AGAIN_MAX_S = 60.0  # where it has had nothing for a while
+RELEASE_S = 10.0  # for what no machine has used; what is left then is released in the end
 
 
 @dataclass(frozen=True)
@@ -66,12 +70,14 @@ class Renting:
         self._tell = tell
         self._unknown: dict[str, list[UnitView]] = {}  # by launch: what may cost money, and is in no unit's row
         self._threads: list[Thread] = []
+        self._again_s = AGAIN_S
+        self._nothing_since: float | None = None  # all was refused when the pause was made longer last
         self.asked = 0  # launches whose answer has not been heard
         self.launch_ids: list[str] = []
 
     def offer(self) -> Offer | None:
         """What to ask for now; None where all that is allowed was refused a moment ago."""
-        return self._offers.best(self._clock.monotonic(), AGAIN_S)
+        return self._offers.best(self._clock.monotonic(), self._again_s)
 
     def ask(self, offer: Offer, count: int, deadline: float) -> None:
         """For so many of that, or fewer where so many were refused. EC2 may take a while over it: what runs goes on."""
@@ -95,9 +101,22 @@ class Renting:
     def heard(self, event: Launched) -> None:
         self.asked -= 1
         if isinstance(event.error, CapacityError):
-            self._offers.refuse(event.offer, self._clock.monotonic(), event.count)
+            now = self._clock.monotonic()
+            self._offers.refuse(event.offer, now, event.count)
+            if self.offer() is None:
+                self._wait_longer(now)
+        elif event.error is None:
+            self._again_s, self._nothing_since = AGAIN_S, None
         if not isinstance(event.error, UnresolvedLaunch):
             del self._unknown[event.launch_id]
+
+    def _wait_longer(self, now: float) -> None:
+        """Twice as long each time that all were asked and had nothing."""
+        if self._nothing_since is None:
+            self._nothing_since = now
+        elif now - self._nothing_since >= self._again_s:
+            self._nothing_since = now
+            self._again_s = min(2 * self._again_s, AGAIN_MAX_S)
 
     def join(self) -> None:
         for thread in self._threads:
@@ -149,3 +168,14 @@ class Renting:
             if isinstance(error, CapacityError):
                 learn_zones(self._offers, self._cloud, offer.instance_type)
             self._tell(Launched(launch_id, offer, count, error=error))
+            self._release(launch_id)
+
+    def _release(self, launch_id: str) -> None:
+        """The key pair and the group of a launch that EC2 refused: a shortage would pile them up. Whatever else became
+        of it, they are released in the end, and so is what cannot be now."""
+        with suppress(CloudrunError):
+            if self._ledger.launch(launch_id).state is LaunchState.REFUSED:
+                terminating.release_resources(
+                    self._cloud, self._ledger, launch_id, timeout_s=RELEASE_S, clock=self._clock
+                )
+                self.launch_ids.remove(launch_id)
