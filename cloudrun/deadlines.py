@@ -36,11 +36,20 @@ def move_deadline(
     observe: Observer,
 ) -> None:
     """The machine's own timer is moved first and read back, then its agent, its tag and the ledger: whatever fails on
-    the way, what ends the machine first is as early as it was.
+    the way, what ends the machine first is as early as it was. A later one is in the ledger before the machine can hold
+    it: whoever counts money after this process has died must not count on the earlier. Where the machine does not take
+    it, or does not say so, the ledger has the old one again, which its agent is told by whoever connects: it must not
+    take its time with saving outputs.
 
     Raises ConnectionLost, CloudrunError where the machine does not take it.
     """
-    _move_timer(session, unit, deadline)
+    if deadline > unit.deadline:
+        ledger.update_unit(unit.instance_id, deadline=deadline)
+    try:
+        _move_timer(session, unit, deadline)
+    except CloudrunError:
+        ledger.update_unit(unit.instance_id, deadline=unit.deadline)
+        raise
     orders = agent.standing_orders() or UnitOrders(0.0)
     agent.orders(replace(orders, deadline=deadline.timestamp()))
     left_s = (deadline - SystemClock().now()).total_seconds()

@@ -51,7 +51,7 @@ class Hand:
     slots: int
     usd_per_hour: float
     requested_at: float
-    deadline: float
+    deadline: float  # the latest that it may hold
     state: Literal["launching", "ready", "draining"] = "launching"
     unit: PooledUnit | None = None
     tasks: list[Any] = field(default_factory=list)
@@ -59,6 +59,7 @@ class Hand:
     useless: bool = False  # it never got as far
     ready_at: float | None = None
     unneeded_since: float | None = None  # by the clock that does not jump
+    sure_until: float | None = None  # where it may not have taken its deadline: the one that it had
     over: bool = False  # it never had a thread, and shall have none
     _inbox: SimpleQueue[Any] = field(default_factory=SimpleQueue)
 
@@ -77,6 +78,7 @@ class Hand:
             self.deadline,
             self.usd_per_hour,
             self.record.instance_type,
+            self.sure_until,
         )
 
     def give(self, task: Any) -> None:

@@ -399,17 +399,23 @@ class Pool:
             self._work.ended(task, UnitGone(f"{instance_id} has gone"))
 
     def _extend(self, hand: Hand, deadline: float) -> None:
+        before = hand.deadline if hand.sure_until is None else hand.sure_until
         hand.deadline = max(hand.deadline, deadline)  # the later of two, whichever it comes to hold
         unit = hand.unit
         if unit is None:
             return
+
+        def sure(until: float | None) -> None:
+            hand.sure_until = until
 
         def move() -> None:
             try:
                 moment = datetime.fromtimestamp(deadline, UTC)
                 record = self.ledger.unit(unit.instance_id)
                 move_deadline(self.cloud, self.ledger, record, moment, unit.session, unit.agent, self.observe)
-            except CloudrunError as error:  # it ends as early as before, which loses time and no money
+                self.tell(lambda: sure(None))
+            except CloudrunError as error:  # it may end as early as before
+                self.tell(lambda: sure(before))
                 self.observe(Note(f"{error}", "warning"))
 
         Thread(target=move, name="cloudrun-extend", daemon=True).start()

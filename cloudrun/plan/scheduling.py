@@ -28,7 +28,8 @@ UNKNOWN_S = 1200.0  # by how much a deadline is moved where nobody knows how lon
 class UnitView:
     """A unit that EC2 has not said to be gone, also one of a launch whose answer is not known.
 
-    `deadline`: the latest that it may hold, sent or about to be sent.
+    `deadline`: the latest that it may hold, sent or about to be sent. `sure_until`: where nobody knows whether it took
+    that one, the earlier one that can be counted on.
 
     `busy`: cells that it works on, those on their way to it and home from it included. Times in seconds since 1970.
     """
@@ -41,6 +42,7 @@ class UnitView:
     deadline: float
     usd_per_hour: float
     type_name: str = ""
+    sure_until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +168,8 @@ def _lasting(
     limits: Limits,
 ) -> list[UnitView]:
     """Ready units that live long enough for another cell."""
-    return [unit for unit in ready if fits(now, unit, moved.get(unit.unit_id, unit.deadline), expected_s, limits)]
+    until = {unit.unit_id: unit.deadline if unit.sure_until is None else unit.sure_until for unit in ready} | moved
+    return [unit for unit in ready if fits(now, unit, until[unit.unit_id], expected_s, limits)]
 
 
 def _spread(queued: int, units: Iterable[UnitView]) -> tuple[tuple[str, int], ...]:

@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from threading import Event
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from cloudrun import pool as pools
 from cloudrun.core.clock import SystemClock
-from cloudrun.core.errors import CleanupIncomplete, CloudrunError
+from cloudrun.core.errors import CleanupIncomplete, CloudrunError, ConnectionLost
 from cloudrun.core.events import nobody
 from cloudrun.core.records import Image, UnitRecord
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import UnitState
+from cloudrun.hands import Hand
 from cloudrun.ledger import Ledger
 from cloudrun.plan.scheduling import Backlog, Limits, UnitView, decide
 from cloudrun.pooled import PooledUnit
 from cloudrun.work import Joined
 from tests.fakes import Ec2, cloud_of, launch_one
+from tests.waiting import until
 
 IMAGE = Image("ami-1", "/dev/sda1", "x86_64", "/dev/sda1", "ubuntu", 8)
 LIMITS = Limits(max_units=2, slots=1, usd_per_hour=1.0, boot_s=1.0, deadline_s=4 * 3600.0, budget_usd=20.0)
@@ -160,3 +163,20 @@ def test_a_machine_that_nobody_saw_go_is_counted_until_its_deadline(
         pool.run(cells, Joined(((unit, USD_PER_HOUR, ("cell",)),)))
     assert left.value.ids == (unit.instance_id,)
     assert pool.ended_usd >= 2 * USD_PER_HOUR
+
+
+def test_a_machine_that_was_not_told_of_its_new_deadline_is_counted_on_until_the_old_one(ledger: Ledger) -> None:
+    unit = joined_unit(ledger, ec2 := Ec2(), timedelta(hours=1))
+    old, new = unit.deadline.timestamp(), unit.deadline.timestamp() + 3600.0
+    pool = a_pool(ledger, ec2, lambda _: None)
+    hand = Hand(unit, 1, USD_PER_HOUR, unit.created_at.timestamp(), old)
+
+    def cut(*_: object, **__: object) -> None:
+        raise ConnectionLost("cut")
+
+    session = SimpleNamespace(run=cut)
+    hand.unit = cast("Any", SimpleNamespace(instance_id=unit.instance_id, session=session, agent=None))
+    pool._extend(hand, new)
+    until(lambda: pool._events)
+    pool.do_what_was_told()
+    assert (hand.view().deadline, hand.view().sure_until) == (new, old)
