@@ -33,7 +33,7 @@ from cloudrun.ledger import Ledger
 from cloudrun.lifeline import LIFELINE
 from cloudrun.plan import budget
 from cloudrun.plan.offers import Offer
-from cloudrun.plan.scheduling import Backlog, Decision, Limits, Terms, decide
+from cloudrun.plan.scheduling import Backlog, Decision, Limits, Terms, UnitView, decide
 from cloudrun.pooled import PooledUnit
 from cloudrun.prospects import Prospects
 from cloudrun.renting import Launched, Renting
@@ -93,6 +93,7 @@ class Pool:
         self.queue_slots = queue_slots or (lambda _: None)
         self.linger_s = linger_s
         self.hands: dict[str, Hand] = {}
+        self._leaving: dict[str, tuple[Hand, float]] = {}  # nothing of ours is on them since then, and they may live
         self.used: list[str] = []  # every unit that it ever had
         self.ended_usd = 0.0
         self.why = ""  # what is not being done, for people
@@ -113,9 +114,8 @@ class Pool:
     def spent_usd(self) -> float:
         """What has ended and what has run so far, at the price that was known."""
         now = self.clock.now().timestamp()
-        return self.ended_usd + sum(
-            budget.cost_usd(hand.usd_per_hour, now - hand.requested_at) for hand in self.hands.values()
-        )
+        hands = [*self.hands.values(), *(hand for hand, _ in self._leaving.values())]
+        return self.ended_usd + sum(budget.cost_usd(hand.usd_per_hour, now - hand.requested_at) for hand in hands)
 
     @property
     def backlog(self) -> Backlog:
@@ -176,12 +176,14 @@ class Pool:
     def _decide(self) -> bool:
         """Whether nothing can be done any more."""
         work, offer = self._work, self._renting.offer()
+        now = self.clock.now().timestamp()
+        leaving, stuck = self._settle_leaving(now)
         decision = decide(
-            self.clock.now().timestamp(),
+            now,
             work.backlog(),
-            [hand.view() for hand in self.hands.values()] + self._renting.views(),
+            [hand.view() for hand in self.hands.values()] + leaving + self._renting.views(),
             self._limits(offer),
-            self.ended_usd,
+            self.ended_usd + budget.worst_usd(now, stuck, 0.0),
             stopped=work.stopped(),
             barred=self._prospects.hopeless,
         )
@@ -189,7 +191,24 @@ class Pool:
         self.changed(self)
         if self.hands or self._renting.asked:
             return False
+        if decision.why and leaving and not (self._prospects.hopeless or work.stopped()):
+            return False  # what they have not used may pay for another
         return decision.ended or bool(decision.why or self._prospects.hopeless) or not work.backlog().queued
+
+    def _settle_leaving(self, now: float) -> tuple[list[UnitView], list[UnitView]]:
+        """Count what has gone, at what it cost. Returns what is still being ended, and what should be gone by now: that
+        keeps its money, and its place no longer."""
+        leaving: list[UnitView] = []
+        stuck: list[UnitView] = []
+        for instance_id, (hand, since) in list(self._leaving.items()):
+            if not self._endings.is_ending(instance_id):
+                del self._leaving[instance_id]
+                self.ended_usd += budget.cost_usd(hand.usd_per_hour, now - hand.requested_at)
+            elif now - since < self.settings.terminate_timeout_s:
+                leaving.append(hand.view())
+            else:
+                stuck.append(hand.view())
+        return leaving, stuck
 
     def _limits(self, offer: Offer | None) -> Limits:
         """Those of the user, with what the next unit would be like."""
@@ -361,10 +380,13 @@ class Pool:
 
     def _closed(self, hand: Hand, error: BaseException | None) -> None:
         instance_id = hand.record.instance_id
+        now = self.clock.now().timestamp()
         del self.hands[instance_id]
-        goes_on = hand.unit is not None and hand.unit.is_let_go
-        until = hand.deadline + budget.POWER_OFF_S if goes_on else self.clock.now().timestamp()
-        self.ended_usd += budget.cost_usd(hand.usd_per_hour, until - hand.requested_at)
+        hand.state = "draining"
+        if self._endings.was_added(instance_id):
+            self._leaving[instance_id] = hand, now
+        else:  # it is left to its deadline
+            self.ended_usd += budget.worst_usd(now, [hand.view()], 0.0)
         never_ready = hand.ready_at is None and not isinstance(error, Cancelled)
         if never_ready:
             self._prospects.failure = error
@@ -419,6 +441,10 @@ class Pool:
             self._endings.finish(self._renting.launch_ids)
         except CloudrunError as failure:
             failures.append(failure)
+        now = self.clock.now().timestamp()
+        leaving, stuck = self._settle_leaving(now)
+        self.ended_usd += budget.worst_usd(now, leaving + stuck, 0.0)
+        self._leaving.clear()
         if error is None and failures:
             raise failures[0]
         for each in failures:
