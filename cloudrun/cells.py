@@ -72,6 +72,7 @@ class Cells:
         self._keep_going = keep_going
         self._over = over
         self._turns = Turns(ledger, grid_id, expectation or Expectation(()))
+        self._gone = 0  # of those that waited
         self._failures = Failures(succeeded=tally.succeeded > 0)
         self._took_s = 0.0  # all cells that have succeeded here
         self._timed = 0
@@ -100,6 +101,8 @@ class Cells:
         suspected = any(cell.number in self._suspects for cell in beside)
         cell = self._turns.next(self._suspects if suspected else ())
         self._tally.running += cell is not None
+        self._tally.failed += self._turns.gone - self._gone  # somebody has cancelled them while they waited
+        self._gone = self._turns.gone
         return cell
 
     def stopped(self) -> str:

@@ -20,6 +20,7 @@ from cloudrun.gridwork import GridWork
 from cloudrun.homecoming import end_queued
 from cloudrun.ledger import Ledger
 from cloudrun.plan.endings import CANCELLED
+from cloudrun.plan.expecting import Expectation
 from cloudrun.prepared import Job, Prepared
 from tests.fakes import Ec2, ManualClock, launch_one
 
@@ -109,6 +110,23 @@ def test_a_queue_that_somebody_else_has_emptied_is_no_error(make: Any) -> None:
     assert grid.cells.backlog().queued == 2, "it does not know yet"
     assert grid.cells.take() is None
     assert grid.cells.backlog().queued == 0
+    assert (grid.tally.failed, grid.tally.left) == (2, 0)
+
+
+@pytest.mark.parametrize("expectation", [Expectation([({}, 1.0)]), Expectation(())], ids=["expected", "unknown"])
+def test_a_cell_that_was_cancelled_while_it_waited_keeps_no_grid_from_its_end(
+    make: Any, expectation: Expectation
+) -> None:
+    grid = make(3, expectation=expectation)
+    end_queued(grid.ledger, "r-1", CANCELLED)  # before it was read ahead
+    taken = [grid.cells.take() for _ in range(2)]
+    end_queued(grid.ledger, "r-2", CANCELLED)  # and after
+    for cell in taken:
+        if cell.run.run_id == "r-0":
+            grid.attempt(cell, EndReason.EXITED, RunState.FAILED)
+        grid.cells.ended(cell, None)
+    assert grid.cells.take() is None
+    assert (grid.tally.failed, grid.tally.running, grid.tally.left) == (3, 0, 0)
 
 
 def test_a_cell_on_a_machine_that_never_let_us_in_is_queued_again(make: Any) -> None:
