@@ -10,11 +10,11 @@ from cloudrun.core.clock import SystemClock
 from cloudrun.core.errors import Cancelled, CloudrunError, LedgerError, UnitGone
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.records import RunRecord
-from cloudrun.core.states import EndReason, RunState, is_terminal
+from cloudrun.core.states import EndReason, GridState, RunState, is_terminal
 from cloudrun.homecoming import end_queued
 from cloudrun.ledger import Ledger
 from cloudrun.lost import recover
-from cloudrun.plan.endings import Ending
+from cloudrun.plan.endings import CANCELLED, Ending
 from cloudrun.plan.expecting import Expectation
 from cloudrun.plan.retrying import SUSPICIOUS, UNITS_TAKEN_DOWN, Failures, next_step
 from cloudrun.plan.scheduling import Backlog
@@ -64,6 +64,7 @@ class Cells:
         """`expectation`: what is known of how long its cells take."""
         self._ledger = ledger
         self._grid_id = grid_id
+        self._holder = ledger.grid(grid_id).client_id  # whose it is as long as anything is begun here
         self._plan = plan
         self._tally = tally
         self._observe = observe
@@ -71,6 +72,7 @@ class Cells:
         self._keep_going = keep_going
         self._over = over
         self._turns = Turns(ledger, grid_id, expectation or Expectation(()))
+        self._gone = 0  # of those that waited
         self._failures = Failures(succeeded=tally.succeeded > 0)
         self._took_s = 0.0  # all cells that have succeeded here
         self._timed = 0
@@ -99,6 +101,8 @@ class Cells:
         suspected = any(cell.number in self._suspects for cell in beside)
         cell = self._turns.next(self._suspects if suspected else ())
         self._tally.running += cell is not None
+        self._tally.failed += self._turns.gone - self._gone  # somebody has cancelled them while they waited
+        self._gone = self._turns.gone
         return cell
 
     def stopped(self) -> str:
@@ -169,6 +173,11 @@ class Cells:
 
     def _once_more(self, task: Cell, run: RunRecord, error: BaseException | None) -> None:
         """Its machine failed it: another one gets it, unless it has taken too many down."""
+        if self._ledger.grid(self._grid_id).state is GridState.CANCELLED:  # its queue was emptied before this came back
+            end_queued(self._ledger, run.run_id, CANCELLED)
+            self._tally.failed += 1
+            self._over(self._ledger.run(run.run_id))
+            return
         ends = self._ends(run)
         if ends and next_step(ends, retries=self._retries) == "quarantine":
             end_queued(self._ledger, run.run_id, Ending(RunState.FAILED, EndReason.UNIT_LOST, _too_many(ends)))
@@ -182,17 +191,11 @@ class Cells:
 
     def _failed(self, task: Cell, run: RunRecord) -> None:
         """It is over, and may be tried again as another run: as often as `retries` says where its script failed, on
-        another machine where its machine did."""
+        another machine where its machine did. In a grid that somebody has cancelled or taken nothing is."""
         ends = self._ends(run)
         step = next_step(ends, retries=self._retries)
-        if step == "again":
-            again = replace(
-                runs.new_run(self._plan, SystemClock().now()),
-                params=run.params,
-                cell_key=run.cell_key,
-                submission={**run.submission, "ends": [*map(str, ends)]},
-            )
-            self._ledger.add_cells(self._grid_id, [(task.number, again)])
+        again = self._another_run(task, run, ends) if step == "again" else None
+        if again is not None:
             self._observe(Note(f"cell {task.number} failed ({run.detail}); it is tried again", "warning"))
             self._queue(task, self._ledger.run(again.run_id))
         elif step == "quarantine":
@@ -203,6 +206,21 @@ class Cells:
             self._failures.failure(_stderr(self._ledger, run) or run.detail)
             self._stopped = self._failures.stop(keep_going=self._keep_going)
             self._over(run)
+
+    def _another_run(self, task: Cell, run: RunRecord, ends: Sequence[EndReason]) -> RunRecord | None:
+        """In the ledger, queued; None where the grid is not open or not ours any more."""
+        again = replace(
+            runs.new_run(self._plan, SystemClock().now()),
+            params=run.params,
+            cell_key=run.cell_key,
+            submission={**run.submission, "ends": [*map(str, ends)]},
+        )
+        with self._ledger.together():
+            grid = self._ledger.grid(self._grid_id)
+            if grid.state is not GridState.OPEN or grid.client_id != self._holder:
+                return None
+            self._ledger.add_cells(self._grid_id, [(task.number, again)])
+        return again
 
     def _quarantine(self, run: RunRecord) -> None:
         self._tally.failed += 1

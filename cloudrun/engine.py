@@ -89,11 +89,25 @@ class Engine:
             with ending:
                 with self._lock:
                     self._is_over = True
-                self._pool.do_what_was_told()
-                write_costs(self.ledger, self._pool)
-                self._standing.close(self.error)
+                try:
+                    self._do_the_rest()
+                    write_costs(self.ledger, self._pool)
+                finally:  # whatever has failed, nobody waits for ever
+                    self._standing.close(self.error)
+        except BaseException as error:  # noqa: BLE001
+            self.error = self.error or error
         finally:
             self._done.set()
+
+    def _do_the_rest(self) -> None:
+        """What was told after the pool was over: one of it that fails keeps nothing else from being done."""
+        while True:
+            try:
+                self._pool.do_what_was_told()
+            except BaseException as error:  # noqa: BLE001
+                self.error = self.error or error
+            else:
+                return
 
     def _clear_behind_the_dead(self) -> None:
         """Functions that pools have left which could not do it themselves."""

@@ -37,7 +37,10 @@ def begin(
     only: str | None,
 ) -> tuple[GridRecord, GridRecord | None]:
     """The grid of this very command that is not over, else a new one; and with `again` the one that it takes the place
-    of. Raises UsageError where another process has it, and where it is another one than `only`."""
+    of. Where that was begun with `again` itself, it is gone on with.
+
+    Raises UsageError where another process has it, and where it is another one than `only`.
+    """
     identity = _identity(plan, grid)
     former = ledger.find_grid(identity)
     if only is not None and (former is None or former.grid_id != only):
@@ -49,14 +52,15 @@ def begin(
                 f"another process goes on with this very grid, {former.grid_id}",
                 next_step=f"cloudrun results --grid {former.grid_id} shows how far it is",
             )
-        if not again:
+        was_again = is_again(former)
+        if was_again or not again:
             if former.state is GridState.STOPPED:
                 ledger.reopen_grid(former.grid_id)
             ledger.update_grid(
                 former.grid_id,
                 budget_usd=budget_usd,
                 settings=submission(plan)["settings"],
-                wishes=wishes,
+                wishes={**wishes, "again": was_again},
             )
             return ledger.grid(former.grid_id), None
     else:
@@ -83,6 +87,11 @@ def begin(
     )
     ledger.begin_grid(record)
     return record, former
+
+
+def is_again(record: GridRecord) -> bool:
+    """Whether it was begun with `--again`: nothing that earlier grids have done counts in it."""
+    return bool(record.spec.get("wishes", {}).get("again"))
 
 
 def _has_changed(record: GridRecord) -> UsageError:

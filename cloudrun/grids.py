@@ -17,7 +17,7 @@ from cloudrun.core.events import Observer
 from cloudrun.core.records import GridRecord, Image, RunRecord
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import GridState, RunState
-from cloudrun.grid_rows import batches, begin, fill, tally_of
+from cloudrun.grid_rows import batches, begin, fill, is_again, tally_of
 from cloudrun.grid_units import GRID_TAG, units_of
 from cloudrun.handing import HandedOut, hand_out
 from cloudrun.inherited import inherit
@@ -167,7 +167,7 @@ class GridRun:
             end_left(ledger, former.grid_id, why, grace_s=settings.grace_s, observe=observe, profile=settings.profile)
         self.tally = Tally(grid.size)
         try:
-            taken = fill(record, plan, grid, ledger, again=wishes.again)
+            taken = fill(record, plan, grid, ledger, again=is_again(record))
             self.tally = tally_of(record, ledger, taken)
             self.cells = Cells(
                 ledger, record.grid_id, plan, self.tally, observe,

@@ -80,7 +80,11 @@ class GridWork:
         self.grid.cells.carry_out(unit, task)
 
     def ended(self, task: Cell, error: BaseException | None) -> None:
-        self.grid.cells.ended(task, error)
+        """What keeps this grid from going on is no other's business."""
+        try:
+            self.grid.cells.ended(task, error)
+        except CloudrunError as failure:
+            self._error = self._error or failure
 
     def given_up(self, why: str, error: BaseException | None) -> None:
         self._error = self._error or error or CloudrunError(why)

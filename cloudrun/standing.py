@@ -48,9 +48,15 @@ class Standing:
         self._open = False
 
     def close(self, error: BaseException | None) -> None:
-        """The pool is over."""
+        """The pool is over: all hear it, also where closing one fails. Raises what the first such one raised."""
+        failure: BaseException | None = None
         while self._sources:
-            self._sources.popleft().close(error)
+            try:
+                self._sources.popleft().close(error)
+            except BaseException as cause:  # noqa: BLE001
+                failure = failure or cause
+        if failure is not None:
+            raise failure
 
     def check(self) -> None:
         for source in tuple(self._sources):

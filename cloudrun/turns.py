@@ -35,7 +35,9 @@ class Turns:
         self._read_to = -1
         self._order: deque[tuple[float, int]] = deque()  # (seconds, number), where something is expected
         self._expected_s = 0.0  # of all that wait
+        self._is_read = False  # all that waits is in memory
         self.queued = 0
+        self.gone = 0  # that waited when they were counted, and were ended by others before their turn
 
     @property
     def expected_s(self) -> float | None:
@@ -46,6 +48,7 @@ class Turns:
         """Count anew what waits: something was queued by others."""
         self._ready.clear()
         self._read_to = -1
+        self._is_read = False
         self._expected_s = 0.0
         if self._expectation.mean_s is None:
             self.queued = self._ledger.counts(self._grid_id)[RunState.QUEUED]
@@ -67,7 +70,9 @@ class Turns:
                 self.queued -= 1
                 self._expected_s -= cell.expected_s or 0.0
                 return cell
-        self.queued = len(self._ready)
+        if self._is_read:
+            self.gone += self.queued - len(self._ready)
+            self.queued = len(self._ready)
         return None
 
     def put_back(self, cell: Cell) -> None:
@@ -81,17 +86,20 @@ class Turns:
             found = self._ledger.queued_cells(self._grid_id, AHEAD, after=self._read_to)
             self._ready.extend(Cell(number, run) for number, run in found)
             self._read_to = found[-1][0] if found else self._read_to
+            self._is_read = not found
             return
         before = len(self._ready)
         while self._order and len(self._ready) == before:
             following = [self._order.popleft() for _ in range(min(AHEAD, len(self._order)))]
             runs = dict(self._ledger.queued_cells(self._grid_id, AHEAD, numbers=[number for _, number in following]))
             gone_s = sum(seconds for seconds, number in following if number not in runs)
+            self.gone += len(following) - len(runs)
             self.queued -= len(following) - len(runs)
             self._expected_s -= gone_s
             self._ready.extend(
                 Cell(number, runs[number], expected_s=seconds) for seconds, number in following if number in runs
             )
+        self._is_read = not self._order
 
     def _waiting(self) -> Iterator[tuple[int, RunRecord]]:
         after = -1

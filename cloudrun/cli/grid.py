@@ -5,15 +5,15 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from cloudrun.cells import Tally
 from cloudrun.cli.grid_summary import closing_lines, detached_lines
-from cloudrun.cli.printing import assignments_text, is_terminal, print_json, printable, score_text
+from cloudrun.cli.printing import abandon, assignments_text, is_terminal, print_json, printable, score_text
 from cloudrun.core.clock import utc_text
 from cloudrun.core.errors import CleanupIncomplete, JobFailed
 from cloudrun.core.events import Event, Note
@@ -56,6 +56,7 @@ class GridDisplay:
         self._words = stderr or sys.stderr
         self._moving = is_terminal(self._words)
         self._live: Live | None = None
+        self._is_gone = False  # nobody reads us any more
         self._lock = threading.RLock()
         self._began = clock()
         self._drawn = float("-inf")
@@ -68,7 +69,7 @@ class GridDisplay:
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        with self._lock:
+        with self._lock, self._writing():
             if self._live is not None:
                 self._live.stop()
                 self._live = None
@@ -79,11 +80,26 @@ class GridDisplay:
             self.say(f"  {'warning: ' if event.level == 'warning' else ''}{event.text}")
 
     def say(self, text: str) -> None:
-        with self._lock:
+        with self._lock, self._writing():
+            if self._is_gone:
+                return
             if self._live is not None:
                 self._live.console.print(printable(text), markup=False, highlight=False)
             else:
                 print(printable(text), file=self._words, flush=True)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A reader gone away (`| head`) or a closed terminal must not cost the grid its machines' work."""
+        try:
+            yield
+        except (OSError, ValueError):  # ValueError: somebody closed it
+            self._is_gone = True
+            abandon(self._words)
+            live, self._live = self._live, None
+            if live is not None:
+                with suppress(OSError, ValueError):
+                    live.stop()  # gives back sys.stdout and sys.stderr
 
     def over(self, run: RunRecord) -> None:
         """A cell has ended."""
@@ -103,7 +119,7 @@ class GridDisplay:
                 self.say(f"{tally.taken} of {tally.cells} cells have succeeded before, and are not run again")
             self._tally = tally
             now = self._clock()
-            if self._moving and pool is not None and now - self._drawn >= REDRAW_S:
+            if self._moving and not self._is_gone and pool is not None and now - self._drawn >= REDRAW_S:
                 self._drawn = now
                 self._draw(tally, pool)
 
@@ -123,10 +139,11 @@ class GridDisplay:
         if self._live is None:
             console = Console(file=self._words, highlight=False, markup=False)
             self._live = Live(console=console, auto_refresh=False, transient=True)
-            self._live.start()
         width = self._live.console.width
         lines = [line[: width - 1] for line in self._lines(tally, pool, width)]
-        self._live.update(Text("\n".join(lines)), refresh=True)
+        with self._writing():
+            self._live.start()  # nothing where it has
+            self._live.update(Text("\n".join(lines)), refresh=True)
 
     def _lines(self, tally: Tally, pool: Pool, width: int) -> list[str]:
         done = tally.succeeded + tally.failed

@@ -179,6 +179,9 @@ def submit(
         cloudrun submit train.py --detach
         cloudrun submit train.py --set alpha=0.1,1,10 --units 3 --detach
 
+    Several cells are a grid, and so is one with --units, --max-units, --slots, --cpus, --budget, --retries,
+    --keep-going or --again: what it prints is in its logs.
+
     Every option is a setting too: in cloudrun.toml (deadline = "2h") or the environment (CLOUDRUN_DEADLINE=2h).
     The job's own output goes to stdout, or with --json to stderr. Exit code 5 says that the script failed.
     """
@@ -212,9 +215,25 @@ def submit(
         "minimize": minimize,
     }
     settings = config.load(Path.cwd(), flags)
-    if cells.size > 1 or grid is not None or units is not None or max_units is not None:
+    only_grids = {  # a single run knows nothing of them: one is a grid of one cell then
+        "--grid": grid is not None,
+        "--units": units is not None,
+        "--max-units": max_units is not None,
+        "--slots": slots is not None,
+        "--cpus": cpus != 1,
+        "--budget": budget is not None,
+        "--retries": retries != 0,
+        "--keep-going": keep_going,
+        "--again": again,
+    }
+    makes_grid = [flag for flag, is_given in only_grids.items() if is_given]
+    if cells.size > 1 or makes_grid:
         if instance_id is not None:
-            raise UsageError("--instance-id is for one run, and this is a grid", next_step="leave out --instance-id")
+            why = f" by {', '.join(makes_grid)}" if makes_grid else ""
+            raise UsageError(
+                f"--instance-id is for one run, and this is a grid{why}",
+                next_step="leave out --instance-id",
+            )
         from cloudrun.cli.grid import submit_grid
         from cloudrun.grids import Wishes
 

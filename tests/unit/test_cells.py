@@ -16,9 +16,11 @@ from cloudrun.core.events import nobody
 from cloudrun.core.records import GridRecord, RunRecord
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import EndReason, GridState, RunState
+from cloudrun.gridwork import GridWork
 from cloudrun.homecoming import end_queued
 from cloudrun.ledger import Ledger
 from cloudrun.plan.endings import CANCELLED
+from cloudrun.plan.expecting import Expectation
 from cloudrun.prepared import Job, Prepared
 from tests.fakes import Ec2, ManualClock, launch_one
 
@@ -108,6 +110,23 @@ def test_a_queue_that_somebody_else_has_emptied_is_no_error(make: Any) -> None:
     assert grid.cells.backlog().queued == 2, "it does not know yet"
     assert grid.cells.take() is None
     assert grid.cells.backlog().queued == 0
+    assert (grid.tally.failed, grid.tally.left) == (2, 0)
+
+
+@pytest.mark.parametrize("expectation", [Expectation([({}, 1.0)]), Expectation(())], ids=["expected", "unknown"])
+def test_a_cell_that_was_cancelled_while_it_waited_keeps_no_grid_from_its_end(
+    make: Any, expectation: Expectation
+) -> None:
+    grid = make(3, expectation=expectation)
+    end_queued(grid.ledger, "r-1", CANCELLED)  # before it was read ahead
+    taken = [grid.cells.take() for _ in range(2)]
+    end_queued(grid.ledger, "r-2", CANCELLED)  # and after
+    for cell in taken:
+        if cell.run.run_id == "r-0":
+            grid.attempt(cell, EndReason.EXITED, RunState.FAILED)
+        grid.cells.ended(cell, None)
+    assert grid.cells.take() is None
+    assert (grid.tally.failed, grid.tally.running, grid.tally.left) == (3, 0, 0)
 
 
 def test_a_cell_on_a_machine_that_never_let_us_in_is_queued_again(make: Any) -> None:
@@ -143,3 +162,45 @@ def test_cells_whose_machine_went_down_never_share_one_again(make: Any) -> None:
     assert [cell.number for cell in beside[1:]] == [2, 3]
     assert grid.cells.backlog().queued == 1, "the other suspect waits for another machine"
     assert grid.cells.take([beside[1]]).number in (first.number, second.number)
+
+
+def test_in_a_grid_that_was_cancelled_a_cell_that_fails_is_not_tried_again(make: Any) -> None:
+    grid = make(2, retries=3)
+    cell = grid.cells.take()
+    grid.attempt(cell, EndReason.EXITED, RunState.FAILED)
+    grid.ledger.end_grid("g-1", GridState.CANCELLED, "it was asked to end")
+    grid.cells.ended(cell, None)
+    assert (grid.tally.failed, grid.tally.running, grid.cells.backlog().queued) == (1, 0, 1)
+
+
+def test_in_a_grid_that_was_cancelled_a_cell_whose_machine_fails_waits_for_no_other(make: Any) -> None:
+    grid = make(1)
+    cell = grid.cells.take()
+    grid.ledger.end_grid("g-1", GridState.CANCELLED, "it was asked to end")
+    grid.attempt(cell, EndReason.UNIT_LOST)
+    grid.cells.ended(cell, UnitGone("it went away"))
+    assert grid.ledger.run("r-0").state is RunState.CANCELLED
+    assert (grid.tally.failed, grid.cells.backlog().queued) == (1, 0)
+
+
+def test_in_a_grid_that_another_process_has_taken_nothing_is_tried_again(make: Any) -> None:
+    grid = make(1, retries=3)
+    cell = grid.cells.take()
+    grid.attempt(cell, EndReason.EXITED, RunState.FAILED)
+    assert grid.ledger.take_grid("g-1", "c-other", of="")
+    grid.cells.ended(cell, None)
+    assert (grid.tally.failed, len(grid.ledger.runs())) == (1, 1)
+
+
+def test_an_error_of_one_grid_among_the_works_of_a_pool_ends_that_grid_alone(make: Any) -> None:
+    grid = make(2)
+    begun = SimpleNamespace(grid_id="g-1", cells=grid.cells, tally=grid.tally, is_done=False, leave=lambda _: None)
+    work = GridWork(grid.ledger, lambda _: cast("Any", begun))
+    cell = work.take(())
+    assert cell is not None
+    failure = LedgerError("the disk is full")
+    work.ended(cell, failure)
+    assert work.is_over()
+    work.close(None)
+    with pytest.raises(LedgerError, match="the disk is full"):
+        list(work.runs(lambda _: None))

@@ -196,6 +196,27 @@ def test_a_wrong_command_line_is_refused_with_the_next_step(
     assert not (tmp_path / ".cloudrun").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--budget", "-5"], "--budget -5.0 pays for nothing"),
+        (["--budget", "nan"], "pays for nothing"),
+        (["--retries", "-1"], "--retries -1 is less than 0"),
+        (["--slots", "0"], "--slots 0 is less than 1"),
+        (["--cpus", "0"], "--cpus 0 is less than 1"),
+        (["--again", "--instance-id", "i-0123"], "this is a grid by --again"),
+        (["--keep-going", "--instance-id", "i-0123"], "this is a grid by --keep-going"),
+    ],
+)
+def test_what_is_for_grids_is_never_ignored_for_one_run(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.py").write_text("")
+    with pytest.raises(UsageError, match=message):
+        run(["submit", "t.py", *words])
+
+
 def test_a_malformed_configuration_is_one_message_with_file_and_line(
     cloudrun: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:

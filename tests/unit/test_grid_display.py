@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import sys
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,6 +12,7 @@ import pytest
 
 from cloudrun.cells import Tally
 from cloudrun.cli.grid import GridDisplay
+from cloudrun.core.events import Note
 from cloudrun.plan.scheduling import Backlog
 from cloudrun.pool import Pool
 
@@ -40,3 +43,29 @@ def test_a_narrow_terminal_shows_every_count(width: int) -> None:
     assert "$0.0123" in shown
     assert width < 80 or "some $0.0223 expected in all" in shown
     assert "i-0123456789abcdef0  ready" in shown
+
+
+def test_a_reader_that_has_seen_enough_costs_the_grid_nothing() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stream, GridDisplay(stderr=stream) as display:
+        for text in ("the first line that nobody reads", "and the next"):
+            display.say(text)
+        display(Note("a warning from another thread", "warning"))
+        display.changed(Tally(4, taken=1), pool())
+
+
+@pytest.mark.parametrize("lines_before", [0, 1])
+def test_a_terminal_that_was_closed_costs_the_grid_nothing(lines_before: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    printed = sys.stdout
+    master, slave = os.openpty()
+    times = iter([0.0] + [time for draw in range(1, 5) for time in (draw, draw)])
+    with os.fdopen(slave, "w") as stream, GridDisplay(clock=lambda: next(times), stderr=stream) as display:
+        for _ in range(lines_before):
+            display.changed(Tally(4, running=1), pool())
+        os.close(master)
+        display.changed(Tally(4, running=2), pool())
+        display.say("a line that nobody reads")
+        display.changed(Tally(4, running=3), pool())
+        assert sys.stdout is printed

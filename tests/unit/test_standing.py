@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from cloudrun import process_pool
 from cloudrun.core.errors import ConfigError, LaunchError, QuotaError, UsageError
+from cloudrun.engine import Engine
+from cloudrun.ledger import Ledger
 from cloudrun.plan.scheduling import Backlog
+from cloudrun.pool import Pool
 from cloudrun.standing import Standing
 
 
@@ -97,6 +103,46 @@ def test_work_that_is_over_from_the_start_is_closed_at_once() -> None:
     work = standing(nothing)
     work.close(None)
     assert nothing.closed == [None], "once"
+
+
+class Broken(Some):
+    """One that cannot even be closed."""
+
+    def close(self, error: BaseException | None) -> None:
+        raise OSError("no space left on the device")
+
+
+def test_all_hear_of_the_end_also_where_one_of_them_fails() -> None:
+    one, two = Some(1), Some(1)
+    over = LaunchError("the pool is over")
+    with pytest.raises(OSError, match="no space left"):
+        standing(one, Broken(1), two, Broken(1)).close(over)
+    assert (one.closed, two.closed) == ([over], [over])
+
+
+def test_an_engine_that_fails_at_its_end_still_ends_its_works(tmp_path: Path) -> None:
+    """Else futures and loops over runs would wait for ever."""
+    told: deque[Callable[[], None]] = deque()
+    work, late = Some(1), Some(1)
+    engine = Engine.__new__(Engine)
+    engine.ledger, engine.error = Ledger(tmp_path), None
+    engine._lock, engine._done, engine._standing = threading.RLock(), threading.Event(), standing(work)
+
+    def fail() -> None:
+        raise OSError("no space left on the device")
+
+    def do_what_was_told() -> None:
+        while told:
+            told.popleft()()
+
+    told += [fail, lambda: engine._standing.add(late)]
+    # Costs cannot be written either: it has no `used`.
+    engine._pool = cast("Pool", SimpleNamespace(run=lambda _: None, do_what_was_told=do_what_was_told))
+    engine._live(ExitStack())
+    engine.wait(0)
+    assert str(engine.error) == "no space left on the device"
+    assert (work.closed, late.closed) == ([engine.error], [engine.error])
+    engine.ledger.close()
 
 
 def test_whoever_waits_for_a_machine_that_never_comes_learns_why() -> None:

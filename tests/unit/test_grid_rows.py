@@ -1,0 +1,90 @@
+"""Grids in the ledger: which one a command begins, and which it goes on with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from cloudrun.core.records import GridRecord, Timings
+from cloudrun.core.settings import Settings
+from cloudrun.core.states import GridState, RunState
+from cloudrun.grid_rows import begin, fill, is_again
+from cloudrun.grids import Wishes
+from cloudrun.ledger import Ledger
+from cloudrun.plan.grid_sets import parse_sets
+from cloudrun.prepared import Job, Prepared
+from tests.fakes import Ec2, ManualClock, launch_one
+
+GRID = parse_sets(["n=1,2,3"])
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    ledger = Ledger(tmp_path)
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Prepared:
+    shipment = SimpleNamespace(script="a.py", cwd=".", root=tmp_path)
+    return Prepared(
+        Job(tmp_path / "a.py"), cast("Any", shipment), cast("Any", SimpleNamespace(fingerprint="e")), Settings(), "code"
+    )
+
+
+def command(plan: Prepared, ledger: Ledger, *, again: bool) -> tuple[GridRecord, GridRecord | None, int]:
+    """As `cloudrun submit` does it, and is killed: the grid, the one whose place it takes, and how many were done."""
+    wishes = asdict(Wishes(again=again))
+    record, former = begin(plan, GRID, wishes, ledger, "", again=again, budget_usd=None, only=None)
+    if former is not None:
+        ledger.end_grid(former.grid_id, GridState.CANCELLED)
+    return record, former, fill(record, plan, GRID, ledger, again=is_again(record))
+
+
+def succeed(ledger: Ledger, grid: GridRecord, count: int) -> None:
+    unit = launch_one(ledger, ManualClock(), Ec2(), f"l-{grid.grid_id}")
+    for cell in ledger.cells(grid.grid_id)[:count]:
+        ledger.begin_attempt(cell.run_id, unit.instance_id, ManualClock().now())
+        ledger.move_run(cell.run_id, RunState.RUNNING)
+        ledger.move_run(cell.run_id, RunState.PULLING)
+        ledger.finish_run(
+            cell.run_id, RunState.SUCCEEDED, reason=None, exit_code=0, detail="", scores={}, metric=None,
+            minimize=False, artifacts=(), passport=None, timings=Timings(), at=ManualClock().now(),
+        )  # fmt: skip
+
+
+def test_all_of_it_once_more_is_gone_on_with_where_it_was_killed(plan: Prepared, ledger: Ledger) -> None:
+    first, _, _ = command(plan, ledger, again=False)
+    succeed(ledger, first, 3)
+    ledger.end_grid(first.grid_id, GridState.DONE)
+    anew, former, done = command(plan, ledger, again=True)
+    assert (former, done) == (None, 0)
+    assert anew.grid_id != first.grid_id
+    succeed(ledger, anew, 2)
+    for again in (True, False, True):  # without it the same grid goes on, and stays what it was
+        same, former, done = command(plan, ledger, again=again)
+        assert (same.grid_id, former, done) == (anew.grid_id, None, 2)
+    ledger.end_grid(anew.grid_id, GridState.DONE)
+    assert command(plan, ledger, again=True)[0].grid_id not in (first.grid_id, anew.grid_id)
+
+
+def test_what_was_begun_without_it_is_begun_anew(plan: Prepared, ledger: Ledger) -> None:
+    first, _, _ = command(plan, ledger, again=False)
+    anew, former, _ = command(plan, ledger, again=True)
+    assert former is not None
+    assert former.grid_id == first.grid_id != anew.grid_id
+
+
+def test_cells_that_a_kill_kept_from_being_written_are_run_again_too(plan: Prepared, ledger: Ledger) -> None:
+    first, _, _ = command(plan, ledger, again=False)
+    succeed(ledger, first, 3)
+    ledger.end_grid(first.grid_id, GridState.DONE)
+    begin(plan, GRID, asdict(Wishes(again=True)), ledger, "", again=True, budget_usd=None, only=None)  # and no `fill`
+    _, _, done = command(plan, ledger, again=False)
+    assert done == 0
