@@ -12,7 +12,7 @@ from functools import partial
 from cloudrun.cancelling import end_left
 from cloudrun.cells import ON_UNITS, Cells, Tally
 from cloudrun.core.clock import SystemClock
-from cloudrun.core.errors import Cancelled, CloudrunError, LedgerError, UsageError, before_launch
+from cloudrun.core.errors import Cancelled, CloudrunError, UsageError, before_launch
 from cloudrun.core.events import Observer
 from cloudrun.core.records import GridRecord, Image, RunRecord
 from cloudrun.core.settings import Settings
@@ -123,7 +123,7 @@ def run_grid(
             try:
                 pool.run(run.cells, joined)
             finally:
-                write_costs(ledger, pool)
+                write_costs(ledger, pool, run.grid_id)
         except BaseException as error:
             run.leave(error)
             raise
@@ -341,10 +341,12 @@ def _estimate(run: GridRun, settings: Settings, limits: Limits, terms: Callable[
     )
 
 
-def write_costs(ledger: Ledger, pool: Pool) -> None:
-    """What each run cost of the units that it was on: worth knowing, and no reason for anything to fail."""
-    with suppress(LedgerError):
-        cells = {attempt.run_id for attempt in ledger.attempts_on(pool.used)}
+def write_costs(ledger: Ledger, pool: Pool, grid_id: str = "") -> None:
+    """What each run cost of the units that it was on: worth knowing, and no reason for anything to fail. `grid_id`: of
+    the grid whose earlier units count as well, those of a client that was killed before it could do this."""
+    with suppress(CloudrunError):
+        used = {*pool.used, *(unit.instance_id for unit in units_ever_of(ledger, grid_id))}
+        cells = {attempt.run_id for attempt in ledger.attempts_on(used)}
         units = {attempt.instance_id for attempt in ledger.attempts_of(cells)}
         stays: dict[str, list[Stay]] = defaultdict(list)
         for attempt in ledger.attempts_on(units):
