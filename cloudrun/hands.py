@@ -118,18 +118,21 @@ class Hand:
             return
         with unit.at_work():  # who ends it by a signal leaves the closing to this thread
             tell(Opened(unit.instance_id))
-            slots = [
-                Thread(target=self._serve, args=(unit, carry_out, tell), name=f"cloudrun-slot-{number}")
-                for number in range(self.slots)
-            ]
-            for slot in slots:
-                slot.start()
+            slots: list[Thread] = []
+            try:
+                for number in range(self.slots):
+                    name = f"cloudrun-slot-{number}"
+                    slot = Thread(target=self._serve, args=(unit, carry_out, tell), name=name)
+                    slot.start()
+                    slots.append(slot)
+            except RuntimeError as failure:  # this computer has no thread left: those that there are do it all
+                error = None if slots else ProvisionError(f"{unit.instance_id} cannot be worked with: {failure}")
             for slot in slots:
                 slot.join()
             try:
                 close_behind(unit, None)
             except BaseException as failure:  # noqa: BLE001
-                error = failure
+                error = error or failure
         tell(Closed(unit.instance_id, error))
 
     def _serve(

@@ -32,7 +32,8 @@ from cloudrun.hands import MACHINE_FAILED, Closed, Done, Hand, HandEvent, Opened
 from cloudrun.ledger import Ledger
 from cloudrun.lifeline import LIFELINE
 from cloudrun.plan import budget
-from cloudrun.plan.scheduling import Backlog, Decision, Limits, Terms, decide
+from cloudrun.plan.offers import Offer
+from cloudrun.plan.scheduling import Backlog, Decision, Limits, Terms, UnitView, decide
 from cloudrun.pooled import PooledUnit
 from cloudrun.prospects import Prospects
 from cloudrun.renting import Launched, Renting
@@ -92,6 +93,7 @@ class Pool:
         self.queue_slots = queue_slots or (lambda _: None)
         self.linger_s = linger_s
         self.hands: dict[str, Hand] = {}
+        self._leaving: dict[str, tuple[Hand, float]] = {}  # nothing of ours is on them since then, and they may live
         self.used: list[str] = []  # every unit that it ever had
         self.ended_usd = 0.0
         self.why = ""  # what is not being done, for people
@@ -112,9 +114,8 @@ class Pool:
     def spent_usd(self) -> float:
         """What has ended and what has run so far, at the price that was known."""
         now = self.clock.now().timestamp()
-        return self.ended_usd + sum(
-            budget.cost_usd(hand.usd_per_hour, now - hand.requested_at) for hand in self.hands.values()
-        )
+        hands = [*self.hands.values(), *(hand for hand, _ in self._leaving.values())]
+        return self.ended_usd + sum(budget.cost_usd(hand.usd_per_hour, now - hand.requested_at) for hand in hands)
 
     @property
     def backlog(self) -> Backlog:
@@ -169,36 +170,56 @@ class Pool:
     def _give_up(self) -> None:
         """Whoever waits for a machine that will not come learns it."""
         if self._work.backlog().queued and not self._work.stopped():
-            hopeless = self._prospects.hopeless
-            self._work.given_up(self.why or hopeless, self._prospects.failure if hopeless else None)
+            self._work.given_up(self.why or self._prospects.hopeless, self._prospects.cause)
+            self._prospects.begin_anew()  # for what comes later, where more may come
 
     def _decide(self) -> bool:
         """Whether nothing can be done any more."""
-        work = self._work
+        work, offer = self._work, self._renting.offer()
+        now = self.clock.now().timestamp()
+        leaving, stuck = self._settle_leaving(now)
         decision = decide(
-            self.clock.now().timestamp(),
+            now,
             work.backlog(),
-            [hand.view() for hand in self.hands.values()] + self._renting.views(),
-            self._limits(),
-            self.ended_usd,
+            [hand.view() for hand in self.hands.values()] + leaving + self._renting.views(),
+            self._limits(offer),
+            self.ended_usd + budget.worst_usd(now, stuck, 0.0),
             stopped=work.stopped(),
             barred=self._prospects.hopeless,
         )
-        self._obey(decision)
+        self._obey(decision, offer)
         self.changed(self)
         if self.hands or self._renting.asked:
             return False
+        if decision.why and leaving and not (self._prospects.hopeless or work.stopped()):
+            return False  # what they have not used may pay for another
         return decision.ended or bool(decision.why or self._prospects.hopeless) or not work.backlog().queued
 
-    def _limits(self) -> Limits:
+    def _settle_leaving(self, now: float) -> tuple[list[UnitView], list[UnitView]]:
+        """Count what has gone, at what it cost. Returns what is still being ended, and what should be gone by now: that
+        keeps its money, and its place no longer."""
+        leaving: list[UnitView] = []
+        stuck: list[UnitView] = []
+        for instance_id, (hand, since) in list(self._leaving.items()):
+            if not self._endings.is_ending(instance_id):
+                del self._leaving[instance_id]
+                self.ended_usd += budget.cost_usd(hand.usd_per_hour, now - hand.requested_at)
+            elif now - since < self.settings.terminate_timeout_s:
+                leaving.append(hand.view())
+            else:
+                stuck.append(hand.view())
+        return leaving, stuck
+
+    def _limits(self, offer: Offer | None) -> Limits:
+        """Those of the user, with what the next unit would be like."""
         boot_s = self._prospects.boot_s(self.limits.boot_s)
-        offer = self._renting.offer()
         if offer is None:
             return replace(self.limits, boot_s=boot_s, max_units=0)
+        most = self._prospects.most_units(self.limits.max_units)
         terms = self.terms(offer.instance_type)
-        return replace(self.limits, boot_s=boot_s, slots=terms.slots, usd_per_hour=terms.usd_per_hour)
+        return replace(self.limits, boot_s=boot_s, max_units=most, slots=terms.slots, usd_per_hour=terms.usd_per_hour)
 
-    def _obey(self, decision: Decision) -> None:
+    def _obey(self, decision: Decision, offer: Offer | None) -> None:
         self.why = decision.why
         for instance_id, deadline in decision.extend:
             self._extend(self.hands[instance_id], deadline)
@@ -208,7 +229,7 @@ class Pool:
                 if (task := self._work.take(hand.tasks)) is not None:
                     hand.give(task)
         self._let_linger(frozenset(decision.drain))
-        if decision.launch and (offer := self._renting.offer()) is not None:
+        if decision.launch and offer is not None:
             self._renting.ask(offer, decision.launch, decision.deadline)
 
     def _let_linger(self, unneeded: Set[str]) -> None:
@@ -277,7 +298,7 @@ class Pool:
             self._look_at = 0.0
             self._prospects.launched()
         else:
-            self._prospects.refused(event, self._renting.offer, has_machines=bool(self.hands))
+            self._prospects.refused(event, self._renting.offer, machines=len(self.hands))
 
     def _look_for_running(self) -> None:
         """One describe for all that are not running yet; those that are get their threads."""
@@ -304,7 +325,15 @@ class Pool:
     # -- units ---------------------------------------------------------------------------------------------------------
 
     def join(self, joined: Joined) -> None:
-        """Go on with what a dead client has left. For the deciding thread."""
+        """Go on with what a dead client has left. For the deciding thread. Where nobody knows what one of them is like,
+        all of them are ended before that surfaces."""
+        try:
+            for record, _, _ in joined.units:
+                self.terms(record.instance_type)
+        except CloudrunError:
+            for record, _, _ in joined.units:
+                self._endings.add(record.instance_id)
+            raise
         self.ended_usd += joined.spent_usd
         self._renting.launch_ids += joined.launches
         for instance_id in joined.ending:
@@ -351,10 +380,13 @@ class Pool:
 
     def _closed(self, hand: Hand, error: BaseException | None) -> None:
         instance_id = hand.record.instance_id
+        now = self.clock.now().timestamp()
         del self.hands[instance_id]
-        goes_on = hand.unit is not None and hand.unit.is_let_go
-        until = hand.deadline + budget.POWER_OFF_S if goes_on else self.clock.now().timestamp()
-        self.ended_usd += budget.cost_usd(hand.usd_per_hour, until - hand.requested_at)
+        hand.state = "draining"
+        if self._endings.was_added(instance_id):
+            self._leaving[instance_id] = hand, now
+        else:  # it is left to its deadline
+            self.ended_usd += budget.worst_usd(now, [hand.view()], 0.0)
         never_ready = hand.ready_at is None and not isinstance(error, Cancelled)
         if never_ready:
             self._prospects.failure = error
@@ -386,10 +418,10 @@ class Pool:
 
     def _finish(self, error: BaseException | None) -> None:
         """Whatever has happened: every thread over, every machine gone, keys and groups deleted."""
-        failures: list[CloudrunError] = []
+        failures: list[BaseException] = []
         while self.hands or self._renting.asked:
             for hand in list(self.hands.values()):
-                if error is not None and hand.unit is not None:
+                if (error is not None or failures) and hand.unit is not None:
                     hand.unit.cancel()
                 self._drain(hand)
             self._bell.wait(TICK_S)
@@ -397,7 +429,7 @@ class Pool:
             while self._events:
                 try:
                     self._take(self._events.popleft())
-                except CloudrunError as failure:
+                except BaseException as failure:  # noqa: BLE001  # whatever it is, the machines still have to go
                     failures.append(failure)
         self._renting.join()
         try:
@@ -409,10 +441,15 @@ class Pool:
             self._endings.finish(self._renting.launch_ids)
         except CloudrunError as failure:
             failures.append(failure)
+        now = self.clock.now().timestamp()
+        leaving, stuck = self._settle_leaving(now)
+        self.ended_usd += budget.worst_usd(now, leaving + stuck, 0.0)
+        self._leaving.clear()
         if error is None and failures:
             raise failures[0]
         for each in failures:
             if error is not None and each is not error:
-                error.add_note(f"and then: {each} (next: {each.next_step})")
+                next_step = f" (next: {each.next_step})" if isinstance(each, CloudrunError) else ""
+                error.add_note(f"and then: {each or type(each).__name__}{next_step}")
                 if isinstance(each, CleanupIncomplete):
                     mark_incomplete(error)

@@ -17,6 +17,7 @@ from cloudrun.plan.reaping import CONSISTENCY, key_name
 from cloudrun.wiring import Cloud
 
 POLL_S = (0.1, 2.0)  # the first pause between two describes, and the longest
+TERMINATION = (UnitState.TERMINATING, UnitState.TERMINATED)
 ABSENT = 3  # describes in a row that do not know an instance, before it is taken for gone
 
 
@@ -24,8 +25,7 @@ def terminate(
     cloud: Cloud, ledger: Ledger, ids: Sequence[str], *, reason: EndReason, timeout_s: float, clock: Clock
 ) -> None:
     """Terminate, and wait until describe says so. Raises CleanupIncomplete with the ids that have not gone."""
-    path = (UnitState.TERMINATING, UnitState.TERMINATED)
-    _end(cloud, ledger, ids, cloud.instances.terminate, path, reason=reason, timeout_s=timeout_s, clock=clock)
+    _end(cloud, ledger, ids, cloud.instances.terminate, TERMINATION, reason=reason, timeout_s=timeout_s, clock=clock)
 
 
 def stop(cloud: Cloud, ledger: Ledger, ids: Sequence[str], *, timeout_s: float, clock: Clock) -> None:
@@ -45,56 +45,108 @@ def _end(
     timeout_s: float,
     clock: Clock,
 ) -> None:
-    """Ask EC2, poll until it is so, and write it down; a ledger that cannot be read or written keeps no machine alive.
+    leaving = Leaving(cloud, ledger, ask, path, reason=reason, clock=clock)
+    leaving.add(ids)
+    end = clock.monotonic() + timeout_s
+    pause = POLL_S[0]
+    while leaving.left:
+        leaving.look()
+        if leaving.left and clock.monotonic() >= end:
+            raise CleanupIncomplete(
+                f"could not see {', '.join(leaving.left)} {path[1]} after {timeout_s:.0f} s",
+                ids=leaving.left,
+                next_step="cloudrun reap",
+            ) from leaving.failure
+        if leaving.left:
+            clock.sleep(pause)
+            pause = min(pause * 1.5, POLL_S[1])
+    if leaving.unwritten:
+        raise leaving.unwritten[0]
+
+
+class Leaving:
+    """Machines on their way out; a ledger that cannot be read or written keeps none alive. For one thread.
 
     What does not go is asked to again: EC2 does not know a new instance everywhere yet, and an id that it does not
     know is no error to `ask`. One that it has not known for a while, over several answers, is gone.
     """
-    going, gone = path
-    rows = {instance_id: _row(ledger, instance_id) for instance_id in ids}
-    left = [each for each, row in rows.items() if row is None or row.state is not UnitState.TERMINATED]
-    unwritten: list[LedgerError] = []
-    for instance_id in left:
-        _note(ledger, instance_id, going, reason, unwritten)
-    end = clock.monotonic() + timeout_s
-    pause = POLL_S[0]
-    failure: CloudrunError | None = None
-    unasked = list(left)
-    absent = dict.fromkeys(left, 0)
-    while left:
+
+    def __init__(
+        self,
+        cloud: Cloud,
+        ledger: Ledger,
+        ask: Callable[[Sequence[str]], None],
+        path: tuple[UnitState, UnitState],
+        *,
+        reason: EndReason | None,
+        clock: Clock,
+    ) -> None:
+        """`path`: the states on the way and at the end of it."""
+        self._cloud = cloud
+        self._ledger = ledger
+        self._ask = ask
+        self._going, self._gone = path
+        self._reason = reason
+        self._clock = clock
+        self._rows: dict[str, UnitRecord | None] = {}
+        self._absent: dict[str, int] = {}
+        self.left: list[str] = []  # not seen at the end of the path yet
+        self.unasked: list[str] = []  # those of them that EC2 does not say to be on it
+        self.failure: CloudrunError | None = None  # of EC2, the last one
+        self.unwritten: list[LedgerError] = []
+
+    def add(self, ids: Sequence[str]) -> None:
+        """They are asked to go at the next look; once more does no harm."""
+        for instance_id in ids:
+            row = _row(self._ledger, instance_id)
+            if instance_id in self.left or (row is not None and row.state is UnitState.TERMINATED):
+                continue
+            self._rows[instance_id] = row
+            self._absent[instance_id] = 0
+            self.unasked.append(instance_id)
+            self.left.append(instance_id)
+            self._note(instance_id, self._going)
+
+    def forget(self, instance_id: str) -> None:
+        """It is another's to end."""
+        self.left.remove(instance_id)
+        self.unasked = [each for each in self.unasked if each != instance_id]
+
+    def look(self) -> None:
+        """Ask those that are not on their way, in one call, and see who has gone, and write that down."""
+        failed = False
         found: dict[str, Instance] | None = None
         try:  # a network that comes and goes: time is the judge, not one answer
-            if unasked:
-                ask(unasked)
+            if self.unasked:
+                self._ask(self.unasked)
         except CloudrunError as error:
-            failure = error
+            self.failure, failed = error, True
         try:
-            found = cloud.instances.describe(left)
+            found = self._cloud.instances.describe(self.left)
         except CloudrunError as error:
-            failure = error
-        if failure is not None and not cloud.exists():
-            for instance_id in left:
-                _note(ledger, instance_id, UnitState.TERMINATED, reason, unwritten)
-            break
-        for instance_id in list(left) if found is not None else ():
+            self.failure, failed = error, True
+        if failed and not self._cloud.exists():
+            for instance_id in self.left:
+                self._note(instance_id, UnitState.TERMINATED)
+            self.left, self.unasked = [], []
+            return
+        for instance_id in list(self.left) if found is not None else ():
             state = found[instance_id].state if found and instance_id in found else None
-            absent[instance_id] = absent[instance_id] + 1 if state is None else 0
-            row = rows[instance_id]
-            old = row is not None and clock.now() - row.created_at > CONSISTENCY
-            if state in (gone, "terminated") or (old and absent[instance_id] >= ABSENT):
-                _note(ledger, instance_id, UnitState(state or UnitState.TERMINATED), reason, unwritten)
-                left.remove(instance_id)
-        on_their_way = {each for each, one in (found or {}).items() if one.state in (going, gone, "shutting-down")}
-        unasked = [each for each in left if each not in on_their_way]
-        if left and clock.monotonic() >= end:
-            raise CleanupIncomplete(
-                f"could not see {', '.join(left)} {gone} after {timeout_s:.0f} s", ids=left, next_step="cloudrun reap"
-            ) from failure
-        if left:
-            clock.sleep(pause)
-            pause = min(pause * 1.5, POLL_S[1])
-    if unwritten:
-        raise unwritten[0]
+            self._absent[instance_id] = self._absent[instance_id] + 1 if state is None else 0
+            row = self._rows[instance_id]
+            old = row is not None and self._clock.now() - row.created_at > CONSISTENCY
+            if state in (self._gone, "terminated") or (old and self._absent[instance_id] >= ABSENT):
+                self._note(instance_id, UnitState(state or UnitState.TERMINATED))
+                self.left.remove(instance_id)
+        states = (self._going, self._gone, "shutting-down")
+        on_their_way = {each for each, one in (found or {}).items() if one.state in states}
+        self.unasked = [each for each in self.left if each not in on_their_way]
+
+    def _note(self, instance_id: str, state: UnitState) -> None:
+        try:
+            move_on(self._ledger, instance_id, state, self._reason)
+        except LedgerError as error:
+            self.unwritten.append(error)
 
 
 def _row(ledger: Ledger, instance_id: str) -> UnitRecord | None:
@@ -102,15 +154,6 @@ def _row(ledger: Ledger, instance_id: str) -> UnitRecord | None:
         return ledger.unit(instance_id)
     except LedgerError:
         return None
-
-
-def _note(
-    ledger: Ledger, instance_id: str, state: UnitState, reason: EndReason | None, unwritten: list[LedgerError]
-) -> None:
-    try:
-        move_on(ledger, instance_id, state, reason)
-    except LedgerError as error:
-        unwritten.append(error)
 
 
 def move_on(ledger: Ledger, instance_id: str, state: UnitState, reason: EndReason | None) -> None:

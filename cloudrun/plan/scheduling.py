@@ -120,8 +120,9 @@ def decide(
     extend: tuple[tuple[str, float], ...] = ()
     if limits.budget_usd is not None:
         free_usd = limits.budget_usd - budget.worst_usd(now, units, spent_usd)
-        extend = _extensions(now, backlog, queued, ready, limits, free_usd)
-        free_usd -= _price_of(extend, ready)
+        busy = [unit for unit in units if unit.busy or (queued and unit.state == "ready")]
+        extend = _extensions(now, backlog, queued, busy, limits, free_usd)
+        free_usd -= _price_of(extend, busy)
 
     lasting = _lasting(now, backlog.expected_s, ready, dict(extend), limits)
     assign = _spread(queued, lasting)
@@ -129,7 +130,7 @@ def decide(
     served = {unit_id for unit_id, _ in assign}
     drain = [unit.unit_id for unit in ready if unit.busy == 0 and unit.unit_id not in served]
     if not left:
-        drain += [unit.unit_id for unit in launching]  # whoever runs can do without them
+        drain += [unit.unit_id for unit in launching if not unit.busy]  # whoever runs can do without them
 
     launch, deadline, why = 0, 0.0, stopped
     if left:
@@ -251,10 +252,9 @@ def _leased(
 
 
 def _extensions(
-    now: float, backlog: Backlog, queued: int, ready: Sequence[UnitView], limits: Limits, free_usd: float
+    now: float, backlog: Backlog, queued: int, working: Sequence[UnitView], limits: Limits, free_usd: float
 ) -> tuple[tuple[str, float], ...]:
     """Deadlines for units that have work and little time left, as far as there is money that nobody holds."""
-    working = [unit for unit in ready if unit.busy or queued]
     if not working or free_usd <= 0:
         return ()
     expected_s = backlog.expected_s
@@ -269,8 +269,8 @@ def _extensions(
     )
 
 
-def _price_of(extend: Iterable[tuple[str, float]], ready: Iterable[UnitView]) -> float:
+def _price_of(extend: Iterable[tuple[str, float]], units: Iterable[UnitView]) -> float:
     if not extend:
         return 0.0
-    by_id = {unit.unit_id: unit for unit in ready}
+    by_id = {unit.unit_id: unit for unit in units}
     return sum((until - by_id[name].deadline) * by_id[name].usd_per_hour / 3600 for name, until in extend)

@@ -172,6 +172,7 @@ def test_a_run_that_a_process_looks_after_is_cancelled_by_another_one(project: P
     assert ledger.units() == []
 
 
+@pytest.mark.slow
 def test_leaving_early_leaves_it_running(project: Project, start: Start) -> None:
     project.write("talks.py", "import time\nfor n in range(900): print('line', n, flush=True), time.sleep(0.1)\n")
     run_id = detached(project, "talks.py")
@@ -359,6 +360,7 @@ def _kill_the_agent(instance_id: str) -> None:
             os.kill(int(folder.name), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_machine_that_nobody_needs_ends_itself_before_its_deadline(
     project: Project, start: Start, aws: Callable[..., dict[str, object]]
 ) -> None:

@@ -232,6 +232,7 @@ def test_a_job_that_dies_is_a_job_that_failed(shared: tuple[process_pool, Projec
         pool.submit(os._exit, 0).result(120)
 
 
+@pytest.mark.slow
 def test_machines_end_when_nothing_is_left_for_them_and_come_again(
     project: Project, nothing_left: Callable[[Project], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,6 +257,7 @@ def test_machines_end_when_nothing_is_left_for_them_and_come_again(
     nothing_left(project)
 
 
+@pytest.mark.slow
 def test_a_pool_that_is_forgotten_ends_when_its_work_is_done(
     project: Project, nothing_left: Callable[[Project], None]
 ) -> None:
@@ -270,6 +272,7 @@ def test_a_pool_that_is_forgotten_ends_when_its_work_is_done(
     nothing_left(project)
 
 
+@pytest.mark.slow
 def test_an_exception_in_the_block_ends_all_of_it(project: Project, nothing_left: Callable[[Project], None]) -> None:
     pool = process_pool(project=project.root, units=2, slots=1)
 
@@ -304,7 +307,14 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_leaves_no_machine(
     number: signal.Signals, code: int, project: Project, start: Start, nothing_left: Callable[[Project], None]
 ) -> None:
@@ -325,6 +335,7 @@ def test_a_signal_leaves_no_machine(
     nothing_left(project)
 
 
+@pytest.mark.slow
 def test_functions_that_no_file_has_and_a_pool_that_nobody_shuts(
     project: Project, nothing_left: Callable[[Project], None]
 ) -> None:

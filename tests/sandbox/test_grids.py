@@ -391,3 +391,32 @@ def test_a_client_that_slept_while_another_took_over_does_no_harm(
     assert second.returncode == 0, told
     each_cell_once(project, 16, at_work)
     nothing_left(project)
+
+
+BROKEN_FACE = """
+import sys
+from pathlib import Path
+from cloudrun import Ledger, config
+from cloudrun.core.events import nobody
+from cloudrun.grids import Wishes, run_grid
+from cloudrun.plan.grid import make_grid
+from cloudrun.prepared import Job
+
+def over(run):
+    raise BrokenPipeError("nobody reads this any more")
+
+ledger = Ledger()
+run_grid(Job(Path("cell.py")), make_grid({"n": [1, 2, 3, 4, 5, 6]}), config.load(Path.cwd(), {}), Wishes(2, slots=2),
+         ledger=ledger, observe=nobody, over=over)
+"""
+
+
+def test_a_face_that_breaks_again_and_again_leaves_no_machine_and_no_thread(
+    project: Project, nothing_left: Nothing
+) -> None:
+    project.write("cell.py", CELL.format(sleep_s=0.5))
+    project.write("face.py", BROKEN_FACE)
+    broken = project.python("face.py")
+    assert broken.returncode == 1, broken.stderr
+    assert "BrokenPipeError" in broken.stderr
+    nothing_left(project)

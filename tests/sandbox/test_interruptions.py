@@ -225,6 +225,7 @@ def test_a_machine_that_vanishes_under_a_run_is_noticed(
     nothing_left(project)
 
 
+@pytest.mark.slow
 def test_a_job_that_powers_the_machine_off_ends_the_machine_only(
     project: Project, start: Start, nothing_left: Nothing
 ) -> None:

@@ -150,6 +150,7 @@ def test_nan_and_infinity_are_kept_and_never_win(project: Project) -> None:
     assert len(best) == 4
 
 
+@pytest.mark.slow
 def test_an_exception_in_the_block_surfaces_unchanged(
     project: Project, nothing_left: Callable[[Project], None]
 ) -> None:

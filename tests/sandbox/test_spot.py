@@ -112,6 +112,7 @@ with process_unit(spot=True) as unit:
     assert project.ledger.units() == []
 
 
+@pytest.mark.slow
 def test_a_detached_run_that_was_interrupted_goes_on_when_somebody_comes(project: Project) -> None:
     project.write("trains.py", TRAINS.replace(f"< {STEPS}", "< 20").replace(f"/ {STEPS}", "/ 20"))
     run_id = project.json("submit", "trains.py", "--spot", "--detach")["run_id"]

@@ -12,6 +12,7 @@ from cloudrun.core.events import Event, PhaseStarted
 from tests.sandbox.conftest import Project
 
 
+@pytest.mark.slow
 def test_a_machine_is_not_idle_because_a_run_of_its_block_could_not_be_shipped(project: Project) -> None:
     script = project.write("train.py", "import pathlib\nprint('accuracy:', pathlib.Path('numbers.txt').read_text())\n")
     numbers = project.write("numbers.txt", "1")

@@ -305,3 +305,16 @@ def test_a_life_is_long_enough_for_boot_work_and_saving() -> None:
     fresh = UnitView("i-1", "ready", 1, 0, 0.0, life_s, 0.1)
     assert scheduling.fits(29.9, fresh, life_s, 600.0, allowed)
     assert not scheduling.fits(31.0, fresh, life_s, 600.0, allowed)
+
+
+def test_a_unit_that_works_is_not_drained_because_it_has_not_let_us_in_yet() -> None:
+    adopted = unit("i-1", 1, "launching")
+    decision = decided(0, adopted)
+    assert decision.drain == ()
+
+
+@pytest.mark.parametrize("state", ["ready", "launching", "draining"])
+def test_whoever_works_gets_more_time_while_there_is_money(state: Any) -> None:
+    working = unit("i-1", 1, state, left_s=120.0)
+    decision = decided(0, working, expected_s=3600.0, budget_usd=100.0)
+    assert [name for name, _ in decision.extend] == ["i-1"]
