@@ -12,13 +12,13 @@ from functools import partial
 from cloudrun.cancelling import end_left
 from cloudrun.cells import ON_UNITS, Cells, Tally
 from cloudrun.core.clock import SystemClock
-from cloudrun.core.errors import Cancelled, CloudrunError, LedgerError, UsageError, before_launch
+from cloudrun.core.errors import Cancelled, CloudrunError, UsageError, before_launch
 from cloudrun.core.events import Observer
 from cloudrun.core.records import GridRecord, Image, RunRecord
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import GridState, RunState
 from cloudrun.grid_rows import batches, begin, fill, is_again, tally_of
-from cloudrun.grid_units import GRID_TAG, units_of
+from cloudrun.grid_units import GRID_TAG, units_ever_of, units_of
 from cloudrun.handing import HandedOut, hand_out
 from cloudrun.inherited import inherit
 from cloudrun.leases import present
@@ -112,18 +112,18 @@ def run_grid(
         try:
             changed(run.tally, None)
             if detach:
-                estimated(_estimate(run.cells.backlog(), limits))
+                estimated(_estimate(run, settings, limits, terms))
                 take_over = partial(run.inherit, cloud, image)
                 return run.leave_alone(
                     hand_out(run.cells, plan, limits, ledger, observe, take_over, make_pool_of_shares)
                 )
             pool = make_pool(limits, terms)
             joined = run.inherit(cloud, image)
-            estimated(_estimate(run.cells.backlog(), limits))
+            estimated(_estimate(run, settings, limits, terms))
             try:
                 pool.run(run.cells, joined)
             finally:
-                write_costs(ledger, pool)
+                write_costs(ledger, pool, run.grid_id)
         except BaseException as error:
             run.leave(error)
             raise
@@ -215,6 +215,14 @@ class GridRun:
                 )
             self._ledger.end_grid(self.grid_id, GridState.STOPPED, str(error) or "the user interrupted it")
         self.let_go()
+
+    def ended_usd(self, terms: Callable[[str], Terms]) -> float:
+        """What its units that have ended have cost, in earlier sessions too."""
+        return sum(
+            budget.cost_usd(terms(unit.instance_type).usd_per_hour, (unit.ended_at - unit.created_at).total_seconds())
+            for unit in units_ever_of(self._ledger, self.grid_id)
+            if unit.ended_at is not None
+        )
 
     @property
     def is_done(self) -> bool:
@@ -317,7 +325,8 @@ def on_its_share(plan: Prepared, wishes: Wishes, terms: Callable[[str], Terms]) 
     return replace(plan, threads=wishes.cpus) if is_shared or wishes.cpus > 1 else plan
 
 
-def _estimate(backlog: Backlog, limits: Limits) -> Estimate:
+def _estimate(run: GridRun, settings: Settings, limits: Limits, terms: Callable[[str], Terms]) -> Estimate:
+    backlog = run.cells.backlog()
     return estimate(
         backlog.queued,
         backlog.expected_s,
@@ -327,13 +336,17 @@ def _estimate(backlog: Backlog, limits: Limits) -> Estimate:
         boot_s=limits.boot_s,
         deadline_s=limits.deadline_s,
         budget_usd=limits.budget_usd,
+        dearest_usd_per_hour=max((terms(name).usd_per_hour for name in settings.fallback_types), default=0.0),
+        spent_usd=run.ended_usd(terms),
     )
 
 
-def write_costs(ledger: Ledger, pool: Pool) -> None:
-    """What each run cost of the units that it was on: worth knowing, and no reason for anything to fail."""
-    with suppress(LedgerError):
-        cells = {attempt.run_id for attempt in ledger.attempts_on(pool.used)}
+def write_costs(ledger: Ledger, pool: Pool, grid_id: str = "") -> None:
+    """What each run cost of the units that it was on: worth knowing, and no reason for anything to fail. `grid_id`: of
+    the grid whose earlier units count as well, those of a client that was killed before it could do this."""
+    with suppress(CloudrunError):
+        used = {*pool.used, *(unit.instance_id for unit in units_ever_of(ledger, grid_id))}
+        cells = {attempt.run_id for attempt in ledger.attempts_on(used)}
         units = {attempt.instance_id for attempt in ledger.attempts_of(cells)}
         stays: dict[str, list[Stay]] = defaultdict(list)
         for attempt in ledger.attempts_on(units):

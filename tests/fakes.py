@@ -151,9 +151,11 @@ def cloud_of(ec2: Ec2, network: Network | None = None) -> Cloud:
     return cast("Cloud", parts)
 
 
-def intend(ledger: Ledger, clock: ManualClock, launch_id: str = "l-1", client_id: str = "c-1") -> LaunchRecord:
+def intend(
+    ledger: Ledger, clock: ManualClock, launch_id: str = "l-1", client_id: str = "c-1", **tags: str
+) -> LaunchRecord:
     request = LaunchRequest(
-        launch_id, 1, "m7i.large", "ami-1", "/dev/sda1", 20, f"cloudrun-{launch_id}", f"sg-{launch_id}", "", {}
+        launch_id, 1, "m7i.large", "ami-1", "/dev/sda1", 20, f"cloudrun-{launch_id}", f"sg-{launch_id}", "", tags
     )
     launch = LaunchRecord(
         launch_id, PLACE, LaunchState.INTENDED, request, "ubuntu", client_id,
@@ -164,9 +166,9 @@ def intend(ledger: Ledger, clock: ManualClock, launch_id: str = "l-1", client_id
 
 
 def launch_one(
-    ledger: Ledger, clock: ManualClock, ec2: Ec2, launch_id: str = "l-1", client_id: str = "c-1"
+    ledger: Ledger, clock: ManualClock, ec2: Ec2, launch_id: str = "l-1", client_id: str = "c-1", **tags: str
 ) -> UnitRecord:
-    launch = intend(ledger, clock, launch_id, client_id)
+    launch = intend(ledger, clock, launch_id, client_id, **tags)
     (unit,) = launching.request(cloud_of(ec2), ledger, launch, clock)
     ec2.states[unit.instance_id] = "running"
     return unit

@@ -12,7 +12,8 @@ from cloudrun.plan.quantities import duration_text
 @dataclass(frozen=True)
 class Estimate:
     """`seconds` and `usd` are None where nobody knows how long a cell takes; `most_usd` is what the units' deadlines,
-    or the budget, allow at most. `usd_per_hour` is of one unit, 0 where it has no list price."""
+    or the budget, allow at most, of the dearest type, with what was spent before. `usd_per_hour` is of one unit, 0
+    where it has no list price."""
 
     cells: int
     units: int
@@ -41,10 +42,13 @@ def estimate(
     boot_s: float,
     deadline_s: float,
     budget_usd: float | None,
+    dearest_usd_per_hour: float = 0.0,
+    spent_usd: float = 0.0,
 ) -> Estimate:
-    """`expected_s`: the mean of a cell. `units`: the most that there may be; no more are used than have work."""
+    """`expected_s`: the mean of a cell. `units`: the most that there may be; no more are used than have work.
+    `dearest_usd_per_hour`: of the types that may be rented instead. `spent_usd`: on units that have ended already."""
     used = max(1, min(units, math.ceil(cells / slots)))
-    most = used * budget.least_usd(usd_per_hour, deadline_s)
+    most = spent_usd + used * budget.least_usd(max(usd_per_hour, dearest_usd_per_hour), deadline_s)
     if budget_usd is not None:
         most = min(most, budget_usd)
     if expected_s is None:

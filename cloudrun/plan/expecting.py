@@ -25,10 +25,12 @@ class Expectation:
     """Seconds by parameters. Without history it expects nothing: None."""
 
     def __init__(self, history: Iterable[tuple[Mapping[str, Any], float]]) -> None:
-        """`history`: parameters and seconds of cells that ended well."""
+        """`history`: parameters and seconds of cells that ended well. Seconds that none can be do not count."""
         timed: dict[str, list[float]] = defaultdict(list)
         rows: list[tuple[dict[str, str], float]] = []
         for params, seconds in history:
+            if not 0 <= seconds < math.inf:
+                continue
             timed[_text(params)].append(seconds)
             rows.append(({name: _text(value) for name, value in params.items()}, math.log(max(seconds, _LEAST_S))))
         self._timed = {key: sum(each) / len(each) for key, each in timed.items()}

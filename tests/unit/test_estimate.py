@@ -27,6 +27,14 @@ def test_a_budget_is_the_most() -> None:
     assert told(budget_usd=0.5).most_usd == 0.5
 
 
+def test_the_most_is_of_the_dearest_type_that_may_be_rented_and_with_what_was_spent() -> None:
+    dear = told(dearest_usd_per_hour=0.40, spent_usd=1.5)
+    assert dear.most_usd == pytest.approx(4 * 0.40 * 4 + 1.5)
+    assert dear.usd == told().usd
+    assert told(dearest_usd_per_hour=0.05).most_usd == told().most_usd
+    assert told(spent_usd=0.2, budget_usd=0.5).most_usd == 0.5
+
+
 def test_units_without_work_are_not_counted() -> None:
     assert told(3).units == 2
 

@@ -35,6 +35,14 @@ def test_a_cell_that_was_timed_takes_what_it_took() -> None:
     assert known.mean_s == pytest.approx(106 / 3)
 
 
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1.0])
+def test_seconds_that_none_can_be_are_left_out(seconds: float) -> None:
+    known = Expectation([({"a": 1}, seconds), ({"a": 1}, 2.0), ({"a": 2}, seconds)])
+    assert known.seconds({"a": 1}) == known.mean_s == pytest.approx(2.0)
+    assert known.seconds({"a": 2}) == pytest.approx(2.0)
+    assert Expectation([({"a": 1}, seconds)]).mean_s is None
+
+
 def test_what_was_never_run_together_is_put_together_from_its_parts() -> None:
     left_out = {"model": "forest", "n": 4000, "seed": 1}
     known = Expectation([(cell, seconds_of(cell)) for cell in CELLS if cell != left_out] * 3)

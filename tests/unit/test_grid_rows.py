@@ -14,11 +14,14 @@ from cloudrun.core.records import GridRecord, Timings
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import GridState, RunState
 from cloudrun.grid_rows import begin, fill, is_again
-from cloudrun.grids import Wishes
+from cloudrun.grid_units import GRID_TAG
+from cloudrun.grids import Wishes, write_costs
 from cloudrun.ledger import Ledger
 from cloudrun.plan.grid_sets import parse_sets
+from cloudrun.plan.scheduling import Terms
+from cloudrun.pool import Pool
 from cloudrun.prepared import Job, Prepared
-from tests.fakes import Ec2, ManualClock, launch_one
+from tests.fakes import HOUR, Ec2, ManualClock, launch_one
 
 GRID = parse_sets(["n=1,2,3"])
 
@@ -48,14 +51,14 @@ def command(plan: Prepared, ledger: Ledger, *, again: bool) -> tuple[GridRecord,
 
 
 def succeed(ledger: Ledger, grid: GridRecord, count: int) -> None:
-    unit = launch_one(ledger, ManualClock(), Ec2(), f"l-{grid.grid_id}")
+    unit = launch_one(ledger, ManualClock(), Ec2(), f"l-{grid.grid_id}", **{GRID_TAG: grid.grid_id})
     for cell in ledger.cells(grid.grid_id)[:count]:
         ledger.begin_attempt(cell.run_id, unit.instance_id, ManualClock().now())
         ledger.move_run(cell.run_id, RunState.RUNNING)
         ledger.move_run(cell.run_id, RunState.PULLING)
         ledger.finish_run(
             cell.run_id, RunState.SUCCEEDED, reason=None, exit_code=0, detail="", scores={}, metric=None,
-            minimize=False, artifacts=(), passport=None, timings=Timings(), at=ManualClock().now(),
+            minimize=False, artifacts=(), passport=None, timings=Timings(), at=ManualClock().now() + HOUR,
         )  # fmt: skip
 
 
@@ -88,3 +91,13 @@ def test_cells_that_a_kill_kept_from_being_written_are_run_again_too(plan: Prepa
     begin(plan, GRID, asdict(Wishes(again=True)), ledger, "", again=True, budget_usd=None, only=None)  # and no `fill`
     _, _, done = command(plan, ledger, again=False)
     assert done == 0
+
+
+def test_what_ran_on_units_of_a_client_that_was_killed_gets_its_cost_too(plan: Prepared, ledger: Ledger) -> None:
+    grid, _, _ = command(plan, ledger, again=False)
+    succeed(ledger, grid, 2)
+    pool = cast("Pool", SimpleNamespace(used=[], terms=lambda _: Terms(1, 0.1)))
+    write_costs(ledger, pool, "g-other")
+    write_costs(ledger, pool, grid.grid_id)
+    costs = [ledger.run(cell.run_id).cost_usd for cell in ledger.cells(grid.grid_id)]
+    assert costs == [pytest.approx(0.05), pytest.approx(0.05), None], "an hour of one machine, shared by two"
