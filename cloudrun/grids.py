@@ -37,6 +37,7 @@ from cloudrun.wiring import Cloud
 from cloudrun.work import Joined
 
 BOOT_S = {"sandbox": 3.0, "aws": 60.0}  # from asking for a machine to its first cell, until one has been seen to boot
+SLOTS_MAX = 256  # each is a thread here, and a channel to the machine
 SAVING_S = 15.0  # before a deadline, beside the grace of what runs, for outputs to be saved: as `agent.power` has it
 
 
@@ -261,6 +262,8 @@ def _check(wishes: Wishes) -> None:
     for flag, count in counts.items():
         if count is not None and count < 1:
             raise UsageError(f"{flag} {count} is less than 1", next_step=f"leave out {flag}, or give it 1 or more")
+    if wishes.slots is not None and wishes.slots > SLOTS_MAX:
+        raise UsageError(f"--slots {wishes.slots}: a machine works on {SLOTS_MAX} cells at a time at most")
     if wishes.retries < 0:
         raise UsageError(f"--retries {wishes.retries} is less than 0")
     if wishes.budget_usd is not None and not 0 < wishes.budget_usd < math.inf:

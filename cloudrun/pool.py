@@ -399,11 +399,11 @@ class Pool:
             self._work.ended(task, UnitGone(f"{instance_id} has gone"))
 
     def _extend(self, hand: Hand, deadline: float) -> None:
-        before = hand.deadline if hand.sure_until is None else hand.sure_until
-        hand.deadline = max(hand.deadline, deadline)  # the later of two, whichever it comes to hold
         unit = hand.unit
         if unit is None:
-            return
+            return  # nobody can tell it yet: it is asked for again when somebody can
+        before = hand.deadline if hand.sure_until is None else hand.sure_until
+        hand.deadline = max(hand.deadline, deadline)  # the later of two, whichever it comes to hold
 
         def sure(until: float | None) -> None:
             hand.sure_until = until

@@ -12,7 +12,7 @@ from cloudrun import launching, terminating
 from cloudrun.capacity import allowed, learn_zones
 from cloudrun.clients import owner
 from cloudrun.core.clock import Clock
-from cloudrun.core.errors import CapacityError, CleanupIncomplete, CloudrunError, UnresolvedLaunch
+from cloudrun.core.errors import CapacityError, CleanupIncomplete, CloudrunError, LaunchError, UnresolvedLaunch
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.ids import new_id
 from cloudrun.core.records import Image, UnitRecord
@@ -91,8 +91,12 @@ class Renting:
         self.launch_ids.append(launch_id)
         self.asked += 1
         thread = Thread(target=self._launch, args=(launch_id, offer, count, deadline), name="cloudrun-launch")
-        self._threads.append(thread)
-        thread.start()
+        try:
+            thread.start()
+            self._threads.append(thread)
+        except RuntimeError as error:  # this computer has no thread left: nothing was asked for
+            refusal = LaunchError(f"nothing can be launched from here: {error}", next_step="end other programs first")
+            self._tell(Launched(launch_id, offer, count, error=refusal))
 
     def views(self) -> list[UnitView]:
         """Units that may be there, for whoever counts money: also those of a launch whose answer was lost."""
@@ -165,9 +169,11 @@ class Renting:
             units = launching.request(self._cloud, self._ledger, launch, self._clock)
             self._tell(Launched(launch_id, offer, count, tuple(units), launch.deadline.timestamp()))
         except BaseException as error:  # noqa: BLE001  # the deciding thread judges it
-            if isinstance(error, CapacityError):
-                learn_zones(self._offers, self._cloud, offer.instance_type)
-            self._tell(Launched(launch_id, offer, count, error=error))
+            try:
+                if isinstance(error, CapacityError):
+                    learn_zones(self._offers, self._cloud, offer.instance_type)
+            finally:  # whoever decides waits for this word
+                self._tell(Launched(launch_id, offer, count, error=error))
             self._release(launch_id)
 
     def _release(self, launch_id: str) -> None:

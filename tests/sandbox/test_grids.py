@@ -236,6 +236,7 @@ def test_a_cell_that_takes_two_machines_down_gets_no_third(project: Project, not
         (("--budget", "0"), "--budget", "--budget 5"),
         (("--deadline", "30s"), "live", "--deadline 70s"),
         (("--units", "0"), "--units", "--units"),
+        (("--slots", "100000"), "--slots", ""),
         (("--retries", "-1"), "--retries", ""),
     ],
 )
