@@ -13,14 +13,14 @@ from cloudrun.cancelling import end_left
 from cloudrun.cells import ON_UNITS, Cells, Tally
 from cloudrun.core.clock import SystemClock
 from cloudrun.core.errors import Cancelled, CloudrunError, UsageError, before_launch
-from cloudrun.core.events import Observer
+from cloudrun.core.events import Note, Observer
 from cloudrun.core.records import GridRecord, Image, RunRecord
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import GridState, RunState
 from cloudrun.grid_rows import batches, begin, fill, is_again, tally_of
 from cloudrun.grid_units import GRID_TAG, units_ever_of, units_of
 from cloudrun.handing import HandedOut, hand_out
-from cloudrun.inherited import inherit
+from cloudrun.inherited import Held, inherit
 from cloudrun.leases import present
 from cloudrun.ledger import Ledger
 from cloudrun.plan import budget
@@ -120,6 +120,7 @@ def run_grid(
                 )
             pool = make_pool(limits, terms)
             joined = run.inherit(cloud, image)
+            _warn_of_money(joined, limits, run.grid_id, observe)
             estimated(_estimate(run, settings, limits, terms))
             try:
                 pool.run(run.cells, joined)
@@ -129,6 +130,20 @@ def run_grid(
             run.leave(error)
             raise
         return run.finish(pool.why, pool.ended_usd)
+
+
+def _warn_of_money(joined: Joined, limits: Limits, grid_id: str, observe: Observer) -> None:
+    """A budget may be smaller than the one that the machines which live were launched with."""
+    held = [Held(record, price) for record, price, _ in joined.units]
+    most_usd = budget.worst_usd(SystemClock().now().timestamp(), held, joined.spent_usd)
+    if limits.budget_usd is not None and most_usd > limits.budget_usd:
+        observe(
+            Note(
+                f"the machines of {grid_id} that live may cost ${most_usd:.4f} until their deadlines, more than the"
+                f" budget of ${limits.budget_usd:g}: no other is launched; cloudrun cancel {grid_id} ends them",
+                "warning",
+            )
+        )
 
 
 class GridRun:

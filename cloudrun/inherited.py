@@ -78,7 +78,7 @@ def inherit(
             lost(on_it, name, "went away with its sandbox")
             reaper.forget(ledger, unit)
         elif not _taken(unit, cloud, ledger, client_id, settings, now):
-            spent_usd += budget.worst_usd(now.timestamp(), [_Held(unit, price)], 0.0)
+            spent_usd += budget.worst_usd(now.timestamp(), [Held(unit, price)], 0.0)
             tally.elsewhere += len(on_it)
             observe(Note(f"{name} is not this process's to use: what is on it is left alone", "warning"))
         elif _is_of_use(found.get(name), unit, on_it, launches[unit.launch_id], image):
@@ -91,7 +91,7 @@ def inherit(
     return Joined(tuple(joined), tuple(ending), tuple(_unreleased(cloud, ledger, launches)), spent_usd)
 
 
-class _Held:
+class Held:
     """A unit as `plan.budget` counts it."""
 
     def __init__(self, unit: UnitRecord, price: float) -> None:

@@ -356,6 +356,22 @@ def test_a_budget_that_ends_in_the_middle_is_kept_and_the_next_command_goes_on(
     nothing_left(project)
 
 
+@pytest.mark.slow
+def test_a_smaller_budget_than_what_lives_may_cost_is_said(
+    project: Project, start: Start, nothing_left: Nothing
+) -> None:
+    project.write("cell.py", CELL.format(sleep_s=3))
+    submitting = start("-m", "cloudrun", *command(4))
+    wait_for(lambda: running(project.ledger) == 1, "a cell")
+    os.kill(submitting.pid, signal.SIGKILL)
+    submitting.wait()
+    resumed = project.cloudrun(*command(4, "--budget", "0.05"))
+    assert resumed.returncode == 0, resumed.stderr
+    assert "more than the budget of $0.05" in resumed.stderr
+    assert len(project.ledger.units(live=False)) == 1
+    nothing_left(project)
+
+
 def elsewhere(ledger: Ledger) -> None:
     """Make every client one of another computer, not heard of for an hour."""
     with sqlite3.connect(ledger.home / DATABASE, timeout=0.5) as connection:
