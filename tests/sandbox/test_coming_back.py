@@ -31,6 +31,7 @@ def test_two_who_attach_at_once_both_see_it_to_its_end(project: Project, start: 
     nothing_left(project)
 
 
+@pytest.mark.slow
 def test_a_run_whose_client_died_before_it_started_is_cancelled_with_its_machine(
     project: Project, start: Start, nothing_left: Nothing
 ) -> None:

@@ -96,6 +96,7 @@ def test_without_one_what_has_ended_waits_for_a_pull_and_the_rest_goes_on(
     nothing_left(project)
 
 
+@pytest.mark.slow
 def test_what_a_machine_had_that_was_lost_is_queued_again_and_the_same_command_ends_it(
     project: Project, aws: Aws, nothing_left: Nothing
 ) -> None:

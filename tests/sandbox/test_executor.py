@@ -352,6 +352,7 @@ with process_pool(slots=2) as pool:
 """
 
 
+@pytest.mark.slow
 def test_the_same_grid_after_a_kill_goes_on_where_it_was_on_the_machine_that_was_left(
     project: Project, start: Start, nothing_left: Callable[[Project], None]
 ) -> None:

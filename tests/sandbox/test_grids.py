@@ -301,6 +301,7 @@ def test_a_grid_that_a_dead_client_has_left_is_cancelled_with_its_machines(
     nothing_left(project)
 
 
+@pytest.mark.slow
 def test_only_what_is_new_runs_and_all_of_it_where_it_is_asked_for(project: Project) -> None:
     project.write("cell.py", CELL.format(sleep_s=0))
 

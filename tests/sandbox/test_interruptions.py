@@ -150,6 +150,7 @@ def test_after_kill_9_and_no_reaper_the_deadline_ends_the_machine(project: Proje
     assert record.state is RunState.LOST
 
 
+@pytest.mark.slow
 def test_a_finished_job_stays_a_success_when_its_way_home_is_interrupted(
     project: Project, start: Start, nothing_left: Nothing
 ) -> None:
@@ -165,6 +166,7 @@ def test_a_finished_job_stays_a_success_when_its_way_home_is_interrupted(
     nothing_left(project)
 
 
+@pytest.mark.slow
 def test_a_job_that_cuts_every_connection_still_succeeds(project: Project, nothing_left: Nothing) -> None:
     # The machine's SSH server is killed in the middle, with the connection and the agent that follows the job.
     project.write(

@@ -231,6 +231,7 @@ def test_a_kept_unit_is_ended_by_name(project: Project, nothing_left: Callable[[
     nothing_left(project)
 
 
+@pytest.mark.slow
 def test_a_stopped_unit_starts_again(project: Project, nothing_left: Callable[[Project], None]) -> None:
     with process_unit(project=project.root, on_exit="stop", observe=lambda event: None) as unit:
         unit.run("echo kept > file")
