@@ -60,10 +60,14 @@ def test_a_spoilt_run_takes_no_descriptors_from_the_warden(unit: Unit) -> None:
     run.says(b"ok")
     warden = unit.warden()
     unit.ask("orders", orders=None)
-    before = len(list(Path(f"/proc/{warden}/fd").iterdir()))
+
+    def held() -> int:
+        return len(list(Path(f"/proc/{warden}/fd").iterdir()))
+
+    before = held()
     for _ in range(20):
         unit.ask("orders", orders=None)
-    assert len(list(Path(f"/proc/{warden}/fd").iterdir())) <= before
+    until(lambda: held() <= before + 1)  # it may be looking at something just now
 
 
 def test_a_warden_without_descriptors_forgets_no_run(unit: Unit) -> None:
