@@ -16,7 +16,7 @@ from cloudrun.core.errors import (
 from cloudrun.core.events import Note, Observer
 from cloudrun.plan.offers import Offer
 from cloudrun.plan.retrying import useless_launches
-from cloudrun.renting import AGAIN_MAX_S, Launched
+from cloudrun.renting import Launched
 
 PATIENCE_S = 600.0  # for capacity, while nothing runs
 QUOTA_PATIENCE_S = 120.0  # for machines that are shutting down to count no more
@@ -96,7 +96,9 @@ class Prospects:
             self._is_short(error, 0.0 if machines else PATIENCE_S)
             following = offer()
             next_step = (
-                f"trying {following}" if following is not None else f"asking again at least every {AGAIN_MAX_S:.0f} s"
+                f"trying {following}"
+                if following is not None
+                else f"asking again for {PATIENCE_S / 60:.0f} minutes while nothing runs (Ctrl-C ends it)"
             )
         else:
             self.ended(worked=False)

@@ -17,7 +17,7 @@ NOT_EMULATED = (
     "volumes, snapshots and the disks of stopped instances beyond the unit's own directory",
     "limits on a machine's processes and memory beyond this computer's",
     "spot markets: an instance is taken back on request only, by `cloudrun sandbox interrupt`",
-    "capacity, quotas, throttling, prices and bills",
+    "throttling, prices and bills; capacity and quotas are without limit but for `cloudrun sandbox shortage`",
     "RunInstances with MaxCount above MinCount: MinCount instances are launched",
 )
 # Beside those: for machines that are booted from a root file system of their own, and for all others.
