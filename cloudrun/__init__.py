@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cloudrun.core.errors import CloudrunError, JobFailed
-    from cloudrun.executor import process_pool
+    from cloudrun.functions.executor import process_pool
     from cloudrun.ledger import Ledger, Run
     from cloudrun.process import Unit, process_unit
 
@@ -34,7 +34,7 @@ _HOMES = {
     "Ledger": "cloudrun.ledger",
     "Run": "cloudrun.ledger",
     "Unit": "cloudrun.process",
-    "process_pool": "cloudrun.executor",
+    "process_pool": "cloudrun.functions.executor",
     "process_unit": "cloudrun.process",
 }
 

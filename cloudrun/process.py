@@ -13,16 +13,17 @@ from threading import Lock
 from types import TracebackType
 from typing import Any
 
-from cloudrun import config, prepared, wiring
+from cloudrun import config, wiring
 from cloudrun.core.errors import UsageError
 from cloudrun.core.events import Event, Note, Observer, Output
 from cloudrun.core.records import CommandResult, OnExit
 from cloudrun.ledger import Ledger, Run
-from cloudrun.lifeline import LIFELINE
-from cloudrun.machine import Machine
-from cloudrun.opening import open_unit
-from cloudrun.submit import place_of, with_data
-from cloudrun.units import OpenUnit
+from cloudrun.runs import prepared
+from cloudrun.runs.machine import Machine
+from cloudrun.runs.submit import place_of, with_data
+from cloudrun.units.lifeline import LIFELINE
+from cloudrun.units.opening import open_unit
+from cloudrun.units.unit import OpenUnit
 
 Data = str | PathLike[str] | Sequence[str | PathLike[str]]
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
-from cloudrun import launching, terminating, wiring
-from cloudrun.clients import is_alive
+from cloudrun import wiring
 from cloudrun.core.clock import Clock, SystemClock
 from cloudrun.core.errors import (
     BucketMissing,
@@ -23,8 +22,10 @@ from cloudrun.ledger import Ledger
 from cloudrun.plan import reaping
 from cloudrun.plan.endings import Ending, with_its_machine
 from cloudrun.plan.interruptions import was_interrupted
-from cloudrun.pulling import clear_stores, pull_stored, requeue_unseen
-from cloudrun.rescue import end_lost, end_unit
+from cloudrun.runs.pulling import clear_stores, pull_stored, requeue_unseen
+from cloudrun.runs.rescue import end_lost, end_unit
+from cloudrun.units import launching, terminating
+from cloudrun.units.clients import is_alive
 from cloudrun.wiring import Cloud
 
 TERMINATE_S = 300.0

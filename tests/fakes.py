@@ -9,8 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from cloudrun import launching
-from cloudrun.attempt import Attempt
 from cloudrun.core.errors import CloudrunError, ConnectionLost
 from cloudrun.core.events import Event, nobody
 from cloudrun.core.records import (
@@ -27,8 +25,10 @@ from cloudrun.core.records import (
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import LaunchState, RunState
 from cloudrun.ledger import Ledger
+from cloudrun.runs.attempt import Attempt
 from cloudrun.ssh.agent import Finished, Outputs
-from cloudrun.units import OpenUnit
+from cloudrun.units import launching
+from cloudrun.units.unit import OpenUnit
 from cloudrun.wiring import Cloud
 
 PLACE = Place("aws", "eu-west-1", "111122223333")

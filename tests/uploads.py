@@ -9,7 +9,7 @@ from typing import Any
 
 from cloudrun.agent import manifest
 from cloudrun.core.rundir import RunDir, write_json
-from cloudrun.stored import contents, parse_stored
+from cloudrun.runs.stored import contents, parse_stored
 from tests.bucket_server import Bucket
 
 PREFIX = "ledger/r-1.1/"

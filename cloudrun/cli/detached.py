@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from cloudrun.cells import ON_UNITS, Tally
 from cloudrun.cli.printing import print_json
 from cloudrun.core.errors import CleanupIncomplete, JobFailed
 from cloudrun.core.states import RunState
 from cloudrun.core.states import is_terminal as is_over
-from cloudrun.grids import Finished
+from cloudrun.grids.cells import ON_UNITS, Tally
+from cloudrun.grids.grid import Finished
 from cloudrun.ledger import Ledger
 
 if TYPE_CHECKING:
-    from cloudrun.gathering import Pulled
+    from cloudrun.grids.gathering import Pulled
 
 
 def attach_to_grid(ledger: Ledger, reference: str, profile: str | None, *, as_json: bool) -> int:
     """Go on with a grid from the command line; returns the exit code."""
     from cloudrun.cli.grid import GridDisplay, close_with
-    from cloudrun.going_on import attach_grid
+    from cloudrun.grids.going_on import attach_grid
 
     grid = ledger.grid(reference)
     metric, minimize = grid.settings.get("metric"), bool(grid.settings.get("minimize"))
@@ -35,7 +35,7 @@ def attach_to_grid(ledger: Ledger, reference: str, profile: str | None, *, as_js
 def pull_of_grid(ledger: Ledger, reference: str, profile: str | None, *, as_json: bool) -> int:
     """Bring home what has ended; returns the exit code."""
     from cloudrun.cli.grid import GridDisplay
-    from cloudrun.gathering import pull_grid
+    from cloudrun.grids.gathering import pull_grid
 
     with GridDisplay() as display:
         pulled = pull_grid(ledger, reference, observe=display, profile=profile)

@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cloudrun.connection import EarlyLogin
+    from cloudrun.units.connection import EarlyLogin
 
 FLAG = "--instance-id"
 
@@ -31,8 +31,8 @@ class _Begun:
 
     def _begin(self) -> None:
         with suppress(Exception):  # whatever is wrong is said where it is due
-            from cloudrun.connection import early_login
             from cloudrun.ledger import Ledger
+            from cloudrun.units.connection import early_login
 
             with closing(Ledger()) as ledger:
                 self._login = early_login(ledger, self.instance_id)

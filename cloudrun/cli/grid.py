@@ -11,7 +11,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
-from cloudrun.cells import Tally
 from cloudrun.cli.grid_summary import closing_lines, detached_lines
 from cloudrun.cli.printing import abandon, assignments_text, is_terminal, print_json, printable, score_text
 from cloudrun.core.clock import utc_text
@@ -20,14 +19,15 @@ from cloudrun.core.events import Event, Note
 from cloudrun.core.records import RunRecord
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import GridState, RunState
-from cloudrun.grid_units import units_of
-from cloudrun.grids import Finished, Wishes, run_grid
+from cloudrun.grids.cells import Tally
+from cloudrun.grids.grid import Finished, Wishes, run_grid
+from cloudrun.grids.machines import units_of
 from cloudrun.ledger import Ledger
 from cloudrun.plan.estimate import work_s
 from cloudrun.plan.grid import Grid
 from cloudrun.plan.quantities import duration_text
-from cloudrun.pool import Pool
-from cloudrun.prepared import Job
+from cloudrun.pools.pool import Pool
+from cloudrun.runs.prepared import Job
 
 if TYPE_CHECKING:
     from rich.live import Live

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from cloudrun.cli.printing import assignments_text, score_text, when_text
 from cloudrun.core.states import GridState
-from cloudrun.grid_units import units_of
-from cloudrun.grids import Finished
+from cloudrun.grids.grid import Finished
+from cloudrun.grids.machines import units_of
 from cloudrun.ledger import Ledger
 
 RANKED = 10  # cells in the ranking at the end

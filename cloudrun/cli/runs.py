@@ -19,9 +19,9 @@ from cloudrun.core.states import RunState, is_terminal
 from cloudrun.plan.quantities import duration_s, duration_text
 
 if TYPE_CHECKING:
-    from cloudrun.grid_watching import SeenGrid
+    from cloudrun.grids.watching import SeenGrid
     from cloudrun.ledger import Ledger, Run
-    from cloudrun.watching import Seen
+    from cloudrun.runs.watching import Seen
 
 
 def ps(*, profile: Profile = None, as_json: Json = False) -> None:
@@ -31,9 +31,9 @@ def ps(*, profile: Profile = None, as_json: Json = False) -> None:
         cloudrun ps
         cloudrun ps --json | jq '.runs[].run_id'
     """
-    from cloudrun.grid_watching import look_at_grids
+    from cloudrun.grids.watching import look_at_grids
     from cloudrun.ledger import Ledger
-    from cloudrun.watching import look
+    from cloudrun.runs.watching import look
 
     with closing(Ledger()) as ledger:
         grids, seen = look_at_grids(ledger, profile), look(ledger, profile)
@@ -161,7 +161,7 @@ def logs(
         cloudrun logs -f baseline --stream stdout > baseline.log
     """
     from cloudrun.ledger import Ledger
-    from cloudrun.watching import read_logs
+    from cloudrun.runs.watching import read_logs
 
     if from_byte < 0:
         raise UsageError(f"--from-byte {from_byte} is less than 0", next_step="count from 0")
@@ -210,8 +210,8 @@ def attach(run: RunOrGrid, /, *, profile: Profile = None, as_json: Json = False)
         cloudrun attach baseline
         cloudrun attach g-0tr2f4a95x9kx
     """
-    from cloudrun.attaching import attach as attach_run
     from cloudrun.ledger import Ledger
+    from cloudrun.runs.attaching import attach as attach_run
 
     with closing(Ledger()) as ledger:
         if _is_grid(ledger, run):
@@ -251,13 +251,13 @@ def cancel(
         cloudrun cancel baseline
         cloudrun cancel g-0tr2f4a95x9kx
     """
-    from cloudrun.attaching import cancel as cancel_run
     from cloudrun.ledger import Ledger
+    from cloudrun.runs.attaching import cancel as cancel_run
 
     grace_s = _duration(grace, "--grace")
     with closing(Ledger()) as ledger, Display() as display:
         if _is_grid(ledger, run):
-            from cloudrun.cancelling import cancel_grid
+            from cloudrun.grids.cancelling import cancel_grid
 
             grid = cancel_grid(ledger, run, grace_s=grace_s, observe=display, profile=profile)
             succeeded = ledger.counts(grid.grid_id)[RunState.SUCCEEDED]
@@ -296,7 +296,7 @@ def pull(run: RunOrGrid, /, *, profile: Profile = None, as_json: Json = False) -
         cloudrun pull g-0tr2f4a95x9kx
     """
     from cloudrun.ledger import Ledger
-    from cloudrun.pulling import pull as pull_run
+    from cloudrun.runs.pulling import pull as pull_run
 
     with closing(Ledger()) as ledger:
         if _is_grid(ledger, run):
@@ -332,14 +332,14 @@ def extend(
     Type, for example:
         cloudrun extend baseline 2h
     """
-    from cloudrun.attaching import extend as extend_unit
     from cloudrun.ledger import Ledger
+    from cloudrun.runs.attaching import extend as extend_unit
 
     by_s = _duration(by, "the time")
     with closing(Ledger()) as ledger, Display() as display:
         units = []
         if not what.startswith("i-") and _is_grid(ledger, what):
-            from cloudrun.going_on import extend_grid
+            from cloudrun.grids.going_on import extend_grid
 
             units = extend_grid(ledger, what, by_s, observe=display, profile=profile)
         unit = units[-1] if units else extend_unit(ledger, what, by_s, observe=display, profile=profile)

@@ -188,8 +188,8 @@ def submit(
     with before_launch(instance_id):  # the imports alone take their time
         from cloudrun import config
         from cloudrun.ledger import Ledger
-        from cloudrun.submit import Job
-        from cloudrun.submit import submit as submit_job
+        from cloudrun.runs.submit import Job
+        from cloudrun.runs.submit import submit as submit_job
 
     cells = grid_of(set_ or (), grid, sample, seed, yes=yes)
     flags = {
@@ -235,7 +235,7 @@ def submit(
                 next_step="leave out --instance-id",
             )
         from cloudrun.cli.grid import submit_grid
-        from cloudrun.grids import Wishes
+        from cloudrun.grids.grid import Wishes
 
         wishes = Wishes(1 if units is None else units, max_units, slots, cpus, budget, retries, keep_going, again)
         return submit_grid(

@@ -28,7 +28,7 @@ def units(*, profile: Profile = None, as_json: Json = False) -> None:
         cloudrun units --json | jq '.units[].instance_id'
     """
     from cloudrun.ledger import Ledger
-    from cloudrun.listing import live_units
+    from cloudrun.units.listing import live_units
 
     with closing(Ledger()) as ledger:
         alive = live_units(ledger, profile)

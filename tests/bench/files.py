@@ -20,7 +20,7 @@ from pathlib import Path
 from cloudrun.core import rundir
 from cloudrun.core.records import FileEntry
 from cloudrun.ledger.artifacts import ArtifactStore
-from cloudrun.project import shipment
+from cloudrun.runs.project import shipment
 from cloudrun.ssh.agent import Agent
 from cloudrun.ssh.session import Session
 from tests.bench.rounds import Noise, Row, measure, rows, timed

@@ -115,14 +115,14 @@ def main(place: str, count: str, way: str) -> None:
     began = time.monotonic()
     os.chdir(place)
     units = int(count)
-    from cloudrun.attempt import Attempt
     from cloudrun.core.events import Event, PhaseEnded
     from cloudrun.core.settings import Settings
-    from cloudrun.grids import Wishes, run_grid
+    from cloudrun.grids.grid import Wishes, run_grid
     from cloudrun.ledger import Ledger
     from cloudrun.plan.grid import make_grid
-    from cloudrun.prepared import Job
-    from cloudrun.spreading import Spreading
+    from cloudrun.pools.spreading import Spreading
+    from cloudrun.runs.attempt import Attempt
+    from cloudrun.runs.prepared import Job
 
     working: dict[str, float] = {}
     provisioned: list[float] = []  # seconds that units waited for their environments, or built or copied them

@@ -15,9 +15,9 @@ from concurrent.futures import FIRST_EXCEPTION, BrokenExecutor, Executor, Future
 import pytest
 
 from cloudrun import process_pool
-from cloudrun.calls import RunFuture
 from cloudrun.core.errors import Cancelled, JobFailed, UsageError
 from cloudrun.core.states import RunState
+from cloudrun.functions.calls import RunFuture
 from cloudrun.sandbox import client
 from tests.sandbox.conftest import Aws, Project, Start, wait_for
 

@@ -418,7 +418,7 @@ from cloudrun import Ledger, config
 from cloudrun.core.events import nobody
 from cloudrun.grids import Wishes, run_grid
 from cloudrun.plan.grid import make_grid
-from cloudrun.prepared import Job
+from cloudrun.runs.prepared import Job
 
 def over(run):
     raise BrokenPipeError("nobody reads this any more")

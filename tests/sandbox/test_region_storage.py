@@ -18,8 +18,8 @@ from cloudrun.aws.session import Aws, connect
 from cloudrun.aws.storage import Storage
 from cloudrun.core.errors import UsageError
 from cloudrun.core.rundir import RunDir
+from cloudrun.runs.stored import contents, read_stored
 from cloudrun.sandbox.client import Region
-from cloudrun.stored import contents, read_stored
 from tests.uploads import begin, finish
 
 PREFIX = "cloudrun/ledger/r-1.1/"

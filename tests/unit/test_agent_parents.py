@@ -14,7 +14,7 @@ import pytest
 
 from cloudrun.agent import parents, processes
 from cloudrun.core.rundir import read_object
-from cloudrun.prepared import THREAD_VARIABLES
+from cloudrun.runs.prepared import THREAD_VARIABLES
 from cloudrun.ssh.archive import archive as make_archive
 from tests.forking import MODULES, Warden
 from tests.waiting import until

@@ -16,8 +16,8 @@ import pytest
 from cloudrun.agent import manifest
 from cloudrun.agent.upload import upload
 from cloudrun.core.rundir import RunDir, write_json
+from cloudrun.runs.stored import parse_stored
 from cloudrun.ssh.archive import archive
-from cloudrun.stored import parse_stored
 from tests.bucket_server import Bucket
 from tests.pythons import find_python
 from tests.uploads import PREFIX, STATUS, come_home, digest, finish, ticket

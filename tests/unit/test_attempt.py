@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from cloudrun import bucket, runs
 from cloudrun.core.errors import ConnectionLost, LedgerError, exit_code_of
 from cloudrun.core.records import JobStatus, RunRecord
 from cloudrun.core.states import EndReason, RunState
 from cloudrun.ledger import Ledger
+from cloudrun.runs import bucket, dispatch
 from tests.fakes import RUN, Agent, Ec2, ManualClock, an_attempt, open_unit
 
 
@@ -52,7 +52,7 @@ def test_a_run_whose_client_died_before_it_was_started_waits_again_and_its_machi
     ledger: Ledger, clock: ManualClock
 ) -> None:
     unit = an_attempt(ledger, clock, Ec2(), Agent(status=None)).unit
-    assert runs.go_on(unit, RUN).state is RunState.QUEUED
+    assert dispatch.go_on(unit, RUN).state is RunState.QUEUED
     assert ledger.attempts(RUN)[0].end_reason is EndReason.INTERRUPTED
     unit.check_cancelled()
 

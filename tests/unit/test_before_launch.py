@@ -8,8 +8,8 @@ from cloudrun.core.errors import UsageError, before_launch
 from cloudrun.core.events import nobody
 from cloudrun.core.settings import Settings
 from cloudrun.ledger import Ledger
-from cloudrun.opening import close_behind
-from cloudrun.units import OpenUnit
+from cloudrun.units.opening import close_behind
+from cloudrun.units.unit import OpenUnit
 from tests.fakes import Ec2, ManualClock, cloud_of
 
 

@@ -10,18 +10,18 @@ from typing import Any, cast
 
 import pytest
 
-from cloudrun.cells import Cell, Cells, Tally
 from cloudrun.core.errors import ConnectionLost, LedgerError, UnitGone
 from cloudrun.core.events import nobody
 from cloudrun.core.records import GridRecord, RunRecord
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import EndReason, GridState, RunState
-from cloudrun.gridwork import GridWork
-from cloudrun.homecoming import end_queued
+from cloudrun.grids.cells import Cell, Cells, Tally
+from cloudrun.grids.gridwork import GridWork
 from cloudrun.ledger import Ledger
 from cloudrun.plan.endings import CANCELLED
 from cloudrun.plan.expecting import Expectation
-from cloudrun.prepared import Job, Prepared
+from cloudrun.runs.homecoming import end_queued
+from cloudrun.runs.prepared import Job, Prepared
 from tests.fakes import Ec2, ManualClock, launch_one
 
 

@@ -115,7 +115,7 @@ def test_the_first_page_imports_no_library() -> None:
 def test_a_help_page_imports_no_service() -> None:
     code = (
         "import sys; from cloudrun.cli.main import run; run(['submit', '--help']); "
-        "print(sorted(set(sys.modules) & {'boto3', 'paramiko', 'ansible_runner', 'joblib', 'cloudrun.submit'}))"
+        "print(sorted(set(sys.modules) & {'boto3', 'paramiko', 'ansible_runner', 'joblib', 'cloudrun.runs.submit'}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=WAIT_S, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

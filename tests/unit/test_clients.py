@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from cloudrun.clients import SILENCE, is_alive, this_client
+from cloudrun.units.clients import SILENCE, is_alive, this_client
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -23,7 +23,7 @@ def test_nobody_does_not() -> None:
 
 def test_a_killed_process_is_dead_also_before_its_parent_reaps_it() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    script = "from cloudrun.clients import _started; import sys; print(_started(int(sys.argv[1])))"
+    script = "from cloudrun.units.clients import _started; import sys; print(_started(int(sys.argv[1])))"
     started = subprocess.run([sys.executable, "-c", script, str(child.pid)], capture_output=True, text=True, check=True)
     client = replace(this_client(NOW), pid=child.pid, pid_started=started.stdout.strip())
     assert is_alive(client, NOW)

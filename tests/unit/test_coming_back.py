@@ -13,17 +13,19 @@ from typing import Any
 
 import pytest
 
-from cloudrun import attaching, pulling, reaper, rescue, terminating, watching, wiring
-from cloudrun.clients import this_client
+from cloudrun import reaper, wiring
 from cloudrun.core.errors import CloudrunError, ConnectionLost, LaunchError, LedgerError, UsageError
 from cloudrun.core.events import nobody
 from cloudrun.core.records import Instance, JobStatus, RunRecord
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import EndReason, RunState, UnitState
-from cloudrun.leases import Attended, lease
 from cloudrun.ledger import Ledger
 from cloudrun.plan import reaping
-from cloudrun.prepared import submitted_settings
+from cloudrun.runs import attaching, pulling, rescue, watching
+from cloudrun.runs.prepared import submitted_settings
+from cloudrun.units import terminating
+from cloudrun.units.clients import this_client
+from cloudrun.units.leases import Attended, lease
 from tests.fakes import RUN, Agent, Ec2, ManualClock, Network, begun, cloud_of, launch_one, saved
 
 

@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import pytest
 
-from cloudrun import datasets
 from cloudrun.core.errors import UsageError
-from cloudrun.project import shipment
+from cloudrun.runs import datasets
+from cloudrun.runs.project import shipment
 
 
 def goods(root: Path, *data: str, refuse_bytes: int = 1_000_000) -> Any:

@@ -13,9 +13,9 @@ import pytest
 from cloudrun.core.errors import ConnectionLost
 from cloudrun.core.events import nobody
 from cloudrun.core.records import UnitOrders
-from cloudrun.deadlines import move_deadline
 from cloudrun.ledger import Ledger
 from cloudrun.plan.scheduling import Backlog, Limits, UnitView, decide
+from cloudrun.runs.deadlines import move_deadline
 from tests.fakes import Ec2, ManualClock, cloud_of, launch_one
 
 HOUR = timedelta(hours=1)

@@ -15,9 +15,9 @@ from cloudrun.core.events import nobody
 from cloudrun.core.records import GridRecord, JobStatus, RunOnUnit, RunRecord
 from cloudrun.core.rundir import run_dir
 from cloudrun.core.states import EndReason, GridState, RunState
-from cloudrun.detaching import HandOver, Share, deal
-from cloudrun.gathering import catch_up
-from cloudrun.grid_watching import SeenGrid
+from cloudrun.grids.detaching import HandOver, Share, deal
+from cloudrun.grids.gathering import catch_up
+from cloudrun.grids.watching import SeenGrid
 from cloudrun.ledger import Ledger
 from tests.fakes import Agent, Ec2, ManualClock, cloud_of, launch_one
 

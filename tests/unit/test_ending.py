@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from cloudrun import launching, terminating
-from cloudrun.clients import this_client
 from cloudrun.core.errors import CleanupIncomplete, CloudrunError, LedgerError, UsageError
 from cloudrun.core.events import Event, nobody
 from cloudrun.core.records import LaunchRecord, UnitRecord
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import EndReason, UnitState
 from cloudrun.ledger import Ledger
-from cloudrun.opening import close_behind
-from cloudrun.units import OpenUnit
+from cloudrun.units import launching, terminating
+from cloudrun.units.clients import this_client
+from cloudrun.units.opening import close_behind
+from cloudrun.units.unit import OpenUnit
 from tests.fakes import Ec2, ManualClock, Network, cloud_of, intend, launch_one, open_unit
 
 
@@ -181,7 +181,7 @@ import sys
 from pathlib import Path
 from cloudrun.core.events import nobody
 from cloudrun.ledger import Ledger
-from cloudrun.lifeline import LIFELINE
+from cloudrun.units.lifeline import LIFELINE
 from tests.fakes import Ec2, ManualClock, open_unit
 ec2 = Ec2()
 ledger, clock = Ledger(Path(sys.argv[1])), ManualClock()

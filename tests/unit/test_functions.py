@@ -14,13 +14,13 @@ from typing import Any
 import cloudpickle
 import pytest
 
-from cloudrun import called, functions
 from cloudrun.core.errors import JobFailed, LedgerError, UsageError
 from cloudrun.core.records import Artifact, RunRecord
 from cloudrun.core.states import RunState
+from cloudrun.functions import called, packing
+from cloudrun.functions.needs import Needs, imported_by, needs
+from cloudrun.functions.pickling import pickled
 from cloudrun.ledger import Ledger, Run
-from cloudrun.needs import Needs, imported_by, needs
-from cloudrun.pickling import pickled
 
 
 def imports_inside(x: float) -> float:
@@ -149,13 +149,13 @@ def a_record(*artifacts: Artifact, exit_code: int | None = None) -> RunRecord:
 
 def test_what_each_call_returns_comes_back(tmp_path: Path) -> None:
     run = back(tmp_path, lambda x: {"twice": 2 * x}, 21, 4)
-    assert (run.exit_code, functions.outcome(run)) == (0, [{"twice": 42}, {"twice": 8}])
+    assert (run.exit_code, packing.outcome(run)) == (0, [{"twice": 42}, {"twice": 8}])
 
 
 def test_what_one_raises_is_raised_with_the_traceback_as_it_was_there(tmp_path: Path) -> None:
     run = back(tmp_path, raises, "no such luck")
     with pytest.raises(ValueError, match="no such luck") as raised:
-        functions.outcome(run)
+        packing.outcome(run)
     assert run.exit_code == 1
     (note,) = raised.value.__notes__
     assert note.startswith("on i-7:\nTraceback")
@@ -165,13 +165,13 @@ def test_what_one_raises_is_raised_with_the_traceback_as_it_was_there(tmp_path: 
 
 def test_an_exception_that_cannot_be_made_again_is_told_in_words(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="Awkward: 1"):
-        functions.outcome(back(tmp_path, raises, "awkward"))
+        packing.outcome(back(tmp_path, raises, "awkward"))
 
 
 def test_so_is_a_result_that_cannot_be_pickled(tmp_path: Path) -> None:
     run = back(tmp_path, lambda _: threading.Lock(), 0)
     with pytest.raises(TypeError, match="cannot pickle"):
-        functions.outcome(run)
+        packing.outcome(run)
     assert run.exit_code == 1
 
 
@@ -195,20 +195,20 @@ def test_nothing_damaged_is_unpickled(tmp_path: Path) -> None:
     path.chmod(0o600)
     path.write_bytes(b"cos\nsystem\n(S'false'\ntR.")
     with pytest.raises(LedgerError, match="damaged"):
-        functions.outcome(run)
+        packing.outcome(run)
 
 
 def test_a_run_without_an_outcome_is_a_job_that_failed(tmp_path: Path) -> None:
     run = Run.of(a_record(), Ledger(tmp_path).artifacts)
     with pytest.raises(JobFailed, match="f did not come to its end") as failed:
-        functions.outcome(run)
+        packing.outcome(run)
     assert failed.value.run is run
 
 
 def test_a_key_is_the_callers_and_the_functions_name_and_the_environment() -> None:
-    key = functions.call_key({"a": 1}, "mine.helper", "e1")
-    assert key == functions.call_key({"a": 1}, "mine.helper", "e1")
+    key = packing.call_key({"a": 1}, "mine.helper", "e1")
+    assert key == packing.call_key({"a": 1}, "mine.helper", "e1")
     others = [({"a": 2}, "mine.helper", "e1"), ({"a": 1}, "mine.raises", "e1"), ({"a": 1}, "mine.helper", "e2")]
-    assert key not in {functions.call_key(*other) for other in others}
+    assert key not in {packing.call_key(*other) for other in others}
     with pytest.raises(UsageError, match="cannot be written as JSON"):
-        functions.call_key({1, 2}, "mine.helper", "e1")
+        packing.call_key({1, 2}, "mine.helper", "e1")

@@ -10,11 +10,11 @@ from typing import Any, cast
 
 import pytest
 
-from cloudrun.cells import Tally
 from cloudrun.cli.grid import GridDisplay
 from cloudrun.core.events import Note
+from cloudrun.grids.cells import Tally
 from cloudrun.plan.scheduling import Backlog
-from cloudrun.pool import Pool
+from cloudrun.pools.pool import Pool
 
 
 def pool(**limits: Any) -> Pool:

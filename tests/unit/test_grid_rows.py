@@ -13,14 +13,14 @@ import pytest
 from cloudrun.core.records import GridRecord, Timings
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import GridState, RunState
-from cloudrun.grid_rows import begin, fill, is_again
-from cloudrun.grid_units import GRID_TAG
-from cloudrun.grids import Wishes, write_costs
+from cloudrun.grids.grid import Wishes, write_costs
+from cloudrun.grids.machines import GRID_TAG
+from cloudrun.grids.rows import begin, fill, is_again
 from cloudrun.ledger import Ledger
 from cloudrun.plan.grid_sets import parse_sets
 from cloudrun.plan.scheduling import Terms
-from cloudrun.pool import Pool
-from cloudrun.prepared import Job, Prepared
+from cloudrun.pools.pool import Pool
+from cloudrun.runs.prepared import Job, Prepared
 from tests.fakes import HOUR, Ec2, ManualClock, launch_one
 
 GRID = parse_sets(["n=1,2,3"])

@@ -11,7 +11,8 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "cloudrun"
 ADAPTERS = {"aws", "ssh", "provisioning", "ledger"}
 FACES = {"cli", "report", "serving"}
-SERVICES = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__", "wiring"}
+STORIES = ["units", "runs", "pools", "grids", "functions"]  # folders of services, each told with the ones before it
+SERVICES = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__", "wiring"} | set(STORIES)
 
 # What each layer may import; a layer may always import itself.
 ALLOWED = {
@@ -75,6 +76,15 @@ def test_imports_go_down_and_never_up_or_sideways(path: Path) -> None:
             other = layer_of(target)
             assert other == layer or other in ALLOWED[layer], f"{path}:{line}: {layer} imports {other}"
         assert layer in LIBRARIES.get(top, {layer}), f"{path}:{line}: only {LIBRARIES.get(top)} may import {top}"
+
+
+@pytest.mark.parametrize("story", STORIES)
+def test_a_folder_of_services_knows_none_that_comes_after_it(story: str) -> None:
+    later = set(STORIES[STORIES.index(story) + 1 :])
+    for path in (PACKAGE / story).rglob("*.py"):
+        for line, target in imports(path):
+            parts = target.split(".")
+            assert parts[0] != "cloudrun" or parts[1] not in later, f"{path}:{line}: {story} imports {target}"
 
 
 def test_the_agent_takes_only_what_travels_with_it_from_core() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 PRELUDE = """
 import os, signal, sys, threading, time
-from cloudrun.lifeline import LIFELINE
+from cloudrun.units.lifeline import LIFELINE
 
 def say(*words):  # whole lines, whichever threads speak
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())
@@ -116,7 +116,7 @@ def test_what_was_ignored_stays_ignored() -> None:
 
 def test_units_of_other_threads_are_told_too() -> None:
     lines, code = run("""
-        LIFELINE.take_signals()     # what importing cloudrun.units in the main thread does
+        LIFELINE.take_signals()     # what importing cloudrun.units.unit in the main thread does
         opened = threading.Event()
         def work():
             with Unit("worker") as unit:
@@ -236,7 +236,7 @@ def test_a_unit_that_cannot_be_ended_keeps_no_other_one_from_being_told() -> Non
 
 def test_a_thread_opens_a_unit_after_the_main_thread_has_closed_its_own() -> None:
     lines, code = run("""
-        LIFELINE.take_signals()     # what importing cloudrun.units in the main thread does
+        LIFELINE.take_signals()     # what importing cloudrun.units.unit in the main thread does
         with Unit("main"):
             pass
         opened = threading.Event()

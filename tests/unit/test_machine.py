@@ -12,8 +12,8 @@ from cloudrun.core.errors import Cancelled, Interrupted
 from cloudrun.core.records import RunRecord
 from cloudrun.core.states import EndReason, RunState
 from cloudrun.ledger import Ledger
-from cloudrun.machine import Machine
-from cloudrun.units import OpenUnit
+from cloudrun.runs.machine import Machine
+from cloudrun.units.unit import OpenUnit
 from tests.fakes import RUN, Ec2, ManualClock, begun, open_unit
 
 
@@ -41,7 +41,7 @@ def test_a_signal_while_a_lost_machine_is_closed_is_not_forgotten(
 ) -> None:
     ec2 = Ec2()
     machine = machine_of(ledger, clock, ec2)
-    monkeypatch.setattr("cloudrun.machine.runs.execute", lambda *words, **keywords: interrupted_once(
+    monkeypatch.setattr("cloudrun.runs.machine.dispatch.execute", lambda *words, **keywords: interrupted_once(
         ledger, clock, *words, **{name: value for name, value in keywords.items() if name != "check"}))  # fmt: skip
     with machine:
         close = machine.unit.close
@@ -69,7 +69,7 @@ def test_a_block_that_fails_while_another_machine_comes_starts_nothing_on_it(
         return first
 
     machine = Machine(lambda: open_unit(ledger, clock, ec2), again)
-    monkeypatch.setattr("cloudrun.machine.runs.execute", lambda *words, **keywords: interrupted_once(
+    monkeypatch.setattr("cloudrun.runs.machine.dispatch.execute", lambda *words, **keywords: interrupted_once(
         ledger, clock, *words, **{name: value for name, value in keywords.items() if name != "check"}))  # fmt: skip
     raised: list[BaseException] = []
 
@@ -113,7 +113,7 @@ def test_what_a_machine_that_was_taken_back_has_left_in_a_bucket_goes_with_it(
         raise Enough
 
     machine = Machine(first, again)
-    monkeypatch.setattr("cloudrun.machine.runs.execute", lambda *words, **keywords: interrupted_once(
+    monkeypatch.setattr("cloudrun.runs.machine.dispatch.execute", lambda *words, **keywords: interrupted_once(
         ledger, clock, *words, **{name: value for name, value in keywords.items() if name != "check"}))  # fmt: skip
     machine.unit = first()
     with pytest.raises(Enough):

@@ -10,7 +10,7 @@ import pytest
 
 from cloudrun.core.events import Event, Note
 from cloudrun.core.settings import Settings
-from cloudrun.opening import _warn_of_expiry
+from cloudrun.units.opening import _warn_of_expiry
 from cloudrun.wiring import Cloud
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)

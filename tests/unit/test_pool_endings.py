@@ -8,8 +8,8 @@ import pytest
 
 from cloudrun.core.errors import CleanupIncomplete, CloudrunError
 from cloudrun.core.states import UnitState
-from cloudrun.endings import Endings
 from cloudrun.ledger import Ledger
+from cloudrun.pools.endings import Endings
 from tests.fakes import Ec2, ManualClock, cloud_of, launch_one
 from tests.waiting import until
 

@@ -10,18 +10,18 @@ from typing import Any, cast
 
 import pytest
 
-from cloudrun import pool as pools
 from cloudrun.core.clock import SystemClock
 from cloudrun.core.errors import CleanupIncomplete, CloudrunError, ConnectionLost
 from cloudrun.core.events import nobody
 from cloudrun.core.records import Image, UnitRecord
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import UnitState
-from cloudrun.hands import Hand
 from cloudrun.ledger import Ledger
 from cloudrun.plan.scheduling import Backlog, Limits, UnitView, decide
-from cloudrun.pooled import PooledUnit
-from cloudrun.work import Joined
+from cloudrun.pools import pool as pools
+from cloudrun.pools.hands import Hand
+from cloudrun.pools.pooled import PooledUnit
+from cloudrun.pools.work import Joined
 from tests.fakes import Ec2, cloud_of, launch_one
 from tests.waiting import until
 

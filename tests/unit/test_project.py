@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from cloudrun.core.errors import UsageError
-from cloudrun.digests import Digests
-from cloudrun.project import Shipment, project_root, shipment
+from cloudrun.runs.digests import Digests
+from cloudrun.runs.project import Shipment, project_root, shipment
 
 
 def ship(script: Path, cwd: Path | None = None, refuse: int = 10**9) -> Shipment:

@@ -7,8 +7,8 @@ import pytest
 from cloudrun.core.errors import CapacityError, CloudrunError, CredentialsError, LaunchError, QuotaError, UnitGone
 from cloudrun.core.events import Event
 from cloudrun.plan.offers import Offer
-from cloudrun.prospects import PATIENCE_S, QUOTA_PATIENCE_S, Prospects
-from cloudrun.renting import Launched
+from cloudrun.pools.prospects import PATIENCE_S, QUOTA_PATIENCE_S, Prospects
+from cloudrun.pools.renting import Launched
 from tests.fakes import ManualClock
 
 OFFER = Offer("m7i.large")

@@ -11,13 +11,15 @@ from typing import Any, cast
 
 import pytest
 
-from cloudrun import pulling, terminating, wiring
+from cloudrun import wiring
 from cloudrun.core.clock import SystemClock
 from cloudrun.core.events import nobody
 from cloudrun.core.records import JobStatus, LaunchRecord, LaunchRequest, Place, RunRecord, UnitRecord
 from cloudrun.core.states import EndReason, LaunchState, RunState, UnitState
 from cloudrun.ledger import Ledger
+from cloudrun.runs import pulling
 from cloudrun.ssh.agent import Agent, Finished, Outputs
+from cloudrun.units import terminating
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PLACE = Place("sandbox", "us-east-1", "g-1")

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from cloudrun import reaper, wiring
-from cloudrun.clients import this_client
 from cloudrun.core.errors import CloudrunError, CredentialsError, UnresolvedLaunch
 from cloudrun.core.events import nobody
 from cloudrun.core.records import ClientRecord, Place, RunRecord
 from cloudrun.core.states import LaunchState, RunState, UnitState
 from cloudrun.ledger import Ledger
+from cloudrun.units.clients import this_client
 from tests.fakes import PLACE, Ec2, ManualClock, Network, cloud_of, intend, launch_one
 
 

@@ -12,7 +12,7 @@ from cloudrun.core.settings import Settings
 from cloudrun.ledger import Ledger
 from cloudrun.plan.offers import Offer
 from cloudrun.plan.scheduling import Terms
-from cloudrun.renting import AGAIN_MAX_S, AGAIN_S, Launched, Renting
+from cloudrun.pools.renting import AGAIN_MAX_S, AGAIN_S, Launched, Renting
 from tests.fakes import Ec2, ManualClock, Network, cloud_of
 
 IMAGE = Image("ami-1", "/dev/sda1", "x86_64", "/dev/sda1", "ubuntu", 8)

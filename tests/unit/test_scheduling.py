@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloudrun import grids
 from cloudrun.agent import power
+from cloudrun.grids import grid
 from cloudrun.plan import budget, scheduling
 from cloudrun.plan.scheduling import Backlog, Decision, Limits, UnitView, decide
 from tests.simulated import Simulated, World, play, varied
@@ -287,7 +287,7 @@ def test_a_grid_that_its_budget_just_pays_for_is_done_within_it() -> None:
 
 
 def test_what_a_unit_keeps_for_saving_outputs_is_what_its_agent_keeps() -> None:
-    assert (scheduling.LEAD_SHARE, grids.SAVING_S) == (power.SHARE, power.SAVING_S)
+    assert (scheduling.LEAD_SHARE, grid.SAVING_S) == (power.SHARE, power.SAVING_S)
 
 
 @pytest.mark.parametrize(("left_s", "given"), [(30.0, 0), (36.0, 1)])

@@ -23,9 +23,9 @@ from cloudrun.core.errors import (
 )
 from cloudrun.core.events import Event, Note, PhaseStarted
 from cloudrun.core.records import CopySource, Instance, SealedEnvironment
-from cloudrun.phases import Phases
 from cloudrun.plan.spreading import BUILDS_FAILED, COPIES_FAILED
-from cloudrun.spreading import Spreading
+from cloudrun.pools.spreading import Spreading
+from cloudrun.units.phases import Phases
 from tests.waiting import until
 
 PATIENCE_S = 30.0
@@ -212,7 +212,7 @@ def test_a_builder_whose_machine_dies_is_followed_by_another(error: Exception) -
 
 
 def test_a_builder_that_is_gone_is_not_waited_for_until_ansible_has_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cloudrun.spreading.LOOK_S", 0.0)
+    monkeypatch.setattr("cloudrun.pools.spreading.LOOK_S", 0.0)
     world = World()
     spreading = world.spreading()
     dead = Unit(world, 1)

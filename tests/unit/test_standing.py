@@ -14,11 +14,11 @@ import pytest
 
 from cloudrun import process_pool
 from cloudrun.core.errors import ConfigError, LaunchError, QuotaError, UsageError
-from cloudrun.engine import Engine
+from cloudrun.functions.engine import Engine
+from cloudrun.functions.standing import Standing
 from cloudrun.ledger import Ledger
 from cloudrun.plan.scheduling import Backlog
-from cloudrun.pool import Pool
-from cloudrun.standing import Standing
+from cloudrun.pools.pool import Pool
 
 
 class Some:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cloudrun.core.errors import ManifestRefused, ObjectMissing, TransferError
 from cloudrun.core.records import FileEntry
 from cloudrun.core.rundir import safe_relative
-from cloudrun.stored import contents, parse_stored, read_stored
+from cloudrun.runs.stored import contents, parse_stored, read_stored
 
 DIGEST = "0" * 64
 ENTRY = {"path": "model.joblib", "size": 5, "sha256": DIGEST, "mode": 0o644}

@@ -10,11 +10,11 @@ import pytest
 
 from cloudrun.core.records import GridRecord, RunRecord
 from cloudrun.core.states import GridState, RunState
-from cloudrun.homecoming import end_queued
+from cloudrun.grids.turns import AHEAD, Turns
 from cloudrun.ledger import Ledger
 from cloudrun.plan.endings import CANCELLED
 from cloudrun.plan.expecting import Expectation
-from cloudrun.turns import AHEAD, Turns
+from cloudrun.runs.homecoming import end_queued
 from tests.fakes import ManualClock
 
 Make = Callable[[list[int], Expectation], Turns]

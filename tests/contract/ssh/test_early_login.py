@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from cloudrun import connection
-from cloudrun.connection import EarlyLogin
 from cloudrun.ssh.keys import make_key
 from cloudrun.ssh.stream import SILENCE_S
+from cloudrun.units import connection
+from cloudrun.units.connection import EarlyLogin
 from tests.waiting import until
 
 

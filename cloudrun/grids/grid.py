@@ -1,0 +1,381 @@
+"""A grid from its command to its end: cells into the ledger, what is done taken from there, the rest on a pool."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+
+from cloudrun.core.clock import SystemClock
+from cloudrun.core.errors import Cancelled, CloudrunError, UsageError, before_launch
+from cloudrun.core.events import Note, Observer
+from cloudrun.core.records import GridRecord, Image, RunRecord
+from cloudrun.core.settings import Settings
+from cloudrun.core.states import GridState, RunState
+from cloudrun.grids.cancelling import end_left
+from cloudrun.grids.cells import ON_UNITS, Cells, Tally
+from cloudrun.grids.handing import HandedOut, hand_out
+from cloudrun.grids.inherited import Held, inherit
+from cloudrun.grids.machines import GRID_TAG, units_ever_of, units_of
+from cloudrun.grids.rows import batches, begin, fill, is_again, tally_of
+from cloudrun.ledger import Ledger
+from cloudrun.plan import budget
+from cloudrun.plan.costs import Stay, shares
+from cloudrun.plan.estimate import Estimate, estimate
+from cloudrun.plan.expecting import Expectation
+from cloudrun.plan.grid import Grid
+from cloudrun.plan.pricing import usd_per_hour, vcpus
+from cloudrun.plan.scheduling import Backlog, Limits, Terms, decide, least_life_s
+from cloudrun.pools.pool import Pool, QueueSlots
+from cloudrun.pools.work import Joined
+from cloudrun.runs.prepared import Job, Prepared
+from cloudrun.runs.submit import checked
+from cloudrun.units.leases import present
+from cloudrun.wiring import Cloud
+
+BOOT_S = {"sandbox": 3.0, "aws": 60.0}  # from asking for a machine to its first cell, until one has been seen to boot
+SLOTS_MAX = 256  # each is a thread here, and a channel to the machine
+SAVING_S = 15.0  # before a deadline, beside the grace of what runs, for outputs to be saved: as `agent.power` has it
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How a grid is to be run. `units`: so many; `max_units`: as many as are worth it, up to that."""
+
+    units: int = 1
+    max_units: int | None = None
+    slots: int | None = None  # cells at a time on a unit; None: its vCPUs divided by `cpus`
+    cpus: int = 1  # that one cell computes on
+    budget_usd: float | None = None
+    retries: int = 0
+    keep_going: bool = False
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A grid when its command returns. `why`: what kept it from being done; "" where it is."""
+
+    grid: GridRecord
+    tally: Tally
+    spent_usd: float
+    why: str = ""
+
+
+Changed = Callable[[Tally, Pool | None], None]
+
+
+def run_grid(
+    job: Job,
+    grid: Grid,
+    settings: Settings,
+    wishes: Wishes,
+    *,
+    ledger: Ledger,
+    observe: Observer,
+    changed: Changed = lambda _tally, _pool: None,
+    over: Callable[[RunRecord], None] = lambda _: None,
+    estimated: Callable[[Estimate], None] = lambda _: None,
+    detach: bool = False,
+    only: str | None = None,
+) -> Finished:
+    """Run every cell that has not succeeded before. The same command goes on with a grid that was left in the middle.
+
+    With `detach` it returns as soon as each machine has its share. `only` is the id of the grid that it shall be.
+
+    `estimated` is called before anything is launched, `over` with each cell's run as it ends, `changed` whenever
+    something has moved. Raises UsageError before anything is launched, where another process goes on with the same grid
+    too; and what `Pool.run` raises.
+    """
+    _check(wishes)
+    with before_launch():
+        cloud, image, plan = checked(job, settings, ledger, observe)
+    terms = terms_of(wishes, settings, cloud.place.region)
+    limits = limits_of(wishes, settings, terms)
+    plan = on_its_share(plan, wishes, terms)
+    with present(ledger, SystemClock()) as client_id:
+        check_money(limits)
+        run = GridRun(plan, grid, wishes, ledger, client_id, observe, over, only)
+
+        def make_pool(limits: Limits, terms: Callable[[str], Terms], queue_slots: QueueSlots = None) -> Pool:
+            return Pool(
+                cloud, ledger, settings, image, limits, observe, client_id,
+                changed=lambda pool: changed(run.tally, pool), check=run.check, tags={GRID_TAG: run.grid_id},
+                terms=terms, queue_slots=queue_slots,
+            )  # fmt: skip
+
+        def make_pool_of_shares(limits: Limits) -> Pool:
+            return make_pool(limits, lambda name: replace(terms(name), slots=1), lambda name: terms(name).slots)
+
+        try:
+            changed(run.tally, None)
+            if detach:
+                estimated(_estimate(run, settings, limits, terms))
+                take_over = partial(run.inherit, cloud, image)
+                return run.leave_alone(
+                    hand_out(run.cells, plan, limits, ledger, observe, take_over, make_pool_of_shares)
+                )
+            pool = make_pool(limits, terms)
+            joined = run.inherit(cloud, image)
+            _warn_of_money(joined, limits, run.grid_id, observe)
+            estimated(_estimate(run, settings, limits, terms))
+            try:
+                pool.run(run.cells, joined)
+            finally:
+                write_costs(ledger, pool, run.grid_id)
+        except BaseException as error:
+            run.leave(error)
+            raise
+        return run.finish(pool.why, pool.ended_usd)
+
+
+def _warn_of_money(joined: Joined, limits: Limits, grid_id: str, observe: Observer) -> None:
+    """A budget may be smaller than the one that the machines which live were launched with."""
+    held = [Held(record, price) for record, price, _ in joined.units]
+    most_usd = budget.worst_usd(SystemClock().now().timestamp(), held, joined.spent_usd)
+    if limits.budget_usd is not None and most_usd > limits.budget_usd:
+        observe(
+            Note(
+                f"the machines of {grid_id} that live may cost ${most_usd:.4f} until their deadlines, more than the"
+                f" budget of ${limits.budget_usd:g}: no other is launched; cloudrun cancel {grid_id} ends them",
+                "warning",
+            )
+        )
+
+
+class GridRun:
+    """A grid in this client's hands: its cells are work for a pool."""
+
+    def __init__(
+        self,
+        plan: Prepared,
+        grid: Grid,
+        wishes: Wishes,
+        ledger: Ledger,
+        client_id: str,
+        observe: Observer,
+        over: Callable[[RunRecord], None] = lambda _: None,
+        only: str | None = None,
+    ) -> None:
+        """Raises UsageError where another process goes on with it, and where it is another grid than `only`."""
+        self._ledger = ledger
+        self._settings = settings = plan.settings
+        self._client_id = client_id
+        self._observe = observe
+        with ledger.together():  # two processes that begin it at the same moment are one after the other
+            record, former = begin(
+                plan,
+                grid,
+                asdict(wishes),
+                ledger,
+                client_id,
+                again=wishes.again,
+                budget_usd=wishes.budget_usd,
+                only=only,
+            )
+        self.grid_id = record.grid_id
+        if former is not None:  # begun anew before it was over: nobody needs its machines any more
+            why = f"it was begun anew as {record.grid_id}"
+            ledger.end_grid(former.grid_id, GridState.CANCELLED, why)
+            end_left(ledger, former.grid_id, why, grace_s=settings.grace_s, observe=observe, profile=settings.profile)
+        self.tally = Tally(grid.size)
+        try:
+            taken = fill(record, plan, grid, ledger, again=is_again(record))
+            self.tally = tally_of(record, ledger, taken)
+            self.cells = Cells(
+                ledger, record.grid_id, plan, self.tally, observe,
+                retries=wishes.retries, keep_going=wishes.keep_going, over=over,
+                expectation=Expectation(ledger.timed(record.script)),
+            )  # fmt: skip
+        except BaseException as error:
+            self.leave(error)
+            raise
+
+    def inherit(self, cloud: Cloud, image: Image) -> Joined:
+        """What dead clients have left of it, taken over."""
+        joined = inherit(
+            self.grid_id, cloud, self._ledger, self._settings, image, self.tally, self._client_id, self._observe,
+            self.cells.came_home,
+        )  # fmt: skip
+        self.cells.refresh()
+        return joined
+
+    def check(self) -> None:
+        """Raises Cancelled where somebody has cancelled the grid, LedgerError where another client has taken it."""
+        self._ledger.guard_grid(self.grid_id, self._client_id)
+        if self._ledger.grid(self.grid_id).state is GridState.CANCELLED:
+            raise Cancelled(f"{self.grid_id} was cancelled", next_step=f"cloudrun results --grid {self.grid_id}")
+
+    def leave(self, error: BaseException) -> None:
+        """Something has put an end to the command, and not to the grid: say so, to who looks at it and to who typed
+        it."""
+        with suppress(CloudrunError):
+            grid = self._ledger.grid(self.grid_id)
+            if grid.client_id != self._client_id or grid.state is not GridState.OPEN:
+                return
+            done = self._ledger.counts(self.grid_id)[RunState.SUCCEEDED]
+            error.add_note(
+                f"{done} of {self.tally.cells} cells have succeeded; the same command goes on with {self.grid_id}"
+            )
+            left = [
+                unit for unit in units_of(self._ledger, self.grid_id) if not unit.client_id and unit.on_exit == "keep"
+            ]
+            if left:
+                names = ", ".join(unit.instance_id for unit in left)
+                error.add_note(
+                    f"{names}: detached, and going on with what they have; cloudrun attach {self.grid_id} comes back to"
+                    f" them, cloudrun cancel {self.grid_id} ends them"
+                )
+            self._ledger.end_grid(self.grid_id, GridState.STOPPED, str(error) or "the user interrupted it")
+        self.let_go()
+
+    def ended_usd(self, terms: Callable[[str], Terms]) -> float:
+        """What its units that have ended have cost, in earlier sessions too."""
+        return sum(
+            budget.cost_usd(terms(unit.instance_type).usd_per_hour, (unit.ended_at - unit.created_at).total_seconds())
+            for unit in units_ever_of(self._ledger, self.grid_id)
+            if unit.ended_at is not None
+        )
+
+    @property
+    def is_done(self) -> bool:
+        """Whether each of its cells is over."""
+        return not (self.tally.left or self.tally.running or self.tally.elsewhere)
+
+    def finish(self, why_not: str = "", spent_usd: float = 0.0) -> Finished:
+        """Write down its end. `why_not`: what the pool says of cells that are left."""
+        why = self.cells.stopped() or ("" if self.is_done else why_not)
+        self._ledger.end_grid(self.grid_id, GridState.DONE if self.is_done else GridState.STOPPED, why)
+        self.let_go()
+        return Finished(self._ledger.grid(self.grid_id), self.tally, spent_usd, why)
+
+    def leave_alone(self, handed: HandedOut) -> Finished:
+        """Leave it to its machines, for whoever comes next; a grid that has nothing left to do is done."""
+        counts = self._ledger.counts(self.grid_id)
+        tally = tally_of(self._ledger.grid(self.grid_id), self._ledger, self.tally.taken)
+        tally.running = sum(counts[state] for state in ON_UNITS)
+        if not tally.left and not tally.running:
+            self._ledger.end_grid(self.grid_id, GridState.DONE)
+        self.let_go()
+        return Finished(self._ledger.grid(self.grid_id), tally, handed.most_usd, handed.why)
+
+    def let_go(self) -> None:
+        """Whoever comes next may go on with it, while this process lives on."""
+        with suppress(CloudrunError):
+            self._ledger.take_grid(self.grid_id, "", of=self._client_id)
+
+
+# -- before it ---------------------------------------------------------------------------------------------------------
+
+
+def _check(wishes: Wishes) -> None:
+    """Raises UsageError for numbers that mean nothing."""
+    counts = {"--units": wishes.units, "--max-units": wishes.max_units, "--slots": wishes.slots, "--cpus": wishes.cpus}
+    for flag, count in counts.items():
+        if count is not None and count < 1:
+            raise UsageError(f"{flag} {count} is less than 1", next_step=f"leave out {flag}, or give it 1 or more")
+    if wishes.slots is not None and wishes.slots > SLOTS_MAX:
+        raise UsageError(f"--slots {wishes.slots}: a machine works on {SLOTS_MAX} cells at a time at most")
+    if wishes.retries < 0:
+        raise UsageError(f"--retries {wishes.retries} is less than 0")
+    if wishes.budget_usd is not None and not 0 < wishes.budget_usd < math.inf:
+        raise UsageError(
+            f"--budget {wishes.budget_usd} pays for nothing", next_step="give it in US dollars: --budget 5"
+        )
+
+
+def check_money(limits: Limits) -> None:
+    """Raises UsageError where not even the first machine fits between the limits."""
+    first = decide(0.0, Backlog(1, 0), [], limits, 0.0)
+    if not first.launch:
+        least_s = least_life_s(limits)
+        enough = f"--budget {budget.least_usd(limits.usd_per_hour, least_s):.4f} or more"
+        if limits.deadline_s < least_s:
+            enough = f"--deadline {math.ceil(least_s)}s or more"
+        raise UsageError(f"nothing was launched: {first.why}", next_step=enough)
+
+
+def terms_of(wishes: Wishes, settings: Settings, region: str) -> Callable[[str], Terms]:
+    """What a unit of a type is like. It raises UsageError for one that a budget cannot be kept with."""
+    return partial(_terms, wishes, settings, region)
+
+
+def _terms(wishes: Wishes, settings: Settings, region: str, instance_type: str) -> Terms:
+    """A spot machine never costs more than the maximum price given for it, which is the on-demand price by default
+    ("Spot Instances", Amazon EC2 User Guide).
+    """
+    listed = usd_per_hour(instance_type, region)
+    price = listed.usd_per_hour if listed else None
+    if settings.spot and settings.max_price is not None:
+        price = settings.max_price
+    if wishes.budget_usd is not None and price is None:
+        raise UsageError(
+            f"nobody here knows what a {instance_type} costs in {region}, so no budget can be kept",
+            next_step="use a common type such as m7i.large, or leave out --budget and set an early --deadline",
+        )
+    return Terms(wishes.slots or max(1, (vcpus(instance_type) or 1) // wishes.cpus), price or 0.0)
+
+
+def limits_of(wishes: Wishes, settings: Settings, terms: Callable[[str], Terms]) -> Limits:
+    """For a pool's planner. Raises what `terms` raises."""
+    for instance_type in settings.fallback_types:
+        terms(instance_type)
+    first = terms(settings.instance_type)
+    return Limits(
+        max_units=wishes.max_units or wishes.units,
+        slots=first.slots,
+        usd_per_hour=first.usd_per_hour,
+        boot_s=BOOT_S[settings.provider],
+        deadline_s=settings.deadline_s,
+        min_units=0 if wishes.max_units else wishes.units,
+        budget_usd=wishes.budget_usd,
+        lead_s=settings.grace_s + SAVING_S,
+    )
+
+
+def on_its_share(plan: Prepared, wishes: Wishes, terms: Callable[[str], Terms]) -> Prepared:
+    """A cell that shares its unit computes on its own part of it."""
+    types = (plan.settings.instance_type, *plan.settings.fallback_types)
+    is_shared = any(terms(name).slots > 1 for name in types)
+    return replace(plan, threads=wishes.cpus) if is_shared or wishes.cpus > 1 else plan
+
+
+def _estimate(run: GridRun, settings: Settings, limits: Limits, terms: Callable[[str], Terms]) -> Estimate:
+    backlog = run.cells.backlog()
+    return estimate(
+        backlog.queued,
+        backlog.expected_s,
+        units=limits.max_units,
+        slots=limits.slots,
+        usd_per_hour=limits.usd_per_hour,
+        boot_s=limits.boot_s,
+        deadline_s=limits.deadline_s,
+        budget_usd=limits.budget_usd,
+        dearest_usd_per_hour=max((terms(name).usd_per_hour for name in settings.fallback_types), default=0.0),
+        spent_usd=run.ended_usd(terms),
+    )
+
+
+def write_costs(ledger: Ledger, pool: Pool, grid_id: str = "") -> None:
+    """What each run cost of the units that it was on: worth knowing, and no reason for anything to fail. `grid_id`: of
+    the grid whose earlier units count as well, those of a client that was killed before it could do this."""
+    with suppress(CloudrunError):
+        used = {*pool.used, *(unit.instance_id for unit in units_ever_of(ledger, grid_id))}
+        cells = {attempt.run_id for attempt in ledger.attempts_on(used)}
+        units = {attempt.instance_id for attempt in ledger.attempts_of(cells)}
+        stays: dict[str, list[Stay]] = defaultdict(list)
+        for attempt in ledger.attempts_on(units):
+            ended = (attempt.ended_at or SystemClock().now()).timestamp()
+            stays[attempt.instance_id].append((attempt.run_id, attempt.started_at.timestamp(), ended))
+        cost: dict[str, float] = defaultdict(float)
+        for instance_id, each in stays.items():
+            price = pool.terms(ledger.unit(instance_id).instance_type).usd_per_hour
+            for run_id, usd in shares(price, each).items():
+                cost[run_id] += usd
+        for batch in batches(cells.intersection(cost)):
+            with ledger.together():
+                for run_id in batch:
+                    ledger.set_cost(run_id, cost[run_id])

@@ -1,0 +1,149 @@
+"""One unit of a pool, with its threads: one opens and closes it, and one for each slot carries out task after task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, Literal
+
+from cloudrun.core.errors import ConnectionLost, DeadlineReached, LaunchError, ProvisionError
+from cloudrun.core.records import UnitRecord
+from cloudrun.plan.scheduling import UnitView
+from cloudrun.pools.pooled import PooledUnit
+from cloudrun.units.opening import close_behind
+
+# What a task raises where its machine is of no use any more; whatever else it raises is its own.
+MACHINE_FAILED = (ConnectionLost, DeadlineReached, LaunchError, ProvisionError)
+
+
+@dataclass(frozen=True)
+class Opened:
+    instance_id: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """A task is over. `error` is what `carry_out` raised."""
+
+    instance_id: str
+    task: Any
+    error: BaseException | None
+
+
+@dataclass(frozen=True)
+class Closed:
+    """Nothing of ours is on it any more. `error`: why it never opened, or how closing it failed."""
+
+    instance_id: str
+    error: BaseException | None
+
+
+HandEvent = Opened | Done | Closed
+
+
+@dataclass
+class Hand:
+    """As the deciding thread sees it, which alone changes it. `tasks`: those that it has, begun or not."""
+
+    record: UnitRecord
+    slots: int
+    usd_per_hour: float
+    requested_at: float
+    deadline: float  # the latest that it may hold
+    state: Literal["launching", "ready", "draining"] = "launching"
+    unit: PooledUnit | None = None
+    tasks: list[Any] = field(default_factory=list)
+    worked: bool = False  # it carried out a task, whatever came of that
+    useless: bool = False  # it never got as far
+    ready_at: float | None = None
+    unneeded_since: float | None = None  # by the clock that does not jump
+    sure_until: float | None = None  # where it may not have taken its deadline: the one that it had
+    over: bool = False  # it never had a thread, and shall have none
+    _inbox: SimpleQueue[Any] = field(default_factory=SimpleQueue)
+
+    @property
+    def waits(self) -> bool:
+        """Whether EC2 has not said yet that it runs."""
+        return self.unit is None and not self.over
+
+    def view(self) -> UnitView:
+        return UnitView(
+            self.record.instance_id,
+            self.state,
+            self.slots,
+            len(self.tasks),
+            self.requested_at,
+            self.deadline,
+            self.usd_per_hour,
+            self.record.instance_type,
+            self.sure_until,
+        )
+
+    def give(self, task: Any) -> None:
+        self.tasks.append(task)
+        self._inbox.put(task)
+
+    def begin(
+        self, unit: PooledUnit, carry_out: Callable[[PooledUnit, Any], None], tell: Callable[[HandEvent], None]
+    ) -> None:
+        """It runs: log in, work, and close it when it is drained. `tell` is called from its threads."""
+        self.unit = unit
+        name = f"cloudrun-{unit.instance_id}"
+        Thread(target=self._live, args=(unit, carry_out, tell), name=name).start()
+
+    def drain(self) -> bool:
+        """No further task; it is closed when those that it has are over. Returns whether it gives up getting ready."""
+        self.state = "draining"
+        for _ in range(self.slots):
+            self._inbox.put(None)
+        if self.unit is None or self.ready_at is not None or self.tasks:
+            return False
+        self.unit.cancel()
+        return True
+
+    def ended(self, task: Any, error: BaseException | None) -> None:
+        """One of its tasks is over."""
+        self.tasks.remove(task)
+        self.worked = self.worked or not isinstance(error, ProvisionError)
+        self.useless = not self.worked
+
+    def _live(
+        self, unit: PooledUnit, carry_out: Callable[[PooledUnit, Any], None], tell: Callable[[HandEvent], None]
+    ) -> None:
+        error: BaseException | None = None
+        try:
+            unit.open()
+        except BaseException as failure:  # noqa: BLE001  # the deciding thread judges it
+            tell(Closed(unit.instance_id, failure))
+            return
+        with unit.at_work():  # who ends it by a signal leaves the closing to this thread
+            tell(Opened(unit.instance_id))
+            slots: list[Thread] = []
+            try:
+                for number in range(self.slots):
+                    name = f"cloudrun-slot-{number}"
+                    slot = Thread(target=self._serve, args=(unit, carry_out, tell), name=name)
+                    slot.start()
+                    slots.append(slot)
+            except RuntimeError as failure:  # this computer has no thread left: those that there are do it all
+                error = None if slots else ProvisionError(f"{unit.instance_id} cannot be worked with: {failure}")
+            for slot in slots:
+                slot.join()
+            try:
+                close_behind(unit, None)
+            except BaseException as failure:  # noqa: BLE001
+                error = error or failure
+        tell(Closed(unit.instance_id, error))
+
+    def _serve(
+        self, unit: PooledUnit, carry_out: Callable[[PooledUnit, Any], None], tell: Callable[[HandEvent], None]
+    ) -> None:
+        while (task := self._inbox.get()) is not None:
+            error: BaseException | None = None
+            try:
+                carry_out(unit, task)
+            except BaseException as failure:  # noqa: BLE001
+                error = failure
+            tell(Done(unit.instance_id, task, error))

@@ -1,0 +1,1 @@
+"""Machines: launched, logged into, leased, and ended whatever happens."""
