@@ -129,7 +129,7 @@ def run_grid(
         except BaseException as error:
             run.leave(error)
             raise
-        return run.finish(pool.why, pool.ended_usd)
+        return run.finish(pool.why, pool.bill.ended_usd)
 
 
 def _warn_of_money(joined: Joined, limits: Limits, grid_id: str, observe: Observer) -> None:
