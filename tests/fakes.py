@@ -159,7 +159,7 @@ def intend(
     )
     launch = LaunchRecord(
         launch_id, PLACE, LaunchState.INTENDED, request, "ubuntu", client_id,
-        clock.now() + 4 * HOUR, "terminate", "ssh-ed25519 A", clock.now(),
+        clock.now() + 4 * HOUR, "terminate", "ssh-ed25519 A", clock.now(), "x86_64",
     )  # fmt: skip
     ledger.intend(launch)
     return launch
