@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import os
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +15,7 @@ from typing import Any, Literal
 
 from cloudrun.core.errors import ConfigError
 from cloudrun.core.settings import NAMES, Settings
+from cloudrun.plan.jumping import check_jump
 from cloudrun.plan.quantities import duration_s, size_bytes
 from cloudrun.plan.toml_lines import error_line, line_of, table_at
 
@@ -107,6 +110,27 @@ def _limit(value: object) -> int:
     return size
 
 
+def _aws_id(kind: str) -> Callable[[object], str]:
+    def read(value: object) -> str:
+        text = _text(value)
+        if not re.fullmatch(rf"{kind}-[0-9a-f]+", text):
+            raise ValueError(f"{text!r} is not an id, as in {kind}-0123456789abcdef0")
+        return text
+
+    return read
+
+
+def _network(value: object) -> str:
+    try:
+        return str(ipaddress.ip_network(_text(value)))
+    except ValueError as error:
+        raise ValueError(f"{value!r} is not a network, as in 203.0.113.0/24: {error}") from error
+
+
+def _jump(value: object) -> str:
+    return check_jump(_text(value))
+
+
 _READERS: Mapping[str, Callable[[object], object]] = {
     "provider": _one_of("sandbox", "aws"),
     "region": _text,
@@ -117,6 +141,13 @@ _READERS: Mapping[str, Callable[[object], object]] = {
     "user": _text,
     "spot": _switch,
     "max_price": _price,
+    "zone": _text,
+    "vpc": _aws_id("vpc"),
+    "subnet": _aws_id("subnet"),
+    "security_group": _aws_id("sg"),
+    "address": _one_of("public", "private"),
+    "ssh_from": _network,
+    "ssh_jump": _jump,
     "volume_gib": _count,
     "deadline_s": _duration,
     "grace_s": _duration,

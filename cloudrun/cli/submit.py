@@ -91,6 +91,39 @@ def submit(
         float | None,
         Parameter(help="US dollars an hour that a spot machine may cost. Example: --spot --max-price 0.05"),
     ] = None,
+    zone: Annotated[
+        str | None, Parameter(help="The availability zone; by default where EC2 has room. Example: --zone us-east-1b")
+    ] = None,
+    vpc: Annotated[
+        str | None, Parameter(help="The VPC; by default the default one. Example: --vpc vpc-0123456789abcdef0")
+    ] = None,
+    subnet: Annotated[
+        str | None, Parameter(help="The subnet, in any VPC. Example: --subnet subnet-0123456789abcdef0")
+    ] = None,
+    security_group: Annotated[
+        str | None,
+        Parameter(
+            help="A security group of your own, used as it is; by default one is made that lets this computer in. "
+            "Example: --security-group sg-0123456789abcdef0"
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        Parameter(
+            help="Log in at the machine's public or private address; by default public, private behind a jump host. "
+            "Example: --address private"
+        ),
+    ] = None,
+    ssh_from: Annotated[
+        str | None,
+        Parameter(
+            help="The network that may log in; by default this computer's address. Example: --ssh-from 203.0.113.0/24"
+        ),
+    ] = None,
+    ssh_jump: Annotated[
+        str | None,
+        Parameter(help="The host that machines are reached through. Example: --ssh-jump me@bastion.example.com:2222"),
+    ] = None,
     instance_id: Annotated[
         str | None,
         Parameter(help="Use this machine, kept or stopped before. Example: --instance-id i-0123 --on-exit keep"),
@@ -201,6 +234,13 @@ def submit(
         "image": image,
         "spot": spot,
         "max_price": max_price,
+        "zone": zone,
+        "vpc": vpc,
+        "subnet": subnet,
+        "security_group": security_group,
+        "address": address,
+        "ssh_from": ssh_from,
+        "ssh_jump": ssh_jump,
         "deadline": deadline,
         "on_exit": on_exit,
         "bucket": bucket,

@@ -42,6 +42,30 @@ class Image:
 
 
 @dataclass(frozen=True)
+class Subnet:
+    subnet_id: str
+    zone: str
+    public: bool  # whether machines in it get a public address without being asked
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where in an account's network machines go, looked up before a launch. By default EC2 chooses among the default
+    VPC's subnets."""
+
+    vpc_id: str = ""
+    subnets: tuple[Subnet, ...] = ()  # the preferred one of each zone; none leaves it to EC2
+    group_id: str = ""  # a security group of the user's own; "" has one made for the launch
+    private: bool = False  # machines are reached at their private address
+    ask_public: bool = False  # for a public address, where a subnet does not give one by itself
+    admitted: tuple[str, ...] = ()  # networks that may log in; none is this computer's address
+
+    def subnet_in(self, zone: str) -> Subnet | None:
+        """In that zone; for "" the preferred one. None leaves it to EC2."""
+        return next((subnet for subnet in self.subnets if zone in ("", subnet.zone)), None)
+
+
+@dataclass(frozen=True)
 class LaunchRequest:
     """All that `RunInstances` is told; kept in the ledger word for word, so that the same call can be made again."""
 
@@ -59,6 +83,12 @@ class LaunchRequest:
     shutdown_behavior: Literal["terminate", "stop"] = "terminate"
     zone: str = ""  # "" leaves it to EC2
     max_price: float | None = None  # USD an hour, for spot
+    subnet_id: str = ""  # "" leaves it to EC2
+    public_address: bool = False  # ask for one; else the subnet decides
+    # of the client, not told to EC2
+    private: bool = False  # the machines are reached at their private address
+    group_is_given: bool = False  # the security group is the user's own: it is neither changed nor deleted
+    admits_caller: bool = True  # it lets this computer's address in, which may change
 
 
 @dataclass(frozen=True)
@@ -98,6 +128,7 @@ class SshTarget:
     user: str
     key_path: Path
     host_key: str
+    jump: str = ""  # the host to go through, as in `plan.jumping`
 
 
 @dataclass(frozen=True)
@@ -193,6 +224,7 @@ class LaunchRecord:
     created_at: datetime
     architecture: str = ""  # of the image; "" where an older cloudrun launched it
     detail: str = ""  # why it was refused or is unresolved
+    ssh_jump: str = ""  # the host that its machines are reached through
 
 
 @dataclass(frozen=True)
@@ -212,6 +244,7 @@ class UnitRecord:
     created_at: datetime
     ended_at: datetime | None = None
     end_reason: EndReason | None = None
+    ssh_jump: str = ""  # as in its launch
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,13 @@ class Settings:
     user: str | None = None  # the image's login user; None is the image's own
     spot: bool = False
     max_price: float | None = None  # US dollars an hour that a spot machine may cost; None is the on-demand price
+    zone: str | None = None  # an availability zone; None leaves it to EC2
+    vpc: str | None = None  # None is the default VPC
+    subnet: str | None = None
+    security_group: str | None = None  # used as it is; None has one made for each launch
+    address: Literal["public", "private"] | None = None  # which one to log in at; None: private behind a jump host
+    ssh_from: str | None = None  # the network that may log in; None is this computer's address
+    ssh_jump: str | None = None  # the host that machines are reached through: [user@]host[:port]
     volume_gib: int = 20
     deadline_s: float = 4 * 3600.0  # from the launch
     grace_s: float = 30.0  # between SIGTERM and SIGKILL

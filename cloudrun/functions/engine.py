@@ -26,6 +26,7 @@ from cloudrun.ledger import Ledger
 from cloudrun.pools.pool import Pool
 from cloudrun.runs.prepared import Prepared
 from cloudrun.runs.submit import with_data
+from cloudrun.units import launching
 from cloudrun.units.clients import is_alive
 from cloudrun.units.leases import present
 from cloudrun.units.lifeline import LIFELINE
@@ -52,7 +53,7 @@ class Engine:
         self.cloud = wiring.connect(settings.provider, settings.region, settings.profile)
         for note in self.cloud.notes:
             observe(Note(note))
-        self.image = self.cloud.images.find(settings.instance_type, image_id=settings.image, user=settings.user)
+        self.image = launching.find_image(self.cloud, settings)
         self._terms = terms_of(wishes, settings, self.cloud.place.region)
         self._limits = limits_of(wishes, settings, self._terms)
         check_money(self._limits)

@@ -209,6 +209,10 @@ MIGRATIONS = (
             "CREATE INDEX runs_by_grid ON runs (grid_id) WHERE grid_id IS NOT NULL",
         ),
     ),
+    Migration(
+        "0005 jump hosts",
+        ("ALTER TABLE launches ADD COLUMN ssh_jump TEXT NOT NULL DEFAULT ''",),
+    ),
 )
 
 

@@ -24,8 +24,10 @@ class Offer:
 class Offers:
     """What may be asked for, in the order of preference, and what was refused. Times in seconds since whenever."""
 
-    def __init__(self, types: Iterable[str]) -> None:
+    def __init__(self, types: Iterable[str], zones: Sequence[str] | None = None) -> None:
+        """`zones`: the only ones where there is a place for machines; None is anywhere."""
         self.types = tuple(dict.fromkeys(types))
+        self._only = None if zones is None else tuple(dict.fromkeys(zones))
         self._zones: dict[str, tuple[str, ...]] = {}
         self._refused: dict[Offer, float] = {}
         self._at_once: dict[Offer, int] = {}
@@ -55,7 +57,13 @@ class Offers:
         return choose(self._all(), self._refused, now, again_s)
 
     def _all(self) -> list[Offer]:
-        return [Offer(name, zone) for name in self.types for zone in ("", *self._zones.get(name, ()))]
+        return [Offer(name, zone) for name in self.types for zone in self._zones_of(name)]
+
+    def _zones_of(self, name: str) -> Sequence[str]:
+        learnt = self._zones.get(name, ())
+        if self._only is None:
+            return ("", *learnt)
+        return [zone for zone in self._only if not learnt or zone in learnt]
 
 
 def choose(offers: Iterable[Offer], refused: Mapping[Offer, float], now: float, again_s: float) -> Offer | None:

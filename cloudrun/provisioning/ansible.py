@@ -15,6 +15,7 @@ from pathlib import Path
 from cloudrun.core.errors import ProvisionError, UsageError
 from cloudrun.core.records import Environment, SshTarget
 from cloudrun.core.rundir import env_dir
+from cloudrun.plan.jumping import jump_command
 from cloudrun.provisioning.resources import inventory_dir, playbook_dir
 
 _CHECK_TIMEOUT_S = 60.0
@@ -22,6 +23,7 @@ _CHECK_TIMEOUT_S = 60.0
 _KEPT_VARIABLES = (
     *("HOME", "USER", "LOGNAME", "TMPDIR", "TZ", "PYTHONPATH", "PYTHONHOME", "PYTHONPYCACHEPREFIX"),
     *("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "VIRTUAL_ENV"),
+    "SSH_AUTH_SOCK",  # for a jump host; the unit itself is told to ask no agent
 )
 
 
@@ -83,6 +85,8 @@ def write_inventory(target: SshTarget, environment: Environment, work: Path) -> 
         "IdentityAgent": "none",
         "PreferredAuthentications": "publickey",
     }
+    if target.jump:
+        options["ProxyCommand"] = shlex.join(jump_command(target.jump))
     arguments = ["-F", "/dev/null"]
     for option, value in options.items():
         arguments += ["-o", f"{option}={value}"]

@@ -10,12 +10,21 @@ from cloudrun.core.errors import CapacityError, CloudrunError, QuotaError
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.settings import Settings
 from cloudrun.plan.offers import Offer, Offers
+from cloudrun.units.launching import find_site
 from cloudrun.wiring import Cloud
 
 
-def allowed(settings: Settings) -> Offers:
-    """What may be rented, in the order of preference."""
-    return Offers((settings.instance_type, *settings.fallback_types))
+def allowed(cloud: Cloud, settings: Settings) -> Offers:
+    """What may be rented, in the order of preference, and where the network has a place for it."""
+    site = find_site(cloud, settings)
+    offers = Offers(
+        (settings.instance_type, *settings.fallback_types),
+        [subnet.zone for subnet in site.subnets] if site.subnets else None,
+    )
+    if len(site.subnets) > 1:  # not all zones offer all types, and EC2 no longer chooses
+        for instance_type in offers.types:
+            learn_zones(offers, cloud, instance_type)
+    return offers
 
 
 def first_launch(

@@ -94,7 +94,7 @@ class EarlyLogin:
 
 def ssh_target(ledger: Ledger, unit: UnitRecord) -> SshTarget:
     key = ledger.key_path(unit.launch_id)
-    return SshTarget(unit.address or "", unit.ssh_port, unit.user, key, unit.host_key)
+    return SshTarget(unit.address or "", unit.ssh_port, unit.user, key, unit.host_key, unit.ssh_jump)
 
 
 def early_login(ledger: Ledger, instance_id: str) -> EarlyLogin | None:
@@ -245,9 +245,11 @@ class Connection:
         """A laptop that has moved has another address than the one its security group admits."""
         unit = self._unit()
         with suppress(LedgerError):
-            group = self._ledger.launch(unit.launch_id).request.security_group_id
+            request = self._ledger.launch(unit.launch_id).request
+            if not request.admits_caller:
+                return
             try:
-                self._cloud.network.admit(group, self._cloud.caller_cidr())
+                self._cloud.network.admit(request.security_group_id, self._cloud.caller_cidr())
             except CloudrunError as error:  # the old address may be right all the same
                 self._observe(Note(f"the security group could not be told of this address: {error}", "verbose"))
 

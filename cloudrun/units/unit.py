@@ -117,7 +117,7 @@ class OpenUnit:
         self.image = image
         with self.phases.phase("launch", f"{self.settings.instance_type} in {self.cloud.place.region}"):
             capacity.first_launch(
-                capacity.allowed(self.settings),
+                capacity.allowed(self.cloud, self.settings),
                 self.cloud,
                 partial(self._rent, client),
                 clock=self.clock,
