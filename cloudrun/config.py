@@ -17,7 +17,9 @@ from cloudrun.core.errors import ConfigError
 from cloudrun.core.settings import NAMES, Settings
 from cloudrun.plan.jumping import check_jump
 from cloudrun.plan.quantities import duration_s, size_bytes
+from cloudrun.plan.tagging import read_tags
 from cloudrun.plan.toml_lines import error_line, line_of, table_at
+from cloudrun.plan.volumes import VOLUME_TYPES
 
 # Read elsewhere, or set for jobs: variables of ours that are no settings.
 LEAST_LIMIT_BYTES = 1_000_000
@@ -120,6 +122,13 @@ def _aws_id(kind: str) -> Callable[[object], str]:
     return read
 
 
+def _instance_profile(value: object) -> str:
+    text = _text(value)
+    if not re.fullmatch(r"(arn:aws[a-z-]*:iam::\d{12}:instance-profile/[\w+=,.@/-]+|[\w+=,.@-]{1,128})", text):
+        raise ValueError(f"{text!r} is neither the name nor the ARN of an instance profile")
+    return text
+
+
 def _network(value: object) -> str:
     try:
         return str(ipaddress.ip_network(_text(value)))
@@ -149,6 +158,11 @@ _READERS: Mapping[str, Callable[[object], object]] = {
     "ssh_from": _network,
     "ssh_jump": _jump,
     "volume_gib": _count,
+    "volume_type": _one_of(*VOLUME_TYPES),
+    "volume_iops": _count,
+    "volume_throughput": _count,
+    "tags": read_tags,
+    "instance_profile": _instance_profile,
     "deadline_s": _duration,
     "grace_s": _duration,
     "idle_s": _duration,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from cloudrun.core.errors import CredentialsError, UsageError
-from cloudrun.core.records import Place
+from cloudrun.core.records import Image, Place
+from cloudrun.core.settings import Settings
 
 if TYPE_CHECKING:
     from cloudrun.aws.images import Images
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Cloud:
     """The adapters for one place. `caller_cidr` tells from where SSH is let in; `exists` is false where the place has
-    gone with all that was in it; `credentials_expire_at` is None for those that do not."""
+    gone with all that was in it; `credentials_expire_at` is None for those that do not. `refuses`: settings that
+    it cannot honour, and why; `differs` tells in a sentence what of them will not be as it was asked for."""
 
     place: Place
     instances: Instances
@@ -35,6 +37,8 @@ class Cloud:
     credentials_expire_at: Callable[[], datetime | None]
     exists: Callable[[], bool] = lambda: True
     notes: tuple[str, ...] = ()
+    refuses: Mapping[str, str] = field(default_factory=dict)
+    differs: Callable[[Settings, Image], str] = lambda _settings, _image: ""
 
 
 def connect(provider: str, region: str | None = None, profile: str | None = None) -> Cloud:
@@ -72,6 +76,8 @@ def reconnect(place: Place, profile: str | None = None) -> Cloud | None:
 
 
 def _sandbox(region: client.Region, wanted: str | None) -> Cloud:
+    from cloudrun.sandbox.shortcomings import REFUSED, differs
+
     if wanted is not None and wanted != region.region:
         raise UsageError(
             f"the sandbox is one region, {region.region}, not {wanted}",
@@ -102,7 +108,7 @@ def _sandbox(region: client.Region, wanted: str | None) -> Cloud:
         return now is not None and now.generation == region.generation
 
     cloud = _bundle(aws, place, lambda: "127.0.0.1/32", notes)
-    return replace(cloud, exists=exists, credentials_expire_at=lambda: None)
+    return replace(cloud, exists=exists, credentials_expire_at=lambda: None, refuses=REFUSED, differs=differs)
 
 
 def _aws(region: str | None, profile: str | None) -> Cloud:

@@ -147,7 +147,9 @@ class Agent:
 
 
 def cloud_of(ec2: Ec2, network: Network | None = None) -> Cloud:
-    parts = SimpleNamespace(place=PLACE, instances=ec2, network=network or Network(), notes=(), exists=lambda: True)
+    parts = SimpleNamespace(
+        place=PLACE, instances=ec2, network=network or Network(), notes=(), exists=lambda: True, refuses={}
+    )
     return cast("Cloud", parts)
 
 

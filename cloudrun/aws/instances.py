@@ -212,16 +212,14 @@ def _arguments(request: LaunchRequest) -> dict[str, Any]:
         "BlockDeviceMappings": [
             {
                 "DeviceName": request.root_device,
-                "Ebs": {
-                    "VolumeSize": request.volume_gib,
-                    "VolumeType": "gp3",
-                    "Encrypted": True,
-                    "DeleteOnTermination": True,
-                },
+                "Ebs": _volume(request),
             }
         ],
     }
     arguments |= _network(request)
+    if request.instance_profile:
+        kind = "Arn" if request.instance_profile.startswith("arn:") else "Name"
+        arguments["IamInstanceProfile"] = {kind: request.instance_profile}
     if request.zone and not request.subnet_id:  # a subnet is in one zone
         arguments["Placement"] = {"AvailabilityZone": request.zone}
     if request.spot:
@@ -232,6 +230,20 @@ def _arguments(request: LaunchRequest) -> dict[str, Any]:
         arguments["InstanceMarketOptions"] = {"MarketType": "spot", "SpotOptions": options}
     arguments["TagSpecifications"] = [tag_specification(kind, request.tags) for kind in tagged]
     return arguments
+
+
+def _volume(request: LaunchRequest) -> dict[str, Any]:
+    volume: dict[str, Any] = {
+        "VolumeSize": request.volume_gib,
+        "VolumeType": request.volume_type,
+        "Encrypted": True,
+        "DeleteOnTermination": True,
+    }
+    if request.volume_iops is not None:
+        volume["Iops"] = request.volume_iops
+    if request.volume_throughput is not None:
+        volume["Throughput"] = request.volume_throughput
+    return volume
 
 
 def _network(request: LaunchRequest) -> dict[str, Any]:

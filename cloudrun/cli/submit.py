@@ -83,6 +83,33 @@ def submit(
         str | None,
         Parameter(help="An AMI; by default Canonical's current Ubuntu LTS. Example: --image ami-0123456789abcdef0"),
     ] = None,
+    user: Annotated[
+        str | None, Parameter(help="Who may log in to that image; by default its maker's user. Example: --user admin")
+    ] = None,
+    volume_gib: Annotated[
+        int | None, Parameter(help="The size of the machine's disk in GiB; 20 by default. Example: --volume-gib 200")
+    ] = None,
+    volume_type: Annotated[
+        str | None, Parameter(help="Its type: gp3 (the default), gp2, io1 or io2. Example: --volume-type io2")
+    ] = None,
+    volume_iops: Annotated[
+        int | None, Parameter(help="Its operations a second, for gp3, io1 and io2. Example: --volume-iops 6000")
+    ] = None,
+    volume_throughput: Annotated[
+        int | None, Parameter(help="Its MiB a second, for gp3. Example: --volume-throughput 500")
+    ] = None,
+    tag: Annotated[
+        list[str] | None,
+        Parameter(
+            help="A tag of your own for the machine and what belongs to it. Once for each. Example: --tag team=ml"
+        ),
+    ] = None,
+    instance_profile: Annotated[
+        str | None,
+        Parameter(
+            help="The role that jobs have on the machine; none by default. Example: --instance-profile reads-my-bucket"
+        ),
+    ] = None,
     spot: Annotated[
         bool | None,
         Parameter(negative="--no-spot", help="Rent spot capacity: cheaper, may be taken back. Example: --spot"),
@@ -232,6 +259,13 @@ def submit(
         "instance_type": instance_type,
         "fallback_types": fallback_types,
         "image": image,
+        "user": user,
+        "volume_gib": volume_gib,
+        "volume_type": volume_type,
+        "volume_iops": volume_iops,
+        "volume_throughput": volume_throughput,
+        "tags": tag,
+        "instance_profile": instance_profile,
         "spot": spot,
         "max_price": max_price,
         "zone": zone,

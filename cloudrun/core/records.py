@@ -39,6 +39,7 @@ class Image:
     root_device: str  # as in /dev/sda1
     user: str  # who may log in
     root_gib: int  # the smallest root volume it boots from
+    gpu: bool = False  # it was chosen for a type with one
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,10 @@ class LaunchRequest:
     max_price: float | None = None  # USD an hour, for spot
     subnet_id: str = ""  # "" leaves it to EC2
     public_address: bool = False  # ask for one; else the subnet decides
+    volume_type: str = "gp3"
+    volume_iops: int | None = None
+    volume_throughput: int | None = None  # MiB/s
+    instance_profile: str = ""  # name or ARN; "" is none
     # of the client, not told to EC2
     private: bool = False  # the machines are reached at their private address
     group_is_given: bool = False  # the security group is the user's own: it is neither changed nor deleted

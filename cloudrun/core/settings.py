@@ -32,6 +32,11 @@ class Settings:
     ssh_from: str | None = None  # the network that may log in; None is this computer's address
     ssh_jump: str | None = None  # the host that machines are reached through: [user@]host[:port]
     volume_gib: int = 20
+    volume_type: Literal["gp3", "gp2", "io2", "io1"] = "gp3"
+    volume_iops: int | None = None  # None is the type's own
+    volume_throughput: int | None = None  # MiB/s
+    tags: tuple[str, ...] = ()  # "key=value", beside ours
+    instance_profile: str | None = None  # the role that jobs have: its profile's name or ARN; None is none
     deadline_s: float = 4 * 3600.0  # from the launch
     grace_s: float = 30.0  # between SIGTERM and SIGKILL
     idle_s: float | None = None  # with no run, no client and nothing to fetch; None: see `idle_limit_s`

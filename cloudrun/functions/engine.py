@@ -15,7 +15,7 @@ from dataclasses import replace
 from cloudrun import wiring
 from cloudrun.core.clock import SystemClock
 from cloudrun.core.errors import Cancelled, CloudrunError
-from cloudrun.core.events import Note, Observer
+from cloudrun.core.events import Observer
 from cloudrun.core.settings import Settings
 from cloudrun.functions.calls import Calls
 from cloudrun.functions.packing import CALLS, Functions
@@ -27,6 +27,7 @@ from cloudrun.pools.pool import Pool
 from cloudrun.runs.prepared import Prepared
 from cloudrun.runs.submit import with_data
 from cloudrun.units import launching
+from cloudrun.units.beforehand import say_beforehand, say_what_differs
 from cloudrun.units.clients import is_alive
 from cloudrun.units.leases import present
 from cloudrun.units.lifeline import LIFELINE
@@ -51,9 +52,9 @@ class Engine:
         self._lock = threading.RLock()  # an executor may be forgotten, and shut, in the middle of anything
         self._pid = os.getpid()
         self.cloud = wiring.connect(settings.provider, settings.region, settings.profile)
-        for note in self.cloud.notes:
-            observe(Note(note))
+        say_beforehand(self.cloud, settings, SystemClock().now(), observe)
         self.image = launching.find_image(self.cloud, settings)
+        say_what_differs(self.cloud, settings, self.image, observe)
         self._terms = terms_of(wishes, settings, self.cloud.place.region)
         self._limits = limits_of(wishes, settings, self._terms)
         check_money(self._limits)

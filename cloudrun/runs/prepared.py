@@ -90,7 +90,7 @@ def submitted_settings(run: RunRecord) -> Settings | None:
 def settings_from(kept: Mapping[str, Any]) -> Settings:
     """Settings that the ledger has kept."""
     known = {name: value for name, value in kept.items() if name in NAMES}
-    lists = {name: tuple(known.get(name, ())) for name in ("data", "fallback_types")}  # JSON has no tuples
+    lists = {name: tuple(value) for name, value in known.items() if isinstance(value, list)}  # JSON has no tuples
     return Settings(**{**known, **lists})
 
 

@@ -27,7 +27,9 @@ from cloudrun.core.states import EndReason, LaunchState, UnitState
 from cloudrun.ledger import Ledger
 from cloudrun.plan.offers import Offer
 from cloudrun.plan.reaping import key_name
+from cloudrun.plan.tagging import tags_of
 from cloudrun.plan.userdata import user_data
+from cloudrun.plan.volumes import volume_problem
 from cloudrun.units.terminating import POLL_S, terminate
 from cloudrun.wiring import Cloud
 
@@ -69,6 +71,7 @@ def prepare(
     now = clock.now()
     deadline = now + timedelta(seconds=settings.deadline_s)
     tags = {
+        **tags_of(settings.tags),
         "Name": f"cloudrun {launch_id}",
         "cloudrun:ledger": ledger.ledger_id,
         "cloudrun:launch": launch_id,
@@ -101,6 +104,10 @@ def prepare(
             max_price=settings.max_price,
             subnet_id=subnet.subnet_id if subnet else "",
             public_address=bool(subnet and site.ask_public and not subnet.public),
+            volume_type=settings.volume_type,
+            volume_iops=settings.volume_iops,
+            volume_throughput=settings.volume_throughput,
+            instance_profile=settings.instance_profile or "",
             private=site.private,
             group_is_given=bool(site.group_id),
             admits_caller=not (site.group_id or site.admitted),
@@ -142,6 +149,12 @@ def find_image(cloud: Cloud, settings: Settings) -> Image:
     for machines that would not be reached."""
     if settings.max_price is not None and not settings.spot:
         raise UsageError("a maximum price is for spot machines", next_step="add --spot, or leave out --max-price")
+    problem = volume_problem(settings.volume_type, settings.volume_iops, settings.volume_throughput)
+    if problem:
+        raise UsageError(problem, next_step="correct --volume-type, --volume-iops and --volume-throughput")
+    for name, why in cloud.refuses.items():
+        if getattr(settings, name):
+            raise UsageError(f"{name}: {why}", next_step=f"leave out {name}, or use --provider aws")
     image = cloud.images.find(settings.instance_type, image_id=settings.image, user=settings.user)
     for instance_type in settings.fallback_types:
         cloud.images.find(instance_type, image_id=image.image_id, user=image.user)
