@@ -32,7 +32,7 @@ def test_credentials_that_end_before_the_machine_are_told_of() -> None:
     (note,) = said(NOW + timedelta(minutes=50))
     assert isinstance(note, Note)
     assert note.level == "warning"
-    assert "expire in 50 min, before the machine's deadline in 4 h" in note.text
+    assert "expire in 50 min (at 12:50 UTC), before the machine's deadline in 4 h" in note.text
     assert "upload" not in note.text
     (note,) = said(NOW - timedelta(minutes=1), bucket="results")
     assert isinstance(note, Note)
