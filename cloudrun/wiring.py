@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -120,6 +121,10 @@ def _aws(region: str | None, profile: str | None) -> Cloud:
     for variable in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_EC2"):
         if url := os.environ.get(variable):
             notes += (f"{variable} is set: this is not AWS but {url}",)
+    if "https" in urllib.request.getproxies():
+        notes += (
+            "HTTPS_PROXY is set: machines let in the address that AWS sees; where SSH leaves by another, say --ssh-from",
+        )
     return _bundle(lambda: aws, Place("aws", aws.region, account), None, notes)
 
 
