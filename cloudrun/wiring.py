@@ -123,7 +123,7 @@ def _aws(region: str | None, profile: str | None) -> Cloud:
             notes += (f"{variable} is set: this is not AWS but {url}",)
     if "https" in urllib.request.getproxies():
         notes += (
-            "HTTPS_PROXY is set: machines let in the address that AWS sees; where SSH leaves by another, say --ssh-from",
+            "HTTPS_PROXY is set: machines let in the address that AWS sees; if SSH leaves by another, say --ssh-from",
         )
     return _bundle(lambda: aws, Place("aws", aws.region, account), None, notes)
 
