@@ -23,6 +23,7 @@ from cloudrun.plan.volumes import VOLUME_TYPES
 
 # Read elsewhere, or set for jobs: variables of ours that are no settings.
 LEAST_LIMIT_BYTES = 1_000_000
+_PATHS = frozenset({"playbook"})
 OTHER_VARIABLES = frozenset({"DEBUG", "SANDBOX_DIR", "SANDBOX_IDLE_S", "RUN_ID", "PARAMS"})
 
 
@@ -122,6 +123,14 @@ def _aws_id(kind: str) -> Callable[[object], str]:
     return read
 
 
+def _packages(value: object) -> tuple[str, ...]:
+    names = _texts(value)
+    for name in names:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", name):  # Debian Policy Manual, 5.6.1
+            raise ValueError(f"{name!r} is not the name of a Debian package, as in libgomp1")
+    return names
+
+
 def _instance_profile(value: object) -> str:
     text = _text(value)
     if not re.fullmatch(r"(arn:aws[a-z-]*:iam::\d{12}:instance-profile/[\w+=,.@/-]+|[\w+=,.@-]{1,128})", text):
@@ -163,6 +172,8 @@ _READERS: Mapping[str, Callable[[object], object]] = {
     "volume_throughput": _count,
     "tags": read_tags,
     "instance_profile": _instance_profile,
+    "apt": _packages,
+    "playbook": _text,
     "deadline_s": _duration,
     "grace_s": _duration,
     "idle_s": _duration,
@@ -214,6 +225,11 @@ class Given:
     path: Path | None = None
     text: str = ""  # the whole file, to find the line when it is needed
     table: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """What a path in it is relative to: its file's folder, or where one stands."""
+        return Path.cwd() if self.path is None else self.path.parent
 
     @property
     def line(self) -> int | None:
@@ -271,6 +287,8 @@ def _read_layer(layer: Iterable[Given]) -> tuple[dict[str, Any], dict[str, Given
         try:
             _require_unit(given, field)
             values[field] = _READERS[field](given.value)
+            if field in _PATHS:  # also when one stands elsewhere later
+                values[field] = str(given.folder / Path(values[field]).expanduser())
         except ValueError as problem:
             raise given.error(f"{given.name}: {problem}", f"correct {given.name}, or leave it out") from problem
         origins[field] = given

@@ -7,7 +7,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, cast
 
 from cloudrun.core.errors import CredentialsError, UsageError
@@ -108,8 +108,15 @@ def _sandbox(region: client.Region, wanted: str | None) -> Cloud:
         now = client.current()
         return now is not None and now.generation == region.generation
 
+    booted = region.driver == "nspawn"
     cloud = _bundle(aws, place, lambda: "127.0.0.1/32", notes)
-    return replace(cloud, exists=exists, credentials_expire_at=lambda: None, refuses=REFUSED, differs=differs)
+    return replace(
+        cloud,
+        exists=exists,
+        credentials_expire_at=lambda: None,
+        refuses=REFUSED,
+        differs=partial(differs, booted=booted),
+    )
 
 
 def _aws(region: str | None, profile: str | None) -> Cloud:

@@ -110,6 +110,16 @@ def submit(
             help="The role that jobs have on the machine; none by default. Example: --instance-profile reads-my-bucket"
         ),
     ] = None,
+    apt: Annotated[
+        str | None,
+        Parameter(help="Debian packages that the script needs on the machine. Example: --apt libgomp1,ffmpeg"),
+    ] = None,
+    playbook: Annotated[
+        str | None,
+        Parameter(
+            help="An Ansible playbook of your own, run once on each machine after ours. Example: --playbook gpu.yml"
+        ),
+    ] = None,
     spot: Annotated[
         bool | None,
         Parameter(negative="--no-spot", help="Rent spot capacity: cheaper, may be taken back. Example: --spot"),
@@ -266,6 +276,8 @@ def submit(
         "volume_throughput": volume_throughput,
         "tags": tag,
         "instance_profile": instance_profile,
+        "apt": apt,
+        "playbook": playbook,
         "spot": spot,
         "max_price": max_price,
         "zone": zone,

@@ -147,6 +147,15 @@ class CommandResult:
 
 
 @dataclass(frozen=True)
+class System:
+    """What a unit is to have beside Python: Debian packages, sorted, and what a playbook of the user's own does."""
+
+    apt: tuple[str, ...] = ()
+    playbook: str = ""  # an absolute path here
+    playbook_digest: str = ""  # of its content, with what belongs to it
+
+
+@dataclass(frozen=True)
 class Environment:
     """The Python environment a run needs, fully pinned. `fingerprint` digests all the rest, architecture included."""
 
@@ -155,6 +164,7 @@ class Environment:
     requirements: tuple[str, ...]  # exact lines for `uv pip install`, sorted
     source: str  # where they came from, for people: "the imports of train.py", "requirements.txt", ...
     fingerprint: str
+    system: System = field(default_factory=System)
 
 
 @dataclass(frozen=True)

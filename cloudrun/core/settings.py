@@ -37,6 +37,8 @@ class Settings:
     volume_throughput: int | None = None  # MiB/s
     tags: tuple[str, ...] = ()  # "key=value", beside ours
     instance_profile: str | None = None  # the role that jobs have: its profile's name or ARN; None is none
+    apt: tuple[str, ...] = ()  # Debian packages that jobs need on the machine
+    playbook: str | None = None  # the user's own, run after ours: an absolute path once it was read
     deadline_s: float = 4 * 3600.0  # from the launch
     grace_s: float = 30.0  # between SIGTERM and SIGKILL
     idle_s: float | None = None  # with no run, no client and nothing to fetch; None: see `idle_limit_s`

@@ -146,6 +146,7 @@ class Functions:
             architecture=self._image.architecture,
             python=client_python(),  # byte code of another minor version is not understood
             cache_dir=self._ledger.home / "cache",
+            system=prepared.system_of(self._settings, self._ledger),
         )
         here = Path.cwd().resolve()
         job = Job(script, cwd=here if here.is_relative_to(self._root) else self._root)

@@ -27,16 +27,18 @@ _KEPT_VARIABLES = (
 )
 
 
-def check_playbook(playbook: Path | None = None, *, cache_dir: Path | None = None) -> None:
+def check_playbook(playbook: Path | None = None, *, cache_dir: Path | None = None, digest: str = "") -> None:
     """Refuse a playbook that Ansible cannot read, before anything is launched for it.
 
-    `playbook` is one's own, or None for cloudrun's. Ansible takes 0.7 s to say so; that cloudrun's own was good is
-    remembered in `cache_dir`. Raises ProvisionError with Ansible's message, UsageError where there is no such file or
-    no ssh client.
+    `playbook` is one's own, or None for cloudrun's. Ansible takes 0.7 s to say so; that it was good is remembered in
+    `cache_dir` by its digest, which one's own is given with. Raises ProvisionError with Ansible's message, UsageError
+    where there is no such file or no ssh client.
     """
     require_ssh_client()
     book = playbook_file(playbook)
-    remembered = cache_dir / "playbooks" / _own_digest() if cache_dir is not None and playbook is None else None
+    if playbook is None:
+        digest = _own_digest()
+    remembered = cache_dir / "playbooks" / digest if cache_dir is not None and digest else None
     if remembered is not None and remembered.exists():
         return
     command = [ansible_playbook(), "--syntax-check", "-i", str(inventory_dir()), str(book)]
@@ -94,6 +96,8 @@ def write_inventory(target: SshTarget, environment: Environment, work: Path) -> 
         "python": environment.python,
         "architecture": environment.architecture,
         "requirements": list(environment.requirements),
+        **({"apt": list(environment.system.apt)} if environment.system.apt else {}),
+        **({"playbook": environment.system.playbook_digest} if environment.system.playbook else {}),
     }
     host = {
         "ansible_host": target.host,
@@ -103,6 +107,8 @@ def write_inventory(target: SshTarget, environment: Environment, work: Path) -> 
         "python": environment.python,
         "requirements": list(environment.requirements),
         "environment_dir": env_dir(environment.fingerprint),
+        "apt": list(environment.system.apt),
+        "own_playbook_follows": bool(environment.system.playbook),
         "environment_record": json.dumps(record),
     }
     path = work / "hosts.json"
@@ -129,6 +135,9 @@ def ansible_environment(work: Path | None) -> dict[str, str]:
     environment["OBJC_DISABLE_INITIALIZE_FORK_SAFETY"] = "YES"  # macOS ends forked Python workers otherwise
     if work is not None:
         environment["ANSIBLE_HOME"] = str(work / "home")
+        # what a playbook of the user's own may need, and would be looked for below ANSIBLE_HOME
+        collections = (Path.home() / ".ansible" / "collections", Path("/usr/share/ansible/collections"))
+        environment["ANSIBLE_COLLECTIONS_PATH"] = os.pathsep.join(map(str, collections))
     return environment
 
 

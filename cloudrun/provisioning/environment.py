@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from cloudrun.core.errors import UsageError
-from cloudrun.core.records import Environment
+from cloudrun.core.records import Environment, System
 from cloudrun.core.rundir import read_json, write_json
 from cloudrun.plan.fingerprint import environment_fingerprint
 from cloudrun.plan.imports import ImportScan, scan_imports, script_block
@@ -37,6 +37,7 @@ from cloudrun.provisioning.uv import resolve
 ARCHITECTURES = ("x86_64", "arm64")
 ALWAYS = "joblib"
 _CACHE_FORM = 1  # counts up when the same inputs are to give another environment
+_NO_SYSTEM = System()
 _PASSPORT_PACKAGES = ("joblib", "numpy", "scikit-learn", "scipy")
 _PYTHONS = ("3.13", "3.12", "3.11", "3.10", "3.14")  # tried in turn where the client's own is not allowed
 
@@ -52,13 +53,20 @@ class _Plan:
 
 
 def environment_for(
-    script: Path, root: Path, *, architecture: str, python: str | None = None, cache_dir: Path
+    script: Path,
+    root: Path,
+    *,
+    architecture: str,
+    python: str | None = None,
+    cache_dir: Path,
+    system: System = _NO_SYSTEM,
 ) -> Environment:
     """The environment for `script` of the project at `root`, on a unit of `architecture` ("x86_64" or "arm64").
 
     `python` is a minor version as in "3.12"; None is the client's own where the requirements allow it, else another
-    that they allow. Raises UsageError where the script is not Python, imports what nobody has, or its requirements do
-    not resolve; ProvisionError where an index was needed and could not be reached.
+    that they allow. `system` is what the unit is to have beside it. Raises UsageError where the script is not Python,
+    imports what nobody has, or its requirements do not resolve; ProvisionError where an index was needed and could not
+    be reached.
     """
     if architecture not in ARCHITECTURES:
         raise UsageError(f"no environments are made for {architecture}; there are {' and '.join(ARCHITECTURES)}")
@@ -68,7 +76,7 @@ def environment_for(
     indexes = sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith("UV_"))
     facts = [_CACHE_FORM, minor, architecture, plan.source, *plan.inputs, *indexes]
     kept = cache_dir / "environments" / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}.json"
-    known = _cached(kept, minor, architecture)
+    known = _cached(kept, minor, architecture, system)
     if known is not None:
         return known
     source = plan.source
@@ -77,10 +85,16 @@ def environment_for(
     else:
         lines, notes = _from_imports(plan.origin, minor, architecture, root, source)
         source += f" ({'; '.join(notes)})" if notes else ""
-    environment = Environment(minor, architecture, lines, source, environment_fingerprint(minor, architecture, lines))
     kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_json(kept, {"requirements": lines, "source": source})
-    return environment
+    return _environment(minor, architecture, lines, source, system)
+
+
+def _environment(
+    python: str, architecture: str, requirements: tuple[str, ...], source: str, system: System
+) -> Environment:
+    fingerprint = environment_fingerprint(python, architecture, requirements, system)
+    return Environment(python, architecture, requirements, source, fingerprint, system)
 
 
 def client_python() -> str:
@@ -187,10 +201,10 @@ def _from_imports(
     return resolve([], lines, python=python, architecture=architecture, root=root, named=source), pins.notes
 
 
-def _cached(path: Path, python: str, architecture: str) -> Environment | None:
+def _cached(path: Path, python: str, architecture: str, system: System) -> Environment | None:
     try:
         kept: Any = read_json(path)
         lines, source = tuple(map(str, kept["requirements"])), str(kept["source"])
     except (OSError, ValueError, TypeError, KeyError):
         return None  # none yet, or unreadable: it is made again
-    return Environment(python, architecture, lines, source, environment_fingerprint(python, architecture, lines))
+    return _environment(python, architecture, lines, source, system)

@@ -24,7 +24,7 @@ from cloudrun.core.errors import (
 )
 from cloudrun.core.events import Note, Progress
 from cloudrun.core.ids import new_id
-from cloudrun.core.records import FileEntry, JobStatus, RunRecord
+from cloudrun.core.records import FileEntry, JobStatus, RunRecord, System
 from cloudrun.core.states import RunState
 from cloudrun.ledger import Run
 from cloudrun.runs import bucket, datasets
@@ -229,7 +229,7 @@ def _provision(attempt: Attempt, plan: Prepared) -> None:
         if unit.knows_environment(environment.fingerprint):
             return
         build = partial(_build, attempt, plan)
-        if unit.spreading is None:
+        if unit.spreading is None or environment.system != System():  # what else a unit has does not travel
             build()
         else:
             unit.spreading.provide(unit, environment.fingerprint, attempt.phases, build)

@@ -13,7 +13,7 @@ from typing import Any
 from cloudrun.core import rundir
 from cloudrun.core.errors import UsageError
 from cloudrun.core.events import Note, Observer
-from cloudrun.core.records import DataSet, Environment, RunRecord, Upload
+from cloudrun.core.records import DataSet, Environment, RunRecord, System, Upload
 from cloudrun.core.settings import NAMES, Settings
 from cloudrun.ledger import Ledger
 from cloudrun.plan.fingerprint import code_digest
@@ -68,11 +68,24 @@ def prepare(
 
     goods = goods or inspect(job, settings, ledger, observe)
     environment = environment_for(
-        goods.root / goods.script, goods.root, architecture=architecture, cache_dir=ledger.home / "cache"
+        goods.root / goods.script,
+        goods.root,
+        architecture=architecture,
+        cache_dir=ledger.home / "cache",
+        system=system_of(settings, ledger),
     )
     digest, scan = _local_code(goods)
     third_party = tuple(module.name for module in scan.third_party)
     return Prepared(job, goods, environment, settings, digest, scan.search_path, third_party)
+
+
+def system_of(settings: Settings, ledger: Ledger) -> System:
+    """What units are to have beside Python. Raises UsageError, ProvisionError for a playbook that cannot be used."""
+    if not (settings.apt or settings.playbook):
+        return System()
+    from cloudrun.provisioning.system import system_for
+
+    return system_for(settings.apt, settings.playbook, cache_dir=ledger.home / "cache")
 
 
 def submission(plan: Prepared) -> dict[str, Any]:

@@ -15,8 +15,9 @@ _NOTIONAL = ("volume_gib", "volume_type", "volume_iops", "volume_throughput")
 _ARCHITECTURES = {"amd64": "x86_64", "aarch64": "arm64"}
 
 
-def differs(settings: Settings, image: Image) -> str:
-    """What of it means nothing here, as a sentence; "" where all of it does."""
+def differs(settings: Settings, image: Image, *, booted: bool) -> str:
+    """What of it means nothing here, as a sentence; "" where all of it does. `booted`: machines are systems of their
+    own rather than processes of this one's."""
     found = []
     if image.gpu:
         found.append("has no GPU")
@@ -25,4 +26,6 @@ def differs(settings: Settings, image: Image) -> str:
         found.append(f"is {here}, not {image.architecture}")
     if notional := [name for name in _NOTIONAL if getattr(settings, name) != getattr(Settings(), name)]:
         found.append(f"has this computer's disk, whatever {' and '.join(notional)} say")
+    if settings.apt and not booted:
+        found.append("has this computer's system packages and can install no others")
     return f"a machine of the sandbox {', and '.join(found)}" if found else ""
