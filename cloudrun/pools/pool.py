@@ -213,7 +213,7 @@ class Pool:
             self._renting.ask(offer, decision.launch, decision.deadline)
 
     def _let_linger(self, unneeded: Set[str]) -> None:
-        """Drain those that nothing is left for, once nothing has come for them for a while."""
+        """Drain those that nothing is left for, once nothing has come for them for a while and nobody copies from them."""
         now = self.clock.monotonic()
         linger_s = self.linger_s if self._work.is_open() and not self._work.backlog().queued else 0.0
         for instance_id, hand in self.hands.items():  # and no unit that EC2 is still being asked for
@@ -222,7 +222,8 @@ class Pool:
                 continue
             if hand.unneeded_since is None:
                 hand.unneeded_since = now
-            if now - hand.unneeded_since >= linger_s:
+            lends = self._spreading is not None and self._spreading.lends(instance_id) and not self._work.stopped()
+            if now - hand.unneeded_since >= linger_s and not lends:
                 self._drain(hand)
 
     # -- hearing -------------------------------------------------------------------------------------------------------
