@@ -213,7 +213,7 @@ class Pool:
             self._renting.ask(offer, decision.launch, decision.deadline)
 
     def _let_linger(self, unneeded: Set[str]) -> None:
-        """Drain those that nothing is left for, once nothing has come for them for a while and nobody copies from them."""
+        """Drain those that nothing has come for in a while, and that nobody copies from."""
         now = self.clock.monotonic()
         linger_s = self.linger_s if self._work.is_open() and not self._work.backlog().queued else 0.0
         for instance_id, hand in self.hands.items():  # and no unit that EC2 is still being asked for
