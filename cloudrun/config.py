@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from cloudrun.core.errors import ConfigError
 from cloudrun.core.settings import NAMES, Settings
@@ -24,7 +25,7 @@ from cloudrun.plan.volumes import VOLUME_TYPES
 # Read elsewhere, or set for jobs: variables of ours that are no settings.
 LEAST_LIMIT_BYTES = 1_000_000
 _PATHS = frozenset({"playbook"})
-OTHER_VARIABLES = frozenset({"DEBUG", "SANDBOX_DIR", "SANDBOX_IDLE_S", "RUN_ID", "PARAMS"})
+OTHER_VARIABLES = frozenset({"DEBUG", "INDEX_CREDENTIALS", "SANDBOX_DIR", "SANDBOX_IDLE_S", "RUN_ID", "PARAMS"})
 
 
 # -- one value -------------------------------------------------------------------------------------------------------
@@ -123,6 +124,19 @@ def _aws_id(kind: str) -> Callable[[object], str]:
     return read
 
 
+def _index_url(value: object) -> str:
+    text = _text(value)
+    address = urlsplit(text)
+    if address.scheme not in ("http", "https") or not address.hostname or re.search(r"\s", text):
+        raise ValueError("it is no address of a package index, as in https://packages.example.com/simple")
+    if address.username is not None:
+        raise ValueError(
+            "it holds credentials, and settings are written down; leave them out, and put them into ~/.netrc or the"
+            " variable CLOUDRUN_INDEX_CREDENTIALS (user:password)"
+        )
+    return text
+
+
 def _packages(value: object) -> tuple[str, ...]:
     names = _texts(value)
     for name in names:
@@ -172,6 +186,7 @@ _READERS: Mapping[str, Callable[[object], object]] = {
     "volume_throughput": _count,
     "tags": read_tags,
     "instance_profile": _instance_profile,
+    "index_url": _index_url,
     "apt": _packages,
     "playbook": _text,
     "deadline_s": _duration,

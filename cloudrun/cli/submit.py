@@ -110,6 +110,13 @@ def submit(
             help="The role that jobs have on the machine; none by default. Example: --instance-profile reads-my-bucket"
         ),
     ] = None,
+    index_url: Annotated[
+        str | None,
+        Parameter(
+            help="A package index in place of PyPI; who you are to it stays in ~/.netrc or CLOUDRUN_INDEX_CREDENTIALS. "
+            "Example: --index-url https://packages.example.com/simple"
+        ),
+    ] = None,
     apt: Annotated[
         str | None,
         Parameter(help="Debian packages that the script needs on the machine. Example: --apt libgomp1,ffmpeg"),
@@ -276,6 +283,7 @@ def submit(
         "volume_throughput": volume_throughput,
         "tags": tag,
         "instance_profile": instance_profile,
+        "index_url": index_url,
         "apt": apt,
         "playbook": playbook,
         "spot": spot,

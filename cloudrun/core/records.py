@@ -156,6 +156,12 @@ class System:
 
 
 @dataclass(frozen=True)
+class Wheel:
+    path: str  # absolute, here
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Environment:
     """The Python environment a run needs, fully pinned. `fingerprint` digests all the rest, architecture included."""
 
@@ -165,6 +171,9 @@ class Environment:
     source: str  # where they came from, for people: "the imports of train.py", "requirements.txt", ...
     fingerprint: str
     system: System = field(default_factory=System)
+    wheels: tuple[Wheel, ...] = ()  # of this computer, that it is built from
+    # who one is to the indexes that it is built from, as a netrc file: in memory only, and in no message
+    logins: str = field(default="", repr=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ class Settings:
     volume_throughput: int | None = None  # MiB/s
     tags: tuple[str, ...] = ()  # "key=value", beside ours
     instance_profile: str | None = None  # the role that jobs have: its profile's name or ARN; None is none
+    index_url: str | None = None  # a package index in place of PyPI, without credentials
     apt: tuple[str, ...] = ()  # Debian packages that jobs need on the machine
     playbook: str | None = None  # the user's own, run after ours: an absolute path once it was read
     deadline_s: float = 4 * 3600.0  # from the launch

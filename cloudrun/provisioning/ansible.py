@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cloudrun.core.errors import ProvisionError, UsageError
 from cloudrun.core.records import Environment, SshTarget
-from cloudrun.core.rundir import env_dir
+from cloudrun.core.rundir import INDEX_LOGINS, env_dir
 from cloudrun.plan.jumping import jump_command
 from cloudrun.provisioning.resources import inventory_dir, playbook_dir
 
@@ -100,6 +100,7 @@ def write_inventory(target: SshTarget, environment: Environment, work: Path) -> 
         "python": environment.python,
         "requirements": list(environment.requirements),
         "environment_dir": env_dir(environment.fingerprint),
+        "index_logins": INDEX_LOGINS,
         "apt": list(environment.system.apt),
         "own_playbook_follows": bool(environment.system.playbook),
         "environment_record": json.dumps(record),

@@ -29,6 +29,7 @@ from cloudrun.core.states import RunState
 from cloudrun.ledger import Run
 from cloudrun.runs import bucket, datasets
 from cloudrun.runs.attempt import Attempt
+from cloudrun.runs.furnishing import furnished
 from cloudrun.runs.prepared import Prepared, job_spec, submission
 from cloudrun.units.lifeline import LIFELINE
 from cloudrun.units.phases import together
@@ -241,14 +242,15 @@ def _build(attempt: Attempt, plan: Prepared) -> None:
     unit, environment = attempt.unit, plan.environment
     with attempt.phases.phase("provision", f"Python {environment.python}, {environment.source}"):
         try:
-            attempt.provision_log = provision(
-                unit.target(),
-                environment,
-                private_dir=attempt.folder,
-                timeout_s=unit.settings.provision_timeout_s,
-                on_line=lambda line: unit.observe(Note(line, "verbose")),
-                cancelled=unit.stop,
-            )
+            with furnished(unit.session, environment):
+                attempt.provision_log = provision(
+                    unit.target(),
+                    environment,
+                    private_dir=attempt.folder,
+                    timeout_s=unit.settings.provision_timeout_s,
+                    on_line=lambda line: unit.observe(Note(line, "verbose")),
+                    cancelled=unit.stop,
+                )
         except ProvisionError as error:
             attempt.provision_log = error.log_path
             raise

@@ -73,6 +73,7 @@ def prepare(
         architecture=architecture,
         cache_dir=ledger.home / "cache",
         system=system_of(settings, ledger),
+        index_url=settings.index_url,
     )
     digest, scan = _local_code(goods)
     third_party = tuple(module.name for module in scan.third_party)
