@@ -25,7 +25,7 @@ def differs(settings: Settings, image: Image, *, booted: bool) -> str:
     if image.architecture != here:
         found.append(f"is {here}, not {image.architecture}")
     if notional := [name for name in _NOTIONAL if getattr(settings, name) != getattr(Settings(), name)]:
-        found.append(f"has this computer's disk, whatever {' and '.join(notional)} say")
+        found.append(f"has this computer's disk, in place of the given {', '.join(notional)}")
     if settings.apt and not booted:
         found.append("has this computer's system packages and can install no others")
     return f"a machine of the sandbox {', and '.join(found)}" if found else ""
