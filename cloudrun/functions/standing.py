@@ -74,6 +74,7 @@ class Standing:
     def backlog(self) -> Backlog:
         queued = running = timed = 0
         waiting_s = 0.0
+        longest_s: float | None = None
         for source in self._sources:
             one = source.backlog()
             running += one.running
@@ -83,7 +84,9 @@ class Standing:
             if one.expected_s is not None:
                 timed += one.queued
                 waiting_s += one.queued * one.expected_s
-        return Backlog(queued, running, waiting_s / timed if timed else None)
+            if one.queued and one.next_s is not None:
+                longest_s = max(longest_s or 0.0, one.next_s)
+        return Backlog(queued, running, waiting_s / timed if timed else None, longest_s)
 
     def take(self, beside: Sequence[Task]) -> Task | None:
         for _ in range(len(self._sources)):

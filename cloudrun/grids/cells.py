@@ -90,12 +90,14 @@ class Cells:
     # -- what the pool asks --------------------------------------------------------------------------------------------
 
     def backlog(self) -> Backlog:
-        expected_s = self._turns.expected_s
+        expected_s, next_s = self._turns.expected_s, self._turns.next_s
         if expected_s is not None and self._expected_s:
-            expected_s *= self._came_true_s / self._expected_s  # these machines are faster or slower than earlier ones
+            factor = self._came_true_s / self._expected_s  # these machines are faster or slower than earlier ones
+            expected_s *= factor
+            next_s = None if next_s is None else next_s * factor
         elif expected_s is None and self._timed:
             expected_s = self._took_s / self._timed
-        return Backlog(self._turns.queued, self._tally.running, expected_s)
+        return Backlog(self._turns.queued, self._tally.running, expected_s, next_s)
 
     def take(self, beside: Sequence[Cell] = ()) -> Cell | None:
         """Two cells whose machines went down never share one: else nobody would know the next time which it was."""

@@ -44,6 +44,13 @@ class Turns:
         """The mean of what a waiting cell takes; None where nobody knows, or none waits."""
         return self._expected_s / self.queued if self._expectation.mean_s is not None and self.queued else None
 
+    @property
+    def next_s(self) -> float | None:
+        """What the cell takes whose turn it is."""
+        if self._expectation.mean_s is None:
+            return None
+        return self._ready[0].expected_s if self._ready else self._order[0][0] if self._order else None
+
     def refresh(self) -> None:
         """Count anew what waits: something was queued by others."""
         self._ready.clear()

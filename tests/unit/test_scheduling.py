@@ -35,6 +35,29 @@ def decided(queued: int, *units: UnitView, spent: float = 0.0, **changes: Any) -
     return decide(NOW, Backlog(queued, running, expected_s), units, limits(**changes), spent, **words)
 
 
+def test_a_unit_gets_the_next_cell_only_where_that_one_fits() -> None:
+    soon = unit("i-1", left_s=600.0)
+    assert decide(NOW, Backlog(9, 0, 60.0), [soon], LIMITS, 0.0).assign == (("i-1", 2),)
+    assert decide(NOW, Backlog(9, 0, 60.0, next_s=900.0), [soon], LIMITS, 0.0).assign == ()
+    assert decide(NOW, Backlog(9, 0, 60.0, next_s=500.0), [soon], LIMITS, 0.0).assign == (("i-1", 2),)
+
+
+def test_a_unit_is_launched_for_long_enough_for_the_next_cell() -> None:
+    money = limits(budget_usd=0.1, min_units=1)  # an hour
+    decision = decide(NOW, Backlog(9, 0, 60.0, next_s=1800.0), [], money, 0.0)
+    assert decision.launch == 1
+    new = UnitView("i-1", "ready", 2, 0, NOW, decision.deadline, 0.1)
+    later = NOW + LIMITS.boot_s
+    assert decide(later, Backlog(9, 0, 60.0, next_s=1800.0), [new], money, 0.0).assign == (("i-1", 2),)
+
+
+def test_a_cell_that_seems_too_long_for_any_unit_is_tried_on_a_new_one() -> None:
+    new = UnitView("i-1", "ready", 2, 0, NOW - 60.0, NOW - 60.0 + LIMITS.deadline_s, 0.1)
+    endless = Backlog(9, 0, 60.0, next_s=1e9)
+    assert decide(NOW, endless, [new], LIMITS, 0.0).assign == (("i-1", 2),)
+    assert decide(NOW, endless, [], LIMITS, 0.0).launch > 0
+
+
 # -- launching -------------------------------------------------------------------------------------------------------
 
 
