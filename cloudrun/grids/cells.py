@@ -13,7 +13,7 @@ from cloudrun.core.records import RunRecord
 from cloudrun.core.states import EndReason, GridState, RunState, is_terminal
 from cloudrun.grids.lost import recover
 from cloudrun.grids.turns import Cell, Turns
-from cloudrun.ledger import Ledger
+from cloudrun.ledger import Claim, Ledger
 from cloudrun.plan.endings import CANCELLED, Ending
 from cloudrun.plan.expecting import Expectation
 from cloudrun.plan.retrying import SUSPICIOUS, UNITS_TAKEN_DOWN, Failures, next_step
@@ -118,12 +118,30 @@ class Cells:
         if error is not None:
             raise error
 
-    def carry_out(self, unit: PooledUnit, task: Cell) -> None:
+    def begin(self, given: Sequence[tuple[str, Cell]]) -> list[Cell]:
+        """One commit for all that are given out together. Where one of them cannot be begun, because somebody has ended
+        it meanwhile or the disk is full, each is left to its own thread, which says why."""
+        claims = [
+            Claim(
+                cell.run.run_id,
+                unit,
+                dispatch.store_of(self._ledger, self._plan, cell.run.run_id, cell.run.attempts + 1),
+            )
+            for unit, cell in given
+            if not cell.on_unit
+        ]
+        try:
+            begun = {each.run_id: each.number for each in self._ledger.begin_attempts(claims, SystemClock().now())}
+        except LedgerError:
+            begun = {}
+        return [replace(cell, attempt=begun.get(cell.run.run_id, 0)) for _, cell in given]
+
+    def carry_out(self, unit: PooledUnit, task: Cell, freed: Callable[[], None]) -> None:
         if task.on_unit:
-            dispatch.go_on(unit, task.run.run_id)
+            dispatch.go_on(unit, task.run.run_id, freed)
         else:
             plan = replace(self._plan, job=replace(self._plan.job, params=dict(task.run.params)))
-            dispatch.execute(unit, plan, check=False, run_id=task.run.run_id)
+            dispatch.execute(unit, plan, check=False, run_id=task.run.run_id, begun=task.attempt, freed=freed)
 
     def ended(self, task: Cell, error: BaseException | None) -> None:
         if error is not None and not isinstance(error, CloudrunError):
@@ -236,7 +254,7 @@ class Cells:
         return before + [each.end_reason for each in self._ledger.attempts(run.run_id) if each.end_reason]
 
     def _queue(self, task: Cell, run: RunRecord) -> None:
-        self._turns.put_back(replace(task, run=run, on_unit=False))
+        self._turns.put_back(replace(task, run=run, on_unit=False, attempt=0))
 
 
 def _too_many(ends: Sequence[EndReason]) -> str:

@@ -16,11 +16,13 @@ AHEAD = 500  # cells that are read from the ledger at once
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination on its way. `on_unit`: the attempt runs already, begun by a client that is dead."""
+    """One combination on its way. `on_unit`: the attempt runs already, begun by a client that is dead. `attempt`: the
+    number of the one that was begun here, 0 before that."""
 
     number: int
     run: RunRecord
     on_unit: bool = False
+    attempt: int = 0
     expected_s: float | None = None
 
 
