@@ -42,7 +42,7 @@ def test_the_next_zone_may_have_one(project: Project, region: client.Region, rar
     zone = f"{region.region}b"
     assert asked_for(project.ledger)[0] == (rare, "", False)
     assert asked_for(project.ledger)[-1] == (rare, zone, True)
-    assert f"trying {rare} in {region.region}a" in done.stderr
+    assert "trying" not in done.stderr, "zones are nobody's business while one has it"
     nothing_left(project)
 
 
@@ -54,7 +54,7 @@ def test_nothing_anywhere_is_said_with_what_to_type_and_leaves_nothing(
     project.write("cell.py", "print('{\"accuracy\": 1}')")
     refused = project.cloudrun("submit", "cell.py", "--instance-type", rare)
     assert refused.returncode == 6, refused.stderr
-    assert f"no zone of {region.region} has {rare} now" in refused.stderr
+    assert f"EC2 has no {rare} in {region.region}a, b" in refused.stderr
     assert "--fallback-types" in refused.stderr
     assert project.ledger.units() == []
     ours = ("--filters", f"Name=tag:cloudrun:ledger,Values={project.ledger.ledger_id}")
