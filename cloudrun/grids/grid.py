@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
 from cloudrun.core.clock import SystemClock
@@ -20,7 +20,7 @@ from cloudrun.grids.cells import ON_UNITS, Cells, Tally
 from cloudrun.grids.handing import HandedOut, hand_out
 from cloudrun.grids.inherited import Held, inherit
 from cloudrun.grids.machines import GRID_TAG, units_ever_of, units_of
-from cloudrun.grids.rows import batches, begin, fill, is_again, tally_of
+from cloudrun.grids.rows import batches, begin, failed_of, fill, is_again, tally_of
 from cloudrun.ledger import Ledger
 from cloudrun.plan import budget
 from cloudrun.plan.costs import Stay, shares
@@ -28,6 +28,7 @@ from cloudrun.plan.estimate import Estimate, estimate
 from cloudrun.plan.expecting import Expectation
 from cloudrun.plan.grid import Grid
 from cloudrun.plan.pricing import usd_per_hour, vcpus
+from cloudrun.plan.retrying import Failures
 from cloudrun.plan.scheduling import Backlog, Limits, Terms, decide, least_life_s
 from cloudrun.pools.pool import Pool, QueueSlots
 from cloudrun.pools.work import Joined
@@ -57,12 +58,15 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Finished:
-    """A grid when its command returns. `why`: what kept it from being done; "" where it is."""
+    """A grid when its command returns. `spent_usd`: on all machines that it ever had. `why`: what kept it from being
+    done; "" where it is."""
 
     grid: GridRecord
     tally: Tally
     spent_usd: float
     why: str = ""
+    failures: Failures = field(default_factory=Failures)  # of this command
+    earlier_usd: float = 0.0  # of what was spent, on machines of earlier commands
 
 
 Changed = Callable[[Tally, Pool | None], None]
@@ -129,7 +133,7 @@ def run_grid(
         except BaseException as error:
             run.leave(error)
             raise
-        return run.finish(pool.why, pool.ended_usd)
+        return run.finish(pool.why, pool.ended_usd, joined.spent_usd)
 
 
 def _warn_of_money(joined: Joined, limits: Limits, grid_id: str, observe: Observer) -> None:
@@ -216,10 +220,7 @@ class GridRun:
             grid = self._ledger.grid(self.grid_id)
             if grid.client_id != self._client_id or grid.state is not GridState.OPEN:
                 return
-            done = self._ledger.counts(self.grid_id)[RunState.SUCCEEDED]
-            error.add_note(
-                f"{done} of {self.tally.cells} cells have succeeded; the same command goes on with {self.grid_id}"
-            )
+            error.add_note(f"{self._how_far()}; the same command goes on with {self.grid_id}")
             left = [
                 unit for unit in units_of(self._ledger, self.grid_id) if not unit.client_id and unit.on_exit == "keep"
             ]
@@ -231,6 +232,12 @@ class GridRun:
                 )
             self._ledger.end_grid(self.grid_id, GridState.STOPPED, str(error) or "the user interrupted it")
         self.let_go()
+
+    def _how_far(self) -> str:
+        counts = self._ledger.counts(self.grid_id)
+        others = {"failed": failed_of(counts), "cancelled while they ran": counts[RunState.CANCELLED]}
+        words = [f"{counts[RunState.SUCCEEDED]} of {self.tally.cells} cells have succeeded"]
+        return ", ".join([*words, *(f"{count} {word}" for word, count in others.items() if count)])
 
     def ended_usd(self, terms: Callable[[str], Terms]) -> float:
         """What its units that have ended have cost, in earlier sessions too."""
@@ -245,12 +252,13 @@ class GridRun:
         """Whether each of its cells is over."""
         return not (self.tally.left or self.tally.running or self.tally.elsewhere)
 
-    def finish(self, why_not: str = "", spent_usd: float = 0.0) -> Finished:
+    def finish(self, why_not: str = "", spent_usd: float = 0.0, earlier_usd: float = 0.0) -> Finished:
         """Write down its end. `why_not`: what the pool says of cells that are left."""
         why = self.cells.stopped() or ("" if self.is_done else why_not)
         self._ledger.end_grid(self.grid_id, GridState.DONE if self.is_done else GridState.STOPPED, why)
         self.let_go()
-        return Finished(self._ledger.grid(self.grid_id), self.tally, spent_usd, why)
+        grid = self._ledger.grid(self.grid_id)
+        return Finished(grid, self.tally, spent_usd, why, self.cells.failures, earlier_usd)
 
     def leave_alone(self, handed: HandedOut) -> Finished:
         """Leave it to its machines, for whoever comes next; a grid that has nothing left to do is done."""

@@ -164,5 +164,11 @@ def batches(items: Iterable[T]) -> Iterator[list[T]]:
 def tally_of(record: GridRecord, ledger: Ledger, taken: int) -> Tally:
     """How far it is, by the ledger; `taken` as `fill` has counted them."""
     counts = ledger.counts(record.grid_id)
-    failed = sum(counts[state] for state in RunState if is_terminal(state) and state is not RunState.SUCCEEDED)
-    return Tally(record.cells, counts[RunState.SUCCEEDED], taken, failed)
+    return Tally(
+        record.cells, counts[RunState.SUCCEEDED], taken, failed=failed_of(counts), cancelled=counts[RunState.CANCELLED]
+    )
+
+
+def failed_of(counts: Mapping[RunState, int]) -> int:
+    """How many cells are over that neither succeeded nor were cancelled."""
+    return sum(counts[state] for state in (RunState.FAILED, RunState.LOST))

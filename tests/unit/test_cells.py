@@ -110,7 +110,7 @@ def test_a_queue_that_somebody_else_has_emptied_is_no_error(make: Any) -> None:
     assert grid.cells.backlog().queued == 2, "it does not know yet"
     assert grid.cells.take() is None
     assert grid.cells.backlog().queued == 0
-    assert (grid.tally.failed, grid.tally.left) == (2, 0)
+    assert (grid.tally.cancelled, grid.tally.failed, grid.tally.left) == (2, 0, 0)
 
 
 @pytest.mark.parametrize("expectation", [Expectation([({}, 1.0)]), Expectation(())], ids=["expected", "unknown"])
@@ -126,7 +126,7 @@ def test_a_cell_that_was_cancelled_while_it_waited_keeps_no_grid_from_its_end(
             grid.attempt(cell, EndReason.EXITED, RunState.FAILED)
         grid.cells.ended(cell, None)
     assert grid.cells.take() is None
-    assert (grid.tally.failed, grid.tally.running, grid.tally.left) == (3, 0, 0)
+    assert (grid.tally.failed, grid.tally.cancelled, grid.tally.running, grid.tally.left) == (1, 2, 0, 0)
 
 
 def test_a_cell_on_a_machine_that_never_let_us_in_is_queued_again(make: Any) -> None:
@@ -180,7 +180,7 @@ def test_in_a_grid_that_was_cancelled_a_cell_whose_machine_fails_waits_for_no_ot
     grid.attempt(cell, EndReason.UNIT_LOST)
     grid.cells.ended(cell, UnitGone("it went away"))
     assert grid.ledger.run("r-0").state is RunState.CANCELLED
-    assert (grid.tally.failed, grid.cells.backlog().queued) == (1, 0)
+    assert (grid.tally.cancelled, grid.tally.failed, grid.cells.backlog().queued) == (1, 0, 0)
 
 
 def test_in_a_grid_that_another_process_has_taken_nothing_is_tried_again(make: Any) -> None:
