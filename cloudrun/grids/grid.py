@@ -133,7 +133,7 @@ def run_grid(
         except BaseException as error:
             run.leave(error)
             raise
-        return run.finish(pool.why, pool.ended_usd, joined.spent_usd)
+        return run.finish(pool.why, pool.bill.ended_usd, joined.spent_usd)
 
 
 def _warn_of_money(joined: Joined, limits: Limits, grid_id: str, observe: Observer) -> None:

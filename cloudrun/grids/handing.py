@@ -67,7 +67,7 @@ def hand_out(
         queue = work.left
         if not queue:
             break
-    return HandedOut(pool.ended_usd, (pool.why or str(work.trouble or why)) if queue else "")
+    return HandedOut(pool.bill.ended_usd, (pool.why or str(work.trouble or why)) if queue else "")
 
 
 def _drained(cells: Cells) -> list[str]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from threading import Event, Thread
+from threading import Event
 
 from cloudrun import reaper
 from cloudrun.core.clock import Clock, SystemClock
@@ -29,15 +28,16 @@ from cloudrun.core.states import UnitState
 from cloudrun.ledger import Ledger
 from cloudrun.plan import budget
 from cloudrun.plan.offers import Offer
-from cloudrun.plan.scheduling import Backlog, Decision, Limits, Terms, UnitView, decide
+from cloudrun.plan.scheduling import Backlog, Decision, Limits, Terms, decide
+from cloudrun.pools.bill import Bill
 from cloudrun.pools.endings import Endings
+from cloudrun.pools.extending import extend
 from cloudrun.pools.hands import MACHINE_FAILED, Closed, Done, Hand, HandEvent, Opened
 from cloudrun.pools.pooled import PooledUnit
 from cloudrun.pools.prospects import Prospects
 from cloudrun.pools.renting import Launched, Renting
 from cloudrun.pools.spreading import Spreading
 from cloudrun.pools.work import Joined, Work
-from cloudrun.runs.deadlines import move_deadline
 from cloudrun.units import launching
 from cloudrun.units.lifeline import LIFELINE
 from cloudrun.wiring import Cloud
@@ -94,9 +94,8 @@ class Pool:
         self.queue_slots = queue_slots or (lambda _: None)
         self.linger_s = linger_s
         self.hands: dict[str, Hand] = {}
-        self._leaving: dict[str, tuple[Hand, float]] = {}  # nothing of ours is on them since then, and they may live
         self.used: list[str] = []  # every unit that it ever had
-        self.ended_usd = 0.0
+        self.bill = Bill(settings.terminate_timeout_s)
         self.why = ""  # what is not being done, for people
         self.client_id = client_id
         self._events: deque[Launched | HandEvent | Told] = deque()
@@ -114,9 +113,7 @@ class Pool:
     @property
     def spent_usd(self) -> float:
         """What has ended and what has run so far, at the price that was known."""
-        now = self.clock.now().timestamp()
-        hands = [*self.hands.values(), *(hand for hand, _ in self._leaving.values())]
-        return self.ended_usd + sum(budget.cost_usd(hand.usd_per_hour, now - hand.requested_at) for hand in hands)
+        return self.bill.spent_usd(self.hands.values(), self.clock.now().timestamp())
 
     @property
     def backlog(self) -> Backlog:
@@ -178,13 +175,13 @@ class Pool:
         """Whether nothing can be done any more."""
         work, offer = self._work, self._renting.offer()
         now = self.clock.now().timestamp()
-        leaving, stuck = self._settle_leaving(now)
+        leaving, stuck = self.bill.settle(self._endings.is_ending, now)
         decision = decide(
             now,
             work.backlog(),
             [hand.view() for hand in self.hands.values()] + leaving + self._renting.views(),
             self._limits(offer),
-            self.ended_usd + budget.worst_usd(now, stuck, 0.0),
+            self.bill.ended_usd + budget.worst_usd(now, stuck, 0.0),
             stopped=work.stopped(),
             barred=self._prospects.hopeless,
         )
@@ -195,21 +192,6 @@ class Pool:
         if decision.why and leaving and not (self._prospects.hopeless or work.stopped()):
             return False  # what they have not used may pay for another
         return decision.ended or bool(decision.why or self._prospects.hopeless) or not work.backlog().queued
-
-    def _settle_leaving(self, now: float) -> tuple[list[UnitView], list[UnitView]]:
-        """Count what has gone, at what it cost. Returns what is still being ended, and what should be gone by now: that
-        keeps its money, and its place no longer."""
-        leaving: list[UnitView] = []
-        stuck: list[UnitView] = []
-        for instance_id, (hand, since) in list(self._leaving.items()):
-            if not self._endings.is_ending(instance_id):
-                del self._leaving[instance_id]
-                self.ended_usd += budget.cost_usd(hand.usd_per_hour, now - hand.requested_at)
-            elif now - since < self.settings.terminate_timeout_s:
-                leaving.append(hand.view())
-            else:
-                stuck.append(hand.view())
-        return leaving, stuck
 
     def _limits(self, offer: Offer | None) -> Limits:
         """Those of the user, with what the next unit would be like."""
@@ -223,7 +205,7 @@ class Pool:
     def _obey(self, decision: Decision, offer: Offer | None) -> None:
         self.why = decision.why
         for instance_id, deadline in decision.extend:
-            self._extend(self.hands[instance_id], deadline)
+            extend(self.cloud, self.ledger, self.observe, self.hands[instance_id], deadline, self.tell)
         for instance_id, count in decision.assign:
             for _ in range(count):
                 hand = self.hands[instance_id]
@@ -335,9 +317,9 @@ class Pool:
             for record, _, _ in joined.units:
                 self._endings.add(record.instance_id)
             raise
-        if joined.units:
+        if joined.units or joined.spent_usd:
             self._prospects.launched()  # by whoever had them: such machines can be had
-        self.ended_usd += joined.spent_usd
+        self.bill.ended_usd += joined.spent_usd
         self._renting.launch_ids += joined.launches
         for instance_id in joined.ending:
             self._endings.add(instance_id)
@@ -387,9 +369,9 @@ class Pool:
         del self.hands[instance_id]
         hand.state = "draining"
         if self._endings.was_added(instance_id):
-            self._leaving[instance_id] = hand, now
-        else:  # it is left to its deadline
-            self.ended_usd += budget.worst_usd(now, [hand.view()], 0.0)
+            self.bill.leaves(hand, now)
+        else:
+            self.bill.stays(hand, now)
         never_ready = hand.ready_at is None and not isinstance(error, Cancelled)
         if never_ready:
             self._prospects.failure = error
@@ -400,28 +382,6 @@ class Pool:
             self._prospects.ended(worked=True)
         for task in hand.tasks:  # it never came to them
             self._work.ended(task, UnitGone(f"{instance_id} has gone"))
-
-    def _extend(self, hand: Hand, deadline: float) -> None:
-        unit = hand.unit
-        if unit is None:
-            return  # nobody can tell it yet: it is asked for again when somebody can
-        before = hand.deadline if hand.sure_until is None else hand.sure_until
-        hand.deadline = max(hand.deadline, deadline)  # the later of two, whichever it comes to hold
-
-        def sure(until: float | None) -> None:
-            hand.sure_until = until
-
-        def move() -> None:
-            try:
-                moment = datetime.fromtimestamp(deadline, UTC)
-                record = self.ledger.unit(unit.instance_id)
-                move_deadline(self.cloud, self.ledger, record, moment, unit.session, unit.agent, self.observe)
-                self.tell(lambda: sure(None))
-            except CloudrunError as error:  # it may end as early as before
-                self.tell(lambda: sure(before))
-                self.observe(Note(f"{error}", "warning"))
-
-        Thread(target=move, name="cloudrun-extend", daemon=True).start()
 
     # -- ending --------------------------------------------------------------------------------------------------------
 
@@ -450,10 +410,7 @@ class Pool:
             self._endings.finish(self._renting.launch_ids)
         except CloudrunError as failure:
             failures.append(failure)
-        now = self.clock.now().timestamp()
-        leaving, stuck = self._settle_leaving(now)
-        self.ended_usd += budget.worst_usd(now, leaving + stuck, 0.0)
-        self._leaving.clear()
+        self.bill.close(self._endings.is_ending, self.clock.now().timestamp())
         if error is None and failures:
             raise failures[0]
         for each in failures:

@@ -19,6 +19,7 @@ from cloudrun.core.states import UnitState
 from cloudrun.ledger import Ledger
 from cloudrun.plan.scheduling import Backlog, Limits, UnitView, decide
 from cloudrun.pools import pool as pools
+from cloudrun.pools.extending import extend
 from cloudrun.pools.hands import Hand
 from cloudrun.pools.pooled import PooledUnit
 from cloudrun.pools.work import Joined
@@ -130,7 +131,7 @@ def test_a_machine_counts_until_ec2_says_that_it_is_gone(
     assert closed
     assert {view.deadline for (view,) in closed} == {unit.deadline.timestamp()}
     assert spent[0] > 0
-    assert spent[0] <= pool.ended_usd < USD_PER_HOUR  # it did not live for its two hours after all
+    assert spent[0] <= pool.bill.ended_usd < USD_PER_HOUR  # it did not live for its two hours after all
 
 
 def test_a_machine_that_is_left_to_its_deadline_keeps_its_money(
@@ -148,8 +149,8 @@ def test_a_machine_that_is_left_to_its_deadline_keeps_its_money(
     pool.run(cells, Joined(((unit, USD_PER_HOUR, ("cell",)),)))
     assert ec2.states[unit.instance_id] == "running"
     assert not seen[-1][0], "it would take the place of another until its deadline"
-    assert seen[-1][1] == pytest.approx(pool.ended_usd)
-    assert pool.ended_usd >= 2 * USD_PER_HOUR
+    assert seen[-1][1] == pytest.approx(pool.bill.ended_usd)
+    assert pool.bill.ended_usd >= 2 * USD_PER_HOUR
 
 
 def test_a_machine_that_nobody_saw_go_is_counted_until_its_deadline(
@@ -162,7 +163,7 @@ def test_a_machine_that_nobody_saw_go_is_counted_until_its_deadline(
     with pytest.raises(CleanupIncomplete) as left:
         pool.run(cells, Joined(((unit, USD_PER_HOUR, ("cell",)),)))
     assert left.value.ids == (unit.instance_id,)
-    assert pool.ended_usd >= 2 * USD_PER_HOUR
+    assert pool.bill.ended_usd >= 2 * USD_PER_HOUR
 
 
 def test_a_machine_that_was_not_told_of_its_new_deadline_is_counted_on_until_the_old_one(ledger: Ledger) -> None:
@@ -176,7 +177,7 @@ def test_a_machine_that_was_not_told_of_its_new_deadline_is_counted_on_until_the
 
     session = SimpleNamespace(run=cut)
     hand.unit = cast("Any", SimpleNamespace(instance_id=unit.instance_id, session=session, agent=None))
-    pool._extend(hand, new)
+    extend(pool.cloud, ledger, pool.observe, hand, new, pool.tell)
     until(lambda: pool._events)
     pool.do_what_was_told()
     assert (hand.view().deadline, hand.view().sure_until) == (new, old)

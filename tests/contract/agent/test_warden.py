@@ -341,6 +341,7 @@ def test_a_recommendation_is_a_signal_for_whoever_listens_and_nobody_else(spot_u
     path = "/of/this/latest/meta-data/events/recommendations/rebalance"
     web.metadata[path] = {"noticeTime": metadata_time(moment)}
     until(lambda: hears.dir.stdout.read_bytes().count(b"checkpoint") == 2)
+    until(lambda: spot_unit.news()["rebalance_at"] == moment)  # until it has written that down, it would tell it again
     first = spot_unit.warden()
     kill(first)
     until(lambda: spot_unit.warden() != first and spot_unit.news()["warden_pid"] == spot_unit.warden())
