@@ -17,6 +17,7 @@ from cloudrun.core.settings import Settings
 from cloudrun.core.states import GridState, RunState
 from cloudrun.grids.cancelling import end_left
 from cloudrun.grids.cells import ON_UNITS, Cells, Tally
+from cloudrun.grids.changed import changed_since, warning
 from cloudrun.grids.handing import HandedOut, hand_out
 from cloudrun.grids.inherited import Held, inherit
 from cloudrun.grids.machines import GRID_TAG, units_ever_of, units_of
@@ -189,6 +190,7 @@ class GridRun:
         try:
             taken = fill(record, plan, grid, ledger, again=is_again(record))
             self.tally = tally_of(record, ledger, taken)
+            self._warn_of_changes(plan)
             self.cells = Cells(
                 ledger, record.grid_id, plan, self.tally, observe,
                 retries=wishes.retries, keep_going=wishes.keep_going, over=over,
@@ -197,6 +199,13 @@ class GridRun:
         except BaseException as error:
             self.leave(error)
             raise
+
+    def _warn_of_changes(self, plan: Prepared) -> None:
+        """Data is what `--data` names: where a cell has read anything else, its result may be of what was there."""
+        if self.tally.taken and plan.beside:
+            changed, cells = changed_since(self._ledger, self.grid_id, self._ledger.beside(plan.beside))
+            if changed:
+                self._observe(Note(warning(changed, cells), "warning"))
 
     def inherit(self, cloud: Cloud, image: Image) -> Joined:
         """What dead clients have left of it, taken over."""

@@ -145,12 +145,13 @@ def _begin(unit: OpenUnit, plan: Prepared, run_id: str | None, new: RunRecord | 
     if run_id is None:
         run = new or new_run(plan, now)
         number, store = 1, store_of(unit, plan, run.run_id, 1)
-        ledger.begin_run(run, unit.instance_id, now, store=store)
+        ledger.begin_run(run, unit.instance_id, now, store=store, beside=plan.beside)
     else:
         run = ledger.run(run_id)
         number = run.attempts + 1
         try:
-            ledger.begin_attempt(run_id, unit.instance_id, now, store=store_of(unit, plan, run_id, number))
+            store = store_of(unit, plan, run_id, number)
+            ledger.begin_attempt(run_id, unit.instance_id, now, store=store, beside=plan.beside)
         except LedgerError as error:
             _raise_why_not(ledger.run(run_id), error)
             raise

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from cloudrun.core.records import GridRecord, Timings
+from cloudrun.core.records import FileEntry, GridRecord, Timings
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import GridState, RunState
-from cloudrun.grids.grid import Wishes, write_costs
+from cloudrun.grids.grid import GridRun, Wishes, write_costs
 from cloudrun.grids.machines import GRID_TAG
 from cloudrun.grids.rows import begin, fill, is_again
 from cloudrun.ledger import Ledger
 from cloudrun.plan.grid_sets import parse_sets
 from cloudrun.plan.scheduling import Terms
 from cloudrun.pools.pool import Pool
-from cloudrun.runs.prepared import Job, Prepared
+from cloudrun.runs.prepared import Job, Prepared, beside
 from tests.fakes import HOUR, Ec2, ManualClock, launch_one
 
 GRID = parse_sets(["n=1,2,3"])
@@ -50,10 +51,10 @@ def command(plan: Prepared, ledger: Ledger, *, again: bool) -> tuple[GridRecord,
     return record, former, fill(record, plan, GRID, ledger, again=is_again(record))
 
 
-def succeed(ledger: Ledger, grid: GridRecord, count: int) -> None:
+def succeed(ledger: Ledger, grid: GridRecord, count: int, beside: str = "") -> None:
     unit = launch_one(ledger, ManualClock(), Ec2(), f"l-{grid.grid_id}", **{GRID_TAG: grid.grid_id})
     for cell in ledger.cells(grid.grid_id)[:count]:
-        ledger.begin_attempt(cell.run_id, unit.instance_id, ManualClock().now())
+        ledger.begin_attempt(cell.run_id, unit.instance_id, ManualClock().now(), beside=beside)
         ledger.move_run(cell.run_id, RunState.RUNNING)
         ledger.move_run(cell.run_id, RunState.PULLING)
         ledger.finish_run(
@@ -101,3 +102,36 @@ def test_what_ran_on_units_of_a_client_that_was_killed_gets_its_cost_too(plan: P
     write_costs(ledger, pool, grid.grid_id)
     costs = [ledger.run(cell.run_id).cost_usd for cell in ledger.cells(grid.grid_id)]
     assert costs == [pytest.approx(0.05), pytest.approx(0.05), None], "an hour of one machine, shared by two"
+
+
+def goods(**files: str) -> Any:
+    """What is shipped: contents by name, in which `_` stands for a dot."""
+    entries = [
+        FileEntry(name.replace("_", "."), len(text), hashlib.sha256(text.encode()).hexdigest())
+        for name, text in files.items()
+    ]
+    return SimpleNamespace(entries=entries)
+
+
+def test_beside_the_code_is_what_a_script_may_read_and_no_python_nor_words_for_people() -> None:
+    shipped = goods(a_py="code", b_py="other code", README_md="words", data_csv="1,2", _gitignore="*")
+    assert list(beside(shipped, ["a.py"])) == ["data.csv"]
+
+
+def test_cells_that_ran_before_a_file_beside_the_script_changed_are_said_once(plan: Prepared, ledger: Ledger) -> None:
+    before = ledger.keep_beside(beside(goods(data_csv="1", more_csv="1", gone_csv="1"), []))
+    first, _, _ = command(plan, ledger, again=False)
+    succeed(ledger, first, 2, before)
+
+    def said(name: str) -> list[str]:
+        notes: list[Any] = []
+        GridRun(replace(plan, beside=name), GRID, Wishes(), ledger, "", notes.append).let_go()
+        return [note.text for note in notes]
+
+    now = ledger.keep_beside(beside(goods(data_csv="2", more_csv="1", new_csv="1"), []))
+    (warning,) = said(now)
+    assert warning.startswith("2 of the cells taken from the ledger ran before data.csv, gone.csv changed:")
+    assert "--again" in warning
+    assert "--data" in warning
+    assert said(before) == [], "as it was"
+    assert said("") == [], "nobody knows"
