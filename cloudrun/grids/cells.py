@@ -129,9 +129,9 @@ class Cells:
             dispatch.execute(unit, plan, check=False, run_id=task.run.run_id)
 
     def ended(self, task: Cell, error: BaseException | None) -> None:
+        self._tally.running -= 1
         if error is not None and not isinstance(error, CloudrunError):
             raise error  # a bug, or the interpreter's end
-        self._tally.running -= 1
         run = self._ledger.run(task.run.run_id)
         if isinstance(error, UnitGone) and run.state in ON_UNITS:  # nobody came to it before its machine went
             self._recover(run, error)
