@@ -80,8 +80,10 @@ class GridDisplay:
                 self._live = None
 
     def __call__(self, event: Event) -> None:
-        """Of all that happens on units only what was not meant to: what cells print is in their logs."""
-        if isinstance(event, Note) and (event.level == "warning" or self._verbose):
+        """What is said before there is a grid; then, of all that happens on units, only what was not meant to: what
+        cells print is in their logs."""
+        is_early = self._tally is None and isinstance(event, Note) and event.level == "info"
+        if isinstance(event, Note) and (event.level == "warning" or self._verbose or is_early):
             self.say(f"  {'warning: ' if event.level == 'warning' else ''}{event.text}")
 
     def say(self, text: str) -> None:
