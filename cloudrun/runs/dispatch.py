@@ -27,6 +27,7 @@ from cloudrun.core.ids import new_id
 from cloudrun.core.records import FileEntry, JobStatus, RunRecord
 from cloudrun.core.states import RunState
 from cloudrun.ledger import Run
+from cloudrun.plan.fingerprint import cell_key
 from cloudrun.runs import bucket, datasets
 from cloudrun.runs.attempt import Attempt
 from cloudrun.runs.prepared import Prepared, job_spec, submission
@@ -168,7 +169,9 @@ def _raise_why_not(run: RunRecord, error: LedgerError) -> None:
 
 
 def new_run(plan: Prepared, now: datetime) -> RunRecord:
-    """A run as it begins, and is not in the ledger yet."""
+    """A run as it begins, and is not in the ledger yet. Its key is that of the same work as a cell, so that a grid can
+    take it over."""
+    params, data = dict(plan.job.params), datasets.digest(plan.data)
     return RunRecord(
         run_id=new_id("r"),
         name=plan.job.name or Path(plan.shipment.script).stem,
@@ -177,12 +180,13 @@ def new_run(plan: Prepared, now: datetime) -> RunRecord:
         state=RunState.QUEUED,
         created_at=now,
         arguments=plan.job.arguments,
-        params=dict(plan.job.params),
+        params=params,
+        cell_key=cell_key(plan.code_digest, params, data, plan.environment.fingerprint, plan.job.arguments),
         submission=submission(plan),
         metric=plan.settings.metric,
         minimize=plan.settings.minimize,
         code_digest=plan.code_digest,
-        data_digest=datasets.digest(plan.data),
+        data_digest=data,
         environment_digest=plan.environment.fingerprint,
     )
 

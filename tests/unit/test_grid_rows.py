@@ -21,6 +21,7 @@ from cloudrun.ledger import Ledger
 from cloudrun.plan.grid_sets import parse_sets
 from cloudrun.plan.scheduling import Terms
 from cloudrun.pools.pool import Pool
+from cloudrun.runs import dispatch
 from cloudrun.runs.prepared import Job, Prepared, beside
 from tests.fakes import HOUR, Ec2, ManualClock, launch_one
 
@@ -54,13 +55,17 @@ def command(plan: Prepared, ledger: Ledger, *, again: bool) -> tuple[GridRecord,
 def succeed(ledger: Ledger, grid: GridRecord, count: int, beside: str = "") -> None:
     unit = launch_one(ledger, ManualClock(), Ec2(), f"l-{grid.grid_id}", **{GRID_TAG: grid.grid_id})
     for cell in ledger.cells(grid.grid_id)[:count]:
-        ledger.begin_attempt(cell.run_id, unit.instance_id, ManualClock().now(), beside=beside)
-        ledger.move_run(cell.run_id, RunState.RUNNING)
-        ledger.move_run(cell.run_id, RunState.PULLING)
-        ledger.finish_run(
-            cell.run_id, RunState.SUCCEEDED, reason=None, exit_code=0, detail="", scores={}, metric=None,
-            minimize=False, artifacts=(), passport=None, timings=Timings(), at=ManualClock().now() + HOUR,
-        )  # fmt: skip
+        end_well(ledger, cell.run_id, unit.instance_id, beside)
+
+
+def end_well(ledger: Ledger, run_id: str, instance_id: str, beside: str = "") -> None:
+    ledger.begin_attempt(run_id, instance_id, ManualClock().now(), beside=beside)
+    ledger.move_run(run_id, RunState.RUNNING)
+    ledger.move_run(run_id, RunState.PULLING)
+    ledger.finish_run(
+        run_id, RunState.SUCCEEDED, reason=None, exit_code=0, detail="", scores={}, metric=None,
+        minimize=False, artifacts=(), passport=None, timings=Timings(), at=ManualClock().now() + HOUR,
+    )  # fmt: skip
 
 
 def test_all_of_it_once_more_is_gone_on_with_where_it_was_killed(plan: Prepared, ledger: Ledger) -> None:
@@ -135,3 +140,16 @@ def test_cells_that_ran_before_a_file_beside_the_script_changed_are_said_once(pl
     assert "--data" in warning
     assert said(before) == [], "as it was"
     assert said("") == [], "nobody knows"
+
+
+def test_a_run_that_was_submitted_by_itself_is_the_cell_that_does_the_same_work(plan: Prepared, ledger: Ledger) -> None:
+    unit = launch_one(ledger, ManualClock(), Ec2())
+    jobs = replace(plan.job, params={"n": 2}), replace(plan.job, arguments=("--n", "3"))
+    by_itself, other = (dispatch.new_run(replace(plan, job=job), ManualClock().now()) for job in jobs)
+    for run in (by_itself, other):
+        ledger.add_run(run)
+        end_well(ledger, run.run_id, unit.instance_id)
+    grid, _, done = command(plan, ledger, again=False)
+    assert done == 1, "an argument is no parameter: the script may read it in another way"
+    assert ledger.cells(grid.grid_id)[1].run_id == by_itself.run_id
+    assert command(plan, ledger, again=True)[2] == 0
