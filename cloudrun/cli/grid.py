@@ -66,6 +66,7 @@ class GridDisplay:
         self._began = clock()
         self._drawn = float("-inf")
         self._tally: Tally | None = None
+        self._works = False  # there is a pool
         self._best: RunRecord | None = None
 
     def __enter__(self) -> Self:
@@ -80,9 +81,9 @@ class GridDisplay:
                 self._live = None
 
     def __call__(self, event: Event) -> None:
-        """What is said before there is a grid; then, of all that happens on units, only what was not meant to: what
-        cells print is in their logs."""
-        is_early = self._tally is None and isinstance(event, Note) and event.level == "info"
+        """What is said before machines work; then, of all that happens on them, only what was not meant to: what cells
+        print is in their logs."""
+        is_early = not self._works and isinstance(event, Note) and event.level == "info"
         if isinstance(event, Note) and (event.level == "warning" or self._verbose or is_early):
             self.say(f"  {'warning: ' if event.level == 'warning' else ''}{event.text}")
 
@@ -134,6 +135,7 @@ class GridDisplay:
             if self._tally is None and tally.taken:
                 self.say(f"{tally.taken} of {tally.cells} cells are taken from the ledger: they are not run again")
             self._tally = tally
+            self._works = self._works or pool is not None
             now = self._clock()
             if self._moving and not self._is_gone and pool is not None and now - self._drawn >= REDRAW_S:
                 self._drawn = now

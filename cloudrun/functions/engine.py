@@ -20,7 +20,8 @@ from cloudrun.core.settings import Settings
 from cloudrun.functions.calls import Calls
 from cloudrun.functions.packing import CALLS, Functions
 from cloudrun.functions.standing import Standing, Task
-from cloudrun.grids.grid import Wishes, check_money, limits_of, on_its_share, terms_of, write_costs
+from cloudrun.grids.costs import write_costs
+from cloudrun.grids.grid import Wishes, check_money, limits_of, on_its_share, terms_of
 from cloudrun.grids.gridwork import GridWork
 from cloudrun.ledger import Ledger
 from cloudrun.pools.pool import Pool

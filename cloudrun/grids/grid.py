@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -18,13 +17,13 @@ from cloudrun.core.states import GridState, RunState
 from cloudrun.grids.cancelling import end_left
 from cloudrun.grids.cells import ON_UNITS, Cells, Tally
 from cloudrun.grids.changed import changed_since, warning
+from cloudrun.grids.costs import write_costs
 from cloudrun.grids.handing import HandedOut, hand_out
 from cloudrun.grids.inherited import Held, inherit
 from cloudrun.grids.machines import GRID_TAG, units_ever_of, units_of
-from cloudrun.grids.rows import batches, begin, failed_of, fill, is_again, tally_of
+from cloudrun.grids.rows import begin, failed_of, fill, is_again, tally_of
 from cloudrun.ledger import Ledger
 from cloudrun.plan import budget
-from cloudrun.plan.costs import Stay, shares
 from cloudrun.plan.estimate import Estimate, estimate
 from cloudrun.plan.expecting import Expectation
 from cloudrun.plan.grid import Grid
@@ -125,6 +124,9 @@ def run_grid(
                 )
             pool = make_pool(limits, terms)
             joined = run.inherit(cloud, image)
+            if run.tally.running:
+                count, word = run.tally.running, "cell goes" if run.tally.running == 1 else "cells go"
+                observe(Note(f"{count} {word} on, on machines of an earlier command"))
             _warn_of_money(joined, limits, run.grid_id, observe)
             estimated(_estimate(run, settings, limits, terms))
             try:
@@ -374,25 +376,3 @@ def _estimate(run: GridRun, settings: Settings, limits: Limits, terms: Callable[
         dearest_usd_per_hour=max((terms(name).usd_per_hour for name in settings.fallback_types), default=0.0),
         spent_usd=run.ended_usd(terms),
     )
-
-
-def write_costs(ledger: Ledger, pool: Pool, grid_id: str = "") -> None:
-    """What each run cost of the units that it was on: worth knowing, and no reason for anything to fail. `grid_id`: of
-    the grid whose earlier units count as well, those of a client that was killed before it could do this."""
-    with suppress(CloudrunError):
-        used = {*pool.used, *(unit.instance_id for unit in units_ever_of(ledger, grid_id))}
-        cells = {attempt.run_id for attempt in ledger.attempts_on(used)}
-        units = {attempt.instance_id for attempt in ledger.attempts_of(cells)}
-        stays: dict[str, list[Stay]] = defaultdict(list)
-        for attempt in ledger.attempts_on(units):
-            ended = (attempt.ended_at or SystemClock().now()).timestamp()
-            stays[attempt.instance_id].append((attempt.run_id, attempt.started_at.timestamp(), ended))
-        cost: dict[str, float] = defaultdict(float)
-        for instance_id, each in stays.items():
-            price = pool.terms(ledger.unit(instance_id).instance_type).usd_per_hour
-            for run_id, usd in shares(price, each).items():
-                cost[run_id] += usd
-        for batch in batches(cells.intersection(cost)):
-            with ledger.together():
-                for run_id in batch:
-                    ledger.set_cost(run_id, cost[run_id])

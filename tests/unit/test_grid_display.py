@@ -90,11 +90,17 @@ def test_a_cell_that_failed_says_why_and_what_to_type_and_a_cancelled_one_counts
     assert cancelled == "[2/4] r-2 cancelled  it was asked to end  alpha=2"
 
 
-def test_before_there_is_a_grid_everything_is_said_and_then_only_what_was_not_meant_to_happen() -> None:
+def test_before_machines_work_everything_is_said_and_then_only_what_was_not_meant_to_happen() -> None:
     words = io.StringIO()
     display = GridDisplay(stderr=words)
     display(Note("starting the sandbox"))
     display.changed(Tally(4), None)
+    display(Note("2 cells go on"))
+    display.changed(Tally(4), pool())
     display(Note("a machine is up"))
     display(Note("a machine went", "warning"))
-    assert words.getvalue().splitlines() == ["  starting the sandbox", "  warning: a machine went"]
+    assert words.getvalue().splitlines() == [
+        "  starting the sandbox",
+        "  2 cells go on",
+        "  warning: a machine went",
+    ]

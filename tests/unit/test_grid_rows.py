@@ -14,7 +14,8 @@ import pytest
 from cloudrun.core.records import FileEntry, GridRecord, Timings
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import GridState, RunState
-from cloudrun.grids.grid import GridRun, Wishes, write_costs
+from cloudrun.grids.costs import write_costs
+from cloudrun.grids.grid import GridRun, Wishes
 from cloudrun.grids.machines import GRID_TAG
 from cloudrun.grids.rows import begin, fill, is_again
 from cloudrun.ledger import Ledger
