@@ -61,6 +61,7 @@ class Prospects:
         """Whoever waited has learnt it: what comes later may fare better."""
         self._barred = ""
         self._worked.clear()
+        self._said.clear()
         self._short_since = None
 
     def most_units(self, allowed: int) -> int:
@@ -96,6 +97,8 @@ class Prospects:
             self._quota = machines
             self._warn(f"{error}; going on with {machines}: {error.next_step}", "quota")
         elif isinstance(error, QuotaError) and self._has_launched:  # those that ended may count for a while
+            wait = f"asking again for {duration_text(QUOTA_PATIENCE_S)}, since machines that have ended may still count"
+            self._warn(f"{error}; {wait}", "quota without machines")
             self._wait_or_bar(QUOTA_PATIENCE_S, error)
         elif isinstance(error, (*HOPELESS, UnresolvedLaunch)):
             self._barred = f"no further machine is launched: {error}; {error.next_step}"

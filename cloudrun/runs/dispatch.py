@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from datetime import datetime
 from functools import partial
@@ -181,13 +181,25 @@ def new_run(plan: Prepared, now: datetime) -> RunRecord:
         created_at=now,
         arguments=plan.job.arguments,
         params=params,
-        cell_key=cell_key(plan.code_digest, params, data, plan.environment.fingerprint, plan.job.arguments),
+        cell_key=key_of(plan, params, data),
         submission=submission(plan),
         metric=plan.settings.metric,
         minimize=plan.settings.minimize,
         code_digest=plan.code_digest,
         data_digest=data,
         environment_digest=plan.environment.fingerprint,
+    )
+
+
+def key_of(plan: Prepared, params: Mapping[str, Any], data_digest: str) -> str:
+    """What a run of this plan with these parameters has in common with all that are the same work."""
+    return cell_key(
+        plan.code_digest,
+        params,
+        data_digest,
+        plan.environment.fingerprint,
+        plan.job.arguments,
+        plan.shipment.cwd,
     )
 
 

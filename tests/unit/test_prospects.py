@@ -69,6 +69,9 @@ def test_machines_that_are_shutting_down_may_count_for_a_while() -> None:
     told.clock.sleep(QUOTA_PATIENCE_S + 1)
     told.refused(QuotaError("VcpuLimitExceeded"))
     assert told.prospects.hopeless
+    assert told.warnings == [
+        "VcpuLimitExceeded; asking again for 2 min, since machines that have ended may still count"
+    ]
 
 
 def test_capacity_is_waited_for_while_something_runs_and_for_a_while_where_nothing_does() -> None:
