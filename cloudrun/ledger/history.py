@@ -47,9 +47,11 @@ class History:
         with self._database.writing() as connection:
             insert(connection, "runs", run_columns(run))
 
-    def begin_attempt(self, run_id: str, instance_id: str, at: datetime, *, store: str = "") -> AttemptRecord:
-        """`begin_attempts` of one run. `store`: where in S3 its outputs go if nobody fetches them ("" for nowhere)."""
-        return self.begin_attempts([Claim(run_id, instance_id, store)], at)[0]
+    def begin_attempt(
+        self, run_id: str, instance_id: str, at: datetime, *, store: str = "", beside: str = ""
+    ) -> AttemptRecord:
+        """`begin_attempts` of one run."""
+        return self.begin_attempts([Claim(run_id, instance_id, store, beside)], at)[0]
 
     def begin_attempts(self, claims: Sequence[Claim], at: datetime) -> list[AttemptRecord]:
         """Claim queued runs for live units: one transaction, all of them or none, that succeeds for one claimant only.
@@ -59,11 +61,13 @@ class History:
         with self._database.writing() as connection:
             return steps.claim(connection, claims, at)
 
-    def begin_run(self, run: RunRecord, instance_id: str, at: datetime, *, store: str = "") -> AttemptRecord:
+    def begin_run(
+        self, run: RunRecord, instance_id: str, at: datetime, *, store: str = "", beside: str = ""
+    ) -> AttemptRecord:
         """`add_run` and its first `begin_attempt`, at the price of one commit."""
         with self._database.writing():
             self.add_run(run)
-            return self.begin_attempt(run.run_id, instance_id, at, store=store)
+            return self.begin_attempt(run.run_id, instance_id, at, store=store, beside=beside)
 
     def move_run(
         self,

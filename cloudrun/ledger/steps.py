@@ -22,11 +22,13 @@ CHOSEN = "(SELECT value FROM json_each(?))"  # ids as one JSON list: any number 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A queued run for a live unit. `store` is where in S3 its outputs go if nobody fetches them ("" for nowhere)."""
+    """A queued run for a live unit. `store` is where in S3 its outputs go if nobody fetches them ("" for nowhere),
+    `beside` what `keep_beside` has said of the files that travel with its code."""
 
     run_id: str
     instance_id: str
     store: str = ""
+    beside: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +104,12 @@ def claim(connection: sqlite3.Connection, claims: Sequence[Claim], at: datetime)
         [(str(RunState.SHIPPING), each.instance_id, each.number, each.run_id) for each in begun],
     )
     connection.executemany(
-        """INSERT INTO attempts (run_id, number, instance_id, state, started_at, detail, store)
-        VALUES (?, ?, ?, ?, ?, '', ?)""",
-        [(each.run_id, each.number, each.instance_id, str(each.state), now, each.store) for each in begun],
+        """INSERT INTO attempts (run_id, number, instance_id, state, started_at, detail, store, beside)
+        VALUES (?, ?, ?, ?, ?, '', ?, ?)""",
+        [
+            (each.run_id, each.number, each.instance_id, str(each.state), now, each.store, asked.beside)
+            for each, asked in zip(begun, claims, strict=True)
+        ],
     )
     return begun
 

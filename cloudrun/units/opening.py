@@ -9,11 +9,10 @@ from cloudrun import reaper
 from cloudrun.core.clock import Clock, SystemClock
 from cloudrun.core.errors import (
     Cancelled,
-    CleanupIncomplete,
     CloudrunError,
     LedgerError,
     UsageError,
-    mark_incomplete,
+    note_clean_up,
     untouched,
 )
 from cloudrun.core.events import Note, Observer
@@ -50,7 +49,7 @@ def open_unit(
 
     if settings.spot and settings.on_exit == "stop":
         raise UsageError("EC2 does not stop a spot machine", next_step="leave out --spot, or --on-exit stop")
-    check_playbook(cache_dir=ledger.home / "cache")  # a unit that cannot be provisioned is not worth launching
+    check_playbook()  # a unit that cannot be provisioned is not worth launching
     for note in cloud.notes:
         observe(Note(note))
     _warn_of_expiry(cloud, settings, (clock or SystemClock()).now(), observe)
@@ -104,10 +103,8 @@ def close_behind(unit: OpenUnit, error: BaseException | None, joined: str | None
     except Exception as failure:
         if error is None:
             raise
+        note_clean_up(error, failure)
         next_step = failure.next_step if isinstance(failure, CloudrunError) else "cloudrun reap"
-        error.add_note(f"cleaning up failed too: {failure} (next: {next_step})")
-        if isinstance(failure, CleanupIncomplete):
-            mark_incomplete(error)
         unit.observe(Note(f"{failure}; next: {next_step}", "warning"))
 
 
