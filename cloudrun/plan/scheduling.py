@@ -31,7 +31,8 @@ class UnitView:
     `deadline`: the latest that it may hold, sent or about to be sent. `sure_until`: where nobody knows whether it took
     that one, the earlier one that can be counted on.
 
-    `busy`: cells that it works on, those on their way to it and home from it included. Times in seconds since 1970.
+    `busy`: cells that it works on, those on their way to it included; `homeward` those that need no slot any more, and
+    are on their way home. Times in seconds since 1970.
     """
 
     unit_id: str
@@ -43,6 +44,7 @@ class UnitView:
     usd_per_hour: float
     type_name: str = ""
     sure_until: float | None = None
+    homeward: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ def decide(
     extend: tuple[tuple[str, float], ...] = ()
     if limits.budget_usd is not None:
         free_usd = limits.budget_usd - budget.worst_usd(now, units, spent_usd)
-        busy = [unit for unit in units if unit.busy or (queued and unit.state == "ready")]
+        busy = [unit for unit in units if unit.busy or unit.homeward or (queued and unit.state == "ready")]
         extend = _extensions(now, backlog, queued, busy, limits, free_usd)
         free_usd -= _price_of(extend, busy)
 
@@ -148,7 +150,7 @@ def decide(
             launch, deadline, why = _leased(now, launch, places, next_s, limits, free_usd)
     ended = not units and not launch and (not left or bool(why))
     if extend and drain:
-        leaving = set(drain)
+        leaving = set(drain).difference(unit.unit_id for unit in ready if unit.homeward)
         extend = tuple(pair for pair in extend if pair[0] not in leaving)
     return Decision(launch, deadline, assign, tuple(drain), extend, ended, why)
 

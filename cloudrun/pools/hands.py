@@ -93,6 +93,7 @@ class Hand:
             self.usd_per_hour,
             self.record.instance_type,
             self.sure_until,
+            len(self.homeward),
         )
 
     def reserve(self, task: Any) -> None:

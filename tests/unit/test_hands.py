@@ -58,7 +58,7 @@ def test_a_slot_has_its_next_task_while_the_one_before_comes_home(hand: Hand) ->
     event = events.get(timeout=WAIT_S)
     assert event == Freed("i-1", "first")
     hand.freed("first")
-    assert hand.view().busy == 0
+    assert (hand.view().busy, hand.view().homeward) == (0, 1)
 
     hand.reserve("second")
     hand.give("second", "second")
