@@ -239,7 +239,9 @@ def _carry_out(attempt: Attempt, plan: Prepared, freed: Callable[[], None]) -> N
 
 
 def _conclude(attempt: Attempt, finished: Finished, freed: Callable[[], None]) -> None:
-    if finished.status.reason != "interrupted":  # then its machine goes
+    """The next job does not wait until one that ended well is home. After one that did not, it is to be decided first
+    whether there shall be another."""
+    if finished.status.exit_code == 0 and not finished.status.reason:
         freed()
     attempt.conclude(finished.status, finished)
 
