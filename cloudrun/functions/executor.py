@@ -23,7 +23,6 @@ from cloudrun.core.clock import SystemClock
 from cloudrun.core.errors import Cancelled, CloudrunError, UsageError, mark_incomplete
 from cloudrun.core.events import Event, Note, Observer
 from cloudrun.core.ids import new_id
-from cloudrun.core.states import RunState
 from cloudrun.functions.calls import Call, RunFuture
 from cloudrun.functions.engine import Engine
 from cloudrun.functions.packing import Arguments, Function, call_key, outcome
@@ -185,8 +184,8 @@ class process_pool(Executor):  # noqa: N801 - used like a function: `with proces
         before = self._keyed.get(key)
         if before is not None and not before.cancelled() and (not before.done() or before.exception() is None):
             return before
-        run_id, state = self._ledger.runs_by_cell([key]).get(key, ("", RunState.LOST))
-        if state is not RunState.SUCCEEDED:
+        run_id = self._ledger.succeeded_by_cell([key]).get(key)
+        if run_id is None:
             return None
         future = RunFuture(self._ledger, run_id)
         try:
@@ -216,7 +215,8 @@ class process_pool(Executor):  # noqa: N801 - used like a function: `with proces
         the next time.
 
         Raises UsageError before anything is launched, also where another process goes on with the same grid. Where
-        cells are left in the end the iterator raises why: JobFailed where the first cells all failed in the same way.
+        cells are left in the end the iterator raises why: JobFailed (with the first one's run) where the first cells
+        all failed in the same way; and JobFailed after the last run where none has succeeded, unless `keep_going`.
         """
         made = grid if isinstance(grid, Grid) else make_grid(grid)
         check_size(made, yes=False)
@@ -227,7 +227,7 @@ class process_pool(Executor):  # noqa: N801 - used like a function: `with proces
             plan = prepared.prepare(job, self._settings, self._ledger, engine.image.architecture, self._observe)
             plan, wishes = engine.finished(plan), replace(self._wishes, again=again)
             begin = partial(GridRun, plan, made, wishes, self._ledger, engine.client_id, self._observe)
-            work = GridWork(self._ledger, begin)
+            work = GridWork(self._ledger, begin, keep_going=wishes.keep_going, observe=self._observe)
             engine.adopt(work)
         return work.runs(engine.tell)
 

@@ -13,20 +13,20 @@ from cloudrun.core.records import RunRecord
 from cloudrun.core.states import EndReason, GridState, RunState, is_terminal
 from cloudrun.grids.lost import recover
 from cloudrun.grids.turns import Cell, Turns
-from cloudrun.ledger import Ledger
+from cloudrun.ledger import Claim, Ledger
 from cloudrun.plan.endings import CANCELLED, Ending
 from cloudrun.plan.expecting import Expectation
 from cloudrun.plan.retrying import SUSPICIOUS, UNITS_TAKEN_DOWN, Failures, next_step
 from cloudrun.plan.scheduling import Backlog
 from cloudrun.pools.pooled import PooledUnit
 from cloudrun.runs import dispatch
+from cloudrun.runs.failing import why_failed
 from cloudrun.runs.homecoming import end_queued
 from cloudrun.runs.prepared import Prepared
 
 __all__ = ["ON_UNITS", "Cell", "Cells", "Tally"]
 
 ON_UNITS = tuple(state for state in RunState if not is_terminal(state) and state is not RunState.QUEUED)
-STDERR_BYTES = 4096  # of a failed cell, to see whether others fail alike
 
 
 @dataclass
@@ -37,13 +37,18 @@ class Tally:
     succeeded: int = 0
     taken: int = 0
     failed: int = 0
+    cancelled: int = 0
     quarantined: int = 0
     elsewhere: int = 0  # they run on, or wait, on machines that cannot be reached now
     running: int = 0
 
     @property
     def left(self) -> int:
-        return self.cells - self.succeeded - self.failed - self.elsewhere - self.running
+        return self.cells - self.over - self.elsewhere - self.running
+
+    @property
+    def over(self) -> int:
+        return self.succeeded + self.failed + self.cancelled
 
 
 class Cells:
@@ -74,7 +79,7 @@ class Cells:
         self._over = over
         self._turns = Turns(ledger, grid_id, expectation or Expectation(()))
         self._gone = 0  # of those that waited
-        self._failures = Failures(succeeded=tally.succeeded > 0)
+        self.failures = Failures(succeeded=tally.succeeded > 0)
         self._took_s = 0.0  # all cells that have succeeded here
         self._timed = 0
         self._expected_s = 0.0  # what was expected of those of them of which something was
@@ -90,19 +95,21 @@ class Cells:
     # -- what the pool asks --------------------------------------------------------------------------------------------
 
     def backlog(self) -> Backlog:
-        expected_s = self._turns.expected_s
+        expected_s, next_s = self._turns.expected_s, self._turns.next_s
         if expected_s is not None and self._expected_s:
-            expected_s *= self._came_true_s / self._expected_s  # these machines are faster or slower than earlier ones
+            factor = self._came_true_s / self._expected_s  # these machines are faster or slower than earlier ones
+            expected_s *= factor
+            next_s = None if next_s is None else next_s * factor
         elif expected_s is None and self._timed:
             expected_s = self._took_s / self._timed
-        return Backlog(self._turns.queued, self._tally.running, expected_s)
+        return Backlog(self._turns.queued, self._tally.running, expected_s, next_s)
 
     def take(self, beside: Sequence[Cell] = ()) -> Cell | None:
         """Two cells whose machines went down never share one: else nobody would know the next time which it was."""
         suspected = any(cell.number in self._suspects for cell in beside)
         cell = self._turns.next(self._suspects if suspected else ())
         self._tally.running += cell is not None
-        self._tally.failed += self._turns.gone - self._gone  # somebody has cancelled them while they waited
+        self._tally.cancelled += self._turns.gone - self._gone  # somebody has cancelled them while they waited
         self._gone = self._turns.gone
         return cell
 
@@ -116,17 +123,36 @@ class Cells:
         if error is not None:
             raise error
 
-    def carry_out(self, unit: PooledUnit, task: Cell) -> None:
+    def begin(self, given: Sequence[tuple[str, Cell]]) -> list[Cell]:
+        """One commit for all that are given out together. Where one of them cannot be begun, because somebody has ended
+        it meanwhile or the disk is full, each is left to its own thread, which says why."""
+        claims = [
+            Claim(
+                cell.run.run_id,
+                unit,
+                dispatch.store_of(self._ledger, self._plan, cell.run.run_id, cell.run.attempts + 1),
+                self._plan.beside,
+            )
+            for unit, cell in given
+            if not cell.on_unit
+        ]
+        try:
+            begun = {each.run_id: each.number for each in self._ledger.begin_attempts(claims, SystemClock().now())}
+        except LedgerError:
+            begun = {}
+        return [replace(cell, attempt=begun.get(cell.run.run_id, 0)) for _, cell in given]
+
+    def carry_out(self, unit: PooledUnit, task: Cell, freed: Callable[[], None]) -> None:
         if task.on_unit:
-            dispatch.go_on(unit, task.run.run_id)
+            dispatch.go_on(unit, task.run.run_id, freed)
         else:
             plan = replace(self._plan, job=replace(self._plan.job, params=dict(task.run.params)))
-            dispatch.execute(unit, plan, check=False, run_id=task.run.run_id)
+            dispatch.execute(unit, plan, check=False, run_id=task.run.run_id, begun=task.attempt, freed=freed)
 
     def ended(self, task: Cell, error: BaseException | None) -> None:
+        self._tally.running -= 1
         if error is not None and not isinstance(error, CloudrunError):
             raise error  # a bug, or the interpreter's end
-        self._tally.running -= 1
         run = self._ledger.run(task.run.run_id)
         if isinstance(error, UnitGone) and run.state in ON_UNITS:  # nobody came to it before its machine went
             self._recover(run, error)
@@ -136,11 +162,11 @@ class Cells:
         elif not is_terminal(run.state):
             self._tally.elsewhere += 1
             if not isinstance(error, Cancelled):  # it goes on on its machine, as do all the others there
-                self._observe(Note(f"cell {task.number} ({run.run_id}): {error}", "warning"))
+                self._observe(Note(f"{run.run_id}: {error}", "warning"))
         elif run.state is RunState.SUCCEEDED:
             self._succeeded(task, run)
         elif run.end_reason is EndReason.CANCELLED:
-            self._tally.failed += 1
+            self._tally.cancelled += 1
             self._over(run)
         else:
             self._failed(task, run)
@@ -163,7 +189,7 @@ class Cells:
 
     def _succeeded(self, task: Cell, run: RunRecord) -> None:
         self._tally.succeeded += 1
-        self._failures.success()
+        self.failures.success()
         took_s = run.timings.ship_s + run.timings.run_s + run.timings.pull_s
         self._took_s += took_s
         self._timed += 1
@@ -176,7 +202,7 @@ class Cells:
         """Its machine failed it: another one gets it, unless it has taken too many down."""
         if self._ledger.grid(self._grid_id).state is GridState.CANCELLED:  # its queue was emptied before this came back
             end_queued(self._ledger, run.run_id, CANCELLED)
-            self._tally.failed += 1
+            self._tally.cancelled += 1
             self._over(self._ledger.run(run.run_id))
             return
         ends = self._ends(run)
@@ -187,7 +213,7 @@ class Cells:
         if any(end in SUSPICIOUS for end in ends):
             self._suspects.add(task.number)
         if ends and error is not None and not isinstance(error, Cancelled):
-            self._observe(Note(f"cell {task.number} goes to another machine: {error}", "warning"))
+            self._observe(Note(f"{run.run_id} goes to another machine: {error}", "warning"))
         self._queue(task, run)
 
     def _failed(self, task: Cell, run: RunRecord) -> None:
@@ -197,15 +223,16 @@ class Cells:
         step = next_step(ends, retries=self._retries)
         again = self._another_run(task, run, ends) if step == "again" else None
         if again is not None:
-            self._observe(Note(f"cell {task.number} failed ({run.detail}); it is tried again", "warning"))
+            why = why_failed(self._ledger, run)
+            self._observe(Note(f"{run.run_id} failed ({why}); it is tried again", "warning"))
             self._queue(task, self._ledger.run(again.run_id))
         elif step == "quarantine":
-            self._observe(Note(f"cell {task.number} ({run.run_id}) is left out: {_too_many(ends)}", "warning"))
+            self._observe(Note(f"{run.run_id} is left out: {_too_many(ends)}", "warning"))
             self._quarantine(run)
         else:
             self._tally.failed += 1
-            self._failures.failure(_stderr(self._ledger, run) or run.detail)
-            self._stopped = self._failures.stop(keep_going=self._keep_going)
+            self.failures.failure(run.run_id, why_failed(self._ledger, run))
+            self._stopped = self.failures.stop(keep_going=self._keep_going)
             self._over(run)
 
     def _another_run(self, task: Cell, run: RunRecord, ends: Sequence[EndReason]) -> RunRecord | None:
@@ -234,7 +261,7 @@ class Cells:
         return before + [each.end_reason for each in self._ledger.attempts(run.run_id) if each.end_reason]
 
     def _queue(self, task: Cell, run: RunRecord) -> None:
-        self._turns.put_back(replace(task, run=run, on_unit=False))
+        self._turns.put_back(replace(task, run=run, on_unit=False, attempt=0))
 
 
 def _too_many(ends: Sequence[EndReason]) -> str:
@@ -242,13 +269,3 @@ def _too_many(ends: Sequence[EndReason]) -> str:
     if down >= UNITS_TAKEN_DOWN:
         return f"it was there when {down} machines went down, and is not tried on another"
     return f"its machines failed it {len(ends)} times, and it is not tried on another"
-
-
-def _stderr(ledger: Ledger, run: RunRecord) -> str:
-    """The last lines of what a run said before it failed."""
-    for artifact in run.artifacts:
-        if artifact.kind == "log" and artifact.path == "stderr.log":
-            with ledger.artifacts.open(artifact.sha256) as file:
-                file.seek(max(0, artifact.size - STDERR_BYTES))
-                return file.read().decode(errors="replace")
-    return ""
