@@ -11,6 +11,7 @@ from cloudrun.core.states import RunState
 from cloudrun.core.states import is_terminal as is_over
 from cloudrun.grids.cells import ON_UNITS, Tally
 from cloudrun.grids.grid import Finished
+from cloudrun.grids.machines import bill_of
 from cloudrun.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -58,7 +59,9 @@ def _tell_pulled(pulled: Pulled, ledger: Ledger, say: Callable[[str], None], *, 
         from cloudrun.cli.grid import document as grid_document
 
         tally = Tally(grid.cells, counts[RunState.SUCCEEDED], 0, failed, running=there)
-        print_json(grid_document(Finished(grid, tally, 0.0, "; ".join(pulled.problems)), ledger))
+        print_json(
+            grid_document(Finished(grid, tally, bill_of(ledger, grid.grid_id), "; ".join(pulled.problems)), ledger)
+        )
     if pulled.problems:
         return CleanupIncomplete.exit_code  # machines that may be billing
     return JobFailed.exit_code if failed else 0

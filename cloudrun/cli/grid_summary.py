@@ -7,6 +7,7 @@ from cloudrun.core.states import GridState
 from cloudrun.grids.grid import Finished
 from cloudrun.grids.machines import units_of
 from cloudrun.ledger import Ledger
+from cloudrun.plan.costs import AT_LIST_PRICES, usd_text
 
 RANKED = 10  # cells in the ranking at the end
 
@@ -21,8 +22,8 @@ def closing_lines(finished: Finished, ledger: Ledger) -> list[str]:
     lines = [f"{grid.grid_id} ({grid.name}) {grid.state}: {', '.join(counts)}"]
     if finished.why:
         lines.append(f"  why    {finished.why}")
-    if finished.spent_usd:
-        lines.append(f"  cost   ${finished.spent_usd:.4f} at list prices")
+    if bill := str(finished.bill):
+        lines.append(f"  cost   {bill}")
     lines += [f"  {line}" for line in _ranking(finished, ledger)]
     if grid.state is not GridState.DONE:
         more = ", with a higher --budget" if grid.budget_usd is not None and "budget" in finished.why else ""
@@ -52,8 +53,8 @@ def detached_lines(finished: Finished, ledger: Ledger) -> list[str]:
     counts += [f"{tally.failed} failed"] if tally.failed else []
     counts += [f"{tally.left} wait: {finished.why}" if finished.why else f"{tally.left} wait"] if tally.left else []
     lines += [f"  cells  {', '.join(counts)}"] if counts else []
-    if finished.spent_usd:
-        lines.append(f"  cost   ${finished.spent_usd:.4f} at list prices, at most")
+    if finished.most_usd:
+        lines.append(f"  cost   at most {usd_text(finished.most_usd)} {AT_LIST_PRICES}, with overhead")
     lines.append(
         f"  next   cloudrun attach {grid.grid_id}   (goes on with it to its end; from any folder of this project)"
     )

@@ -212,6 +212,8 @@ class UnitRecord:
     created_at: datetime
     ended_at: datetime | None = None
     end_reason: EndReason | None = None
+    stopped_at: datetime | None = None  # since when it is stopped, where it is
+    stopped_s: float = 0.0  # how long it was stopped before
 
 
 @dataclass(frozen=True)

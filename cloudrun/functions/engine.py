@@ -20,13 +20,14 @@ from cloudrun.core.settings import Settings
 from cloudrun.functions.calls import Calls
 from cloudrun.functions.packing import CALLS, Functions
 from cloudrun.functions.standing import Standing, Task
-from cloudrun.grids.grid import Wishes, check_money, limits_of, on_its_share, terms_of, write_costs
+from cloudrun.grids.grid import Wishes, check_money, limits_of, on_its_share, terms_of
 from cloudrun.grids.gridwork import GridWork
 from cloudrun.ledger import Ledger
 from cloudrun.pools.pool import Pool
 from cloudrun.runs.prepared import Prepared
 from cloudrun.runs.submit import with_data
 from cloudrun.units.clients import is_alive
+from cloudrun.units.costs import settle
 from cloudrun.units.leases import present
 from cloudrun.units.lifeline import LIFELINE
 from cloudrun.units.unit import ENDING_S
@@ -91,7 +92,7 @@ class Engine:
                     self._is_over = True
                 try:
                     self._do_the_rest()
-                    write_costs(self.ledger, self._pool)
+                    settle(self.ledger, self._pool.used)
                 finally:  # whatever has failed, nobody waits for ever
                     self._standing.close(self.error)
         except BaseException as error:  # noqa: BLE001

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -19,11 +18,11 @@ from cloudrun.grids.cancelling import end_left
 from cloudrun.grids.cells import ON_UNITS, Cells, Tally
 from cloudrun.grids.handing import HandedOut, hand_out
 from cloudrun.grids.inherited import Held, inherit
-from cloudrun.grids.machines import GRID_TAG, units_ever_of, units_of
-from cloudrun.grids.rows import batches, begin, fill, is_again, tally_of
+from cloudrun.grids.machines import GRID_TAG, bill_of, names_of, units_ever_of, units_of
+from cloudrun.grids.rows import begin, fill, is_again, tally_of
 from cloudrun.ledger import Ledger
 from cloudrun.plan import budget
-from cloudrun.plan.costs import Stay, shares
+from cloudrun.plan.costs import Bill
 from cloudrun.plan.estimate import Estimate, estimate
 from cloudrun.plan.expecting import Expectation
 from cloudrun.plan.grid import Grid
@@ -33,6 +32,7 @@ from cloudrun.pools.pool import Pool, QueueSlots
 from cloudrun.pools.work import Joined
 from cloudrun.runs.prepared import Job, Prepared
 from cloudrun.runs.submit import checked
+from cloudrun.units.costs import settle
 from cloudrun.units.leases import present
 from cloudrun.wiring import Cloud
 
@@ -57,12 +57,14 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Finished:
-    """A grid when its command returns. `why`: what kept it from being done; "" where it is."""
+    """A grid when its command returns. `bill`: of its machines. `why`: what kept it from being done; "" where it is.
+    `most_usd`: what machines that go on with it can cost until they power themselves off."""
 
     grid: GridRecord
     tally: Tally
-    spent_usd: float
+    bill: Bill
     why: str = ""
+    most_usd: float = 0.0
 
 
 Changed = Callable[[Tally, Pool | None], None]
@@ -125,11 +127,11 @@ def run_grid(
             try:
                 pool.run(run.cells, joined)
             finally:
-                write_costs(ledger, pool, run.grid_id)
+                settle(ledger, {*pool.used, *names_of(ledger, run.grid_id)})
         except BaseException as error:
             run.leave(error)
             raise
-        return run.finish(pool.why, pool.bill.ended_usd)
+        return run.finish(pool.why, pool.used)
 
 
 def _warn_of_money(joined: Joined, limits: Limits, grid_id: str, observe: Observer) -> None:
@@ -245,12 +247,12 @@ class GridRun:
         """Whether each of its cells is over."""
         return not (self.tally.left or self.tally.running or self.tally.elsewhere)
 
-    def finish(self, why_not: str = "", spent_usd: float = 0.0) -> Finished:
-        """Write down its end. `why_not`: what the pool says of cells that are left."""
+    def finish(self, why_not: str = "", used: Iterable[str] = ()) -> Finished:
+        """Write down its end. `why_not`: what the pool says of cells that are left; `used`: the units it had."""
         why = self.cells.stopped() or ("" if self.is_done else why_not)
         self._ledger.end_grid(self.grid_id, GridState.DONE if self.is_done else GridState.STOPPED, why)
         self.let_go()
-        return Finished(self._ledger.grid(self.grid_id), self.tally, spent_usd, why)
+        return Finished(self._ledger.grid(self.grid_id), self.tally, bill_of(self._ledger, self.grid_id, used), why)
 
     def leave_alone(self, handed: HandedOut) -> Finished:
         """Leave it to its machines, for whoever comes next; a grid that has nothing left to do is done."""
@@ -260,7 +262,8 @@ class GridRun:
         if not tally.left and not tally.running:
             self._ledger.end_grid(self.grid_id, GridState.DONE)
         self.let_go()
-        return Finished(self._ledger.grid(self.grid_id), tally, handed.most_usd, handed.why)
+        grid = self._ledger.grid(self.grid_id)
+        return Finished(grid, tally, bill_of(self._ledger, self.grid_id), handed.why, handed.most_usd)
 
     def let_go(self) -> None:
         """Whoever comes next may go on with it, while this process lives on."""
@@ -357,25 +360,3 @@ def _estimate(run: GridRun, settings: Settings, limits: Limits, terms: Callable[
         dearest_usd_per_hour=max((terms(name).usd_per_hour for name in settings.fallback_types), default=0.0),
         spent_usd=run.ended_usd(terms),
     )
-
-
-def write_costs(ledger: Ledger, pool: Pool, grid_id: str = "") -> None:
-    """What each run cost of the units that it was on: worth knowing, and no reason for anything to fail. `grid_id`: of
-    the grid whose earlier units count as well, those of a client that was killed before it could do this."""
-    with suppress(CloudrunError):
-        used = {*pool.used, *(unit.instance_id for unit in units_ever_of(ledger, grid_id))}
-        cells = {attempt.run_id for attempt in ledger.attempts_on(used)}
-        units = {attempt.instance_id for attempt in ledger.attempts_of(cells)}
-        stays: dict[str, list[Stay]] = defaultdict(list)
-        for attempt in ledger.attempts_on(units):
-            ended = (attempt.ended_at or SystemClock().now()).timestamp()
-            stays[attempt.instance_id].append((attempt.run_id, attempt.started_at.timestamp(), ended))
-        cost: dict[str, float] = defaultdict(float)
-        for instance_id, each in stays.items():
-            price = pool.terms(ledger.unit(instance_id).instance_type).usd_per_hour
-            for run_id, usd in shares(price, each).items():
-                cost[run_id] += usd
-        for batch in batches(cells.intersection(cost)):
-            with ledger.together():
-                for run_id in batch:
-                    ledger.set_cost(run_id, cost[run_id])

@@ -13,6 +13,7 @@ from cloudrun.core.errors import LedgerError, NotFound
 from cloudrun.core.records import CellRecord, GridRecord, RunRecord
 from cloudrun.core.states import GRID, GridState, RunState, is_terminal
 from cloudrun.ledger.database import Database
+from cloudrun.ledger.history import ITS_OWN
 from cloudrun.ledger.rows import (
     as_json,
     cell_record,
@@ -27,7 +28,6 @@ from cloudrun.ledger.rows import (
     text,
 )
 
-_ITS_OWN = ("ship_s", "run_s", "pull_s")  # what a run takes on a machine that is there
 GRID_IDS = ("g-",)  # what their ids begin with
 _REPLACED = (RunState.FAILED, RunState.CANCELLED, RunState.LOST)  # such a cell may be tried again, as another run
 
@@ -217,7 +217,7 @@ class Grids:
                 (str(RunState.SUCCEEDED), 10 * limit, script, limit),  # what is older than others' runs is too old
             ).fetchall()
         found = [(json.loads(params), json.loads(timings)) for params, timings in rows]
-        return [(params, sum(took.get(name, 0.0) for name in _ITS_OWN)) for params, took in found]
+        return [(params, sum(took.get(name, 0.0) for name in ITS_OWN)) for params, took in found]
 
     def runs_by_cell(self, keys: Iterable[str]) -> dict[str, tuple[str, RunState]]:
         """For each cell key that some run has, of whatever grid: the newest that succeeded, else the newest that is

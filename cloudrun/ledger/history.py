@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ from cloudrun.ledger.rows import (
 from cloudrun.ledger.run import Run
 
 RUN_IDS = ("r-", "run-")  # what their ids begin with
+ITS_OWN = ("ship_s", "run_s", "pull_s")  # what a run takes on a machine that is there
 UNFINISHED = tuple(state for state in RunState if not is_terminal(state))
 
 
@@ -272,6 +274,17 @@ class History:
                 [as_json(list(run_ids))],
             )
             return [attempt_record(row) for row in rows]
+
+    def took(self, run_ids: Iterable[str]) -> dict[str, float]:
+        """How many seconds the shipping, running and pulling of those runs took, of each that was over in one try."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                """SELECT run_id, timings FROM runs
+                WHERE run_id IN (SELECT value FROM json_each(?)) AND ended_at IS NOT NULL AND attempts = 1""",
+                [as_json(list(run_ids))],
+            )
+            timings = [(row["run_id"], json.loads(row["timings"])) for row in rows]
+        return {run_id: sum(took.get(name, 0.0) for name in ITS_OWN) for run_id, took in timings}
 
     def attempts_on(self, instance_ids: Iterable[str]) -> list[AttemptRecord]:
         """Everything that was tried on those units, whatever it was of; as it began."""

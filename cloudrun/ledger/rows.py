@@ -109,6 +109,8 @@ def unit_record(row: sqlite3.Row) -> UnitRecord:
         created_at=utc_time(row["created_at"]),
         ended_at=optional_time(row["ended_at"]),
         end_reason=optional_reason(row["end_reason"]),
+        stopped_at=optional_time(row["stopped_at"]),
+        stopped_s=row["stopped_s"],
     )
 
 

@@ -209,6 +209,17 @@ MIGRATIONS = (
             "CREATE INDEX runs_by_grid ON runs (grid_id) WHERE grid_id IS NOT NULL",
         ),
     ),
+    Migration(
+        "0005 runs by script, attempts by unit, how long units were stopped",
+        (
+            "ALTER TABLE units ADD COLUMN stopped_at TEXT",  # since when it is
+            "ALTER TABLE units ADD COLUMN stopped_s REAL NOT NULL DEFAULT 0",  # and how long it was before
+            "CREATE INDEX runs_by_script ON runs (script, created_at, run_id)",
+            """CREATE INDEX runs_with_metric_by_script ON runs (script, created_at, run_id, metric)
+            WHERE state = 'succeeded' AND metric IS NOT NULL""",
+            "CREATE INDEX attempts_by_unit ON attempts (instance_id, started_at)",
+        ),
+    ),
 )
 
 
