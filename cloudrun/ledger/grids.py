@@ -10,6 +10,7 @@ from typing import Any
 
 from cloudrun.core.clock import utc_text
 from cloudrun.core.errors import LedgerError, NotFound
+from cloudrun.core.near import did_you_mean
 from cloudrun.core.records import CellRecord, GridRecord, RunRecord
 from cloudrun.core.states import GRID, GridState, RunState, is_terminal
 from cloudrun.ledger.database import Database
@@ -54,7 +55,13 @@ class Grids:
         with self._database.reading() as connection:
             grid_id = find_id(connection, "grids", "grid_id", GRID_IDS, reference)
             if grid_id is None:
-                raise NotFound(f"no grid {reference!r} in the ledger", next_step="cloudrun results")
+                rows = connection.execute(
+                    "SELECT name, grid_id FROM grids ORDER BY created_at DESC LIMIT 1000"
+                ).fetchall()
+                known = dict.fromkeys(word for row in rows for word in row)
+                raise NotFound(
+                    f"no grid {reference!r} in the ledger{did_you_mean(reference, known)}", next_step="cloudrun results"
+                )
             return _grid(connection, grid_id)
 
     def grids(self, *, limit: int | None = None, states: Sequence[GridState] = tuple(GridState)) -> list[GridRecord]:

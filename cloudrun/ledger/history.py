@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from cloudrun.core.clock import utc_text
 from cloudrun.core.errors import LedgerError, NotFound
+from cloudrun.core.near import nearest
 from cloudrun.core.records import Artifact, AttemptRecord, Passport, RunRecord, Timings, Usage
 from cloudrun.core.states import RUN, EndReason, RunState, UnitState, is_terminal
 from cloudrun.ledger.artifacts import ArtifactStore
@@ -335,10 +336,8 @@ def _move(
 
 
 def _no_such_run(connection: sqlite3.Connection, reference: str) -> NotFound:
-    from difflib import get_close_matches  # only when something went wrong
-
     newest = connection.execute("SELECT run_id, name FROM runs ORDER BY created_at DESC LIMIT 1000").fetchall()
     known = dict.fromkeys(word for row in newest for word in (row["name"], row["run_id"]))
-    near = get_close_matches(reference, known, n=3)
+    near = nearest(reference, known, 3)
     hint = f"; near: {', '.join(near)}" if near else ""
     return NotFound(f"no run {reference!r} in the ledger{hint}", next_step="`cloudrun results` lists what there is")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from cloudrun.core.clock import utc_text
 from cloudrun.core.errors import NotFound, UsageError
+from cloudrun.core.near import nearest
 from cloudrun.core.records import Artifact, RunRecord
 from cloudrun.ledger.artifacts import ArtifactStore
 from cloudrun.ledger.models import is_model, load_model
@@ -137,9 +138,9 @@ class Run(RunRecord):
         return models[0]
 
     def _no_artifact(self, name: str) -> NotFound:
-        from difflib import get_close_matches  # only when something went wrong
-
-        near = get_close_matches(name, [artifact.path for artifact in self.artifacts], n=3)
+        paths = [artifact.path for artifact in self.artifacts]
+        by_name = {path.rpartition("/")[2]: path for path in paths}  # who types a file's name may mistype that
+        near = nearest(name, paths, 3) or [by_name[each] for each in nearest(name, by_name, 3)]
         hint = f"; near: {', '.join(near)}" if near else ""
         return NotFound(f"run {self.run_id} has no artifact {name!r}{hint}", next_step=self._look())
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from cloudrun.plan import budget
 
 AT_LIST_PRICES = "at list prices"
-ONLY_EC2_WOULD = "what EC2 would have charged: nobody charges for the sandbox"
+ONLY_EC2_WOULD = "sandbox: what EC2 would have charged"
 
 
 @dataclass(frozen=True)

@@ -405,7 +405,7 @@ def test_show_tells_all_of_one_run(ledger: Ledger, ended: Made, capsys: pytest.C
     run_id = ended("digits", {"accuracy": 0.5}, files={"out/model.joblib": "x" * 1500}, params={"C": 0.1})
     assert run(["show", run_id]) == 0
     shown = capsys.readouterr().out
-    for expected in ("train.py", "succeeded", "C=0.1", "accuracy 0.5", "out/model.joblib", "1.5 kB", "run 2.2 s"):
+    for expected in ("train.py", "succeeded", "C = 0.1", "accuracy 0.5", "out/model.joblib", "1.5 kB", "2.2 s"):
         assert expected in shown
     whole = document(capsys, "show", "digits", "--json")
     assert whole["run_id"] == run_id
