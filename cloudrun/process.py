@@ -18,7 +18,7 @@ from cloudrun.core.errors import UsageError
 from cloudrun.core.events import Event, Note, Observer, Output
 from cloudrun.core.records import CommandResult, OnExit
 from cloudrun.ledger import Ledger, Run
-from cloudrun.runs import prepared
+from cloudrun.runs import prepared, provenance
 from cloudrun.runs.machine import Machine
 from cloudrun.runs.submit import place_of, with_data
 from cloudrun.units.lifeline import LIFELINE
@@ -103,6 +103,7 @@ class Unit:
         settings = config.changed(unit.settings, given_keywords(given))
         plan = prepared.prepare(job, settings, unit.ledger, unit.image.architecture, unit.observe)
         plan = with_data(plan, unit.cloud, unit.observe)
+        provenance.keep(plan, unit.ledger)
         with self._turn:
             return self._machine.carry_through(plan, check=check)
 

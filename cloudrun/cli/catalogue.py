@@ -22,6 +22,12 @@ COMMANDS = (
     ),
     Command("results", "cloudrun.cli.results:results", "rank the runs, best first", "cloudrun results"),
     Command("show", "cloudrun.cli.show:show", "one run in full, or its logs", "cloudrun show RUN --log"),
+    Command(
+        "compare",
+        "cloudrun.cli.compare:compare",
+        "runs side by side: what differs, their code too",
+        "cloudrun compare RUN RUN",
+    ),
     Command("get", "cloudrun.cli.show:get", "copy a file of a run out", "cloudrun get RUN model.joblib"),
     Command(
         "report",

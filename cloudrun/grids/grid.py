@@ -30,6 +30,7 @@ from cloudrun.plan.pricing import usd_per_hour, vcpus
 from cloudrun.plan.scheduling import Backlog, Limits, Terms, decide, least_life_s
 from cloudrun.pools.pool import Pool, QueueSlots
 from cloudrun.pools.work import Joined
+from cloudrun.runs import provenance
 from cloudrun.runs.prepared import Job, Prepared
 from cloudrun.runs.submit import checked
 from cloudrun.units.costs import settle
@@ -167,6 +168,7 @@ class GridRun:
         self._settings = settings = plan.settings
         self._client_id = client_id
         self._observe = observe
+        provenance.keep(plan, ledger)
         with ledger.together():  # two processes that begin it at the same moment are one after the other
             record, former = begin(
                 plan,

@@ -124,7 +124,7 @@ class Run(RunRecord):
             "cost_usd": self.cost_usd,
             "grid_id": self.grid_id,
         }
-        return {name: _finite(value) for name, value in document.items()}
+        return {name: finite(value) for name, value in document.items()}
 
     def _only_model(self) -> Artifact:
         models = [artifact for artifact in self.artifacts if artifact.kind == "output" and is_model(artifact.path)]
@@ -154,12 +154,12 @@ def _several(what: str, artifacts: list[Artifact]) -> UsageError:
     return UsageError(f"several {what}: {paths}{more}", next_step="name one by its path")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """`value` without the numbers that JSON does not have."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, Mapping):
-        return {str(name): _finite(each) for name, each in value.items()}
+        return {str(name): finite(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
+        return [finite(each) for each in value]
     return value

@@ -210,8 +210,18 @@ MIGRATIONS = (
         ),
     ),
     Migration(
-        "0005 runs by script, attempts by unit, how long units were stopped",
+        "0005 what runs were made of, how long units were stopped, runs by script",
         (
+            """CREATE TABLE code_files (
+                code_digest TEXT NOT NULL,
+                path TEXT NOT NULL,
+                size INTEGER NOT NULL,
+                sha256 TEXT NOT NULL,
+                PRIMARY KEY (code_digest, path)
+            ) WITHOUT ROWID""",
+            "CREATE INDEX code_by_content ON code_files (sha256)",
+            "CREATE INDEX runs_by_code ON runs (code_digest)",
+            "CREATE TABLE environments (fingerprint TEXT PRIMARY KEY, environment TEXT NOT NULL) WITHOUT ROWID",  # JSON
             "ALTER TABLE units ADD COLUMN stopped_at TEXT",  # since when it is
             "ALTER TABLE units ADD COLUMN stopped_s REAL NOT NULL DEFAULT 0",  # and how long it was before
             "CREATE INDEX runs_by_script ON runs (script, created_at, run_id)",

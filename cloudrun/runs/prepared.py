@@ -54,6 +54,7 @@ class Prepared:
     search_path: tuple[str, ...] = ()  # folders below the root, beside the script's own, that its modules come from
     third_party: tuple[str, ...] = ()  # dotted names of what it imports
     data: tuple[DataSet, ...] = ()
+    code: tuple[str, ...] = ()  # what `code_digest` digests: the script and the local modules it can import
     threads: int | None = None  # that a job is told to compute on; None leaves that to its libraries
 
 
@@ -72,7 +73,8 @@ def prepare(
     )
     digest, scan = _local_code(goods)
     third_party = tuple(module.name for module in scan.third_party)
-    return Prepared(job, goods, environment, settings, digest, scan.search_path, third_party)
+    code = tuple(scan.local_files)
+    return Prepared(job, goods, environment, settings, digest, scan.search_path, third_party, code=code)
 
 
 def submission(plan: Prepared) -> dict[str, Any]:

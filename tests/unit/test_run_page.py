@@ -66,7 +66,7 @@ def test_the_bars_of_its_phases_are_what_the_screen_can_show(encoding: str, soli
 
 def test_forty_columns_are_enough() -> None:
     lines = shown(width=40)
-    assert max(map(len, lines)) <= 40
+    assert max(map(len, lines[:-1])) <= 40, "but for the command, which is to be copied"
     assert "charged)" in "\n".join(lines)
 
 
