@@ -416,7 +416,7 @@ import sys
 from pathlib import Path
 from cloudrun import Ledger, config
 from cloudrun.core.events import nobody
-from cloudrun.grids import Wishes, run_grid
+from cloudrun.grids.grid import Wishes, run_grid
 from cloudrun.plan.grid import make_grid
 from cloudrun.runs.prepared import Job
 
