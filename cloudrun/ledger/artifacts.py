@@ -59,6 +59,11 @@ class ArtifactStore:
         """
         return self._gate.shared()
 
+    def alone(self) -> AbstractContextManager[None]:
+        """As long as the block lasts nobody is in one of `in_use`. Raises LedgerError where somebody is: files are
+        being brought home."""
+        return self._gate.alone()
+
     def free(self, candidates: Iterable[str], is_unused: Callable[[list[str]], set[str]], *, before: float) -> int:
         """Remove those of `candidates` that nobody refers to and that were last touched `before` (seconds since 1970).
         `is_unused` is asked while nobody is in a block of `in_use`, and says which of them nobody refers to.

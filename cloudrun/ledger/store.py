@@ -16,11 +16,12 @@ from cloudrun.ledger.home import DATABASE, FOLDER, KEYS, create_database, create
 from cloudrun.ledger.identity import settle
 from cloudrun.ledger.names import Names
 from cloudrun.ledger.provenance import Provenance
+from cloudrun.ledger.removing import Removing
 from cloudrun.ledger.results import Results
 from cloudrun.ledger.schema import migrate
 
 
-class Ledger(Fleet, History, Grids, Results, Names, Provenance):
+class Ledger(Fleet, History, Grids, Results, Names, Provenance, Removing):
     """What was launched, what ran and what came of it: `Ledger().ranking("accuracy")`.
 
     `project` None finds the project of the working directory. Nothing is written before the first use. One Ledger may
