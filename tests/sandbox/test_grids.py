@@ -429,6 +429,7 @@ run_grid(Job(Path("cell.py")), make_grid({"n": [1, 2, 3, 4, 5, 6]}), config.load
 """
 
 
+@pytest.mark.slow
 def test_a_face_that_breaks_again_and_again_leaves_no_machine_and_no_thread(
     project: Project, nothing_left: Nothing
 ) -> None:
