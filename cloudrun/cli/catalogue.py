@@ -44,6 +44,7 @@ COMMANDS = (
     Command("rm", "cloudrun.cli.removing:rm", "forget runs that are over", "cloudrun rm RUN"),
     Command("gc", "cloudrun.cli.removing:gc", "free what nothing refers to", "cloudrun gc --dry-run"),
     Command("units", "cloudrun.cli.units:units", "the machines that are alive", "cloudrun units"),
+    Command("ssh", "cloudrun.cli.ssh:ssh", "a shell on a machine", "cloudrun ssh RUN"),
     Command("reap", "cloudrun.cli.units:reap", "end the machines that nobody needs", "cloudrun reap --dry-run"),
     Command(
         "sandbox", "cloudrun.cli.sandbox:app", "the region on localhost, to try everything", "cloudrun sandbox status"

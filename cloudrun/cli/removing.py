@@ -59,6 +59,7 @@ def rm(
     with closing(Ledger()) as ledger:
         grids = [ledger.grid(each) for each in runs if each.startswith("g-")]
         found = {run.run_id: run for run in (ledger.run(each) for each in runs if not each.startswith("g-"))}
+        ledger.check_over(found)
         for grid in grids:
             print(f"  {grid.grid_id} ({printable(grid.name)}): {grid.cells} cells, {grid.state}", file=sys.stderr)
         for run in list(found.values())[:NAMED]:

@@ -35,6 +35,12 @@ class Removing:
                     connection.execute(f"DELETE FROM {table} WHERE run_id = ?", [run_id])  # noqa: S608
                 connection.execute("DELETE FROM runs WHERE run_id = ?", [run_id])
 
+    def check_over(self, run_ids: Iterable[str]) -> None:
+        """Raises what `remove_runs` would."""
+        with self._database.reading() as connection:
+            for run_id in run_ids:
+                _check_over(connection, run_id)
+
     def remove_grid(self, grid_id: str) -> list[str]:
         """Forget a grid, and of its cells those that no other grid has; returns their ids. Raises as `remove_runs`."""
         with self._database.writing() as connection:
