@@ -178,6 +178,7 @@ def test_a_cell_of_a_grid_that_goes_on_stays_and_a_grid_goes_with_its_own_cells(
 
 BRINGS = """
 import hashlib, random, sys, time
+from pathlib import Path
 from datetime import UTC, datetime
 from cloudrun.core.records import Artifact, FileEntry, RunRecord, Timings
 from cloudrun.core.states import EndReason, RunState
@@ -185,10 +186,10 @@ from cloudrun.ledger import Ledger
 
 # As `runs.homecoming`: what is here already is not fetched. A few contents that many runs make, and each run is removed
 # soon again: so files go out of use all the time, while others come to rely on them.
-ledger, name, end = Ledger(sys.argv[1]), sys.argv[2], time.monotonic() + float(sys.argv[3])
+ledger, name, enough = Ledger(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
 rng, number, store = random.Random(name), 0, ledger.artifacts
 mine = []
-while time.monotonic() < end:
+while not enough.exists():
     number += 1
     run_id, now = f"run-{name}-{number:06}", datetime.now(UTC)
     contents = [b"content %d" % rng.randrange(6) for _ in range(3)]
@@ -228,10 +229,16 @@ while True:
 
 
 @pytest.fixture
-def bringing(project: Ledger) -> Iterator[list[subprocess.Popen[str]]]:
+def enough(tmp_path: Path) -> Path:
+    """Where it is, those who bring files home come to an end."""
+    return tmp_path / "enough"
+
+
+@pytest.fixture
+def bringing(project: Ledger, enough: Path) -> Iterator[list[subprocess.Popen[str]]]:
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", BRINGS, str(project.project), name, "4"],
+            [sys.executable, "-c", BRINGS, str(project.project), name, str(enough)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for name in ("a", "b")
@@ -243,10 +250,11 @@ def bringing(project: Ledger) -> Iterator[list[subprocess.Popen[str]]]:
 
 
 def test_no_result_is_lost_to_a_process_that_frees_files_whenever_it_is_killed(
-    project: Ledger, bringing: list[subprocess.Popen[str]]
+    project: Ledger, bringing: list[subprocess.Popen[str]], enough: Path
 ) -> None:
-    rng, freed_bytes = random.Random(7), 0
-    while any(process.poll() is None for process in bringing):
+    rng, freed_bytes, killed, end = random.Random(7), 0, 0, time.monotonic() + 120
+    while (killed < 8 or not freed_bytes) and time.monotonic() < end:
+        killed += 1
         freeing = subprocess.Popen(
             [sys.executable, "-c", FREES, str(project.project)], stdout=subprocess.PIPE, text=True
         )
@@ -256,10 +264,11 @@ def test_no_result_is_lost_to_a_process_that_frees_files_whenever_it_is_killed(
         freeing.send_signal(signal.SIGKILL)
         rest, _ = freeing.communicate()
         freed_bytes += sum(int(line) for line in rest.split() if line.isdigit())
+    enough.touch()
     for process in bringing:
         said, problems = process.communicate()
         assert process.returncode == 0, problems
-        assert int(said) > 5
+        assert int(said) > 0
     assert freed_bytes > 0, "nothing was ever freed: this would prove nothing"
     for run in project.runs():
         for artifact in run.artifacts:
