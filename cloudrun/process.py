@@ -13,7 +13,7 @@ from threading import Lock
 from types import TracebackType
 from typing import Any
 
-from cloudrun import config, wiring
+from cloudrun import config, notebook, wiring
 from cloudrun.core.errors import UsageError
 from cloudrun.core.events import Event, Note, Observer, Output
 from cloudrun.core.records import CommandResult, OnExit
@@ -145,7 +145,8 @@ class process_unit:  # noqa: N801 - used like a function: `with process_unit() a
 
     Keywords override what `cloudrun.toml` and `CLOUDRUN_*` say; the same names mean the same in all three. Durations
     are seconds or text such as "4h". `instance_id` joins a unit that was kept or stopped instead of launching one.
-    `observe` is called with `cloudrun.core.events`; by default the job's output goes to `sys.stdout` and `sys.stderr`.
+    `observe` is called with `cloudrun.core.events`; by default the job's output goes to `sys.stdout` and `sys.stderr`,
+    and in a notebook one line says what the machine does.
 
     Whatever ends the block (its last line, an exception, Ctrl-C, SIGTERM) ends the machine, and surfaces unchanged.
     Raises UsageError before anything is launched, CredentialsError, CapacityError, LaunchError, CleanupIncomplete.
@@ -188,7 +189,7 @@ class process_unit:  # noqa: N801 - used like a function: `with process_unit() a
     def __enter__(self) -> Unit:
         ledger = Ledger(self._project)
         settings = config.load(ledger.project, self._given, origin="keyword")
-        observe = self._observe or write_output
+        observe = self._observe or (notebook.Watcher() if notebook.in_notebook() else write_output)
         if self._instance_id is not None:
             cloud = place_of(ledger, self._instance_id, settings.profile)
         else:

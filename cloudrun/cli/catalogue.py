@@ -41,6 +41,9 @@ COMMANDS = (
     Command("cancel", "cloudrun.cli.runs:cancel", "end a run, bring home what it has", "cloudrun cancel RUN"),
     Command("pull", "cloudrun.cli.runs:pull", "bring home outputs that wait elsewhere", "cloudrun pull RUN"),
     Command("extend", "cloudrun.cli.runs:extend", "give a machine more time", "cloudrun extend RUN 2h"),
+    Command(
+        "export", "cloudrun.cli.export:export", "a run as plain files, or runs to MLflow", "cloudrun export RUN DIR"
+    ),
     Command("rm", "cloudrun.cli.removing:rm", "forget runs that are over", "cloudrun rm RUN"),
     Command("gc", "cloudrun.cli.removing:gc", "free what nothing refers to", "cloudrun gc --dry-run"),
     Command("units", "cloudrun.cli.units:units", "the machines that are alive", "cloudrun units"),

@@ -23,6 +23,7 @@ from cloudrun.functions.standing import Standing, Task
 from cloudrun.grids.grid import Wishes, check_money, limits_of, on_its_share, terms_of
 from cloudrun.grids.gridwork import GridWork
 from cloudrun.ledger import Ledger
+from cloudrun.plan.costs import AT_LIST_PRICES, usd_text
 from cloudrun.pools.pool import Pool
 from cloudrun.runs.prepared import Prepared
 from cloudrun.runs.submit import with_data
@@ -123,6 +124,19 @@ class Engine:
     def is_ours(self) -> bool:
         """False in a forked child: the thread, the connections and the machines are the parent's."""
         return self._pid == os.getpid()
+
+    def facts(self) -> dict[str, str]:
+        """For people: how it stands."""
+        pool = self._pool
+        backlog = pool.backlog
+        states = [hand.state for hand in list(pool.hands.values())]
+        alive = ", ".join(f"{states.count(word)} {word}" for word in dict.fromkeys(states))
+        return {
+            "is": f"{backlog.running} running, {backlog.queued} waiting",
+            "machines now": alive or "none",
+            "cost so far": f"{usd_text(pool.spent_usd)} {AT_LIST_PRICES}, runs and overhead",
+            "why": pool.why or str(self.error or ""),
+        }
 
     @property
     def has_machines(self) -> bool:

@@ -43,18 +43,21 @@ class Provenance:
                     [(code_digest, text(each.path), each.size, each.sha256) for each in entries],
                 )
 
-    def code(self, code_digest: str) -> dict[str, str]:
-        """The files of that code by path; nothing where they were not kept (any more)."""
+    def code_files(self, code_digest: str) -> dict[str, str]:
+        """Digests of the files of that code by path; nothing where they were not kept (any more)."""
         with self._database.reading() as connection:
             rows = connection.execute(
                 "SELECT path, sha256 FROM code_files WHERE code_digest = ? ORDER BY path", [code_digest]
             ).fetchall()
+        found = {str(row["path"]): str(row["sha256"]) for row in rows}
+        return found if all(map(self._artifacts.has, found.values())) else {}
+
+    def code(self, code_digest: str) -> dict[str, str]:
+        """As `code_files`, their text; bytes that are no UTF-8 as U+FFFD."""
         found: dict[str, str] = {}
-        for row in rows:
-            if not self._artifacts.has(row["sha256"]):
-                return {}
-            with self._artifacts.open(row["sha256"]) as file:
-                found[row["path"]] = file.read().decode("utf-8", "replace")
+        for path, sha256 in self.code_files(code_digest).items():
+            with self._artifacts.open(sha256) as file:
+                found[path] = file.read().decode("utf-8", "replace")
         return found
 
     def keep_environment(self, environment: Environment) -> None:

@@ -14,7 +14,7 @@ from cloudrun.ledger.artifacts import ArtifactStore
 from cloudrun.ledger.database import Database
 from cloudrun.ledger.names import of_script
 from cloudrun.ledger.rows import run_records, text
-from cloudrun.ledger.run import Run
+from cloudrun.ledger.run import Ranking, Run
 from cloudrun.plan.filters import PER_USD, Column, Comparison, Value, parse_column
 from cloudrun.plan.ranking import better_is_smaller
 
@@ -59,12 +59,12 @@ class Results:
         with self._database.reading() as connection:
             metric = metric or self.primary_metric(grid_id, script=script)
             if metric is None:
-                return []
+                return Ranking()
             if minimize is None:
                 minimize = self.direction(metric, script=script)
             condition = _condition((), script)
             records = run_records(connection, _ranked(connection, grid_id, metric, minimize, condition, limit))
-        return [Run.of(record, self._artifacts) for record in records]
+        return Ranking(Run.of(record, self._artifacts) for record in records)
 
     def best(self, grid_id: str, metric: str | None = None, minimize: bool | None = None) -> Run | None:
         """The best cell of a grid so far; None where none has that score."""

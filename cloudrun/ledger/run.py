@@ -14,6 +14,7 @@ from cloudrun.core.near import nearest
 from cloudrun.core.records import Artifact, RunRecord
 from cloudrun.ledger.artifacts import ArtifactStore
 from cloudrun.ledger.models import is_model, load_model
+from cloudrun.plan.markup import ranking_html, run_html
 
 
 @dataclass(frozen=True, repr=False)
@@ -33,6 +34,9 @@ class Run(RunRecord):
     def __repr__(self) -> str:
         scores = "".join(f" {name}={value:.6g}" for name, value in self.scores.items())
         return f"<Run {self.run_id} {self.name} {self.state}{scores}>"
+
+    def _repr_html_(self) -> str:
+        return run_html(self)
 
     def __hash__(self) -> int:
         return hash(self.run_id)
@@ -146,6 +150,13 @@ class Run(RunRecord):
 
     def _look(self) -> str:
         return f"`cloudrun show {self.run_id}` lists what it has"
+
+
+class Ranking(list[Run]):
+    """Runs in their order, which a notebook shows as a table."""
+
+    def _repr_html_(self) -> str:
+        return ranking_html(self)
 
 
 def _several(what: str, artifacts: list[Artifact]) -> UsageError:
