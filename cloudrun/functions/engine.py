@@ -51,7 +51,10 @@ class Engine:
         self._done = threading.Event()
         self._lock = threading.RLock()  # an executor may be forgotten, and shut, in the middle of anything
         self._pid = os.getpid()
-        self.cloud = wiring.connect(settings.provider, settings.region, settings.profile)
+        # A warning, since the usual observer of a pool shows nothing else: it takes long, and would do so in silence.
+        self.cloud = wiring.connect(
+            settings.provider, settings.region, settings.profile, lambda words: observe(Note(words, "warning"))
+        )
         for note in self.cloud.notes:
             observe(Note(note))
         self.image = self.cloud.images.find(settings.instance_type, image_id=settings.image, user=settings.user)

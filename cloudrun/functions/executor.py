@@ -34,7 +34,7 @@ from cloudrun.plan.costs import AT_LIST_PRICES
 from cloudrun.plan.grid import Grid, check_cells, check_size, make_grid
 from cloudrun.plan.markup import pool_html
 from cloudrun.process import given_keywords
-from cloudrun.runs import prepared
+from cloudrun.runs import prepared, provenance
 from cloudrun.runs.prepared import Job
 from cloudrun.units.lifeline import LIFELINE
 
@@ -230,7 +230,8 @@ class process_pool(Executor):  # noqa: N801 - used like a function: `with proces
         the next time. `progress`: one line on `sys.stderr` says how far it is, by default in a notebook.
 
         Raises UsageError before anything is launched, also where another process goes on with the same grid. Where
-        cells are left in the end the iterator raises why: JobFailed where the first cells all failed in the same way.
+        cells are left in the end the iterator raises why: JobFailed (with the first one's run) where the first cells
+        all failed in the same way; and JobFailed after the last run where none has succeeded, unless `keep_going`.
         """
         made = grid if isinstance(grid, Grid) else make_grid(grid)
         check_size(made, yes=False)
@@ -240,8 +241,9 @@ class process_pool(Executor):  # noqa: N801 - used like a function: `with proces
             job = Job(Path(script), tuple(arguments), {}, name)
             plan = prepared.prepare(job, self._settings, self._ledger, engine.image.architecture, self._observe)
             plan, wishes = engine.finished(plan), replace(self._wishes, again=again)
+            provenance.keep(plan, self._ledger)
             begin = partial(GridRun, plan, made, wishes, self._ledger, engine.client_id, self._observe)
-            work = GridWork(self._ledger, begin)
+            work = GridWork(self._ledger, begin, keep_going=wishes.keep_going, observe=self._observe)
             engine.adopt(work)
         runs = work.runs(engine.tell)
         if not (notebook.in_notebook() if progress is None else progress):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
 from cloudrun.core.clock import SystemClock
@@ -16,10 +16,11 @@ from cloudrun.core.settings import Settings
 from cloudrun.core.states import GridState, RunState
 from cloudrun.grids.cancelling import end_left
 from cloudrun.grids.cells import ON_UNITS, Cells, Tally
+from cloudrun.grids.changed import changed_since, warning
 from cloudrun.grids.handing import HandedOut, hand_out
 from cloudrun.grids.inherited import Held, inherit
 from cloudrun.grids.machines import GRID_TAG, bill_of, names_of, units_ever_of, units_of
-from cloudrun.grids.rows import begin, fill, is_again, tally_of
+from cloudrun.grids.rows import begin, failed_of, fill, is_again, tally_of
 from cloudrun.ledger import Ledger
 from cloudrun.plan import budget
 from cloudrun.plan.costs import Bill
@@ -27,6 +28,7 @@ from cloudrun.plan.estimate import Estimate, estimate
 from cloudrun.plan.expecting import Expectation
 from cloudrun.plan.grid import Grid
 from cloudrun.plan.pricing import usd_per_hour, vcpus
+from cloudrun.plan.retrying import Failures
 from cloudrun.plan.scheduling import Backlog, Limits, Terms, decide, least_life_s
 from cloudrun.pools.pool import Pool, QueueSlots
 from cloudrun.pools.work import Joined
@@ -58,14 +60,16 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Finished:
-    """A grid when its command returns. `bill`: of its machines. `why`: what kept it from being done; "" where it is.
-    `most_usd`: what machines that go on with it can cost until they power themselves off."""
+    """A grid when its command returns. `bill`: of all machines that it ever had. `why`: what kept it from being done;
+    "" where it is."""
 
     grid: GridRecord
     tally: Tally
     bill: Bill
     why: str = ""
-    most_usd: float = 0.0
+    failures: Failures = field(default_factory=Failures)  # of this command
+    earlier_usd: float = 0.0  # of what was spent, on machines of earlier commands
+    most_usd: float = 0.0  # what machines that go on with it can cost until they power themselves off
 
 
 Changed = Callable[[Tally, Pool | None], None]
@@ -101,6 +105,7 @@ def run_grid(
     plan = on_its_share(plan, wishes, terms)
     with present(ledger, SystemClock()) as client_id:
         check_money(limits)
+        provenance.keep(plan, ledger)
         run = GridRun(plan, grid, wishes, ledger, client_id, observe, over, only)
 
         def make_pool(limits: Limits, terms: Callable[[str], Terms], queue_slots: QueueSlots = None) -> Pool:
@@ -123,6 +128,9 @@ def run_grid(
                 )
             pool = make_pool(limits, terms)
             joined = run.inherit(cloud, image)
+            if run.tally.running:
+                count, word = run.tally.running, "cell goes" if run.tally.running == 1 else "cells go"
+                observe(Note(f"{count} {word} on, on machines of an earlier command"))
             _warn_of_money(joined, limits, run.grid_id, observe)
             estimated(_estimate(run, settings, limits, terms))
             try:
@@ -132,7 +140,7 @@ def run_grid(
         except BaseException as error:
             run.leave(error)
             raise
-        return run.finish(pool.why, pool.used)
+        return run.finish(pool.why, pool.used, joined.spent_usd)
 
 
 def _warn_of_money(joined: Joined, limits: Limits, grid_id: str, observe: Observer) -> None:
@@ -168,7 +176,6 @@ class GridRun:
         self._settings = settings = plan.settings
         self._client_id = client_id
         self._observe = observe
-        provenance.keep(plan, ledger)
         with ledger.together():  # two processes that begin it at the same moment are one after the other
             record, former = begin(
                 plan,
@@ -189,6 +196,7 @@ class GridRun:
         try:
             taken = fill(record, plan, grid, ledger, again=is_again(record))
             self.tally = tally_of(record, ledger, taken)
+            self._warn_of_changes(plan)
             self.cells = Cells(
                 ledger, record.grid_id, plan, self.tally, observe,
                 retries=wishes.retries, keep_going=wishes.keep_going, over=over,
@@ -197,6 +205,13 @@ class GridRun:
         except BaseException as error:
             self.leave(error)
             raise
+
+    def _warn_of_changes(self, plan: Prepared) -> None:
+        """Data is what `--data` names: where a cell has read anything else, its result may be of what was there."""
+        if self.tally.taken and plan.beside:
+            changed, cells = changed_since(self._ledger, self.grid_id, self._ledger.beside(plan.beside))
+            if changed:
+                self._observe(Note(warning(changed, cells), "warning"))
 
     def inherit(self, cloud: Cloud, image: Image) -> Joined:
         """What dead clients have left of it, taken over."""
@@ -220,10 +235,7 @@ class GridRun:
             grid = self._ledger.grid(self.grid_id)
             if grid.client_id != self._client_id or grid.state is not GridState.OPEN:
                 return
-            done = self._ledger.counts(self.grid_id)[RunState.SUCCEEDED]
-            error.add_note(
-                f"{done} of {self.tally.cells} cells have succeeded; the same command goes on with {self.grid_id}"
-            )
+            error.add_note(f"{self._how_far()}; the same command goes on with {self.grid_id}")
             left = [
                 unit for unit in units_of(self._ledger, self.grid_id) if not unit.client_id and unit.on_exit == "keep"
             ]
@@ -235,6 +247,12 @@ class GridRun:
                 )
             self._ledger.end_grid(self.grid_id, GridState.STOPPED, str(error) or "the user interrupted it")
         self.let_go()
+
+    def _how_far(self) -> str:
+        counts = self._ledger.counts(self.grid_id)
+        others = {"failed": failed_of(counts), "cancelled while they ran": counts[RunState.CANCELLED]}
+        words = [f"{counts[RunState.SUCCEEDED]} of {self.tally.cells} cells have succeeded"]
+        return ", ".join([*words, *(f"{count} {word}" for word, count in others.items() if count)])
 
     def ended_usd(self, terms: Callable[[str], Terms]) -> float:
         """What its units that have ended have cost, in earlier sessions too."""
@@ -249,12 +267,13 @@ class GridRun:
         """Whether each of its cells is over."""
         return not (self.tally.left or self.tally.running or self.tally.elsewhere)
 
-    def finish(self, why_not: str = "", used: Iterable[str] = ()) -> Finished:
+    def finish(self, why_not: str = "", used: Iterable[str] = (), earlier_usd: float = 0.0) -> Finished:
         """Write down its end. `why_not`: what the pool says of cells that are left; `used`: the units it had."""
         why = self.cells.stopped() or ("" if self.is_done else why_not)
         self._ledger.end_grid(self.grid_id, GridState.DONE if self.is_done else GridState.STOPPED, why)
         self.let_go()
-        return Finished(self._ledger.grid(self.grid_id), self.tally, bill_of(self._ledger, self.grid_id, used), why)
+        bill = bill_of(self._ledger, self.grid_id, used)
+        return Finished(self._ledger.grid(self.grid_id), self.tally, bill, why, self.cells.failures, earlier_usd)
 
     def leave_alone(self, handed: HandedOut) -> Finished:
         """Leave it to its machines, for whoever comes next; a grid that has nothing left to do is done."""
@@ -265,7 +284,7 @@ class GridRun:
             self._ledger.end_grid(self.grid_id, GridState.DONE)
         self.let_go()
         grid = self._ledger.grid(self.grid_id)
-        return Finished(grid, tally, bill_of(self._ledger, self.grid_id), handed.why, handed.most_usd)
+        return Finished(grid, tally, bill_of(self._ledger, self.grid_id), handed.why, most_usd=handed.most_usd)
 
     def let_go(self) -> None:
         """Whoever comes next may go on with it, while this process lives on."""

@@ -210,7 +210,15 @@ MIGRATIONS = (
         ),
     ),
     Migration(
-        "0005 what runs were made of, how long units were stopped, runs by script",
+        "0005 what travelled beside the code",
+        (
+            # The state of the files that are shipped and are no part of what a run is: JSON, digests by path
+            "CREATE TABLE beside (name TEXT PRIMARY KEY, files TEXT NOT NULL) WITHOUT ROWID",
+            "ALTER TABLE attempts ADD COLUMN beside TEXT NOT NULL DEFAULT ''",  # '' where nobody wrote it down
+        ),
+    ),
+    Migration(
+        "0006 what runs were made of, how long units were stopped, runs by script",
         (
             """CREATE TABLE code_files (
                 code_digest TEXT NOT NULL,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cloudrun.ledger.artifacts import ArtifactStore
+from cloudrun.ledger.beside import Beside
 from cloudrun.ledger.database import Database
 from cloudrun.ledger.fleet import Fleet
 from cloudrun.ledger.frames import frame_of
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class Ledger(Fleet, History, Grids, Results, Names, Provenance, Removing):
+class Ledger(Fleet, History, Grids, Beside, Results, Names, Provenance, Removing):
     """What was launched, what ran and what came of it: `Ledger().ranking("accuracy")`.
 
     `project` None finds the project of the working directory. Nothing is written before the first use. One Ledger may
