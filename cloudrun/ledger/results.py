@@ -117,8 +117,13 @@ class Results:
                 ids = _sorted(connection, grid_id, _per_usd(order), True, condition, None, only_with_key=True)
             elif order.metric is None:
                 return {}
-            else:
+            elif where or script is None:
                 ids = _ranked(connection, grid_id, order.metric, order.minimize, condition, None)
+            else:  # an index alone says which runs are of a script: no row of theirs need be read
+                of_it, values = of_script(script)
+                its = set(_ids(connection, f"SELECT run_id FROM runs WHERE {of_it}", values))  # noqa: S608
+                ids = _ranked(connection, grid_id, order.metric, order.minimize, ("", []), None)
+                ids = [each for each in ids if each in its]
         return {run_id: place for place, run_id in enumerate(ids, 1)}
 
     def count(self, grid_id: str | None = None, *, script: str | None = None, where: Sequence[Comparison] = ()) -> int:

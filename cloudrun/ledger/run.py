@@ -14,7 +14,6 @@ from cloudrun.core.near import nearest
 from cloudrun.core.records import Artifact, RunRecord
 from cloudrun.ledger.artifacts import ArtifactStore
 from cloudrun.ledger.models import is_model, load_model
-from cloudrun.plan.markup import ranking_html, run_html
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,6 +35,8 @@ class Run(RunRecord):
         return f"<Run {self.run_id} {self.name} {self.state}{scores}>"
 
     def _repr_html_(self) -> str:
+        from cloudrun.plan.markup import run_html  # only in a notebook
+
         return run_html(self)
 
     def __hash__(self) -> int:
@@ -156,6 +157,8 @@ class Ranking(list[Run]):
     """Runs in their order, which a notebook shows as a table."""
 
     def _repr_html_(self) -> str:
+        from cloudrun.plan.markup import ranking_html
+
         return ranking_html(self)
 
 
