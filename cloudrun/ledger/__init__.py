@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cloudrun.ledger.run import Run
+from cloudrun.ledger.steps import Claim, End, Move
 from cloudrun.ledger.store import Ledger
 
-__all__ = ["Ledger", "Run"]
+__all__ = ["Claim", "End", "Ledger", "Move", "Run"]
