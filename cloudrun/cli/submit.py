@@ -15,6 +15,7 @@ from cloudrun.cli.parser import Json
 from cloudrun.cli.printing import print_json
 from cloudrun.cli.summary import closing_lines, detached_lines, exit_code
 from cloudrun.core.errors import UsageError, before_launch
+from cloudrun.units.costs import bill_of_run
 
 
 def submit(
@@ -349,7 +350,7 @@ def submit(
             early=taken(instance_id),
         )
         lines = detached_lines(run, ledger.unit(run.instance_id or "")) if detach else None
-        display.say("\n".join(lines or closing_lines(run, ledger.artifacts.path)))
+        display.say("\n".join(lines or closing_lines(run, ledger.artifacts.path, bill_of_run(ledger, run.run_id))))
         if as_json:
             print_json(run.to_dict())
         elif detach:

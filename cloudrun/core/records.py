@@ -269,6 +269,8 @@ class UnitRecord:
     ended_at: datetime | None = None
     end_reason: EndReason | None = None
     ssh_jump: str = ""  # as in its launch
+    stopped_at: datetime | None = None  # since when it is stopped, where it is
+    stopped_s: float = 0.0  # how long it was stopped before
 
 
 @dataclass(frozen=True)

@@ -20,16 +20,17 @@ from cloudrun.core.settings import Settings
 from cloudrun.functions.calls import Calls
 from cloudrun.functions.packing import CALLS, Functions
 from cloudrun.functions.standing import Standing, Task
-from cloudrun.grids.costs import write_costs
 from cloudrun.grids.grid import Wishes, check_money, limits_of, on_its_share, terms_of
 from cloudrun.grids.gridwork import GridWork
 from cloudrun.ledger import Ledger
+from cloudrun.plan.costs import AT_LIST_PRICES, mark, usd_text
 from cloudrun.pools.pool import Pool
 from cloudrun.runs.prepared import Prepared
 from cloudrun.runs.submit import with_data
 from cloudrun.units import launching
 from cloudrun.units.beforehand import say_beforehand, say_what_differs
 from cloudrun.units.clients import is_alive
+from cloudrun.units.costs import settle
 from cloudrun.units.leases import present
 from cloudrun.units.lifeline import LIFELINE
 from cloudrun.units.unit import ENDING_S
@@ -97,7 +98,7 @@ class Engine:
                     self._is_over = True
                 try:
                     self._do_the_rest()
-                    write_costs(self.ledger, self._pool)
+                    settle(self.ledger, self._pool.used)
                 finally:  # whatever has failed, nobody waits for ever
                     self._standing.close(self.error)
         except BaseException as error:  # noqa: BLE001
@@ -128,6 +129,19 @@ class Engine:
     def is_ours(self) -> bool:
         """False in a forked child: the thread, the connections and the machines are the parent's."""
         return self._pid == os.getpid()
+
+    def facts(self) -> dict[str, str]:
+        """For people: how it stands."""
+        pool, provider = self._pool, self.settings.provider
+        backlog = pool.backlog
+        states = [hand.state for hand in list(pool.hands.values())]
+        alive = ", ".join(f"{states.count(word)} {word}" for word in dict.fromkeys(states))
+        return {
+            "is": f"{backlog.running} running, {backlog.queued} waiting",
+            "machines now": alive or "none",
+            "cost so far": f"{usd_text(pool.spent_usd)} {AT_LIST_PRICES}, runs and overhead{mark(provider)}",
+            "why": pool.why or str(self.error or ""),
+        }
 
     @property
     def has_machines(self) -> bool:

@@ -111,6 +111,8 @@ def unit_record(row: sqlite3.Row) -> UnitRecord:
         ended_at=optional_time(row["ended_at"]),
         end_reason=optional_reason(row["end_reason"]),
         ssh_jump=row["ssh_jump"],
+        stopped_at=optional_time(row["stopped_at"]),
+        stopped_s=row["stopped_s"],
     )
 
 

@@ -56,6 +56,7 @@ class Prepared:
     search_path: tuple[str, ...] = ()  # folders below the root, beside the script's own, that its modules come from
     third_party: tuple[str, ...] = ()  # dotted names of what it imports
     data: tuple[DataSet, ...] = ()
+    code: tuple[str, ...] = ()  # what `code_digest` digests: the script and the local modules it can import
     beside: str = ""  # what the ledger calls the state of the files that travel beside its code
     threads: int | None = None  # that a job is told to compute on; None leaves that to its libraries
 
@@ -80,9 +81,10 @@ def prepare(
     )
     digest, scan = _local_code(goods)
     third_party = tuple(module.name for module in scan.third_party)
-    files = beside(goods, scan.local_files)
+    code = tuple(scan.local_files)
+    files = beside(goods, code)
     kept = ledger.keep_beside(files) if 0 < len(files) <= BESIDE_FILES else ""
-    return Prepared(job, goods, environment, settings, digest, scan.search_path, third_party, beside=kept)
+    return Prepared(job, goods, environment, settings, digest, scan.search_path, third_party, code=code, beside=kept)
 
 
 def beside(goods: Shipment, code: Collection[str]) -> dict[str, str]:

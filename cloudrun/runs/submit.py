@@ -12,7 +12,7 @@ from cloudrun.core.events import Note, Observer
 from cloudrun.core.records import Image
 from cloudrun.core.settings import Settings
 from cloudrun.ledger import Ledger, Run
-from cloudrun.runs import bucket, datasets, prepared
+from cloudrun.runs import bucket, datasets, prepared, provenance
 from cloudrun.runs.machine import Machine
 from cloudrun.runs.prepared import Job, Prepared
 from cloudrun.units import launching
@@ -46,6 +46,7 @@ def submit(
             if instance_id is not None and (early := early or early_login(ledger, instance_id)) is not None:
                 stack.enter_context(early)
             cloud, image, plan = checked(job, settings, ledger, observe, instance_id)
+            provenance.keep(plan, ledger)
         machine = Machine(
             lambda: open_unit(cloud, ledger, settings, observe, image=image, instance_id=instance_id, early=early),
             lambda: open_unit(cloud, ledger, settings, observe, image=None if instance_id else image),
