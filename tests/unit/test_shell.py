@@ -29,6 +29,14 @@ def test_openssh_understands_what_it_is_told(tmp_path: Path) -> None:
     assert (settings["hostkeyalias"], settings["identitiesonly"], settings["forwardagent"]) == ("i-1", "yes", "no")
 
 
+def test_a_machine_behind_a_jump_host_is_reached_through_it(tmp_path: Path) -> None:
+    target = SshTarget("10.0.0.7", 22, "ubuntu", tmp_path / "key", "ssh-ed25519 AAAA", jump="me@bastion:2222")
+    words = ssh_words(target, "i-1", tmp_path / "known_hosts")
+    shown = subprocess.run([*words[:1], "-G", *words[1:]], capture_output=True, text=True, check=True).stdout
+    (proxy,) = [line for line in shown.splitlines() if line.startswith("proxycommand ")]
+    assert proxy.endswith("-p 2222 -W '[%h]:%p' me@bastion")
+
+
 def test_a_command_is_a_text_for_the_shell_there_or_words() -> None:
     assert ssh_words(TARGET, "i-1", Path("k"), ["echo $HOME; id"])[-2:] == ["--", "echo $HOME; id"]
     assert ssh_words(TARGET, "i-1", Path("k"), ["echo", "$HOME it's"])[-1] == """echo '$HOME it'"'"'s'"""
