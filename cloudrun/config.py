@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import os
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from cloudrun.core.errors import ConfigError
 from cloudrun.core.settings import NAMES, Settings
+from cloudrun.plan.jumping import check_jump
 from cloudrun.plan.quantities import duration_s, size_bytes
+from cloudrun.plan.tagging import read_tags
 from cloudrun.plan.toml_lines import error_line, line_of, table_at
+from cloudrun.plan.volumes import VOLUME_TYPES
 
 # Read elsewhere, or set for jobs: variables of ours that are no settings.
 LEAST_LIMIT_BYTES = 1_000_000
-OTHER_VARIABLES = frozenset({"DEBUG", "SANDBOX_DIR", "SANDBOX_IDLE_S", "RUN_ID", "PARAMS"})
+_PATHS = frozenset({"playbook"})
+OTHER_VARIABLES = frozenset({"DEBUG", "INDEX_CREDENTIALS", "SANDBOX_DIR", "SANDBOX_IDLE_S", "RUN_ID", "PARAMS"})
 
 
 # -- one value -------------------------------------------------------------------------------------------------------
@@ -107,6 +114,55 @@ def _limit(value: object) -> int:
     return size
 
 
+def _aws_id(kind: str) -> Callable[[object], str]:
+    def read(value: object) -> str:
+        text = _text(value)
+        if not re.fullmatch(rf"{kind}-[0-9a-f]+", text):
+            raise ValueError(f"{text!r} is not an id, as in {kind}-0123456789abcdef0")
+        return text
+
+    return read
+
+
+def _index_url(value: object) -> str:
+    text = _text(value)
+    address = urlsplit(text)
+    if address.scheme not in ("http", "https") or not address.hostname or re.search(r"\s", text):
+        raise ValueError("it is no address of a package index, as in https://packages.example.com/simple")
+    if address.username is not None:
+        raise ValueError(
+            "it holds credentials, and settings are written down; leave them out, and put them into ~/.netrc or the"
+            " variable CLOUDRUN_INDEX_CREDENTIALS (user:password)"
+        )
+    return text
+
+
+def _packages(value: object) -> tuple[str, ...]:
+    names = _texts(value)
+    for name in names:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", name):  # Debian Policy Manual, 5.6.1
+            raise ValueError(f"{name!r} is not the name of a Debian package, as in libgomp1")
+    return names
+
+
+def _instance_profile(value: object) -> str:
+    text = _text(value)
+    if not re.fullmatch(r"(arn:aws[a-z-]*:iam::\d{12}:instance-profile/[\w+=,.@/-]+|[\w+=,.@-]{1,128})", text):
+        raise ValueError(f"{text!r} is neither the name nor the ARN of an instance profile")
+    return text
+
+
+def _network(value: object) -> str:
+    try:
+        return str(ipaddress.ip_network(_text(value)))
+    except ValueError as error:
+        raise ValueError(f"{value!r} is not a network, as in 203.0.113.0/24: {error}") from error
+
+
+def _jump(value: object) -> str:
+    return check_jump(_text(value))
+
+
 _READERS: Mapping[str, Callable[[object], object]] = {
     "provider": _one_of("sandbox", "aws"),
     "region": _text,
@@ -117,7 +173,22 @@ _READERS: Mapping[str, Callable[[object], object]] = {
     "user": _text,
     "spot": _switch,
     "max_price": _price,
+    "zone": _text,
+    "vpc": _aws_id("vpc"),
+    "subnet": _aws_id("subnet"),
+    "security_group": _aws_id("sg"),
+    "address": _one_of("public", "private"),
+    "ssh_from": _network,
+    "ssh_jump": _jump,
     "volume_gib": _count,
+    "volume_type": _one_of(*VOLUME_TYPES),
+    "volume_iops": _count,
+    "volume_throughput": _count,
+    "tags": read_tags,
+    "instance_profile": _instance_profile,
+    "index_url": _index_url,
+    "apt": _packages,
+    "playbook": _text,
     "deadline_s": _duration,
     "grace_s": _duration,
     "idle_s": _duration,
@@ -169,6 +240,11 @@ class Given:
     path: Path | None = None
     text: str = ""  # the whole file, to find the line when it is needed
     table: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """What a path in it is relative to: its file's folder, or where one stands."""
+        return Path.cwd() if self.path is None else self.path.parent
 
     @property
     def line(self) -> int | None:
@@ -226,6 +302,8 @@ def _read_layer(layer: Iterable[Given]) -> tuple[dict[str, Any], dict[str, Given
         try:
             _require_unit(given, field)
             values[field] = _READERS[field](given.value)
+            if field in _PATHS:  # also when one stands elsewhere later
+                values[field] = str(given.folder / Path(values[field]).expanduser())
         except ValueError as problem:
             raise given.error(f"{given.name}: {problem}", f"correct {given.name}, or leave it out") from problem
         origins[field] = given

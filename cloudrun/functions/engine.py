@@ -27,6 +27,8 @@ from cloudrun.plan.costs import AT_LIST_PRICES, mark, usd_text
 from cloudrun.pools.pool import Pool
 from cloudrun.runs.prepared import Prepared
 from cloudrun.runs.submit import with_data
+from cloudrun.units import launching
+from cloudrun.units.beforehand import say_beforehand, say_what_differs
 from cloudrun.units.clients import is_alive
 from cloudrun.units.costs import settle
 from cloudrun.units.leases import present
@@ -55,9 +57,9 @@ class Engine:
         self.cloud = wiring.connect(
             settings.provider, settings.region, settings.profile, lambda words: observe(Note(words, "warning"))
         )
-        for note in self.cloud.notes:
-            observe(Note(note))
-        self.image = self.cloud.images.find(settings.instance_type, image_id=settings.image, user=settings.user)
+        say_beforehand(self.cloud, settings, SystemClock().now(), observe)
+        self.image = launching.find_image(self.cloud, settings)
+        say_what_differs(self.cloud, settings, self.image, observe)
         self._terms = terms_of(wishes, settings, self.cloud.place.region)
         self._limits = limits_of(wishes, settings, self._terms)
         check_money(self._limits)

@@ -35,6 +35,7 @@ from cloudrun.pools.work import Joined
 from cloudrun.runs import provenance
 from cloudrun.runs.prepared import Job, Prepared
 from cloudrun.runs.submit import checked
+from cloudrun.units.beforehand import say_beforehand, say_what_differs
 from cloudrun.units.costs import settle
 from cloudrun.units.leases import present
 from cloudrun.wiring import Cloud
@@ -100,6 +101,8 @@ def run_grid(
     _check(wishes)
     with before_launch():
         cloud, image, plan = checked(job, settings, ledger, observe)
+        say_beforehand(cloud, settings, SystemClock().now(), observe)
+        say_what_differs(cloud, settings, image, observe)
     terms = terms_of(wishes, settings, cloud.place.region)
     limits = limits_of(wishes, settings, terms)
     plan = on_its_share(plan, wishes, terms)

@@ -24,7 +24,7 @@ from cloudrun.ledger.rows import (
 )
 
 UNSETTLED = (LaunchState.INTENDED, LaunchState.REQUESTED, LaunchState.UNRESOLVED)
-_UNITS = "SELECT units.*, provider, region, generation, ledger_id FROM units JOIN launches USING (launch_id)"
+_UNITS = "SELECT units.*, provider, region, generation, ledger_id, ssh_jump FROM units JOIN launches USING (launch_id)"
 
 
 class Fleet:

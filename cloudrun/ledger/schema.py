@@ -227,7 +227,11 @@ MIGRATIONS = (
         ),
     ),
     Migration(
-        "0007 what runs were made of, how long units were stopped, runs by script",
+        "0007 jump hosts",
+        ("ALTER TABLE launches ADD COLUMN ssh_jump TEXT NOT NULL DEFAULT ''",),
+    ),
+    Migration(
+        "0008 what runs were made of, how long units were stopped, runs by script",
         (
             """CREATE TABLE code_files (
                 code_digest TEXT NOT NULL,

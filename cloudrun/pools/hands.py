@@ -17,8 +17,8 @@ from cloudrun.plan.scheduling import UnitView
 from cloudrun.pools.pooled import PooledUnit
 from cloudrun.units.opening import close_behind
 
-# What a task raises where its machine is of no use any more; whatever else it raises is its own.
 THREADS = 2  # for each slot
+# What a task raises where its machine is of no use any more; whatever else it raises is its own.
 MACHINE_FAILED = (ConnectionLost, DeadlineReached, LaunchError, ProvisionError)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from cloudrun.core import rundir
 from cloudrun.core.errors import UsageError
 from cloudrun.core.events import Note, Observer
-from cloudrun.core.records import DataSet, Environment, RunRecord, Upload
+from cloudrun.core.records import DataSet, Environment, RunRecord, System, Upload
 from cloudrun.core.settings import NAMES, Settings
 from cloudrun.ledger import Ledger
 from cloudrun.plan.fingerprint import code_digest
@@ -72,7 +72,12 @@ def prepare(
 
     goods = goods or inspect(job, settings, ledger, observe)
     environment = environment_for(
-        goods.root / goods.script, goods.root, architecture=architecture, cache_dir=ledger.home / "cache"
+        goods.root / goods.script,
+        goods.root,
+        architecture=architecture,
+        cache_dir=ledger.home / "cache",
+        system=system_of(settings, ledger),
+        index_url=settings.index_url,
     )
     digest, scan = _local_code(goods)
     third_party = tuple(module.name for module in scan.third_party)
@@ -92,6 +97,15 @@ def beside(goods: Shipment, code: Collection[str]) -> dict[str, str]:
     }
 
 
+def system_of(settings: Settings, ledger: Ledger) -> System:
+    """What units are to have beside Python. Raises UsageError, ProvisionError for a playbook that cannot be used."""
+    if not (settings.apt or settings.playbook):
+        return System()
+    from cloudrun.provisioning.system import system_for
+
+    return system_for(settings.apt, settings.playbook, cache_dir=ledger.home / "cache")
+
+
 def submission(plan: Prepared) -> dict[str, Any]:
     """All that another process needs to go on with the run from another folder: see `submitted_settings`."""
     data = [each.source if each.remote else str((each.root or Path()) / each.single) for each in plan.data]
@@ -107,7 +121,7 @@ def submitted_settings(run: RunRecord) -> Settings | None:
 def settings_from(kept: Mapping[str, Any]) -> Settings:
     """Settings that the ledger has kept."""
     known = {name: value for name, value in kept.items() if name in NAMES}
-    lists = {name: tuple(known.get(name, ())) for name in ("data", "fallback_types")}  # JSON has no tuples
+    lists = {name: tuple(value) for name, value in known.items() if isinstance(value, list)}  # JSON has no tuples
     return Settings(**{**known, **lists})
 
 

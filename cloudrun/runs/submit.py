@@ -17,6 +17,7 @@ from cloudrun.runs.machine import Machine
 from cloudrun.runs.prepared import Job, Prepared
 from cloudrun.units import launching
 from cloudrun.units.connection import EarlyLogin, early_login
+from cloudrun.units.joining import unit_to_join
 from cloudrun.units.opening import open_unit
 from cloudrun.wiring import Cloud
 
@@ -95,7 +96,7 @@ def checked(
 
 def place_of(ledger: Ledger, instance_id: str, profile: str | None) -> Cloud:
     """The adapters for where a unit of this ledger is. Raises NotFound, UsageError where its sandbox has ended."""
-    cloud = wiring.reconnect(ledger.unit(instance_id).place, profile)
+    cloud = wiring.reconnect(unit_to_join(ledger, instance_id).place, profile)
     if cloud is None:
         raise UsageError(f"{instance_id} went away with its sandbox", next_step="cloudrun reap")
     return cloud

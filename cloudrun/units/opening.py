@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from datetime import datetime
 
 from cloudrun import reaper
 from cloudrun.core.clock import Clock, SystemClock
@@ -20,8 +19,8 @@ from cloudrun.core.records import Image
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import UnitState
 from cloudrun.ledger import Ledger
-from cloudrun.plan.quantities import duration_text
 from cloudrun.units import launching
+from cloudrun.units.beforehand import say_beforehand, say_what_differs
 from cloudrun.units.clients import this_client
 from cloudrun.units.connection import EarlyLogin
 from cloudrun.units.leases import beat
@@ -50,9 +49,7 @@ def open_unit(
     if settings.spot and settings.on_exit == "stop":
         raise UsageError("EC2 does not stop a spot machine", next_step="leave out --spot, or --on-exit stop")
     check_playbook()  # a unit that cannot be provisioned is not worth launching
-    for note in cloud.notes:
-        observe(Note(note))
-    _warn_of_expiry(cloud, settings, (clock or SystemClock()).now(), observe)
+    say_beforehand(cloud, settings, (clock or SystemClock()).now(), observe)
     unit = OpenUnit(cloud, ledger, settings, observe, clock or SystemClock())
     client = this_client(unit.clock.now())
     ledger.register_client(client)
@@ -66,29 +63,14 @@ def open_unit(
             if instance_id is not None:
                 unit.join(instance_id, client, early)
             else:
-                unit.launch(image or launching.find_image(cloud, settings), client)
+                image = image or launching.find_image(cloud, settings)
+                say_what_differs(cloud, settings, image, observe)
+                unit.launch(image, client)
             unit.check_cancelled()
         except BaseException as error:
             close_behind(unit, error, instance_id)
             raise
     return unit
-
-
-def _warn_of_expiry(cloud: Cloud, settings: Settings, now: datetime, observe: Observer) -> None:
-    """Credentials that end before the machine does: nobody could end it, move its deadline or let it upload then."""
-    expiry = cloud.credentials_expire_at()
-    if expiry is None:
-        return
-    left_s = (expiry - now).total_seconds()
-    if left_s < settings.deadline_s:
-        uploads = ", and what it may upload ends with them" if settings.bucket else ""
-        observe(
-            Note(
-                f"the AWS credentials expire in {duration_text(max(0.0, left_s))}, before the machine's deadline in"
-                f" {duration_text(settings.deadline_s)}{uploads}: log in anew first, or set an earlier --deadline",
-                "warning",
-            )
-        )
 
 
 def close_behind(unit: OpenUnit, error: BaseException | None, joined: str | None = None) -> None:
