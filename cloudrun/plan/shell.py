@@ -33,7 +33,7 @@ def ssh_words(target: SshTarget, name: str, known_hosts: Path, command: Sequence
         "ServerAliveInterval": "10",
         "LogLevel": "ERROR",
     }
-    if target.jump:
+    if target.jump:  # that host's own settings, keys and known_hosts are the user's
         options["ProxyCommand"] = shlex.join(jump_command(target.jump))
     words = ["ssh", "-F", "/dev/null"]  # the user's own settings are for other hosts
     for option, value in options.items():
