@@ -149,6 +149,18 @@ def is_setting(name: str) -> bool:
     return name in _FIELDS
 
 
+def field_of(name: str) -> str:
+    """The field of `Settings` for a setting's name. Raises ConfigError that names the nearest."""
+    return _field(Given(name, None, "flag"))
+
+
+def read(key: str, value: object) -> object:
+    """One setting's value as `Settings` has it. Raises ValueError that says what is wrong with it."""
+    field = _FIELDS[key]
+    _require_unit(Given(key, value, "flag"), field)
+    return _READERS[field](value)
+
+
 # both spellings are understood, with hyphens as well
 _FIELDS = {key_of(field): field for field in NAMES} | {field: field for field in NAMES}
 
@@ -173,6 +185,16 @@ class Given:
     @property
     def line(self) -> int | None:
         return line_of(self.text, self.table, self.key) if self.path else None
+
+    @property
+    def kind(self) -> str:
+        """For programs: "flag", "variable" or "file"."""
+        return "file" if self.path else "variable" if self.origin.startswith("CLOUDRUN_") else "flag"
+
+    @property
+    def where(self) -> str:
+        """For people: a flag, a variable's name, or the file and line."""
+        return f"{self.path}:{self.line}" if self.path else self.origin
 
     @property
     def name(self) -> str:
@@ -269,6 +291,11 @@ def _environment(variables: Mapping[str, str]) -> Iterator[Given]:
         # Google's Cloud Run tooling uses the prefix too: what is not even near a setting of ours is left alone.
         if key.lower() in _FIELDS or get_close_matches(key.lower(), _FIELDS, n=1, cutoff=0.8):
             yield Given(key.lower(), value, variable)
+
+
+def table_in_pyproject(folder: Path) -> bool:
+    """Whether the folder's pyproject.toml speaks of cloudrun. Raises ConfigError for one that nobody can read."""
+    return _from_file(folder / "pyproject.toml", ("tool", "cloudrun")) is not None
 
 
 def _user_file(variables: Mapping[str, str]) -> Sequence[Given]:

@@ -13,9 +13,11 @@ from cloudrun.core.errors import CredentialsError, UsageError
 from cloudrun.core.records import Place
 
 if TYPE_CHECKING:
+    from cloudrun.aws.account import Account
     from cloudrun.aws.images import Images
     from cloudrun.aws.instances import Instances
     from cloudrun.aws.network import Network
+    from cloudrun.aws.prices import Prices
     from cloudrun.aws.session import Aws
     from cloudrun.aws.storage import Storage
     from cloudrun.sandbox import client
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Cloud:
     """The adapters for one place. `caller_cidr` tells from where SSH is let in; `exists` is false where the place has
-    gone with all that was in it; `credentials_expire_at` is None for those that do not."""
+    gone with all that was in it; `credentials_expire_at` is None for those that do not; `prices` is None where there is
+    no price list."""
 
     place: Place
     instances: Instances
@@ -35,6 +38,7 @@ class Cloud:
     credentials_expire_at: Callable[[], datetime | None]
     exists: Callable[[], bool] = lambda: True
     notes: tuple[str, ...] = ()
+    prices: Callable[[], Prices] | None = None
 
 
 def connect(provider: str, region: str | None = None, profile: str | None = None) -> Cloud:
@@ -49,6 +53,22 @@ def connect(provider: str, region: str | None = None, profile: str | None = None
     if provider == "aws":
         return _aws(region, profile)
     raise UsageError(f"there is no provider {provider!r}", next_step="use sandbox or aws")
+
+
+def account(region: str | None, profile: str | None) -> Account:
+    """The AWS account that settings name, to be looked at. No request is made yet; raises as `connect` does."""
+    from cloudrun.aws.account import Account
+    from cloudrun.aws.session import connect as aws_connect
+
+    return Account(aws_connect(region=region, profile=profile))
+
+
+def sandbox_machines() -> tuple[str, tuple[str, ...]]:
+    """What machines of a sandbox would be on this computer ("namespaces", "plain"), and what is weaker then."""
+    from cloudrun.sandbox import machine
+
+    driver = machine.driver()
+    return driver, machine.weaker(driver)
 
 
 def reconnect(place: Place, profile: str | None = None) -> Cloud | None:
@@ -114,7 +134,14 @@ def _aws(region: str | None, profile: str | None) -> Cloud:
     for variable in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_EC2"):
         if url := os.environ.get(variable):
             notes += (f"{variable} is set: this is not AWS but {url}",)
-    return _bundle(lambda: aws, Place("aws", aws.region, account), None, notes)
+    cloud = _bundle(lambda: aws, Place("aws", aws.region, account), None, notes)
+
+    def prices() -> Prices:
+        from cloudrun.aws.prices import Prices
+
+        return Prices(aws)
+
+    return replace(cloud, prices=prices)
 
 
 def _bundle(

@@ -37,6 +37,13 @@ COMMANDS = (
     Command("extend", "cloudrun.cli.runs:extend", "give a machine more time", "cloudrun extend RUN 2h"),
     Command("units", "cloudrun.cli.units:units", "the machines that are alive", "cloudrun units"),
     Command("reap", "cloudrun.cli.units:reap", "end the machines that nobody needs", "cloudrun reap --dry-run"),
+    Command("init", "cloudrun.cli.init:init", "write a commented cloudrun.toml", "cloudrun init"),
+    Command(
+        "config",
+        "cloudrun.cli.config:app",
+        "every setting, its value, and who says so",
+        "cloudrun config show --origin",
+    ),
     Command(
         "sandbox", "cloudrun.cli.sandbox:app", "the region on localhost, to try everything", "cloudrun sandbox status"
     ),
@@ -58,7 +65,8 @@ Commands
 {commands}
 
     cloudrun COMMAND --help     every option of a command, each with an example
-    cloudrun --version          the version
+    cloudrun --version          the version; --verbose for those that a bug report needs
+    cloudrun ... --debug        with an error also its traceback
 """
 
 

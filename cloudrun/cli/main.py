@@ -22,7 +22,7 @@ def main() -> NoReturn:
     _tolerant_streams()
     received = _signals_end_blocks()
     try:
-        code = run(sys.argv[1:])
+        code = run(_without_debug(sys.argv[1:]))
         sys.stdout.flush()
     except BrokenPipeError:
         abandon(sys.stdout)
@@ -47,9 +47,22 @@ def main() -> NoReturn:
 
 
 def _wants_json() -> bool:
-    """Whether stdout is for a program. What comes after -- is the script's."""
-    words = sys.argv[1:]
-    return "--json" in (words[: words.index("--")] if "--" in words else words)
+    """Whether stdout is for a program."""
+    return "--json" in _ours(sys.argv[1:])[0]
+
+
+def _without_debug(words: list[str]) -> list[str]:
+    """`--debug` may stand anywhere; it is the variable CLOUDRUN_DEBUG=1 from here on."""
+    ours, scripts = _ours(words)
+    if "--debug" in ours:
+        os.environ["CLOUDRUN_DEBUG"] = "1"
+    return [word for word in ours if word != "--debug"] + scripts
+
+
+def _ours(words: list[str]) -> tuple[list[str], list[str]]:
+    """What comes after -- is the script's, with that word."""
+    end = words.index("--") if "--" in words else len(words)
+    return words[:end], words[end:]
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -58,11 +71,27 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.write(front_page())
         return 0
     if arguments[0] == "--version":
+        _print_version(arguments[1:])
+        return 0
+    return _command(arguments)() or 0
+
+
+def _print_version(options: Sequence[str]) -> None:
+    """One line; with --verbose what a bug report should say, with --json all of it as a document."""
+    if unknown := set(options) - {"--verbose", "-v", "--json"}:
+        raise UsageError(f"--version knows no {min(unknown)}", next_step="cloudrun --version --verbose")
+    if not options:
         from importlib.metadata import version
 
         sys.stdout.write(f"cloudrun {version('cloudrun')}\n")
-        return 0
-    return _command(arguments)() or 0
+        return
+    from cloudrun.setup.versions import versions
+
+    found = versions()
+    if "--json" in options:
+        print_json({"versions": found})
+    else:
+        sys.stdout.writelines(f"{name:<16}{version}\n" for name, version in found.items())
 
 
 def _command(arguments: Sequence[str]) -> Callable[[], int | None]:

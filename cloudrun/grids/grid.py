@@ -27,10 +27,11 @@ from cloudrun.plan.costs import Stay, shares
 from cloudrun.plan.estimate import Estimate, estimate
 from cloudrun.plan.expecting import Expectation
 from cloudrun.plan.grid import Grid
-from cloudrun.plan.pricing import usd_per_hour, vcpus
+from cloudrun.plan.pricing import vcpus
 from cloudrun.plan.scheduling import Backlog, Limits, Terms, decide, least_life_s
 from cloudrun.pools.pool import Pool, QueueSlots
 from cloudrun.pools.work import Joined
+from cloudrun.prices import usd_per_hour
 from cloudrun.runs.prepared import Job, Prepared
 from cloudrun.runs.submit import checked
 from cloudrun.units.leases import present
