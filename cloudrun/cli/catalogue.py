@@ -44,6 +44,7 @@ COMMANDS = (
         "every setting, its value, and who says so",
         "cloudrun config show --origin",
     ),
+    Command("doctor", "cloudrun.cli.doctor:doctor", "what is missing, and what mends it", "cloudrun doctor"),
     Command(
         "sandbox", "cloudrun.cli.sandbox:app", "the region on localhost, to try everything", "cloudrun sandbox status"
     ),

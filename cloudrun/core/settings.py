@@ -47,6 +47,8 @@ class Settings:
 
 
 IDLE_S = 600.0
+# Less free space than this at home and nothing is launched: the ledger itself needs room to say how a run ended.
+LEAST_FREE_BYTES = 100 * MEGABYTE
 
 
 def idle_limit_s(settings: Settings) -> float | None:

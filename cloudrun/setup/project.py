@@ -1,4 +1,4 @@
-"""A project's own configuration file, written once and never over another; and the policy its account needs."""
+"""A project's own configuration file, written once and never over another; what its account needs, and may answer."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cloudrun import config
 from cloudrun.core.errors import UsageError
 from cloudrun.ledger.home import DATABASE, FOLDER, find_project
 from cloudrun.setup.template import toml_text
+
+if TYPE_CHECKING:
+    from cloudrun.aws.error_table import Line
 
 FILE = "cloudrun.toml"
 
@@ -24,6 +27,13 @@ def iam_policy(*, bucket: str | None = None, region: str | None = None) -> dict[
     if bucket is not None:
         check_bucket_name(bucket)
     return policy(bucket=bucket, region=region)
+
+
+def error_table() -> list[Line]:
+    """What each error of AWS's and its libraries' becomes, and which exit code that is."""
+    from cloudrun.aws.error_table import table
+
+    return list(table())
 
 
 def check_target(folder: Path, *, force: bool) -> None:
