@@ -10,7 +10,9 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Literal, Self
 
 from cloudrun.cli.printing import abandon, is_terminal, printable
-from cloudrun.core.events import Event, Note, Output, Phase, PhaseEnded, PhaseStarted, Progress
+from cloudrun.core.events import Event, Note, Output, Phase, PhaseEnded, PhaseStarted, Progress, Rented
+from cloudrun.plan.budget import cost_usd
+from cloudrun.plan.pricing import usd_per_hour
 from cloudrun.plan.quantities import duration_text, size_text
 
 if TYPE_CHECKING:
@@ -47,6 +49,27 @@ class Rate:
         return f"{text}  {size_text(int(rate))}/s  {duration_text((total_bytes - done_bytes) / rate)} left"
 
 
+class Meter:
+    """What machines cost while one looks on, at list prices. `now` in seconds since 1970."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._rented: dict[str, Rented] = {}
+
+    def add(self, rented: Rented) -> None:
+        self._rented[rented.instance_id] = rented
+
+    def text(self) -> str:
+        """ "$0.0031"; "EC2: $0.0031" where it is only what EC2 would take; "" where no price is known."""
+        prices = [(each, usd_per_hour(each.instance_type, each.place.region)) for each in self._rented.values()]
+        known = [(each, price) for each, price in prices if price is not None]
+        if not known:
+            return ""
+        now = self._now()
+        usd = sum(cost_usd(price.usd_per_hour, now - each.since) for each, price in known)
+        return f"{'' if any(each.place.provider == 'aws' for each, _ in known) else 'EC2: '}${usd:.4f}"
+
+
 class Display:
     """An observer, called from any thread. On a terminal the phase at work has a line that moves; elsewhere each phase
     has one plain line when it begins and one when it has ended. While the job runs only the job writes.
@@ -77,6 +100,7 @@ class Display:
         self._began = 0.0
         self._progress = ""
         self._rate = Rate(clock)
+        self._meter = Meter(time.time)
         self._mid_line = False  # the job's last words on this screen did not end their line
         self._gone: set[IO[Any]] = set()  # streams that nobody reads any more
 
@@ -101,6 +125,8 @@ class Display:
                     self._output(stream, data)
                 case Progress(_, done_bytes, total_bytes):
                     self._progress = self._rate.text(done_bytes, total_bytes)
+                case Rented():
+                    self._meter.add(event)
                 case Note(text, level):
                     if level != "verbose" or self._verbose:
                         self.say(f"  warning: {text}" if level == "warning" else f"  {text}")
@@ -198,4 +224,6 @@ class Display:
         phase = self._phase
         if phase is None:
             return ""
-        return phase_line(phase.phase, self._clock() - self._began, self._progress or phase.detail)[1:]
+        line = phase_line(phase.phase, self._clock() - self._began, self._progress or phase.detail)[1:]
+        cost = self._meter.text()
+        return f"{line}  {cost}" if cost else line

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from cloudrun.core.records import Place
+
 Phase = Literal["launch", "boot", "provision", "ship", "run", "pull", "terminate"]
 
 
@@ -39,6 +41,16 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Rented:
+    """From that time on (seconds since 1970) a machine is paid for."""
+
+    instance_id: str
+    instance_type: str
+    place: Place
+    since: float
+
+
+@dataclass(frozen=True)
 class Note:
     """A sentence for the user. `verbose` ones are shown with -v only."""
 
@@ -46,7 +58,7 @@ class Note:
     level: Literal["info", "warning", "verbose"] = "info"
 
 
-Event = PhaseStarted | PhaseEnded | Output | Progress | Note
+Event = PhaseStarted | PhaseEnded | Output | Progress | Rented | Note
 Observer = Callable[[Event], None]
 
 

@@ -18,7 +18,7 @@ from cloudrun.core.errors import (
     LedgerError,
     UnresolvedLaunch,
 )
-from cloudrun.core.events import Event, Note, Observer
+from cloudrun.core.events import Event, Note, Observer, Rented
 from cloudrun.core.ids import new_id
 from cloudrun.core.records import ClientRecord, DataSet, Image, LaunchRecord, OnExit, SshTarget, UnitOrders, UnitRecord
 from cloudrun.core.settings import Settings, idle_limit_s
@@ -124,6 +124,9 @@ class OpenUnit:
                 observe=self.observe,
             )
             self._await_running()
+        record = self.record
+        since = record.created_at.timestamp()
+        self.observe(Rented(record.instance_id, record.instance_type, record.place, since))
         with self.phases.phase("boot", self.instance_id):
             self._log_in()
             self._settle_in()

@@ -6,16 +6,17 @@ import io
 import os
 import re
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from cloudrun.cli.display import Display, Rate
+from cloudrun.cli.display import Display, Meter, Rate
 from cloudrun.cli.summary import closing_lines, exit_code
-from cloudrun.core.events import Note, Output, PhaseEnded, PhaseStarted, Progress
-from cloudrun.core.records import Artifact, RunRecord, Timings
+from cloudrun.core.events import Note, Output, PhaseEnded, PhaseStarted, Progress, Rented
+from cloudrun.core.records import Artifact, Place, RunRecord, Timings
 from cloudrun.core.states import EndReason, RunState
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -148,6 +149,35 @@ def test_on_a_terminal_the_phase_at_work_moves_and_then_stands() -> None:
     lines = [line.rstrip() for line in visible(text).split("\n") if line.strip()]
     assert lines[-1] == "  launch        0.8 s  m7i.large in us-east-1"
     assert "  no region is set" in lines
+
+
+def rented(provider: str, instance_type: str = "m7i.large", since: float = 0.0) -> Rented:
+    return Rented("i-1", instance_type, Place(provider, "us-east-1"), since)
+
+
+def test_on_a_terminal_one_sees_what_the_machine_costs() -> None:
+    screen = Screen()
+    with Display(stdout=screen.stream, stderr=screen.stream) as display:
+        display(rented("aws", since=time.time() - 7200))
+        display(PhaseStarted("boot", "i-1"))
+        display(PhaseEnded("boot", 1.0))
+    assert re.search(r"boot +[0-9.]+ m?s  i-1  \$0\.20\d\d", screen.text())
+
+
+@pytest.mark.parametrize(
+    ("machine", "text"),
+    [
+        (rented("aws"), "$0.1008"),  # the list price of an hour
+        (rented("sandbox"), "EC2: $0.1008"),  # what the same would cost
+        (rented("aws", "x9z.large"), ""),  # no price is known: no number
+        (rented("aws", since=3599.0), "$0.0017"),  # a minute at least
+    ],
+)
+def test_a_meter_counts_what_a_machine_costs(machine: Rented, text: str) -> None:
+    meter = Meter(lambda: 3600.0)
+    assert meter.text() == ""
+    meter.add(machine)
+    assert meter.text() == text
 
 
 def test_on_a_terminal_the_job_s_output_is_never_mangled() -> None:
