@@ -46,6 +46,12 @@ COMMANDS = (
     ),
     Command("doctor", "cloudrun.cli.doctor:doctor", "what is missing, and what mends it", "cloudrun doctor"),
     Command(
+        "completion",
+        "cloudrun.cli.completion:completion",
+        "complete commands and ids in your shell",
+        "source <(cloudrun completion bash)",
+    ),
+    Command(
         "sandbox", "cloudrun.cli.sandbox:app", "the region on localhost, to try everything", "cloudrun sandbox status"
     ),
 )

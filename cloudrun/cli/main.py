@@ -70,6 +70,11 @@ def run(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in {"--help", "-h", "help"}:
         sys.stdout.write(front_page())
         return 0
+    if arguments[0] == "__names":  # asked by a shell: see `cli.completion`
+        from cloudrun.cli.names import print_names
+
+        print_names(arguments[1:])
+        return 0
     if arguments[0] == "--version":
         _print_version(arguments[1:])
         return 0

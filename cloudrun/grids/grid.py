@@ -91,7 +91,7 @@ def run_grid(
     something has moved. Raises UsageError before anything is launched, where another process goes on with the same grid
     too; and what `Pool.run` raises.
     """
-    _check(wishes)
+    check_wishes(wishes)
     with before_launch():
         cloud, image, plan = checked(job, settings, ledger, observe)
     terms = terms_of(wishes, settings, cloud.place.region)
@@ -272,7 +272,7 @@ class GridRun:
 # -- before it ---------------------------------------------------------------------------------------------------------
 
 
-def _check(wishes: Wishes) -> None:
+def check_wishes(wishes: Wishes) -> None:
     """Raises UsageError for numbers that mean nothing."""
     counts = {"--units": wishes.units, "--max-units": wishes.max_units, "--slots": wishes.slots, "--cpus": wishes.cpus}
     for flag, count in counts.items():

@@ -41,7 +41,7 @@ def begin(
 
     Raises UsageError where another process has it, and where it is another one than `only`.
     """
-    identity = _identity(plan, grid)
+    identity = identity_of(plan, grid)
     former = ledger.find_grid(identity)
     if only is not None and (former is None or former.grid_id != only):
         raise _has_changed(ledger.grid(only))
@@ -104,7 +104,7 @@ def _has_changed(record: GridRecord) -> UsageError:
     )
 
 
-def _identity(plan: Prepared, grid: Grid) -> str:
+def identity_of(plan: Prepared, grid: Grid) -> str:
     """What the same command with the same code, data and environment has again: and nothing of how it is run."""
     lines = [
         "cloudrun grid 1",
@@ -127,10 +127,7 @@ def fill(record: GridRecord, plan: Prepared, grid: Grid, ledger: Ledger, *, agai
     template = dispatch.new_run(plan, now)
     taken = 0
     for batch in batches(enumerate(grid.cells())):
-        keys = {
-            number: cell_key(plan.code_digest, params, data_digest, plan.environment.fingerprint, plan.job.arguments)
-            for number, params in batch
-        }
+        keys = {number: key_of(plan, params, data_digest) for number, params in batch}
         there = {cell.number: cell for cell in ledger.cells(record.grid_id, after=batch[0][0] - 1, limit=len(batch))}
         known = {} if again else ledger.runs_by_cell(keys.values())
         added: list[tuple[int, RunRecord | str]] = []
@@ -147,6 +144,11 @@ def fill(record: GridRecord, plan: Prepared, grid: Grid, ledger: Ledger, *, agai
         if added:
             ledger.add_cells(record.grid_id, added)
     return taken
+
+
+def key_of(plan: Prepared, params: Mapping[str, Any], data_digest: str) -> str:
+    """By which a cell is known again, in this grid and in others."""
+    return cell_key(plan.code_digest, params, data_digest, plan.environment.fingerprint, plan.job.arguments)
 
 
 def batches(items: Iterable[T]) -> Iterator[list[T]]:
