@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shlex
@@ -25,19 +24,18 @@ _KEPT_VARIABLES = (
 )
 
 
-def check_playbook(playbook: Path | None = None, *, cache_dir: Path | None = None) -> None:
-    """Refuse a playbook that Ansible cannot read, before anything is launched for it.
+def check_playbook(playbook: Path | None = None) -> None:
+    """Refuse what Ansible cannot do, before anything is launched for it.
 
-    `playbook` is one's own, or None for cloudrun's. Ansible takes 0.7 s to say so; that cloudrun's own was good is
-    remembered in `cache_dir`. Raises ProvisionError with Ansible's message, UsageError where there is no such file or
+    `playbook` is one's own, which Ansible is asked to read (0.7 s); None is cloudrun's, which the tests have had read.
+    Raises ProvisionError with Ansible's message or where Ansible is missing, UsageError where there is no such file or
     no ssh client.
     """
     require_ssh_client()
-    book = playbook_file(playbook)
-    remembered = cache_dir / "playbooks" / _own_digest() if cache_dir is not None and playbook is None else None
-    if remembered is not None and remembered.exists():
+    program, book = ansible_playbook(), playbook_file(playbook)
+    if playbook is None:
         return
-    command = [ansible_playbook(), "--syntax-check", "-i", str(inventory_dir()), str(book)]
+    command = [program, "--syntax-check", "-i", str(inventory_dir()), str(book)]
     try:
         done = subprocess.run(
             command,
@@ -55,9 +53,6 @@ def check_playbook(playbook: Path | None = None, *, cache_dir: Path | None = Non
     if done.returncode != 0:
         reason = done.stderr.strip() or done.stdout.strip()
         raise ProvisionError(f"Ansible cannot read the playbook {book}:\n{reason}", next_step=f"correct {book}")
-    if remembered is not None:
-        remembered.parent.mkdir(parents=True, exist_ok=True)
-        remembered.touch()
 
 
 def require_ssh_client() -> None:
@@ -155,12 +150,3 @@ def playbook_file(playbook: Path | None) -> Path:
     if not path.is_file():
         raise UsageError(f"there is no playbook {path}")
     return path.resolve()
-
-
-def _own_digest() -> str:
-    """Over all that cloudrun brings for Ansible to read, wherever it is installed."""
-    digest = hashlib.sha256()
-    for folder in (playbook_dir(), inventory_dir()):
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            digest.update(f"{path} {path.stat().st_size}\n".encode() + path.read_bytes())
-    return digest.hexdigest()

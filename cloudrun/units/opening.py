@@ -50,7 +50,7 @@ def open_unit(
 
     if settings.spot and settings.on_exit == "stop":
         raise UsageError("EC2 does not stop a spot machine", next_step="leave out --spot, or --on-exit stop")
-    check_playbook(cache_dir=ledger.home / "cache")  # a unit that cannot be provisioned is not worth launching
+    check_playbook()  # a unit that cannot be provisioned is not worth launching
     for note in cloud.notes:
         observe(Note(note))
     _warn_of_expiry(cloud, settings, (clock or SystemClock()).now(), observe)

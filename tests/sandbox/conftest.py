@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,26 +108,27 @@ def region() -> client.Region:
 Aws = Callable[..., Any]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def aws(region: client.Region) -> Aws:
     """The AWS CLI against the sandbox; returns the parsed answer."""
 
+    from awscli.clidriver import create_clidriver
+
+    driver = create_clidriver()  # in this process: each start of the program costs as much as a whole launch
+    for name in ("config_file", "credentials_file"):
+        driver.session.set_config_variable(name, os.devnull)
+    driver.session.set_credentials(region.access_key, region.secret_key)
+
     def run(*words: str) -> Any:
-        env: Mapping[str, str] = {
-            **os.environ,
-            "AWS_ACCESS_KEY_ID": region.access_key,
-            "AWS_SECRET_ACCESS_KEY": region.secret_key,
-            "AWS_DEFAULT_REGION": region.region,
-            "AWS_ENDPOINT_URL": region.endpoint_url,
-            "AWS_CONFIG_FILE": os.devnull,
-            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-        }
-        done = subprocess.run(
-            [str(VENV_BIN / "aws"), *words, "--output", "json"],
-            env=env, capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout) if done.stdout.strip() else None
+        said = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+        with redirect_stdout(said):
+            code = driver.main(
+                [*words, "--output", "json", "--region", region.region, "--endpoint-url", region.endpoint_url]
+            )
+            said.flush()
+        assert code == 0
+        text = said.buffer.getvalue().decode()
+        return json.loads(text) if text.strip() else None
 
     return run
 

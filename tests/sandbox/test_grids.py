@@ -416,7 +416,7 @@ import sys
 from pathlib import Path
 from cloudrun import Ledger, config
 from cloudrun.core.events import nobody
-from cloudrun.grids import Wishes, run_grid
+from cloudrun.grids.grid import Wishes, run_grid
 from cloudrun.plan.grid import make_grid
 from cloudrun.runs.prepared import Job
 
@@ -429,6 +429,7 @@ run_grid(Job(Path("cell.py")), make_grid({"n": [1, 2, 3, 4, 5, 6]}), config.load
 """
 
 
+@pytest.mark.slow
 def test_a_face_that_breaks_again_and_again_leaves_no_machine_and_no_thread(
     project: Project, nothing_left: Nothing
 ) -> None:

@@ -22,6 +22,7 @@ from cloudrun.plan.fingerprint import environment_fingerprint
 from cloudrun.provisioning.ansible import ansible_environment
 from cloudrun.provisioning.environment import client_python
 from cloudrun.provisioning.playbook import check_playbook, provision
+from cloudrun.provisioning.resources import playbook_dir
 from tests.waiting import until
 
 from .conftest import Host
@@ -167,17 +168,15 @@ def test_what_is_no_playbook_is_refused_before_and_while(host: Host, private: Pa
     broken = tmp_path / "broken.yml"
     broken.write_text(text)
     with pytest.raises(ProvisionError, match=r"(?s)cannot read the playbook .*broken\.yml") as caught:
-        check_playbook(broken, cache_dir=tmp_path / "cache")
+        check_playbook(broken)
     assert str(broken) in caught.value.next_step
     with pytest.raises(ProvisionError, match="the playbook did not run"):
         provision(host.target, environment(), private_dir=private, timeout_s=TIMEOUT_S, playbook=broken)
 
 
-def test_our_own_playbook_is_readable_and_that_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_playbook(cache_dir=tmp_path)
-    (remembered,) = (tmp_path / "playbooks").iterdir()
-    check_playbook(cache_dir=tmp_path)
-    assert remembered.exists()
+def test_our_own_playbook_is_readable(tmp_path: Path) -> None:
+    check_playbook(playbook_dir() / "unit.yml")
+    check_playbook()
     with pytest.raises(UsageError, match="there is no playbook"):
         check_playbook(tmp_path / "absent.yml")
 

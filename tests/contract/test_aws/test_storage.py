@@ -301,6 +301,7 @@ def test_only_what_is_below_the_prefix_is_deleted(storage: Storage, aws: Aws, bu
     assert storage.delete_prefix(f"{bucket}-none", "r-1.1/") == 0
 
 
+@pytest.mark.slow
 def test_more_than_one_call_deletes_is_deleted(storage: Storage, aws: Aws, bucket: str) -> None:
     for number in range(1005):
         put(aws, bucket, f"r/{number}", b"")
