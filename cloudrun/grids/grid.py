@@ -31,7 +31,7 @@ from cloudrun.plan.pricing import vcpus
 from cloudrun.plan.scheduling import Backlog, Limits, Terms, decide, least_life_s
 from cloudrun.pools.pool import Pool, QueueSlots
 from cloudrun.pools.work import Joined
-from cloudrun.prices import usd_per_hour
+from cloudrun.prices import refresh, usd_per_hour
 from cloudrun.runs.prepared import Job, Prepared
 from cloudrun.runs.submit import checked
 from cloudrun.units.leases import present
@@ -94,6 +94,7 @@ def run_grid(
     check_wishes(wishes)
     with before_launch():
         cloud, image, plan = checked(job, settings, ledger, observe)
+        refresh(cloud, (settings.instance_type, *settings.fallback_types), SystemClock().now())
     terms = terms_of(wishes, settings, cloud.place.region)
     limits = limits_of(wishes, settings, terms)
     plan = on_its_share(plan, wishes, terms)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from tests.command import Cli
 from tests.contract.test_aws.conftest import Endpoint
 from tests.contract.test_aws.test_prices import product
+from tests.readme_command import snippet
 
 
 @pytest.fixture
@@ -94,3 +96,15 @@ def test_what_would_be_refused_is_refused(cli: Cli, endpoint: Endpoint) -> None:
     done = cli("submit", "train.py", "--provider", "aws", "--dry-run", "--set", "a=1,2", "--budget", "0.0001")
     assert done.returncode == 2
     assert "--budget" in done.stderr
+
+
+def test_what_the_readme_types_on_the_way_to_aws_can_be_typed(cli: Cli, endpoint: Endpoint) -> None:
+    endpoint.documents["GetServiceQuota"] = {"Quota": {"QuotaName": "Standard", "Value": 32.0}}
+    typed = [line.partition("#")[0].strip() for line in snippet("aws").splitlines()]
+    looked = [line for line in typed if (line.startswith("cloudrun ") and "submit" not in line) or "--dry-run" in line]
+    assert [line.split()[1] for line in looked] == ["init", "doctor", "submit"]
+    for line in looked:
+        done = cli(*shlex.split(line.partition(">")[0])[1:])
+        assert done.returncode == 0, (line, done.stdout, done.stderr)
+    (launching,) = [line for line in typed if "submit" in line and line not in looked]
+    assert cli(*shlex.split(launching)[1:], "--dry-run").returncode == 0
