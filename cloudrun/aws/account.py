@@ -126,7 +126,11 @@ class Account:
 
         Raises what a refusal for another reason than a missing permission becomes (no network, expired credentials).
         """
-        attempts = [*_looking(), *_making(instance_type, image_id, vpc_id), *_changing(instance_id)]
+        attempts = [
+            *_looking(instance_type, image_id),
+            *_making(instance_type, image_id, vpc_id),
+            *_changing(instance_id),
+        ]
         self._aws.client("ec2")  # made once, before several threads want it
         with ThreadPoolExecutor(_ASKERS, thread_name_prefix="cloudrun-doctor") as threads:
             return list(threads.map(self._try, attempts))
@@ -157,12 +161,18 @@ class _Attempt:
     real: bool = True
 
 
-def _looking() -> Iterable[_Attempt]:
+def _looking(instance_type: str, image_id: str) -> Iterable[_Attempt]:
+    """As little as can be asked for: an endpoint that knows no DryRun answers in full."""
+    one_type = [{"Name": "instance-type", "Values": [instance_type]}]
+    yield _Attempt("DescribeImages", {"ImageIds": [image_id]})
+    yield _Attempt("DescribeInstanceTypeOfferings", {"Filters": one_type})
+    yield _Attempt("DescribeInstanceTypes", {"InstanceTypes": [instance_type]})
+    yield _Attempt("DescribeSpotPriceHistory", {"InstanceTypes": [instance_type], "MaxResults": 1})
+    nobodys = [{"Name": f"tag:{LEDGER_TAG}", "Values": [_NAME]}]
     for operation in (
-        "DescribeImages", "DescribeInstances", "DescribeInstanceTypeOfferings", "DescribeInstanceTypes",
-        "DescribeKeyPairs", "DescribeSecurityGroups", "DescribeSpotPriceHistory", "DescribeVolumes", "DescribeVpcs",
+        "DescribeInstances", "DescribeKeyPairs", "DescribeSecurityGroups", "DescribeVolumes", "DescribeVpcs",
     ):  # fmt: skip
-        yield _Attempt(operation, {})
+        yield _Attempt(operation, {"Filters": nobodys})
 
 
 def _making(instance_type: str, image_id: str, vpc_id: str) -> Iterable[_Attempt]:
