@@ -174,6 +174,14 @@ def mark_incomplete(error: BaseException) -> None:
     error.cleanup_incomplete = True  # type: ignore[attr-defined]
 
 
+def note_clean_up(error: BaseException, failure: BaseException) -> None:
+    """Chain what went wrong in cleaning up behind the first cause, which it never hides."""
+    next_step = f" (next: {failure.next_step})" if isinstance(failure, CloudrunError) else " (next: cloudrun reap)"
+    error.add_note(f"cleaning up failed too: {failure or type(failure).__name__}{next_step}")
+    if isinstance(failure, CleanupIncomplete):
+        mark_incomplete(error)
+
+
 def exit_code_of(error: BaseException, otherwise: int) -> int:
     """8 where the clean-up behind an error failed, else `otherwise`."""
     return CleanupIncomplete.exit_code if getattr(error, "cleanup_incomplete", False) else otherwise

@@ -41,6 +41,10 @@ class Spread:
     def copying_works(self) -> bool:
         return self.can_be_copied and (self.copied > 0 or self.copies_failed < COPIES_FAILED)
 
+    def lends(self, unit: str) -> bool:
+        """Whether a copy goes out from the unit just now."""
+        return unit in self.sources and self.sources[unit].copies > 0
+
 
 @dataclass(frozen=True)
 class Build:

@@ -15,14 +15,12 @@ from cloudrun import reaper
 from cloudrun.core.clock import Clock, SystemClock
 from cloudrun.core.errors import (
     Cancelled,
-    CleanupIncomplete,
     CloudrunError,
-    LaunchError,
     UnitGone,
-    mark_incomplete,
+    note_clean_up,
 )
 from cloudrun.core.events import Note, Observer
-from cloudrun.core.records import Image
+from cloudrun.core.records import Image, Instance
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import UnitState
 from cloudrun.ledger import Ledger
@@ -33,6 +31,7 @@ from cloudrun.pools.bill import Bill
 from cloudrun.pools.endings import Endings
 from cloudrun.pools.extending import extend
 from cloudrun.pools.hands import MACHINE_FAILED, Closed, Done, Hand, HandEvent, Opened
+from cloudrun.pools.lookout import Lookout
 from cloudrun.pools.pooled import PooledUnit
 from cloudrun.pools.prospects import Prospects
 from cloudrun.pools.renting import Launched, Renting
@@ -43,7 +42,6 @@ from cloudrun.units.lifeline import LIFELINE
 from cloudrun.wiring import Cloud
 
 TICK_S = 1.0  # how often to decide where nothing happens
-LOOK_S = (0.1, 1.0)  # between two looks at machines that are not running yet
 CHECK_S = 0.5  # between two looks at whether the work is still ours
 
 
@@ -106,8 +104,7 @@ class Pool:
         )  # fmt: skip
         self._spreading = Spreading(cloud, ledger) if limits.max_units > 1 else None
         self._prospects = Prospects(self.clock, observe)
-        self._look_at = 0.0
-        self._look_s = LOOK_S[0]
+        self._lookout = Lookout(cloud, self.clock, observe, settings.boot_timeout_s)
         self._check_at = 0.0
 
     @property
@@ -216,7 +213,7 @@ class Pool:
             self._renting.ask(offer, decision.launch, decision.deadline)
 
     def _let_linger(self, unneeded: Set[str]) -> None:
-        """Drain those that nothing is left for, once nothing has come for them for a while."""
+        """Drain those that nothing has come for in a while, and that nobody copies from."""
         now = self.clock.monotonic()
         linger_s = self.linger_s if self._work.is_open() and not self._work.backlog().queued else 0.0
         for instance_id, hand in self.hands.items():  # and no unit that EC2 is still being asked for
@@ -225,7 +222,8 @@ class Pool:
                 continue
             if hand.unneeded_since is None:
                 hand.unneeded_since = now
-            if now - hand.unneeded_since >= linger_s:
+            lends = self._spreading is not None and self._spreading.lends(instance_id) and not self._work.stopped()
+            if now - hand.unneeded_since >= linger_s and not lends:
                 self._drain(hand)
 
     # -- hearing -------------------------------------------------------------------------------------------------------
@@ -236,14 +234,14 @@ class Pool:
 
     def _pause_s(self) -> float:
         waiting = any(hand.waits for hand in self.hands.values())
-        return max(0.0, min(TICK_S, self._look_at - self.clock.monotonic())) if waiting else TICK_S
+        return min(TICK_S, self._lookout.pause_s) if waiting else TICK_S
 
     def _hear(self) -> None:
         """Take all that has happened."""
         self._bell.clear()
         while self._events:
             self._take(self._events.popleft())
-        if self.clock.monotonic() >= self._look_at and any(hand.waits for hand in self.hands.values()):
+        if self._lookout.pause_s == 0.0 and any(hand.waits for hand in self.hands.values()):
             self._look_for_running()
 
     def _take(self, event: Launched | HandEvent | Told) -> None:
@@ -278,32 +276,19 @@ class Pool:
             hand = Hand(record, terms.slots, terms.usd_per_hour, created, event.deadline)
             self.hands[record.instance_id] = hand
         if event.error is None:
-            self._look_at = 0.0
+            self._lookout.look_now()
             self._prospects.launched()
         else:
             self._prospects.refused(event, self._renting.offer, machines=len(self.hands))
 
     def _look_for_running(self) -> None:
-        """One describe for all that are not running yet; those that are get their threads."""
-        waiting = {name: hand for name, hand in self.hands.items() if hand.waits}
-        self._look_s = min(self._look_s * 1.5, LOOK_S[1])
-        self._look_at = self.clock.monotonic() + self._look_s
-        try:
-            found = self.cloud.instances.describe(list(waiting))
-        except CloudrunError as error:
-            self.observe(Note(f"EC2 does not say how the machines are: {error}", "verbose"))
-            found = {}
-        for name, hand in waiting.items():
-            instance = found.get(name)
-            late = self.clock.now().timestamp() - hand.requested_at > self.settings.boot_timeout_s
-            if instance is not None and instance.state == "running" and instance.address:
-                self._look_s = LOOK_S[0]
-                hand.record = launching.note_running(self.ledger, instance)
+        """Those that run get their threads."""
+        for hand, found in self._lookout.look({name: hand for name, hand in self.hands.items() if hand.waits}):
+            if isinstance(found, Instance):
+                hand.record = launching.note_running(self.ledger, found)
                 self._begin(hand)
-            elif late or (instance is not None and instance.state not in ("pending", "running")):
-                state = instance.state if instance is not None and not late else "not running in time"
-                why = instance.state_reason if instance is not None else ""
-                self._fail(hand, LaunchError(f"{name} is {state}{': ' if why else ''}{why}"))
+            else:
+                self._fail(hand, found)
 
     # -- units ---------------------------------------------------------------------------------------------------------
 
@@ -413,7 +398,4 @@ class Pool:
             raise failures[0]
         for each in failures:
             if error is not None and each is not error:
-                next_step = f" (next: {each.next_step})" if isinstance(each, CloudrunError) else ""
-                error.add_note(f"and then: {each or type(each).__name__}{next_step}")
-                if isinstance(each, CleanupIncomplete):
-                    mark_incomplete(error)
+                note_clean_up(error, each)

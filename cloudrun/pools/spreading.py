@@ -63,6 +63,11 @@ class Spreading:
         if not (isinstance(step, Copy) and self._copy(kind, unit, group, step.source, phases)):
             self._build(kind, unit, group, build)
 
+    def lends(self, instance_id: str) -> bool:
+        """Whether another unit is getting an environment from this one."""
+        with self._changed:
+            return any(spread.lends(instance_id) for spread in self._spreads.values())
+
     def leaves(self, instance_id: str) -> None:
         """The unit is about to end."""
         with self._changed:

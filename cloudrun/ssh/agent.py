@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,8 +25,8 @@ from cloudrun.core.records import (
 )
 from cloudrun.ssh import outputs as told
 from cloudrun.ssh import transfer
-from cloudrun.ssh.archive import archive
-from cloudrun.ssh.channel import AgentChannel, as_object
+from cloudrun.ssh.channel import as_object
+from cloudrun.ssh.channels import Channels
 from cloudrun.ssh.hostkey import make_host_key
 from cloudrun.ssh.outputs import Finished, Sink
 from cloudrun.ssh.session import Session
@@ -38,7 +37,6 @@ __all__ = ["Agent", "Finished", "OnProgress", "OpenSink", "Outputs", "Queued", "
 
 COPYING_S = 600.0  # for an environment from another unit
 ENDING_S = 300.0  # from a job's SIGKILL to its status: leftovers are ended, the digests of all outputs are made
-PING_S = 60.0  # how often to say that we are here: a unit without a client powers itself off
 INLINE_BYTES = 64 * 1024  # a project no larger than this is sent without asking what the unit has of it
 BRING_BYTES = 1024 * 1024  # outputs that come along with the end of a job, without being asked for
 BEYOND = 1 << 62  # an offset after the end of any log
@@ -65,29 +63,24 @@ class Agent:
 
     def __init__(self, session: Session, *, silence_s: float = SILENCE_S) -> None:
         self._session = session
-        self._silence_s = silence_s
-        self._idle: list[AgentChannel] = []
-        self._lock = threading.Lock()
-        self._pinging: threading.Thread | None = None
-        self._environments: frozenset[str] = frozenset()
+        self._channels = Channels(session, silence_s)
 
     def install(self) -> None:
         """Make sure that this version's agent is on the unit and starts there. Raises LaunchError where it does not."""
-        with self._channel():
+        with self._channels.take():
             pass
 
     def close(self) -> None:
         """Close the channels; a call after this opens new ones."""
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for channel in idle:
-            channel.close()
+        self._channels.close()
 
     # -- the unit ------------------------------------------------------------------------------------------------------
 
     def has_environment(self, fingerprint: str) -> bool:
         """Whether the unit has it, whole. What it had when it greeted us need not be asked for."""
-        return fingerprint in self._environments or bool(self._ask("environment", fingerprint=fingerprint).get("ready"))
+        return fingerprint in self._channels.environments or bool(
+            self._ask("environment", fingerprint=fingerprint).get("ready")
+        )
 
     def seal(self, fingerprint: str) -> SealedEnvironment:
         """Note all that an environment consists of, while it is what was built: copies of it are held to that.
@@ -103,7 +96,7 @@ class Agent:
         """While the block lasts, let whoever has the private half of the key fetch this one environment."""
         over = False
         try:
-            with self._channel() as channel:
+            with self._channels.take() as channel:
                 channel.ask("share", fingerprint=fingerprint, key=public_key)
                 channel.next()
                 yield
@@ -122,7 +115,7 @@ class Agent:
         Raises TransferError where it does not come, or not as it was sealed; ConnectionLost where it takes longer than
         COPYING_S; Cancelled when the event is set.
         """
-        with self._channel(cancelled=cancelled, within_s=COPYING_S) as channel:
+        with self._channels.take(cancelled=cancelled, within_s=COPYING_S) as channel:
             channel.ask(
                 "fetch_environment",
                 fingerprint=sealed.fingerprint,
@@ -163,7 +156,7 @@ class Agent:
         if not data.remote:
             self.ship(data.key, data.root or Path(), data.entries, on_progress, area="data")
             return
-        with self._channel() as channel:
+        with self._channels.take() as channel:
             channel.ask("fetch_data", key=data.key, files=[asdict(file) for file in data.remote])
             while True:
                 kind, payload = channel.next()
@@ -198,7 +191,7 @@ class Agent:
         `area` "outputs" is for what an earlier attempt made, "data" for a data set, whose key stands for `run_dir`.
         Raises TransferError, naming the file, where one is not what its entry says, or cannot be read or written.
         """
-        with self._channel() as channel:
+        with self._channels.take() as channel:
             transfer.ship(channel, {"run_dir": run_dir, "area": area}, root, entries, on_progress)
             channel.reply()
 
@@ -212,7 +205,7 @@ class Agent:
     def queue(self, waiting: Sequence[Queued]) -> None:
         """As `start`, in their turn: see `UnitOrders.slots`. A thousand of them take a few round trips; those that are
         queued, or have begun, stay as they are."""
-        with self._channel() as channel:
+        with self._channels.take() as channel:
             for start in range(0, len(waiting), QUEUED_AT_ONCE):
                 batch = waiting[start : start + QUEUED_AT_ONCE]
                 with channel.sending():
@@ -247,7 +240,7 @@ class Agent:
         and started stays so. Raises as those do.
         """
         inline = sum(entry.size for entry in entries) <= INLINE_BYTES
-        with self._channel(cancelled=cancelled) as channel:
+        with self._channels.take(cancelled=cancelled) as channel:
             for earlier in at_home:
                 channel.ask("home", run_dir=earlier)
             if not inline:  # what the unit needs is the next that is read
@@ -307,7 +300,7 @@ class Agent:
         wait: bool,
         bring_bytes: int,
     ) -> Finished:
-        with self._channel(cancelled=cancelled) as channel:
+        with self._channels.take(cancelled=cancelled) as channel:
             channel.ask("follow", run_dir=run_dir, offsets=dict(offsets), wait=wait, bring=bring_bytes)
             return told.until_exited(channel, run_dir, sink)
 
@@ -316,13 +309,13 @@ class Agent:
 
         What it wrote are outputs like any others. Raises ConnectionLost where it has not ended ENDING_S after that.
         """
-        with self._channel(within_s=grace_s + ENDING_S) as channel:
+        with self._channels.take(within_s=grace_s + ENDING_S) as channel:
             channel.ask("cancel", run_dir=run_dir, grace_s=grace_s, reason=reason)
             return told.until_exited(channel, run_dir, lambda *_: None).status
 
     def outputs(self, run_dir: str) -> Outputs:
         """The manifest of what the job made, checked: no name in it leads out of a directory it is joined to."""
-        with self._channel() as channel:
+        with self._channels.take() as channel:
             channel.ask("outputs", run_dir=run_dir)
             return told.manifest(channel, run_dir, wire.REPLY)
 
@@ -349,7 +342,7 @@ class Agent:
         """Say that everything of the run is on this computer: the unit may remove its directory, or use its files."""
         self._ask("home", run_dir=run_dir)
 
-    # -- channels ------------------------------------------------------------------------------------------------------
+    # -- asking ------------------------------------------------------------------------------------------------------
 
     def _fetch(
         self,
@@ -361,55 +354,13 @@ class Agent:
     ) -> None:
         if not entries:
             return
-        with self._channel() as channel:
+        with self._channels.take() as channel:
             failures = transfer.fetch(channel, run_dir, area, entries, open_sink, on_progress)
         if failures:
             more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
             raise TransferError(f"{failures[0]}{more}", next_step="pull the run again while its unit lives")
 
     def _ask(self, verb: str, **arguments: Any) -> dict[str, Any]:
-        with self._channel() as channel:
+        with self._channels.take() as channel:
             channel.ask(verb, **arguments)
             return channel.reply()
-
-    @contextlib.contextmanager
-    def _channel(
-        self, *, cancelled: threading.Event | None = None, within_s: float = float("inf")
-    ) -> Iterator[AgentChannel]:
-        """A channel for one request. After anything but success it may be out of step, so it is not used again."""
-        with self._lock:
-            self._idle = [channel for channel in self._idle if channel.stream.is_open]
-            channel = self._idle.pop() if self._idle else None
-        if channel is None:
-            channel = AgentChannel(self._session, archive())
-            self._environments = frozenset(map(str, channel.hello.get("environments", ())))
-        channel.stream.cancelled = cancelled
-        channel.stream.silence_s = self._silence_s
-        channel.stream.give_up_at = time.monotonic() + within_s
-        try:
-            yield channel
-        except BaseException:
-            channel.close()
-            raise
-        with self._lock:
-            self._idle.append(channel)
-            if self._pinging is None:
-                self._pinging = threading.Thread(target=self._ping, name="agent-ping", daemon=True)
-                self._pinging.start()
-
-    def _ping(self) -> None:
-        """Tell the other ends of idle channels now and then that theirs has not gone, until there are none."""
-        while True:
-            time.sleep(PING_S)
-            with self._lock:
-                idle, self._idle = [channel for channel in self._idle if channel.stream.is_open], []
-                if not idle:
-                    self._pinging = None
-                    return
-            for channel in idle:
-                with contextlib.suppress(ConnectionLost):
-                    channel.stream.give_up_at, channel.stream.cancelled = float("inf"), None
-                    channel.send(wire.ALIVE)
-                    channel.flush()
-                    with self._lock:
-                        self._idle.append(channel)

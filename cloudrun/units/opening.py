@@ -9,11 +9,10 @@ from cloudrun import reaper
 from cloudrun.core.clock import Clock, SystemClock
 from cloudrun.core.errors import (
     Cancelled,
-    CleanupIncomplete,
     CloudrunError,
     LedgerError,
     UsageError,
-    mark_incomplete,
+    note_clean_up,
     untouched,
 )
 from cloudrun.core.events import Note, Observer
@@ -104,10 +103,8 @@ def close_behind(unit: OpenUnit, error: BaseException | None, joined: str | None
     except Exception as failure:
         if error is None:
             raise
+        note_clean_up(error, failure)
         next_step = failure.next_step if isinstance(failure, CloudrunError) else "cloudrun reap"
-        error.add_note(f"cleaning up failed too: {failure} (next: {next_step})")
-        if isinstance(failure, CleanupIncomplete):
-            mark_incomplete(error)
         unit.observe(Note(f"{failure}; next: {next_step}", "warning"))
 
 

@@ -323,6 +323,24 @@ def test_a_unit_that_ends_gives_nothing_away_any_more() -> None:
     assert world.done == [("build", "i-1"), ("build", "i-2")]
 
 
+def test_a_unit_lends_while_another_one_copies_from_it() -> None:
+    world = World()
+    spreading = world.spreading()
+    provide(spreading, Unit(world, 1))
+    other = Unit(world, 2)
+    seen: list[bool] = []
+    fetch = other.fetch_environment
+
+    def look(*words: Any, **keywords: Any) -> None:
+        seen.extend(spreading.lends(name) for name in ("i-1", "i-2"))
+        fetch(*words, **keywords)
+
+    other.fetch_environment = look  # type: ignore[method-assign]
+    provide(spreading, other)
+    assert seen == [True, False]
+    assert not spreading.lends("i-1")
+
+
 def test_who_waits_can_be_told_to_stop() -> None:
     world = World()
     spreading = world.spreading()

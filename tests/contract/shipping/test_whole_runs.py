@@ -137,7 +137,7 @@ def test_many_small_outputs_come_home_as_a_batch_and_a_cut_loses_none_that_came(
 def test_a_client_that_asks_nothing_says_that_it_is_there(
     unit: PipeSession, agent: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cloudrun.ssh.agent.PING_S", 0.02)
+    monkeypatch.setattr("cloudrun.ssh.channels.PING_S", 0.02)
     agent.install()
     before, give_up = unit.sent, time.monotonic() + 30
     while unit.sent < before + 20 and time.monotonic() < give_up:

@@ -149,7 +149,7 @@ def test_the_agent_runs_on_other_pythons(tmp_path: Path, start_host: Any, run_di
         made = agent.outputs(run_dir)
         assert [entry.path for entry in made.entries] == ["made"]
         assert made.left_out == (("pipe", "a named pipe"),)
-        with agent._channel() as channel:
+        with agent._channels.take() as channel:
             assert channel.hello["python"].startswith(version)
 
 
@@ -165,7 +165,7 @@ def test_a_whole_run_is_one_process_and_a_handful_of_round_trips(session: Sessio
     """What a run costs on a connection with a long way to go: counted, not timed."""
     agent = Agent(session)
     frames: Counter[str] = Counter()
-    with agent._channel() as channel:
+    with agent._channels.take() as channel:
         ask = channel.ask
 
         def count(verb: str, **arguments: Any) -> None:
@@ -179,5 +179,5 @@ def test_a_whole_run_is_one_process_and_a_handful_of_round_trips(session: Sessio
     made = agent.outputs(run_dir)
     agent.fetch_logs(run_dir, made.logs, lambda entry: io.BytesIO())
     assert frames == Counter({"ship": 1, "start": 1, "follow": 1, "outputs": 1, "fetch": 1})
-    assert len(agent._idle) == 1
+    assert agent._channels.idle == 1
     agent.close()
