@@ -77,8 +77,11 @@ Commands
 """
 
 
-def front_page() -> str:
-    """What `cloudrun` alone prints: what it is for, what to type first, and every command with an example."""
-    width = max(len(command.example) for command in COMMANDS)
-    lines = [f"    {command.example:<{width}}  {command.summary}" for command in COMMANDS]
+def front_page(width: int | None = None) -> str:
+    """What `cloudrun` alone prints: what it is for, what to type first, and every command with an example. `width`: the
+    columns there are; None is as many as it takes."""
+    longest = max(len(command.example) for command in COMMANDS)
+    lines = [f"    {command.example:<{longest}}  {command.summary}" for command in COMMANDS]
+    if width is not None and max(map(len, lines)) > width:
+        lines = [f"    {command.example}\n        {command.summary}" for command in COMMANDS]
     return FRONT_PAGE.format(commands="\n".join(lines))

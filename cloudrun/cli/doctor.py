@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import textwrap
 from pathlib import Path
@@ -11,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from cloudrun.cli.parser import Json
-from cloudrun.cli.printing import is_terminal, print_json, print_table, printable
+from cloudrun.cli.printing import columns, print_json, print_table, printable
 
 if TYPE_CHECKING:
     from cloudrun.setup.checks import Check
 
 WORDS = {"ok": "ok", "warning": "look", "problem": "PROBLEM", "unknown": "?"}
+ANY_WIDTH = 10_000
 _INDENT = 28  # where what was found begins, where there is room for that
 
 
@@ -68,7 +68,7 @@ def doctor(
         document = {name: [asdict(check) for check in checks] for name, checks in groups.items()}
         print_json({"well": is_well, "groups": document})
     else:
-        width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else 10_000
+        width = columns(sys.stdout) or ANY_WIDTH
         for name, checks in groups.items():
             print(name)
             for check in checks:

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from cloudrun.cli.catalogue import COMMANDS, front_page
 from cloudrun.cli.early import begin
-from cloudrun.cli.printing import abandon, print_json, printed_json
+from cloudrun.cli.printing import abandon, columns, print_json, printed_json
 from cloudrun.core.errors import Cancelled, CloudrunError, UsageError, exit_code_of
 
 LOOK_STEP = "cloudrun results shows what came home, cloudrun units what is alive"
@@ -68,7 +68,7 @@ def _ours(words: list[str]) -> tuple[list[str], list[str]]:
 def run(arguments: Sequence[str]) -> int:
     """Carry out one command line; returns the exit code. Raises CloudrunError."""
     if not arguments or arguments[0] in {"--help", "-h", "help"}:
-        sys.stdout.write(front_page())
+        sys.stdout.write(front_page(columns(sys.stdout)))
         return 0
     if arguments[0] == "__names":  # asked by a shell: see `cli.completion`
         from cloudrun.cli.names import print_names

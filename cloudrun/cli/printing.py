@@ -53,6 +53,16 @@ def is_terminal(stream: IO[Any]) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
+def columns(stream: IO[Any]) -> int | None:
+    """How wide the screen is that a stream is shown on; None where it is none."""
+    if not is_terminal(stream):
+        return None
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or None
+    except (OSError, ValueError):
+        return None
+
+
 def abandon(stream: IO[Any]) -> None:
     """Let a stream that cannot be written any more swallow the rest, or every later flush would complain again."""
     with suppress(OSError, ValueError):  # it has no descriptor, or is closed

@@ -62,7 +62,8 @@ def write_file(folder: Path, chosen: Mapping[str, object], *, force: bool = Fals
         raise UsageError(f"there is a {path} already", next_step="edit it, or write over it with --force") from error
     except OSError as error:
         raise UsageError(
-            f"{path} cannot be written: {error.strerror}", next_step=f"make {folder} writable, or cd to your project"
+            f"{path} cannot be written: {error.strerror}",
+            next_step=f"make {folder} writable, free some space, or cd to your project",
         ) from error
     finally:
         with suppress(OSError):

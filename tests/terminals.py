@@ -1,0 +1,66 @@
+"""A command on a terminal of a given width, and what it has drawn there."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3\d|4\d|9\d|10\d)(?:;\d+)*m")
+
+
+@dataclass(frozen=True)
+class Screen:
+    """`raw` is every byte; `lines` are without escapes and the spaces at their ends."""
+
+    code: int
+    raw: str
+
+    @property
+    def lines(self) -> list[str]:
+        return [line.rstrip() for line in _ESCAPE.sub("", self.raw).replace("\r", "").split("\n")]
+
+    @property
+    def coloured(self) -> bool:
+        return _COLOUR.search(self.raw) is not None
+
+
+def on_terminal(folder: Path, *words: str, columns: int = 80, environ: Mapping[str, str] | None = None) -> Screen:
+    """`cloudrun` with these words, on a terminal that is also its stdin."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cloudrun", *words],
+        cwd=folder,
+        env={**inherited, "TERM": "xterm-256color", "XDG_CONFIG_HOME": str(folder / "home"), **(environ or {})},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    drawn = b""
+    try:
+        while True:
+            try:
+                piece = os.read(ours, 65536)
+            except OSError:  # Linux's way of saying that nobody holds the other end any more
+                break
+            if not piece:
+                break
+            drawn += piece
+        return Screen(process.wait(timeout=120), drawn.decode(errors="replace"))
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
