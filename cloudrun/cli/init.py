@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from cyclopts import Parameter
 
 from cloudrun.cli.parser import Json
 from cloudrun.cli.printing import is_terminal, print_json
+from cloudrun.core.errors import UsageError
 
 # What is asked on a terminal, in this order; the flags of the same names are not asked for again.
 QUESTIONS: Mapping[str, str] = {
@@ -21,6 +23,7 @@ QUESTIONS: Mapping[str, str] = {
     "deadline": "When shall a machine power itself off, whatever happens?",
     "spot": "Spot machines, which are cheaper and may be taken back (yes or no)?",
 }
+WITHOUT_QUESTIONS = "cloudrun init --yes asks nothing"
 ONLY_AWS = ("region", "profile", "spot")
 
 
@@ -84,7 +87,8 @@ def init(
     folder = Path.cwd()
     project.check_target(folder, force=force)  # before anybody answers questions in vain
     if not yes and not as_json and sys.stdin.isatty() and is_terminal(sys.stderr):
-        chosen = asked(chosen, _answer, lambda words: print(words, file=sys.stderr))
+        with _nothing_written():
+            chosen = asked(chosen, _answer, lambda words: print(words, file=sys.stderr))
     path, notes = project.write_file(folder, chosen, force=force)
     for note in notes:
         print(f"  note: {note}", file=sys.stderr)
@@ -94,15 +98,32 @@ def init(
         print(f"wrote {path}\n  next: cloudrun doctor", file=sys.stderr)
 
 
+@contextmanager
+def _nothing_written() -> Iterator[None]:
+    """Whoever leaves in the middle of the questions is told that this has done nothing."""
+    try:
+        yield
+    except EOFError as error:
+        print(file=sys.stderr)
+        raise UsageError("the answers ended, and nothing was written", next_step=WITHOUT_QUESTIONS) from error
+    except KeyboardInterrupt as error:
+        print(file=sys.stderr)
+        error.add_note("nothing was written")
+        error.next_step = WITHOUT_QUESTIONS  # type: ignore[attr-defined]
+        raise
+
+
 def _answer(question: str) -> str:
     print(question, end=" ", file=sys.stderr, flush=True)
-    return input().strip()
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line.strip()
 
 
 def asked(chosen: Mapping[str, object], answer: Callable[[str], str], say: Callable[[str], None]) -> dict[str, object]:
     """`chosen` and what the user answers to the other questions; one whose answer is unusable is asked again. Raises
     EOFError where the answers end."""
-    from cloudrun.core.errors import UsageError
     from cloudrun.core.settings import Settings
     from cloudrun.setup.template import ENTRIES, checked, value_text
 

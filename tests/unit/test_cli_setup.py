@@ -15,6 +15,7 @@ from cloudrun.cli.main import run
 from cloudrun.config import load
 from cloudrun.core.errors import ConfigError, UsageError
 from tests.command import Cli
+from tests.terminals import on_terminal
 
 
 @pytest.fixture
@@ -107,6 +108,24 @@ def test_an_unusable_answer_is_asked_for_again() -> None:
 
 def test_what_a_flag_has_said_is_not_asked() -> None:
     assert asked(dict.fromkeys(QUESTIONS, "x"), answers(), print) == dict.fromkeys(QUESTIONS, "x")
+
+
+def test_on_a_terminal_it_asks_and_writes_what_is_answered(folder: Path) -> None:
+    screen = on_terminal(folder, "init", typed=["aws\n", "eu-west-1\n", "\n", "\n", "soon\n", "2h\n", "\n"])
+    assert screen.code == 0, screen.raw
+    assert "'soon' is not a duration" in screen.raw
+    text = (folder / "cloudrun.toml").read_text()
+    for line in ('provider = "aws"', 'region = "eu-west-1"', 'deadline = "2h"', '# instance_type = "m7i.large"'):
+        assert f"\n{line}" in text
+
+
+@pytest.mark.parametrize(("key", "code"), [("\x03", 130), ("\x04", 2)], ids=["Ctrl-C", "Ctrl-D"])
+def test_who_leaves_in_the_middle_of_the_questions_has_written_nothing(folder: Path, key: str, code: int) -> None:
+    screen = on_terminal(folder, "init", typed=["aws\n", key])
+    assert screen.code == code, screen.raw
+    assert "nothing was written" in screen.raw
+    assert "Traceback" not in screen.raw
+    assert not (folder / "cloudrun.toml").exists()
 
 
 # -- config show

@@ -50,6 +50,7 @@ class Endpoint:
     parameters: dict[str, str] = field(default_factory=dict)  # of SSM, which moto lets nobody set below /aws/
     answers: dict[str, bytes] = field(default_factory=dict)  # by client token, which moto forgets and EC2 does not
     denied: set[str] = field(default_factory=set)  # actions that the account may not
+    refused: dict[str, Refusal] = field(default_factory=dict)  # other answers, by action
     documents: dict[str, dict[str, object]] = field(default_factory=dict)  # what services that moto lacks say, by call
     ahead_s: float = 0.0  # by how much its clock is ahead of this computer's
 
@@ -153,6 +154,9 @@ class _Handler(BaseHTTPRequestHandler):
             )
             self._error(403, "UnauthorizedOperation", reason)
             return
+        if (refusal := self.endpoint.refused.get(call.get("Action", ""))) is not None:
+            self._error(refusal.status, refusal.code, "the test says so")
+            return
         launching = call.get("Action") == "RunInstances"
         fault = self.endpoint.faults.pop(0) if launching and self.endpoint.faults else None
         if isinstance(fault, Refusal):
@@ -232,8 +236,9 @@ def shared_endpoint(moto_url: str) -> Iterator[Endpoint]:
 @pytest.fixture
 def endpoint(shared_endpoint: Endpoint) -> Endpoint:
     known = shared_endpoint
-    for memory in (known.calls, known.faults, known.parameters, known.answers, known.denied, known.documents):
+    for memory in (known.calls, known.faults, known.parameters, known.answers, known.denied, known.refused):
         memory.clear()
+    known.documents.clear()
     known.ahead_s = 0.0
     return shared_endpoint
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.command import Cli
-from tests.contract.test_aws.conftest import Endpoint
+from tests.contract.test_aws.conftest import Endpoint, Refusal
 from tests.contract.test_aws.test_prices import product
 from tests.readme_command import snippet
 
@@ -96,6 +96,35 @@ def test_what_would_be_refused_is_refused(cli: Cli, endpoint: Endpoint) -> None:
     done = cli("submit", "train.py", "--provider", "aws", "--dry-run", "--set", "a=1,2", "--budget", "0.0001")
     assert done.returncode == 2
     assert "--budget" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "step"),
+    [
+        ("ExpiredToken", "aws sso login"),
+        ("InvalidClientTokenId", "aws configure"),
+        ("AccessDenied", "allow sts:GetCallerIdentity"),
+        ("SignatureDoesNotMatch", "aws configure"),
+    ],
+)
+def test_credentials_that_do_not_do_are_exit_code_4_with_the_command_to_type(
+    cli: Cli, endpoint: Endpoint, code: str, step: str
+) -> None:
+    endpoint.refused["GetCallerIdentity"] = Refusal(code, 403)
+    done = cli("submit", "train.py", "--provider", "aws")
+    assert done.returncode == 4
+    message, next_step = done.stderr.strip().splitlines()
+    assert code in message
+    assert step in next_step
+    assert "RunInstances" not in endpoint.actions()
+
+
+def test_a_permission_that_is_missing_in_the_middle_is_named_and_leaves_nothing(cli: Cli, endpoint: Endpoint) -> None:
+    endpoint.denied.add("ImportKeyPair")
+    done = cli("submit", "train.py", "--provider", "aws")
+    assert done.returncode == 4, done.stderr
+    assert "next: allow ec2:ImportKeyPair (cloudrun init --iam-policy" in done.stderr
+    assert "RunInstances" not in endpoint.actions()
 
 
 def test_what_the_readme_types_on_the_way_to_aws_can_be_typed(cli: Cli, endpoint: Endpoint) -> None:
