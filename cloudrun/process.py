@@ -191,7 +191,9 @@ class process_unit:  # noqa: N801 - used like a function: `with process_unit() a
         if self._instance_id is not None:
             cloud = place_of(ledger, self._instance_id, settings.profile)
         else:
-            cloud = wiring.connect(settings.provider, settings.region, settings.profile)
+            cloud = wiring.connect(  # a warning is what the usual observer shows: it takes long
+                settings.provider, settings.region, settings.profile, lambda words: observe(Note(words, "warning"))
+            )
         self._machine = Machine(
             lambda: open_unit(cloud, ledger, settings, observe, instance_id=self._instance_id),
             lambda: open_unit(cloud, ledger, settings, observe),

@@ -41,15 +41,20 @@ class Cloud:
     prices: Callable[[], Prices] | None = None
 
 
-def connect(provider: str, region: str | None = None, profile: str | None = None) -> Cloud:
-    """The place that settings name; a sandbox is started where none runs.
+def connect(
+    provider: str,
+    region: str | None = None,
+    profile: str | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Cloud:
+    """The place that settings name; a sandbox is started where none runs, and `say` told so.
 
     Raises UsageError (unknown provider or region), CredentialsError, SandboxError.
     """
     if provider == "sandbox":
         from cloudrun.sandbox import client
 
-        return _sandbox(client.ensure(), region)
+        return _sandbox(client.ensure(say=say), region)
     if provider == "aws":
         return _aws(region, profile)
     raise UsageError(f"there is no provider {provider!r}", next_step="use sandbox or aws")

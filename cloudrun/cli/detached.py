@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cloudrun.cli.printing import print_json
 from cloudrun.core.errors import CleanupIncomplete, JobFailed
-from cloudrun.core.states import RunState
-from cloudrun.core.states import is_terminal as is_over
-from cloudrun.grids.cells import ON_UNITS, Tally
+from cloudrun.grids.cells import ON_UNITS
 from cloudrun.grids.grid import Finished
+from cloudrun.grids.rows import tally_of
 from cloudrun.ledger import Ledger
+from cloudrun.runs.failing import why_failed
 
 if TYPE_CHECKING:
     from cloudrun.grids.gathering import Pulled
@@ -24,7 +25,7 @@ def attach_to_grid(ledger: Ledger, reference: str, profile: str | None, *, as_js
 
     grid = ledger.grid(reference)
     metric, minimize = grid.settings.get("metric"), bool(grid.settings.get("minimize"))
-    with GridDisplay(metric, minimize=minimize) as display:
+    with GridDisplay(metric, minimize=minimize, why=partial(why_failed, ledger)) as display:
         display.say(f"{grid.grid_id} ({grid.name}): {grid.cells} cells of {grid.script}")
         finished = attach_grid(
             ledger, grid.grid_id, observe=display, profile=profile, changed=display.changed, over=display.over
@@ -45,10 +46,11 @@ def pull_of_grid(ledger: Ledger, reference: str, profile: str | None, *, as_json
 def _tell_pulled(pulled: Pulled, ledger: Ledger, say: Callable[[str], None], *, as_json: bool) -> int:
     """What is home, what is not, and what to type next."""
     grid, counts = pulled.grid, pulled.counts
-    failed = sum(counts[state] for state in RunState if is_over(state) and state is not RunState.SUCCEEDED)
-    there = sum(counts[state] for state in ON_UNITS)
-    left = grid.cells - counts[RunState.SUCCEEDED] - failed - there
-    words = {"succeeded": counts[RunState.SUCCEEDED], "failed": failed, "on machines": there, "without a machine": left}
+    tally = tally_of(grid, ledger, 0)
+    tally.running = there = sum(counts[state] for state in ON_UNITS)
+    failed, left = tally.failed, tally.left
+    words = {"succeeded": tally.succeeded, "failed": failed, "cancelled": tally.cancelled}
+    words |= {"on machines": there, "without a machine": left}
     say(f"{grid.grid_id} ({grid.name}) {grid.state}: {', '.join(f'{n} {word}' for word, n in words.items() if n)}")
     if there or left:
         say(f"  next   cloudrun attach {grid.grid_id} goes on with it, cloudrun ps shows how far it is")
@@ -57,8 +59,7 @@ def _tell_pulled(pulled: Pulled, ledger: Ledger, say: Callable[[str], None], *, 
     if as_json:
         from cloudrun.cli.grid import document as grid_document
 
-        tally = Tally(grid.cells, counts[RunState.SUCCEEDED], 0, failed, running=there)
         print_json(grid_document(Finished(grid, tally, 0.0, "; ".join(pulled.problems)), ledger))
     if pulled.problems:
         return CleanupIncomplete.exit_code  # machines that may be billing
-    return JobFailed.exit_code if failed else 0
+    return JobFailed.exit_code if failed or tally.cancelled else 0

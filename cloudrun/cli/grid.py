@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
@@ -27,6 +28,7 @@ from cloudrun.plan.estimate import work_s
 from cloudrun.plan.grid import Grid
 from cloudrun.plan.quantities import duration_text
 from cloudrun.pools.pool import Pool
+from cloudrun.runs.failing import why_failed
 from cloudrun.runs.prepared import Job
 
 if TYPE_CHECKING:
@@ -34,11 +36,12 @@ if TYPE_CHECKING:
 
 
 REDRAW_S = 0.2
+WHY_CHARACTERS = 120  # of what a failed cell said last
 JSON_RUNS = 1000  # read from the ledger at once
 
 
 class GridDisplay:
-    """Called from any thread."""
+    """Called from any thread. `why` gives the reason of a run's failure in a line."""
 
     def __init__(
         self,
@@ -46,12 +49,14 @@ class GridDisplay:
         *,
         minimize: bool = False,
         verbose: bool = False,
+        why: Callable[[RunRecord], str] = lambda run: run.detail or "",
         clock: Callable[[], float] = time.monotonic,
         stderr: IO[str] | None = None,
     ) -> None:
         self._metric = metric
         self._minimize = minimize
         self._verbose = verbose
+        self._why = why
         self._clock = clock
         self._words = stderr or sys.stderr
         self._moving = is_terminal(self._words)
@@ -61,6 +66,7 @@ class GridDisplay:
         self._began = clock()
         self._drawn = float("-inf")
         self._tally: Tally | None = None
+        self._works = False  # there is a pool
         self._best: RunRecord | None = None
 
     def __enter__(self) -> Self:
@@ -75,8 +81,10 @@ class GridDisplay:
                 self._live = None
 
     def __call__(self, event: Event) -> None:
-        """Of all that happens on units only what was not meant to: what cells print is in their logs."""
-        if isinstance(event, Note) and (event.level == "warning" or self._verbose):
+        """What is said before machines work; then, of all that happens on them, only what was not meant to: what cells
+        print is in their logs."""
+        is_early = not self._works and isinstance(event, Note) and event.level == "info"
+        if isinstance(event, Note) and (event.level == "warning" or self._verbose or is_early):
             self.say(f"  {'warning: ' if event.level == 'warning' else ''}{event.text}")
 
     def say(self, text: str) -> None:
@@ -108,16 +116,26 @@ class GridDisplay:
             if run.state is RunState.SUCCEEDED and score is not None and self._is_better(run, score):
                 self._best = run
             if not self._moving or run.state is not RunState.SUCCEEDED:
-                told = f"{run.metric} {score_text(score)}" if score is not None else (run.detail or "")
                 tally = self._tally
                 count = f"[{tally.succeeded + tally.failed}/{tally.cells}] " if tally else ""
-                self.say(f"{count}{run.run_id} {run.state}  {told}  {assignments_text(run.params)}")
+                words = [f"{count}{run.run_id} {run.state}", self._told(run, score), assignments_text(run.params)]
+                if run.state in (RunState.FAILED, RunState.LOST):
+                    words.append(f"next: cloudrun show {run.run_id} --log")
+                self.say("  ".join(word for word in words if word))
+
+    def _told(self, run: RunRecord, score: float | None) -> str:
+        """How a cell ended, in few words."""
+        if run.state is RunState.SUCCEEDED:
+            return f"{run.metric} {score_text(score)}" if score is not None else ""
+        why = self._why(run)
+        return why if len(why) <= WHY_CHARACTERS else f"{why[: WHY_CHARACTERS - 1]}…"
 
     def changed(self, tally: Tally, pool: Pool | None) -> None:
         with self._lock:
             if self._tally is None and tally.taken:
-                self.say(f"{tally.taken} of {tally.cells} cells have succeeded before, and are not run again")
+                self.say(f"{tally.taken} of {tally.cells} cells are taken from the ledger: they are not run again")
             self._tally = tally
+            self._works = self._works or pool is not None
             now = self._clock()
             if self._moving and not self._is_gone and pool is not None and now - self._drawn >= REDRAW_S:
                 self._drawn = now
@@ -146,14 +164,15 @@ class GridDisplay:
             self._live.update(Text("\n".join(lines)), refresh=True)
 
     def _lines(self, tally: Tally, pool: Pool, width: int) -> list[str]:
-        done = tally.succeeded + tally.failed
+        done = tally.over
         elapsed_s = self._clock() - self._began
         left_s, expected_usd = _outlook(pool)
         left = f", some {duration_text(left_s)} left" if left_s is not None else ""
         room = min(30, width - 50)
         filled = room * done // max(1, tally.cells)
         bar = f"[{'#' * filled}{' ' * (room - filled)}] " if room >= 8 else ""
-        counts = f"{done} done, {tally.running} running, {tally.failed} failed, {tally.left} wait"
+        cancelled = f", {tally.cancelled} cancelled" if tally.cancelled else ""
+        counts = f"{done} done, {tally.running} running, {tally.failed} failed{cancelled}, {tally.left} wait"
         lines = [
             f"{bar}{done}/{tally.cells}  {duration_text(elapsed_s)}{left}",
             f"cells: {counts}{f', {tally.elsewhere} out of reach' if tally.elsewhere else ''}",
@@ -173,7 +192,7 @@ class GridDisplay:
             score = self._best.scores[self._best.metric]
             lines.append(f"best:  {self._best.metric} {score_text(score)}  {assignments_text(self._best.params)}")
         lines += [
-            f"  {name}  {hand.state:<9}  {' '.join(f'cell {cell.number}' for cell in hand.tasks)}"
+            f"  {name}  {hand.state:<9}  {' '.join(cell.run.run_id for cell in hand.tasks)}"
             for name, hand in list(pool.hands.items())[:12]
         ]
         return [printable(line) for line in lines]
@@ -203,7 +222,9 @@ def submit_grid(
     """Run a grid from the command line; returns the exit code: 5 where a cell failed, 1 where some are left."""
     with (
         closing(Ledger()) as ledger,
-        GridDisplay(settings.metric, minimize=bool(settings.minimize), verbose=verbose) as display,
+        GridDisplay(
+            settings.metric, minimize=bool(settings.minimize), verbose=verbose, why=partial(why_failed, ledger)
+        ) as display,
     ):
         finished = run_grid(
             Job(script, arguments, {}, name),
@@ -252,7 +273,7 @@ def exit_code(finished: Finished) -> int:
         return 0 if finished.tally.running and not finished.why else 1
     if finished.tally.elsewhere:
         return CleanupIncomplete.exit_code  # on machines that may be billing
-    if finished.tally.failed:
+    if finished.tally.failed or finished.tally.cancelled:
         return JobFailed.exit_code
     return 0 if finished.grid.state is GridState.DONE else 1
 
@@ -272,6 +293,7 @@ def document(finished: Finished, ledger: Ledger) -> dict[str, Any]:
         "succeeded": tally.succeeded,
         "taken": tally.taken,
         "failed": tally.failed,
+        "cancelled": tally.cancelled,
         "left": tally.left + tally.elsewhere,
         "on_units": tally.running,
         "instance_ids": [unit.instance_id for unit in units],

@@ -16,28 +16,53 @@ def closing_lines(finished: Finished, ledger: Ledger) -> list[str]:
     counts = [f"{tally.succeeded} succeeded"]
     counts += [f"{tally.taken} of them before"] if tally.taken else []
     counts += [f"{tally.failed} failed"] if tally.failed else []
+    counts += [f"{tally.cancelled} cancelled"] if tally.cancelled else []
     counts += [f"{tally.left} left"] if tally.left else []
     counts += [f"{tally.elsewhere} on machines that cannot be reached"] if tally.elsewhere else []
     lines = [f"{grid.grid_id} ({grid.name}) {grid.state}: {', '.join(counts)}"]
-    if finished.why:
-        lines.append(f"  why    {finished.why}")
+    if why := finished.why or (finished.failures.all_of(tally.cells) if _all_failed(finished) else ""):
+        lines.append(f"  why    {why}")
     if finished.spent_usd:
-        lines.append(f"  cost   ${finished.spent_usd:.4f} at list prices")
+        earlier = f", {_usd(finished.earlier_usd)} of it before this command" if finished.earlier_usd else ""
+        lines.append(f"  cost   {_usd(finished.spent_usd)} at list prices{earlier}")
     lines += [f"  {line}" for line in _ranking(finished, ledger)]
+    return [*lines, *(f"  next   {step}" for step in _next_steps(finished))]
+
+
+def _all_failed(finished: Finished) -> bool:
+    return bool(finished.failures.first_run) and finished.tally.failed == finished.tally.cells
+
+
+def _next_steps(finished: Finished) -> list[str]:
+    grid, failures = finished.grid, finished.failures
+    log = f"cloudrun show {failures.first_run} --log"
+    if _all_failed(finished) or (finished.why and finished.why == failures.stop()):
+        go_on = "" if _all_failed(finished) else " (--keep-going tries the other cells)"
+        return [f"{log}, then correct the script and type the same command{go_on}"]
+    steps = []
     if grid.state is not GridState.DONE:
         more = ", with a higher --budget" if grid.budget_usd is not None and "budget" in finished.why else ""
-        lines.append(f"  next   the same command goes on with it{more}")
-    lines.append(f"  next   cloudrun results --grid {grid.grid_id}, or cloudrun report {grid.grid_id} --open")
-    return lines
+        steps.append(f"the same command goes on with it{more}")
+    if failures.first_run:
+        steps.append(f"{log}, the first that failed")
+    return [*steps, f"cloudrun results --grid {grid.grid_id}, or cloudrun report {grid.grid_id} --open"]
 
 
 def _ranking(finished: Finished, ledger: Ledger) -> list[str]:
     """The best cells, best first; nothing where none has a score."""
     lines = []
-    for place, run in enumerate(ledger.ranking(grid_id=finished.grid.grid_id, limit=RANKED), 1):
+    grid_id = finished.grid.grid_id
+    for place, run in enumerate(ledger.ranking(grid_id=grid_id, limit=RANKED), 1):
         metric = run.record.metric or next(iter(run.scores))
         lines.append(f"{place:>3}  {metric} {score_text(run.scores[metric])}  {assignments_text(run.params)}")
+    if len(lines) == RANKED < finished.tally.succeeded:
+        shown = f"{RANKED} of {finished.tally.succeeded} shown"
+        lines.append(f"     {shown}: cloudrun results --grid {grid_id} --limit 0")
     return lines
+
+
+def _usd(amount: float) -> str:
+    return f"${amount:.4f}"
 
 
 def detached_lines(finished: Finished, ledger: Ledger) -> list[str]:
@@ -50,6 +75,7 @@ def detached_lines(finished: Finished, ledger: Ledger) -> list[str]:
         lines[0] += f", powering off by {when_text(max(unit.deadline for unit in units))}"
     counts = [f"{tally.succeeded} have succeeded before"] if tally.succeeded else []
     counts += [f"{tally.failed} failed"] if tally.failed else []
+    counts += [f"{tally.cancelled} cancelled"] if tally.cancelled else []
     counts += [f"{tally.left} wait: {finished.why}" if finished.why else f"{tally.left} wait"] if tally.left else []
     lines += [f"  cells  {', '.join(counts)}"] if counts else []
     if finished.spent_usd:

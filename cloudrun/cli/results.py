@@ -14,6 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
+from itertools import islice
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -117,6 +118,9 @@ def results(
             _print_csv(table, look())
         else:
             table.print(look(), seen)
+            if most and any(True for _ in islice(look(limit=most + 1), most, None)):
+                all_cells = f" of {ledger.grid(grid_id).cells}" if grid_id is not None and where is None else ""
+                print(f"  {most}{all_cells} shown: --limit 0 lists all of them", file=sys.stderr)
 
 
 def _names(columns: str) -> list[str]:

@@ -69,7 +69,8 @@ def _row(seen: Seen, now: datetime) -> list[str]:
 
 def _grid_row(seen: SeenGrid, now: datetime) -> list[str]:
     away = seen.there["done"] + seen.there["failed"]
-    words = {"running": seen.running, "waiting": seen.there["waiting"], "failed": seen.failed, "not home": away}
+    words = {"running": seen.running, "waiting": seen.there["waiting"], "failed": seen.failed}
+    words |= {"cancelled": seen.cancelled, "not home": away}
     if not seen.attended:
         words["without a machine"] = seen.left
     counts = [f"{seen.done} of {seen.grid.cells} cells done", *(f"{n} {word}" for word, n in words.items() if n)]
@@ -96,6 +97,7 @@ def _grid_document(seen: SeenGrid) -> dict[str, Any]:
         "running": seen.running,
         "waiting": seen.there["waiting"],
         "failed": seen.failed,
+        "cancelled": seen.cancelled,
         "left": seen.left,
         "attended": seen.attended,
         "instance_ids": [unit.instance_id for unit in seen.units],

@@ -167,6 +167,7 @@ def shortage(
 
     if most is not None and most < 0:
         raise UsageError(f"--most {most} is less than none", next_step="write --most 0")
+    client.ensure(say=lambda words: print(words, file=sys.stderr))
     said = client.shortage(instance_type or "", zone or "", most)
     if as_json:
         print_json(said)

@@ -103,11 +103,13 @@ def reap(
         cloudrun reap
         cloudrun reap i-0123456789abcdef0
     """
+    from cloudrun.grids.watching import forsaken
     from cloudrun.ledger import Ledger
     from cloudrun.reaper import reap as reap_all
 
     with closing(Ledger()) as ledger, Display() as display:
         report = reap_all(ledger, units=units, dry_run=dry_run, observe=display, profile=profile)
+        left = forsaken(ledger, {action.target for action in report.actions}) if dry_run else []
     if as_json:
         actions = [
             {
@@ -137,4 +139,10 @@ def reap(
                 for action in report.actions
             ],
         )
+        for grid_id in left:
+            print(
+                f"  {grid_id} has no process any more: its command, typed again, or cloudrun attach {grid_id} goes on"
+                f" with it and with its machines; cloudrun cancel {grid_id} brings home what it has and ends it",
+                file=sys.stderr,
+            )
     report.require_complete()

@@ -260,7 +260,7 @@ class RunRecord:
     attempts: int = 0
     submission: Mapping[str, Any] = field(default_factory=_empty)  # its project's "root" and all "settings", as given
     grid_id: str | None = None  # the grid that made it; later ones may have it as a cell too
-    cell_key: str = ""  # digest of all that decides what comes of it; "" for a run that is no cell
+    cell_key: str = ""  # digest of all that decides what comes of it; "" for a function that was given no key
 
 
 @dataclass(frozen=True)

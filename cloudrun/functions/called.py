@@ -40,7 +40,7 @@ def main(function: str, calls: str, version: str) -> int:
         try:
             call = cloudpickle.loads(read(function))
             values = [call(*arguments, **keywords) for arguments, keywords in cloudpickle.loads(read(calls))]
-            cloudpickle.dump(("returned", values, ""), part)
+            cloudpickle.dump(("returned", values), part)
         except BaseException as error:  # noqa: BLE001  # whatever it is, it is raised again at home
             code = 1
             part.seek(0)
@@ -56,18 +56,21 @@ def read(path: str) -> bytes:
 
 
 def raised(error: BaseException, cloudpickle: Any) -> bytes:
-    """The exception and its traceback; one that cannot be made again at home is told in words."""
+    """The exception, pickled by itself since it may not be one that can be made again; its type and words; its
+    traceback."""
     import traceback
 
     while error.__traceback__ is not None and error.__traceback__.tb_frame.f_code.co_filename in (__file__, HERE):
         error.__traceback__ = error.__traceback__.tb_next  # without our own frames
     text = "".join(traceback.format_exception(error))
     sys.stderr.write(text)
+    words = "".join(traceback.format_exception_only(type(error), error)).strip()
     try:
-        outcome: bytes = cloudpickle.dumps(("raised", error, text))
-        cloudpickle.loads(outcome)
+        content: bytes = cloudpickle.dumps(error)
+        cloudpickle.loads(content)
     except Exception:  # noqa: BLE001  # a class may raise anything here
-        outcome = cloudpickle.dumps(("raised", RuntimeError(f"{type(error).__name__}: {error}"), text))
+        content = b""
+    outcome: bytes = cloudpickle.dumps(("raised", content, words, text))
     return outcome
 
 

@@ -71,9 +71,15 @@ class Calls:
         self._running = 0
         self._took_s = 0.0
         self._timed = 0
+        self._some_cancelled = False  # of those that wait, since somebody looked
 
     def add(self, call: Call) -> None:
         self._queue.append(call)
+        call.future.add_done_callback(self._note_cancelled)
+
+    def _note_cancelled(self, future: Future[Any]) -> None:
+        """In whichever thread cancels it."""
+        self._some_cancelled = self._some_cancelled or future.cancelled()
 
     def cancel(self) -> None:
         """Those that no unit has come to."""
@@ -83,8 +89,14 @@ class Calls:
     # -- what the pool asks --------------------------------------------------------------------------------------------
 
     def backlog(self) -> Backlog:
-        while self._queue and self._queue[0].future.cancelled():
-            self._drop(self._queue.popleft())
+        if self._some_cancelled:
+            self._some_cancelled = False  # first: what is cancelled meanwhile is seen the next time
+            waiting, self._queue = self._queue, deque()
+            for call in waiting:
+                if call.future.cancelled():
+                    self._drop(call)
+                else:
+                    self._queue.append(call)
         return Backlog(len(self._queue), self._running, self._took_s / self._timed if self._timed else None)
 
     def take(self, beside: Sequence[Call]) -> Call:  # noqa: ARG002  # it does not matter which they are
@@ -137,12 +149,16 @@ class Calls:
         self.close(error)
 
     def close(self, error: BaseException | None) -> None:
+        """All that wait are told, whatever goes wrong on the way: nobody shall wait for ever, nor learn a later cause
+        than the first."""
         while self._queue:
             call = self._queue.popleft()
             if call.is_begun:
                 ending = Ending(RunState.CANCELLED, EndReason.CANCELLED, "no machine was there for another attempt")
-                with suppress(CloudrunError):
+                try:
                     end_queued(self._ledger, call.future.run_id, ending)
+                except Exception as failure:  # noqa: BLE001
+                    self._observe(Note(f"{call.future.run_id} is left as it was: {failure}", "warning"))
             self._fail(call, error or Cancelled(f"the pool ended before {call.parcel.name} was called"))
 
     # -- what becomes of a call ----------------------------------------------------------------------------------------

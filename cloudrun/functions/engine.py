@@ -20,7 +20,8 @@ from cloudrun.core.settings import Settings
 from cloudrun.functions.calls import Calls
 from cloudrun.functions.packing import CALLS, Functions
 from cloudrun.functions.standing import Standing, Task
-from cloudrun.grids.grid import Wishes, check_money, limits_of, on_its_share, terms_of, write_costs
+from cloudrun.grids.costs import write_costs
+from cloudrun.grids.grid import Wishes, check_money, limits_of, on_its_share, terms_of
 from cloudrun.grids.gridwork import GridWork
 from cloudrun.ledger import Ledger
 from cloudrun.pools.pool import Pool
@@ -49,7 +50,10 @@ class Engine:
         self._done = threading.Event()
         self._lock = threading.RLock()  # an executor may be forgotten, and shut, in the middle of anything
         self._pid = os.getpid()
-        self.cloud = wiring.connect(settings.provider, settings.region, settings.profile)
+        # A warning, since the usual observer of a pool shows nothing else: it takes long, and would do so in silence.
+        self.cloud = wiring.connect(
+            settings.provider, settings.region, settings.profile, lambda words: observe(Note(words, "warning"))
+        )
         for note in self.cloud.notes:
             observe(Note(note))
         self.image = self.cloud.images.find(settings.instance_type, image_id=settings.image, user=settings.user)

@@ -216,7 +216,8 @@ class process_pool(Executor):  # noqa: N801 - used like a function: `with proces
         the next time.
 
         Raises UsageError before anything is launched, also where another process goes on with the same grid. Where
-        cells are left in the end the iterator raises why: JobFailed where the first cells all failed in the same way.
+        cells are left in the end the iterator raises why: JobFailed (with the first one's run) where the first cells
+        all failed in the same way; and JobFailed after the last run where none has succeeded, unless `keep_going`.
         """
         made = grid if isinstance(grid, Grid) else make_grid(grid)
         check_size(made, yes=False)
@@ -227,7 +228,7 @@ class process_pool(Executor):  # noqa: N801 - used like a function: `with proces
             plan = prepared.prepare(job, self._settings, self._ledger, engine.image.architecture, self._observe)
             plan, wishes = engine.finished(plan), replace(self._wishes, again=again)
             begin = partial(GridRun, plan, made, wishes, self._ledger, engine.client_id, self._observe)
-            work = GridWork(self._ledger, begin)
+            work = GridWork(self._ledger, begin, keep_going=wishes.keep_going, observe=self._observe)
             engine.adopt(work)
         return work.runs(engine.tell)
 

@@ -11,10 +11,11 @@ import linecache
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from posixpath import relpath
-from typing import Any
+from typing import Any, cast
 
 import cloudpickle
 
@@ -109,8 +110,9 @@ class Functions:
         return Parcel(function.name, kind, function.entry, self._written(f"{new_id('f')}.calls", content))
 
     def forget(self, parcel: Parcel) -> None:
-        """It is needed no more."""
-        parcel.file.unlink(missing_ok=True)
+        """It is needed no more. What cannot be deleted now goes with its folder."""
+        with suppress(OSError):
+            parcel.file.unlink(missing_ok=True)
 
     def close(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -203,7 +205,8 @@ def outcome_file(run: Run) -> Artifact | None:
 
 
 def outcome(run: Run) -> list[Any]:
-    """What each call returned; raises what one raised, with the traceback on the unit as a note.
+    """What each call returned; raises what one raised, with the traceback on the unit as a note, or RuntimeError with
+    its type and words, from an `OnUnit`, where it cannot be made again here.
 
     The digest is checked before anything is unpickled. Raises JobFailed where they never got so far, LedgerError where
     what they returned cannot be unpickled here.
@@ -217,7 +220,7 @@ def outcome(run: Run) -> list[Any]:
         )
     with run.store.open(artifact.sha256) as file:
         try:
-            how, value, text = cloudpickle.load(file)
+            how, value, *told = cloudpickle.load(file)
         except Exception as error:  # a pickle runs code of its own, which may raise anything
             raise LedgerError(
                 f"what {run.name} gave back cannot be unpickled here: {type(error).__name__}: {error}",
@@ -225,8 +228,24 @@ def outcome(run: Run) -> list[Any]:
             ) from error
     if how == "returned":
         return list(value)
-    value.add_note(f"on {run.instance_id}:\n{_with_sources(text.rstrip())}")
-    raise value
+    words, text = told
+    trace = f"on {run.instance_id}:\n{_with_sources(text.rstrip())}"
+    raise _made_again(value, words, trace)
+
+
+class OnUnit(Exception):
+    """The traceback, as it was there, of an exception that cannot be made again here."""
+
+
+def _made_again(content: bytes, words: str, trace: str) -> BaseException:
+    """The exception that a call raised. Its class is the user's, and may refuse to be made from what it was."""
+    with suppress(Exception):
+        error = cloudpickle.loads(content)
+        error.add_note(trace)
+        return cast("BaseException", error)
+    told = RuntimeError(words)
+    told.__cause__ = OnUnit(trace)
+    return told
 
 
 def _with_sources(trace: str) -> str:

@@ -20,13 +20,13 @@ from cloudrun.plan.retrying import SUSPICIOUS, UNITS_TAKEN_DOWN, Failures, next_
 from cloudrun.plan.scheduling import Backlog
 from cloudrun.pools.pooled import PooledUnit
 from cloudrun.runs import dispatch
+from cloudrun.runs.failing import why_failed
 from cloudrun.runs.homecoming import end_queued
 from cloudrun.runs.prepared import Prepared
 
 __all__ = ["ON_UNITS", "Cell", "Cells", "Tally"]
 
 ON_UNITS = tuple(state for state in RunState if not is_terminal(state) and state is not RunState.QUEUED)
-STDERR_BYTES = 4096  # of a failed cell, to see whether others fail alike
 
 
 @dataclass
@@ -37,13 +37,18 @@ class Tally:
     succeeded: int = 0
     taken: int = 0
     failed: int = 0
+    cancelled: int = 0
     quarantined: int = 0
     elsewhere: int = 0  # they run on, or wait, on machines that cannot be reached now
     running: int = 0
 
     @property
     def left(self) -> int:
-        return self.cells - self.succeeded - self.failed - self.elsewhere - self.running
+        return self.cells - self.over - self.elsewhere - self.running
+
+    @property
+    def over(self) -> int:
+        return self.succeeded + self.failed + self.cancelled
 
 
 class Cells:
@@ -74,7 +79,7 @@ class Cells:
         self._over = over
         self._turns = Turns(ledger, grid_id, expectation or Expectation(()))
         self._gone = 0  # of those that waited
-        self._failures = Failures(succeeded=tally.succeeded > 0)
+        self.failures = Failures(succeeded=tally.succeeded > 0)
         self._took_s = 0.0  # all cells that have succeeded here
         self._timed = 0
         self._expected_s = 0.0  # what was expected of those of them of which something was
@@ -102,7 +107,7 @@ class Cells:
         suspected = any(cell.number in self._suspects for cell in beside)
         cell = self._turns.next(self._suspects if suspected else ())
         self._tally.running += cell is not None
-        self._tally.failed += self._turns.gone - self._gone  # somebody has cancelled them while they waited
+        self._tally.cancelled += self._turns.gone - self._gone  # somebody has cancelled them while they waited
         self._gone = self._turns.gone
         return cell
 
@@ -124,9 +129,9 @@ class Cells:
             dispatch.execute(unit, plan, check=False, run_id=task.run.run_id)
 
     def ended(self, task: Cell, error: BaseException | None) -> None:
+        self._tally.running -= 1
         if error is not None and not isinstance(error, CloudrunError):
             raise error  # a bug, or the interpreter's end
-        self._tally.running -= 1
         run = self._ledger.run(task.run.run_id)
         if isinstance(error, UnitGone) and run.state in ON_UNITS:  # nobody came to it before its machine went
             self._recover(run, error)
@@ -136,11 +141,11 @@ class Cells:
         elif not is_terminal(run.state):
             self._tally.elsewhere += 1
             if not isinstance(error, Cancelled):  # it goes on on its machine, as do all the others there
-                self._observe(Note(f"cell {task.number} ({run.run_id}): {error}", "warning"))
+                self._observe(Note(f"{run.run_id}: {error}", "warning"))
         elif run.state is RunState.SUCCEEDED:
             self._succeeded(task, run)
         elif run.end_reason is EndReason.CANCELLED:
-            self._tally.failed += 1
+            self._tally.cancelled += 1
             self._over(run)
         else:
             self._failed(task, run)
@@ -163,7 +168,7 @@ class Cells:
 
     def _succeeded(self, task: Cell, run: RunRecord) -> None:
         self._tally.succeeded += 1
-        self._failures.success()
+        self.failures.success()
         took_s = run.timings.ship_s + run.timings.run_s + run.timings.pull_s
         self._took_s += took_s
         self._timed += 1
@@ -176,7 +181,7 @@ class Cells:
         """Its machine failed it: another one gets it, unless it has taken too many down."""
         if self._ledger.grid(self._grid_id).state is GridState.CANCELLED:  # its queue was emptied before this came back
             end_queued(self._ledger, run.run_id, CANCELLED)
-            self._tally.failed += 1
+            self._tally.cancelled += 1
             self._over(self._ledger.run(run.run_id))
             return
         ends = self._ends(run)
@@ -187,7 +192,7 @@ class Cells:
         if any(end in SUSPICIOUS for end in ends):
             self._suspects.add(task.number)
         if ends and error is not None and not isinstance(error, Cancelled):
-            self._observe(Note(f"cell {task.number} goes to another machine: {error}", "warning"))
+            self._observe(Note(f"{run.run_id} goes to another machine: {error}", "warning"))
         self._queue(task, run)
 
     def _failed(self, task: Cell, run: RunRecord) -> None:
@@ -197,15 +202,16 @@ class Cells:
         step = next_step(ends, retries=self._retries)
         again = self._another_run(task, run, ends) if step == "again" else None
         if again is not None:
-            self._observe(Note(f"cell {task.number} failed ({run.detail}); it is tried again", "warning"))
+            why = why_failed(self._ledger, run)
+            self._observe(Note(f"{run.run_id} failed ({why}); it is tried again", "warning"))
             self._queue(task, self._ledger.run(again.run_id))
         elif step == "quarantine":
-            self._observe(Note(f"cell {task.number} ({run.run_id}) is left out: {_too_many(ends)}", "warning"))
+            self._observe(Note(f"{run.run_id} is left out: {_too_many(ends)}", "warning"))
             self._quarantine(run)
         else:
             self._tally.failed += 1
-            self._failures.failure(_stderr(self._ledger, run) or run.detail)
-            self._stopped = self._failures.stop(keep_going=self._keep_going)
+            self.failures.failure(run.run_id, why_failed(self._ledger, run))
+            self._stopped = self.failures.stop(keep_going=self._keep_going)
             self._over(run)
 
     def _another_run(self, task: Cell, run: RunRecord, ends: Sequence[EndReason]) -> RunRecord | None:
@@ -242,13 +248,3 @@ def _too_many(ends: Sequence[EndReason]) -> str:
     if down >= UNITS_TAKEN_DOWN:
         return f"it was there when {down} machines went down, and is not tried on another"
     return f"its machines failed it {len(ends)} times, and it is not tried on another"
-
-
-def _stderr(ledger: Ledger, run: RunRecord) -> str:
-    """The last lines of what a run said before it failed."""
-    for artifact in run.artifacts:
-        if artifact.kind == "log" and artifact.path == "stderr.log":
-            with ledger.artifacts.open(artifact.sha256) as file:
-                file.seek(max(0, artifact.size - STDERR_BYTES))
-                return file.read().decode(errors="replace")
-    return ""

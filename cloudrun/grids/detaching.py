@@ -193,7 +193,7 @@ def _begun(unit: PooledUnit, plan: Prepared, cells: Sequence[tuple[int, str]]) -
             run = ledger.run(run_id)
             store = dispatch.store_of(unit, plan, run_id, run.attempts + 1)
             try:
-                ledger.begin_attempt(run_id, unit.instance_id, now, store=store)
+                ledger.begin_attempt(run_id, unit.instance_id, now, store=store, beside=plan.beside)
             except LedgerError:
                 if ledger.run(run_id).state is RunState.QUEUED:
                     raise

@@ -120,7 +120,7 @@ def _end_attended(ledger: Ledger, grid_id: str, grace_s: float, observe: Observe
             except LedgerError:
                 raise
             except CloudrunError as error:  # the others are tried all the same
-                observe(Note(f"cell {cell.number} ({cell.run.run_id}): {error}", "warning"))
+                observe(Note(f"{cell.run.run_id}: {error}", "warning"))
 
 
 def catch_up(

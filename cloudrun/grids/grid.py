@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
 from cloudrun.core.clock import SystemClock
@@ -17,17 +16,19 @@ from cloudrun.core.settings import Settings
 from cloudrun.core.states import GridState, RunState
 from cloudrun.grids.cancelling import end_left
 from cloudrun.grids.cells import ON_UNITS, Cells, Tally
+from cloudrun.grids.changed import changed_since, warning
+from cloudrun.grids.costs import write_costs
 from cloudrun.grids.handing import HandedOut, hand_out
 from cloudrun.grids.inherited import Held, inherit
 from cloudrun.grids.machines import GRID_TAG, units_ever_of, units_of
-from cloudrun.grids.rows import batches, begin, fill, is_again, tally_of
+from cloudrun.grids.rows import begin, failed_of, fill, is_again, tally_of
 from cloudrun.ledger import Ledger
 from cloudrun.plan import budget
-from cloudrun.plan.costs import Stay, shares
 from cloudrun.plan.estimate import Estimate, estimate
 from cloudrun.plan.expecting import Expectation
 from cloudrun.plan.grid import Grid
 from cloudrun.plan.pricing import vcpus
+from cloudrun.plan.retrying import Failures
 from cloudrun.plan.scheduling import Backlog, Limits, Terms, decide, least_life_s
 from cloudrun.pools.pool import Pool, QueueSlots
 from cloudrun.pools.work import Joined
@@ -58,12 +59,15 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Finished:
-    """A grid when its command returns. `why`: what kept it from being done; "" where it is."""
+    """A grid when its command returns. `spent_usd`: on all machines that it ever had. `why`: what kept it from being
+    done; "" where it is."""
 
     grid: GridRecord
     tally: Tally
     spent_usd: float
     why: str = ""
+    failures: Failures = field(default_factory=Failures)  # of this command
+    earlier_usd: float = 0.0  # of what was spent, on machines of earlier commands
 
 
 Changed = Callable[[Tally, Pool | None], None]
@@ -122,6 +126,9 @@ def run_grid(
                 )
             pool = make_pool(limits, terms)
             joined = run.inherit(cloud, image)
+            if run.tally.running:
+                count, word = run.tally.running, "cell goes" if run.tally.running == 1 else "cells go"
+                observe(Note(f"{count} {word} on, on machines of an earlier command"))
             _warn_of_money(joined, limits, run.grid_id, observe)
             estimated(_estimate(run, settings, limits, terms))
             try:
@@ -131,7 +138,7 @@ def run_grid(
         except BaseException as error:
             run.leave(error)
             raise
-        return run.finish(pool.why, pool.bill.ended_usd)
+        return run.finish(pool.why, pool.bill.ended_usd, joined.spent_usd)
 
 
 def _warn_of_money(joined: Joined, limits: Limits, grid_id: str, observe: Observer) -> None:
@@ -187,6 +194,7 @@ class GridRun:
         try:
             taken = fill(record, plan, grid, ledger, again=is_again(record))
             self.tally = tally_of(record, ledger, taken)
+            self._warn_of_changes(plan)
             self.cells = Cells(
                 ledger, record.grid_id, plan, self.tally, observe,
                 retries=wishes.retries, keep_going=wishes.keep_going, over=over,
@@ -195,6 +203,13 @@ class GridRun:
         except BaseException as error:
             self.leave(error)
             raise
+
+    def _warn_of_changes(self, plan: Prepared) -> None:
+        """Data is what `--data` names: where a cell has read anything else, its result may be of what was there."""
+        if self.tally.taken and plan.beside:
+            changed, cells = changed_since(self._ledger, self.grid_id, self._ledger.beside(plan.beside))
+            if changed:
+                self._observe(Note(warning(changed, cells), "warning"))
 
     def inherit(self, cloud: Cloud, image: Image) -> Joined:
         """What dead clients have left of it, taken over."""
@@ -218,10 +233,7 @@ class GridRun:
             grid = self._ledger.grid(self.grid_id)
             if grid.client_id != self._client_id or grid.state is not GridState.OPEN:
                 return
-            done = self._ledger.counts(self.grid_id)[RunState.SUCCEEDED]
-            error.add_note(
-                f"{done} of {self.tally.cells} cells have succeeded; the same command goes on with {self.grid_id}"
-            )
+            error.add_note(f"{self._how_far()}; the same command goes on with {self.grid_id}")
             left = [
                 unit for unit in units_of(self._ledger, self.grid_id) if not unit.client_id and unit.on_exit == "keep"
             ]
@@ -233,6 +245,12 @@ class GridRun:
                 )
             self._ledger.end_grid(self.grid_id, GridState.STOPPED, str(error) or "the user interrupted it")
         self.let_go()
+
+    def _how_far(self) -> str:
+        counts = self._ledger.counts(self.grid_id)
+        others = {"failed": failed_of(counts), "cancelled while they ran": counts[RunState.CANCELLED]}
+        words = [f"{counts[RunState.SUCCEEDED]} of {self.tally.cells} cells have succeeded"]
+        return ", ".join([*words, *(f"{count} {word}" for word, count in others.items() if count)])
 
     def ended_usd(self, terms: Callable[[str], Terms]) -> float:
         """What its units that have ended have cost, in earlier sessions too."""
@@ -247,12 +265,13 @@ class GridRun:
         """Whether each of its cells is over."""
         return not (self.tally.left or self.tally.running or self.tally.elsewhere)
 
-    def finish(self, why_not: str = "", spent_usd: float = 0.0) -> Finished:
+    def finish(self, why_not: str = "", spent_usd: float = 0.0, earlier_usd: float = 0.0) -> Finished:
         """Write down its end. `why_not`: what the pool says of cells that are left."""
         why = self.cells.stopped() or ("" if self.is_done else why_not)
         self._ledger.end_grid(self.grid_id, GridState.DONE if self.is_done else GridState.STOPPED, why)
         self.let_go()
-        return Finished(self._ledger.grid(self.grid_id), self.tally, spent_usd, why)
+        grid = self._ledger.grid(self.grid_id)
+        return Finished(grid, self.tally, spent_usd, why, self.cells.failures, earlier_usd)
 
     def leave_alone(self, handed: HandedOut) -> Finished:
         """Leave it to its machines, for whoever comes next; a grid that has nothing left to do is done."""
@@ -359,25 +378,3 @@ def _estimate(run: GridRun, settings: Settings, limits: Limits, terms: Callable[
         dearest_usd_per_hour=max((terms(name).usd_per_hour for name in settings.fallback_types), default=0.0),
         spent_usd=run.ended_usd(terms),
     )
-
-
-def write_costs(ledger: Ledger, pool: Pool, grid_id: str = "") -> None:
-    """What each run cost of the units that it was on: worth knowing, and no reason for anything to fail. `grid_id`: of
-    the grid whose earlier units count as well, those of a client that was killed before it could do this."""
-    with suppress(CloudrunError):
-        used = {*pool.used, *(unit.instance_id for unit in units_ever_of(ledger, grid_id))}
-        cells = {attempt.run_id for attempt in ledger.attempts_on(used)}
-        units = {attempt.instance_id for attempt in ledger.attempts_of(cells)}
-        stays: dict[str, list[Stay]] = defaultdict(list)
-        for attempt in ledger.attempts_on(units):
-            ended = (attempt.ended_at or SystemClock().now()).timestamp()
-            stays[attempt.instance_id].append((attempt.run_id, attempt.started_at.timestamp(), ended))
-        cost: dict[str, float] = defaultdict(float)
-        for instance_id, each in stays.items():
-            price = pool.terms(ledger.unit(instance_id).instance_type).usd_per_hour
-            for run_id, usd in shares(price, each).items():
-                cost[run_id] += usd
-        for batch in batches(cells.intersection(cost)):
-            with ledger.together():
-                for run_id in batch:
-                    ledger.set_cost(run_id, cost[run_id])

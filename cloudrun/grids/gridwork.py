@@ -8,6 +8,7 @@ from contextlib import suppress
 from queue import SimpleQueue
 
 from cloudrun.core.errors import Cancelled, CloudrunError, JobFailed
+from cloudrun.core.events import Note, Observer, nobody
 from cloudrun.core.records import RunRecord
 from cloudrun.core.states import RunState
 from cloudrun.grids.cells import Cell
@@ -20,17 +21,29 @@ BATCH = 1000  # cells that are read from the ledger at once
 
 
 class GridWork:
-    """`Source` for a pool's standing work. `begin` begins the grid; what it is given hears of each cell's end."""
+    """`Source` for a pool's standing work. `begin` begins the grid; what it is given hears of each cell's end.
 
-    def __init__(self, ledger: Ledger, begin: Callable[[Callable[[RunRecord], None]], GridRun]) -> None:
+    With `keep_going` it is no error that all cells fail."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        begin: Callable[[Callable[[RunRecord], None]], GridRun],
+        *,
+        keep_going: bool = False,
+        observe: Observer = nobody,
+    ) -> None:
         self._ledger = ledger
+        self._keep_going = keep_going
+        self._observe = observe
         self._over: SimpleQueue[str | None] = SimpleQueue()
         self.grid = begin(lambda run: self._over.put(run.run_id))
         self._before = list(self._succeeded())
         self._error: BaseException | None = None  # why some of it is left
 
     def runs(self, leave: Callable[[Callable[[], None]], None]) -> Iterator[Run]:
-        """Runs as their cells end, those first that had succeeded before. Raises what kept the rest from being run.
+        """Runs as their cells end, those first that had succeeded before. Raises what kept the rest from being run,
+        and JobFailed after the last where all have failed.
 
         Whoever leaves the loop early leaves what no unit has begun to the next time; `leave` has the deciding thread
         do what it is given.
@@ -80,10 +93,10 @@ class GridWork:
         self.grid.cells.carry_out(unit, task)
 
     def ended(self, task: Cell, error: BaseException | None) -> None:
-        """What keeps this grid from going on is no other's business."""
+        """What keeps this grid from going on, be it a bug, is no other's business."""
         try:
             self.grid.cells.ended(task, error)
-        except CloudrunError as failure:
+        except Exception as failure:  # noqa: BLE001
             self._error = self._error or failure
 
     def given_up(self, why: str, error: BaseException | None) -> None:
@@ -98,19 +111,34 @@ class GridWork:
             self._error = self._error or error
             if self.grid.is_done or self._error is None:
                 finished = self.grid.finish()
-                self._error = None if self.grid.is_done else self._left(finished.why)
+                self._error = self._all_failed() if self.grid.is_done else self._left(finished.why)
             else:
                 self.grid.leave(self._error)
-        except CloudrunError as failure:
+        except Exception as failure:  # noqa: BLE001  # it is raised where the runs are waited for
             self._error = self._error or failure
         finally:
             self._over.put(None)
+
+    def _all_failed(self) -> JobFailed | None:
+        """Who has not asked to go on whatever fails, and finds nothing but failed runs, may not have looked at them."""
+        tally, failures = self.grid.tally, self.grid.cells.failures
+        if tally.failed < tally.cells or not failures.first_run:
+            return None
+        why, next_step = failures.all_of(tally.cells), f"cloudrun show {failures.first_run} --log"
+        if self._keep_going:
+            self._observe(Note(f"{self.grid.grid_id}: {why}; {next_step}", "warning"))
+            return None
+        return JobFailed(f"{self.grid.grid_id}: {why}", run=self._first_failed(), next_step=next_step)
+
+    def _first_failed(self) -> Run:
+        return self._ledger.get(self.grid.cells.failures.first_run)
 
     def _left(self, why: str) -> CloudrunError:
         grid_id, tally = self.grid.grid_id, self.grid.tally
         if self.grid.cells.stopped():
             return JobFailed(
                 f"{grid_id} was stopped, {tally.left} of its {tally.cells} cells are left: {why}",
+                run=self._first_failed(),
                 next_step="correct the script and run it again, or write process_pool(..., keep_going=True)",
             )
         return CloudrunError(

@@ -9,12 +9,12 @@ from cloudrun.core.events import Observer
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import GridState, RunState, is_terminal
 from cloudrun.grids.grid import Wishes, check_money, check_wishes, limits_of, on_its_share, terms_of
-from cloudrun.grids.rows import batches, identity_of, key_of
+from cloudrun.grids.rows import batches, identity_of
 from cloudrun.ledger import Ledger
 from cloudrun.plan.estimate import Estimate, estimate
 from cloudrun.plan.expecting import Expectation
 from cloudrun.plan.grid import Grid
-from cloudrun.runs import datasets
+from cloudrun.runs import datasets, dispatch
 from cloudrun.runs.prepared import Job, Prepared
 from cloudrun.runs.preview import Preview, preview
 from cloudrun.runs.preview import document as run_document
@@ -82,9 +82,9 @@ def _counted(plan: Prepared, grid: Grid, ledger: Ledger, *, again: bool) -> tupl
     succeeded = under_way = 0
     expected: list[float] = []
     for batch in batches(grid.cells()):
-        known = {} if again else ledger.runs_by_cell(key_of(plan, params, data_digest) for params in batch)
+        known = {} if again else ledger.runs_by_cell(dispatch.key_of(plan, params, data_digest) for params in batch)
         for params in batch:
-            _, state = known.get(key_of(plan, params, data_digest), ("", RunState.LOST))
+            _, state = known.get(dispatch.key_of(plan, params, data_digest), ("", RunState.LOST))
             if state is RunState.SUCCEEDED:
                 succeeded += 1
                 continue

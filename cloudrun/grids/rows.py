@@ -15,7 +15,6 @@ from cloudrun.core.records import GridRecord, RunRecord
 from cloudrun.core.states import GridState, RunState, is_terminal
 from cloudrun.grids.cells import Tally
 from cloudrun.ledger import Ledger
-from cloudrun.plan.fingerprint import cell_key
 from cloudrun.plan.grid import Grid
 from cloudrun.runs import datasets, dispatch
 from cloudrun.runs.prepared import Prepared, submission
@@ -127,7 +126,7 @@ def fill(record: GridRecord, plan: Prepared, grid: Grid, ledger: Ledger, *, agai
     template = dispatch.new_run(plan, now)
     taken = 0
     for batch in batches(enumerate(grid.cells())):
-        keys = {number: key_of(plan, params, data_digest) for number, params in batch}
+        keys = {number: dispatch.key_of(plan, params, data_digest) for number, params in batch}
         there = {cell.number: cell for cell in ledger.cells(record.grid_id, after=batch[0][0] - 1, limit=len(batch))}
         known = {} if again else ledger.runs_by_cell(keys.values())
         added: list[tuple[int, RunRecord | str]] = []
@@ -146,11 +145,6 @@ def fill(record: GridRecord, plan: Prepared, grid: Grid, ledger: Ledger, *, agai
     return taken
 
 
-def key_of(plan: Prepared, params: Mapping[str, Any], data_digest: str) -> str:
-    """By which a cell is known again, in this grid and in others."""
-    return cell_key(plan.code_digest, params, data_digest, plan.environment.fingerprint, plan.job.arguments)
-
-
 def batches(items: Iterable[T]) -> Iterator[list[T]]:
     """Of BATCH items at most."""
     batch: list[T] = []
@@ -166,5 +160,11 @@ def batches(items: Iterable[T]) -> Iterator[list[T]]:
 def tally_of(record: GridRecord, ledger: Ledger, taken: int) -> Tally:
     """How far it is, by the ledger; `taken` as `fill` has counted them."""
     counts = ledger.counts(record.grid_id)
-    failed = sum(counts[state] for state in RunState if is_terminal(state) and state is not RunState.SUCCEEDED)
-    return Tally(record.cells, counts[RunState.SUCCEEDED], taken, failed)
+    return Tally(
+        record.cells, counts[RunState.SUCCEEDED], taken, failed=failed_of(counts), cancelled=counts[RunState.CANCELLED]
+    )
+
+
+def failed_of(counts: Mapping[RunState, int]) -> int:
+    """How many cells are over that neither succeeded nor were cancelled."""
+    return sum(counts[state] for state in (RunState.FAILED, RunState.LOST))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -12,10 +12,11 @@ from cloudrun.core.clock import SystemClock
 from cloudrun.core.errors import CloudrunError
 from cloudrun.core.events import nobody
 from cloudrun.core.records import GridRecord, RunRecord, UnitRecord
-from cloudrun.core.states import GridState, RunState, is_terminal
+from cloudrun.core.states import GridState, RunState
 from cloudrun.grids.cells import ON_UNITS
 from cloudrun.grids.inherited import cells_on_units
-from cloudrun.grids.machines import GRID_TAG
+from cloudrun.grids.machines import GRID_TAG, units_of
+from cloudrun.grids.rows import failed_of
 from cloudrun.ledger import Ledger
 from cloudrun.plan.endings import verdict
 from cloudrun.runs import bucket, watching
@@ -50,8 +51,11 @@ class SeenGrid:
 
     @property
     def failed(self) -> int:
-        over = sum(count for state, count in self.counts.items() if is_terminal(state) and state is not SUCCEEDED)
-        return over + self.there["failed"]
+        return failed_of(self.counts) + self.there["failed"]
+
+    @property
+    def cancelled(self) -> int:
+        return self.counts[RunState.CANCELLED]
 
     @property
     def running(self) -> int:
@@ -62,7 +66,8 @@ class SeenGrid:
     @property
     def left(self) -> int:
         """Cells that no machine has."""
-        return self.grid.cells - self.done - self.failed - self.running - self.there["waiting"]
+        over = self.done + self.failed + self.cancelled
+        return self.grid.cells - over - self.running - self.there["waiting"]
 
     @property
     def next_step(self) -> str:
@@ -73,7 +78,7 @@ class SeenGrid:
             return f"cloudrun reap {' '.join(unit.instance_id for unit in self.units)}"
         if not self.running and not self.there["waiting"] and not self.left:
             return f"cloudrun pull {name}"
-        return f"cloudrun attach {name} goes on with it, cloudrun cancel {name} ends it"
+        return f"cloudrun attach {name} or the same command goes on with it, cloudrun cancel {name} ends it"
 
 
 def look_at_grids(ledger: Ledger, profile: str | None = None) -> list[SeenGrid]:
@@ -90,6 +95,18 @@ def look_at_grids(ledger: Ledger, profile: str | None = None) -> list[SeenGrid]:
             there, problems = (Counter[str](), ()) if attended else _there(ledger, grid.grid_id, profile)
             seen.append(SeenGrid(grid, counts, on_it, attended, there, tuple(dict.fromkeys(problems))))
     return seen
+
+
+def forsaken(ledger: Ledger, machines: Container[str]) -> list[str]:
+    """Ids of the grids that have some of those machines, and no process that goes on with them."""
+    now = SystemClock().now()
+    return [
+        grid.grid_id
+        for grid in ledger.grids()
+        if grid.state is GridState.OPEN
+        and not is_alive(ledger.client(grid.client_id), now)
+        and any(unit.instance_id in machines for unit in units_of(ledger, grid.grid_id))
+    ]
 
 
 def _there(ledger: Ledger, grid_id: str, profile: str | None) -> tuple[Counter[str], Sequence[str]]:

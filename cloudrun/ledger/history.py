@@ -50,10 +50,13 @@ class History:
         with self._database.writing() as connection:
             insert(connection, "runs", run_columns(run))
 
-    def begin_attempt(self, run_id: str, instance_id: str, at: datetime, *, store: str = "") -> AttemptRecord:
+    def begin_attempt(
+        self, run_id: str, instance_id: str, at: datetime, *, store: str = "", beside: str = ""
+    ) -> AttemptRecord:
         """Claim a queued run for a live unit: one transaction that succeeds for one claimant only.
 
-        `store` is where in S3 its outputs go if nobody fetches them ("" for nowhere).
+        `store` is where in S3 its outputs go if nobody fetches them ("" for nowhere), `beside` what `keep_beside` has
+        said of the files that travel with its code.
 
         Raises LedgerError where the run is not queued (any more) or the unit is ending.
         """
@@ -69,17 +72,19 @@ class History:
                 (str(RunState.SHIPPING), instance_id, run_id),
             )
             connection.execute(
-                """INSERT INTO attempts (run_id, number, instance_id, state, started_at, detail, store)
-                SELECT run_id, attempts, instance_id, state, ?, '', ? FROM runs WHERE run_id = ?""",
-                (utc_text(at), store, run_id),
+                """INSERT INTO attempts (run_id, number, instance_id, state, started_at, detail, store, beside)
+                SELECT run_id, attempts, instance_id, state, ?, '', ?, ? FROM runs WHERE run_id = ?""",
+                (utc_text(at), store, beside, run_id),
             )
             return _attempts(connection, run_id)[-1]
 
-    def begin_run(self, run: RunRecord, instance_id: str, at: datetime, *, store: str = "") -> AttemptRecord:
+    def begin_run(
+        self, run: RunRecord, instance_id: str, at: datetime, *, store: str = "", beside: str = ""
+    ) -> AttemptRecord:
         """`add_run` and its first `begin_attempt`, at the price of one commit."""
         with self._database.writing():
             self.add_run(run)
-            return self.begin_attempt(run.run_id, instance_id, at, store=store)
+            return self.begin_attempt(run.run_id, instance_id, at, store=store, beside=beside)
 
     def move_run(
         self,

@@ -209,6 +209,14 @@ MIGRATIONS = (
             "CREATE INDEX runs_by_grid ON runs (grid_id) WHERE grid_id IS NOT NULL",
         ),
     ),
+    Migration(
+        "0005 what travelled beside the code",
+        (
+            # The state of the files that are shipped and are no part of what a run is: JSON, digests by path
+            "CREATE TABLE beside (name TEXT PRIMARY KEY, files TEXT NOT NULL) WITHOUT ROWID",
+            "ALTER TABLE attempts ADD COLUMN beside TEXT NOT NULL DEFAULT ''",  # '' where nobody wrote it down
+        ),
+    ),
 )
 
 

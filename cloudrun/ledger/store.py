@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cloudrun.ledger.artifacts import ArtifactStore
+from cloudrun.ledger.beside import Beside
 from cloudrun.ledger.database import Database
 from cloudrun.ledger.fleet import Fleet
 from cloudrun.ledger.grids import Grids
@@ -18,7 +19,7 @@ from cloudrun.ledger.results import Results
 from cloudrun.ledger.schema import migrate
 
 
-class Ledger(Fleet, History, Grids, Results):
+class Ledger(Fleet, History, Grids, Beside, Results):
     """What was launched, what ran and what came of it: `Ledger().ranking("accuracy")`.
 
     `project` None finds the project of the working directory. Nothing is written before the first use. One Ledger may

@@ -24,12 +24,13 @@ class Estimate:
     most_usd: float
 
     def __str__(self) -> str:
+        what = "1 cell" if self.cells == 1 else f"{self.cells} cells"
         where = f"{self.units} {'unit' if self.units == 1 else 'units'}, {self.slots} at a time on each"
         price = f"at most ${self.most_usd:.2f} at list prices" if self.usd_per_hour else "of no known price"
         if self.seconds is None or self.usd is None:
-            return f"{self.cells} cells to run on {where}: nobody knows yet how long one takes; {price}"
+            return f"{what} to run on {where}: nobody knows yet how long one takes; {price}"
         cost = f", some ${self.usd:.4f}" if self.usd_per_hour else ""
-        return f"{self.cells} cells to run on {where}: some {duration_text(self.seconds)}{cost}; {price}"
+        return f"{what} to run on {where}: some {duration_text(self.seconds)}{cost}; {price}"
 
 
 def estimate(

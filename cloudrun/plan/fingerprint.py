@@ -56,11 +56,17 @@ def params_digest(params: Mapping[str, Any]) -> str:
 
 
 def cell_key(
-    code_digest: str, params: Mapping[str, Any], data_digest: str, environment_digest: str, arguments: Sequence[str]
+    code_digest: str,
+    params: Mapping[str, Any],
+    data_digest: str,
+    environment_digest: str,
+    arguments: Sequence[str],
+    cwd: str = ".",
 ) -> str:
     """64 hexadecimal characters over all that decides what a run computes: two runs of one key are the same work.
 
-    Parameters count in whatever order they are, arguments in theirs. Raises UsageError as `params_digest` does.
+    Parameters count in whatever order they are, arguments in theirs; `cwd`, where it starts below the project's root,
+    since a relative name is another file elsewhere. Raises UsageError as `params_digest` does.
     """
     lines = [
         f"code {code_digest}",
@@ -68,6 +74,7 @@ def cell_key(
         f"data {data_digest}",
         f"environment {environment_digest}",
         f"arguments {json.dumps(list(arguments))}",
+        *([f"cwd {json.dumps(cwd)}"] if cwd != "." else []),
     ]
     return _sha256("\n".join(["cloudrun cell 1", *lines]) + "\n")
 

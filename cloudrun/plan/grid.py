@@ -127,7 +127,7 @@ def check_cells(grid: Grid) -> None:
                 cell = next(cell for place, cell in enumerate(grid.cells()) if place == number)
                 text = textwrap.shorten(" ".join(f"{name}={value!r}" for name, value in cell.items()), 200)
                 raise UsageError(
-                    f"cells {first} and {number} of this grid are the same: {text or 'no parameters'}",
+                    f"cells {first + 1} and {number + 1} of this grid are the same: {text or 'no parameters'}",
                     next_step="take one of them out: the same work is done once",
                 )
             seen.add(key)

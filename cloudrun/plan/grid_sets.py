@@ -31,12 +31,18 @@ def parse_sets(assignments: Sequence[str]) -> Grid:
 
 
 def assignment(text: str) -> tuple[str, str]:
-    """The name and the value of NAME=VALUE. Raises UsageError where there is no `=`, or no name."""
+    """The name and the value of NAME=VALUE. Raises UsageError where there is no `=`, no name or no value: a variable of
+    the shell that is not set looks like that, and would cost a machine."""
     name, equals, value = text.partition("=")
     if not equals:
         raise UsageError(f"--set {text} has no '='", next_step=f"write --set {text or 'name'}=VALUE")
     if not name.strip():
         raise UsageError(f"--set {text} names no parameter", next_step=f"write --set NAME={value}")
+    if not value.strip():
+        raise UsageError(
+            f"--set {name.strip()}= has no value",
+            next_step=f"""write one after the =, or --set '{name.strip()}=""' where an empty text is meant""",
+        )
     return name.strip(), value
 
 

@@ -6,7 +6,8 @@ the zone that it looked at, so each zone is asked for by name before the next ty
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -28,6 +29,7 @@ class Offers:
         self.types = tuple(dict.fromkeys(types))
         self._zones: dict[str, tuple[str, ...]] = {}
         self._refused: dict[Offer, float] = {}
+        self._had_at = -math.inf  # when EC2 had something last
         self._at_once: dict[Offer, int] = {}
 
     def knows_zones(self, instance_type: str) -> bool:
@@ -50,14 +52,32 @@ class Offers:
             self._refused[offer] = now
             self._at_once.pop(offer, None)
 
+    def had(self, now: float) -> None:
+        """EC2 had something: what it refused before may be there again, too."""
+        self._had_at = now
+
     def best(self, now: float, again_s: float) -> Offer | None:
-        """The most preferred one that was not refused in the last `again_s`; None where all of them were."""
-        return choose(self._all(), self._refused, now, again_s)
+        """The most preferred that was not refused, however long the others took to refuse. Once all have been, None for
+        `again_s` from the last refusal; then another round begins."""
+        offers = [Offer(name, zone) for name in self.types for zone in ("", *self._zones.get(name, ()))]
+        holding = {each: at for each, at in self._refused.items() if at > self._had_at or now - at < again_s}
+        if (untried := next((each for each in offers if each not in holding), None)) is not None:
+            return untried
+        if now - max(holding.values()) < again_s:
+            return None
+        self._refused.clear()
+        return offers[0]
 
-    def _all(self) -> list[Offer]:
-        return [Offer(name, zone) for name in self.types for zone in ("", *self._zones.get(name, ()))]
+
+def offers_text(offers: Iterable[Offer]) -> str:
+    """ "m7i.large in us-east-1a, b or m6i.large": each type with its zones, where it was asked for by zone."""
+    zones: dict[str, list[str]] = {}
+    for offer in offers:
+        zones.setdefault(offer.instance_type, []).extend([offer.zone] if offer.zone else [])
+    return " or ".join(f"{name} in {_zones_text(places)}" if places else name for name, places in zones.items())
 
 
-def choose(offers: Iterable[Offer], refused: Mapping[Offer, float], now: float, again_s: float) -> Offer | None:
-    """The first that was not refused in the last `again_s`."""
-    return next((offer for offer in offers if offer not in refused or now - refused[offer] >= again_s), None)
+def _zones_text(zones: Sequence[str]) -> str:
+    """ "us-east-1a, b": the region is said once where the others are a letter in the same."""
+    first, *others = zones
+    return ", ".join([first, *(zone[-1] if zone[:-1] == first[:-1] else zone for zone in others)])

@@ -32,7 +32,7 @@ IDLE_UNITS = 5
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _NUMBER = re.compile(r"[-+]?(?:0x[0-9a-f]+|\d+(?:\.\d+)?(?:e[+-]?\d+)?)", re.IGNORECASE)
-_SIGNATURE_CHARACTERS = 200
+_LINE_CHARACTERS = 200
 
 
 def next_step(ends: Sequence[EndReason], *, retries: int = 0) -> Step:
@@ -53,37 +53,56 @@ def next_step(ends: Sequence[EndReason], *, retries: int = 0) -> Step:
     return "quarantine" if sum(end in INFRASTRUCTURE for end in ends) >= ATTEMPTS else "again"
 
 
-def signature(stderr: str) -> str:
-    """The last line that says something, with its numbers masked: two cells with the same one failed alike."""
+def last_line(stderr: str) -> str:
+    """The last line that says something, without colours."""
     lines = [line.strip() for line in _COLOUR.sub("", stderr).splitlines()]
-    last = next((line for line in reversed(lines) if line), "")
-    return _NUMBER.sub("#", last)[:_SIGNATURE_CHARACTERS]
+    return next((line for line in reversed(lines) if line), "")[:_LINE_CHARACTERS]
+
+
+def signature(line: str) -> str:
+    """A failure's last line with its numbers masked: two cells with the same one failed alike."""
+    return _NUMBER.sub("#", last_line(line))
 
 
 @dataclass
 class Failures:
-    """The first cells of a grid to end: where all of them failed alike, so will the others.
+    """The cells of a grid that failed: where all of the first ones to end did so in the same way, so will the others.
 
     `succeeded` may be set from the start, for a grid that has results already.
     """
 
     succeeded: bool = False
-    signatures: list[str] = field(default_factory=list)
+    first_run: str = ""  # the id of the first that failed
+    first_why: str = ""
+    are_alike: bool = True  # all of them
+    signatures: list[str] = field(default_factory=list)  # of the first ones
 
     def success(self) -> None:
         self.succeeded = True
 
-    def failure(self, stderr: str) -> None:
-        """A cell failed for good, by its own doing. `stderr`: its last lines."""
+    def failure(self, run_id: str, why: str) -> None:
+        """A cell failed for good, by its own doing. `why`: the last line it wrote on stderr, say."""
+        if not self.signatures:
+            self.first_run, self.first_why = run_id, why
+        self.are_alike = self.are_alike and signature(why) == signature(self.first_why)
         if len(self.signatures) < FIRST_FAILURES:
-            self.signatures.append(signature(stderr))
+            self.signatures.append(signature(why))
 
     def stop(self, *, keep_going: bool = False) -> str:
         """Why no further cell should be started; "" where they should."""
         if keep_going or self.succeeded or len(self.signatures) < FIRST_FAILURES or len(set(self.signatures)) > 1:
             return ""
-        said = f": {self.signatures[0]}" if self.signatures[0] else ""
-        return f"the first {FIRST_FAILURES} cells failed in the same way{said}"
+        return f"the first {FIRST_FAILURES} cells to end failed in the same way{self._example}"
+
+    def all_of(self, cells: int) -> str:
+        """In words, of a grid whose `cells` all failed."""
+        which = "the only cell" if cells == 1 else f"all {cells} cells"
+        how = " in the same way" if cells > 1 and self.are_alike else ", one of them with" if cells > 1 else ""
+        return f"{which} failed{how}{self._example}"
+
+    @property
+    def _example(self) -> str:
+        return f": {self.first_why}" if self.first_why else ""
 
 
 def useless_launches(worked: Sequence[bool]) -> str:

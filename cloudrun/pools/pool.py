@@ -302,6 +302,8 @@ class Pool:
             for record, _, _ in joined.units:
                 self._endings.add(record.instance_id)
             raise
+        if joined.units or joined.spent_usd:
+            self._prospects.launched()  # by whoever had them: such machines can be had
         self.bill.ended_usd += joined.spent_usd
         self._renting.launch_ids += joined.launches
         for instance_id in joined.ending:

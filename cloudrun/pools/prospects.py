@@ -14,11 +14,16 @@ from cloudrun.core.errors import (
     UsageError,
 )
 from cloudrun.core.events import Note, Observer
-from cloudrun.plan.offers import Offer
+from cloudrun.plan.offers import Offer, offers_text
+from cloudrun.plan.quantities import duration_text
 from cloudrun.plan.retrying import useless_launches
 from cloudrun.pools.renting import Launched
+from cloudrun.units.capacity import none_left, refusal_text
 
-PATIENCE_S = 600.0  # for capacity, while nothing runs
+PATIENCE_S = 600.0  # for capacity, while nothing runs of what has had machines before
+# Where there never was a machine, who typed the command still sits before it, and may allow another type or region: all
+# that is allowed is asked for four times, with pauses of 10, 20 and 40 s.
+FIRST_PATIENCE_S = 60.0
 QUOTA_PATIENCE_S = 120.0  # for machines that are shutting down to count no more
 HOPELESS = (CredentialsError, QuotaError, UsageError)  # asking EC2 once more gives the same answer
 
@@ -32,6 +37,7 @@ class Prospects:
         self._barred = ""
         self._worked: list[bool] = []
         self._boots: list[float] = []
+        self._none: list[Offer] = []  # what EC2 did not have, since it had something or all was asked for
         self._short_since: float | None = None  # since when EC2 has had none, and nothing runs
         self._quota: int | None = None  # so many machines are allowed at the moment
         self._has_launched = False
@@ -55,6 +61,7 @@ class Prospects:
         """Whoever waited has learnt it: what comes later may fare better."""
         self._barred = ""
         self._worked.clear()
+        self._said.clear()
         self._short_since = None
 
     def most_units(self, allowed: int) -> int:
@@ -74,6 +81,8 @@ class Prospects:
 
     def launched(self) -> None:
         self._short_since = None
+        self._none.clear()
+        self._said -= {"shortage", "shortage beside machines"}
         self._has_launched = True
 
     def refused(self, event: Launched, offer: Callable[[], Offer | None], *, machines: int) -> None:
@@ -82,37 +91,55 @@ class Prospects:
         self._refusal = error = event.error
         if not isinstance(error, CloudrunError):
             raise error or AssertionError("a launch without an error is not refused")
-        next_step = error.next_step
-        if isinstance(error, QuotaError) and event.count > 1:
-            next_step = "asking for fewer at once"
+        if isinstance(error, CapacityError) and event.count > 1:  # fewer at once may be there
+            self._observe(Note(f"{event.count} at once: {error}", "verbose"))
         elif isinstance(error, QuotaError) and machines:
             self._quota = machines
-            next_step = f"going on with {machines}: {next_step}"
+            self._warn(f"{error}; going on with {machines}: {error.next_step}", "quota")
         elif isinstance(error, QuotaError) and self._has_launched:  # those that ended may count for a while
-            self._is_short(error, QUOTA_PATIENCE_S)
+            wait = f"asking again for {duration_text(QUOTA_PATIENCE_S)}, since machines that have ended may still count"
+            self._warn(f"{error}; {wait}", "quota without machines")
+            self._wait_or_bar(QUOTA_PATIENCE_S, error)
         elif isinstance(error, (*HOPELESS, UnresolvedLaunch)):
-            self._barred = f"no further machine is launched: {error}; {next_step}"
+            self._barred = f"no further machine is launched: {error}; {error.next_step}"
+            if machines:  # else nothing goes on, and the error itself is all there is to say
+                self._warn(self._barred)
         elif isinstance(error, CapacityError):
-            self._is_short(error, 0.0 if machines else PATIENCE_S)
-            following = offer()
-            next_step = (
-                f"trying {following}"
-                if following is not None
-                else f"asking again for {PATIENCE_S / 60:.0f} minutes while nothing runs (Ctrl-C ends it)"
-            )
+            self._none_there(event.offer, error, offer(), machines)
         else:
             self.ended(worked=False)
-        self._warn(f"{error}; {next_step}")
+            self._warn(f"{error}; {error.next_step}")
 
-    def _is_short(self, error: CapacityError, patience_s: float) -> None:
-        """While nothing runs, wait so long; 0 is as long as something does."""
+    def _none_there(self, asked: Offer, error: CapacityError, following: Offer | None, machines: int) -> None:
+        self._observe(Note(f"{error}", "verbose"))
+        self._none.append(asked)
         now = self._clock.monotonic()
-        self._short_since = now if self._short_since is None or not patience_s else self._short_since
-        if patience_s and now - self._short_since > patience_s:
-            self._barred = f"no machine could be had for {patience_s:.0f} s: {error}; {error.next_step}"
+        if machines or self._short_since is None:
+            self._short_since = now
+        if following is not None:
+            if said := refusal_text(self._none, following):
+                self._warn(said)
+            return
+        none, self._none = self._none, []
+        if machines:
+            self._warn(f"no {offers_text(none)}: asking again while {machines} go on", "shortage beside machines")
+            return
+        patience_s = PATIENCE_S if self._has_launched else FIRST_PATIENCE_S
+        self._warn(f"no {offers_text(none)}: asking again for {duration_text(patience_s)} (Ctrl-C ends it)", "shortage")
+        final = none_left(none, error, f"for {duration_text(now - self._short_since)}")
+        final.__cause__ = error
+        self._wait_or_bar(patience_s, final)
 
-    def _warn(self, text: str) -> None:
-        """Once: it is tried again and again."""
-        if text not in self._said:
-            self._said.add(text)
+    def _wait_or_bar(self, patience_s: float, error: CapacityError) -> None:
+        """While nothing runs, wait so long."""
+        now = self._clock.monotonic()
+        self._short_since = now if self._short_since is None else self._short_since
+        if now - self._short_since > patience_s:
+            self._barred = f"{error}; {error.next_step}"
+            self._refusal = error
+
+    def _warn(self, text: str, about: str = "") -> None:
+        """Once `about` something, or once in these words: it is tried again and again."""
+        if (about or text) not in self._said:
+            self._said.add(about or text)
             self._observe(Note(text, "warning"))

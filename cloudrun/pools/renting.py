@@ -110,6 +110,7 @@ class Renting:
             if self.offer() is None:
                 self._wait_longer(now)
         elif event.error is None:
+            self._offers.had(self._clock.monotonic())
             self._again_s, self._nothing_since = AGAIN_S, None
         if not isinstance(event.error, UnresolvedLaunch):
             del self._unknown[event.launch_id]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from datetime import datetime
 from functools import partial
@@ -27,6 +27,7 @@ from cloudrun.core.ids import new_id
 from cloudrun.core.records import FileEntry, JobStatus, RunRecord
 from cloudrun.core.states import RunState
 from cloudrun.ledger import Run
+from cloudrun.plan.fingerprint import cell_key
 from cloudrun.runs import bucket, datasets
 from cloudrun.runs.attempt import Attempt
 from cloudrun.runs.prepared import Prepared, job_spec, submission
@@ -145,12 +146,13 @@ def _begin(unit: OpenUnit, plan: Prepared, run_id: str | None, new: RunRecord | 
     if run_id is None:
         run = new or new_run(plan, now)
         number, store = 1, store_of(unit, plan, run.run_id, 1)
-        ledger.begin_run(run, unit.instance_id, now, store=store)
+        ledger.begin_run(run, unit.instance_id, now, store=store, beside=plan.beside)
     else:
         run = ledger.run(run_id)
         number = run.attempts + 1
         try:
-            ledger.begin_attempt(run_id, unit.instance_id, now, store=store_of(unit, plan, run_id, number))
+            store = store_of(unit, plan, run_id, number)
+            ledger.begin_attempt(run_id, unit.instance_id, now, store=store, beside=plan.beside)
         except LedgerError as error:
             _raise_why_not(ledger.run(run_id), error)
             raise
@@ -167,7 +169,9 @@ def _raise_why_not(run: RunRecord, error: LedgerError) -> None:
 
 
 def new_run(plan: Prepared, now: datetime) -> RunRecord:
-    """A run as it begins, and is not in the ledger yet."""
+    """A run as it begins, and is not in the ledger yet. Its key is that of the same work as a cell, so that a grid can
+    take it over."""
+    params, data = dict(plan.job.params), datasets.digest(plan.data)
     return RunRecord(
         run_id=new_id("r"),
         name=plan.job.name or Path(plan.shipment.script).stem,
@@ -176,13 +180,26 @@ def new_run(plan: Prepared, now: datetime) -> RunRecord:
         state=RunState.QUEUED,
         created_at=now,
         arguments=plan.job.arguments,
-        params=dict(plan.job.params),
+        params=params,
+        cell_key=key_of(plan, params, data),
         submission=submission(plan),
         metric=plan.settings.metric,
         minimize=plan.settings.minimize,
         code_digest=plan.code_digest,
-        data_digest=datasets.digest(plan.data),
+        data_digest=data,
         environment_digest=plan.environment.fingerprint,
+    )
+
+
+def key_of(plan: Prepared, params: Mapping[str, Any], data_digest: str) -> str:
+    """What a run of this plan with these parameters has in common with all that are the same work."""
+    return cell_key(
+        plan.code_digest,
+        params,
+        data_digest,
+        plan.environment.fingerprint,
+        plan.job.arguments,
+        plan.shipment.cwd,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import posixpath
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from cloudrun.plan.parameters import check_name
 from cloudrun.plan.quantities import size_text
 from cloudrun.runs.project import Shipment, shipment
 
+BESIDE_FILES = 10_000  # of a larger project nothing is written down: some 500 kB for each state of its files
+NO_INPUT = (".py", ".ipynb", ".md", ".rst", "LICENSE", "pyproject.toml", "cloudrun.toml", ".lock")
 # What BLAS, OpenMP and joblib ask for the number of threads, by the names that threadpoolctl and joblib document.
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS",
@@ -52,6 +54,7 @@ class Prepared:
     search_path: tuple[str, ...] = ()  # folders below the root, beside the script's own, that its modules come from
     third_party: tuple[str, ...] = ()  # dotted names of what it imports
     data: tuple[DataSet, ...] = ()
+    beside: str = ""  # what the ledger calls the state of the files that travel beside its code
     threads: int | None = None  # that a job is told to compute on; None leaves that to its libraries
 
 
@@ -70,7 +73,19 @@ def prepare(
     )
     digest, scan = _local_code(goods)
     third_party = tuple(module.name for module in scan.third_party)
-    return Prepared(job, goods, environment, settings, digest, scan.search_path, third_party)
+    files = beside(goods, scan.local_files)
+    kept = ledger.keep_beside(files) if 0 < len(files) <= BESIDE_FILES else ""
+    return Prepared(job, goods, environment, settings, digest, scan.search_path, third_party, beside=kept)
+
+
+def beside(goods: Shipment, code: Collection[str]) -> dict[str, str]:
+    """Digests by path of what is shipped and is no part of what a run is, though its script may read it: all but
+    `code`, other Python, and what is written for people or for tools."""
+    return {
+        each.path: each.sha256[:16]
+        for each in goods.entries
+        if each.path not in code and not each.path.endswith(NO_INPUT) and "/." not in f"/{each.path}"
+    }
 
 
 def submission(plan: Prepared) -> dict[str, Any]:

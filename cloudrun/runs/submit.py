@@ -90,7 +90,7 @@ def checked(
     that it needs. Raises UsageError, CredentialsError."""
     goods = prepared.inspect(job, settings, ledger, observe)
     if instance_id is None:
-        cloud = wiring.connect(settings.provider, settings.region, settings.profile)
+        cloud = wiring.connect(settings.provider, settings.region, settings.profile, lambda words: observe(Note(words)))
         image = launching.find_image(cloud, settings)
     else:
         cloud = place_of(ledger, instance_id, settings.profile)

@@ -37,9 +37,11 @@ def current() -> Region | None:
 def ensure(machines: Literal["nspawn"] | None = None, say: Callable[[str], None] | None = None) -> Region:
     """The region that runs; where there is none it is started first. Callers at the same time get the same one.
 
-    With `machines` it boots real ones; what they are booted from is built first where it is not there, which `say` is
-    told. But for that it takes at most about START_TIMEOUT_S. Raises SandboxError with the end of the daemon's log
-    where it does not start, and where one runs that has other machines.
+    With `machines` it boots real ones; what they are booted from is built first where it is not there. But for that it
+    takes at most about START_TIMEOUT_S. `say` is told what takes long.
+
+    Raises SandboxError with the end of the daemon's log where it does not start, and where one runs that has other
+    machines.
     """
     state = state_dir()
     image: Path | None = None
@@ -62,7 +64,7 @@ def ensure(machines: Literal["nspawn"] | None = None, say: Callable[[str], None]
                 with contextlib.suppress(FileNotFoundError):  # it has been told to stop this moment
                     os.utime(state.region)  # counts as use: a region that is handed out must not stop for idleness
                     return region
-            return _start(state, image)
+            return _start(state, image, say or (lambda _: None))
     except Locked:
         raise SandboxError(
             f"Another process has been starting the sandbox for {START_TIMEOUT_S:.0f} s.",
@@ -186,8 +188,10 @@ def _current(state: StateDir) -> Region | None:
     return region if region is not None and state.daemon_runs() else None
 
 
-def _start(state: StateDir, image: Path | None) -> Region:
+def _start(state: StateDir, image: Path | None, say: Callable[[str], None]) -> Region:
     """Spawn the daemon and wait for its word on a pipe; a daemon that dies closes the pipe without one."""
+    # Python compiles all of moto that it imports, once.
+    say("starting the sandbox" if state.log.exists() else "starting the sandbox (the first time: some 20 s)")
     reading, writing = os.pipe()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MOTO_"))}
     environment["CLOUDRUN_SANDBOX_DIR"] = str(state.root)

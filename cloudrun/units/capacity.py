@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 from cloudrun.core.clock import Clock
 from cloudrun.core.errors import CapacityError, CloudrunError, QuotaError
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.settings import Settings
-from cloudrun.plan.offers import Offer, Offers
+from cloudrun.plan.offers import Offer, Offers, offers_text
 from cloudrun.wiring import Cloud
 
 
@@ -24,6 +24,7 @@ def first_launch(
     """Ask for each offer in turn until EC2 has one. Raises the last CapacityError where it has none at all, and at once
     whatever else is in the way: a quota holds for every zone."""
     now = clock.monotonic()
+    refused: list[Offer] = []
     while (offer := offers.best(now, math.inf)) is not None:
         try:
             return ask(offer)
@@ -31,11 +32,14 @@ def first_launch(
             raise
         except CapacityError as error:
             offers.refuse(offer, now)
+            refused.append(offer)
             learn_zones(offers, cloud, offer.instance_type)
             following = offers.best(now, math.inf)
             if following is None:
-                raise none_left(offers, cloud, error) from error
-            observe(Note(f"EC2 has no {offer} now ({error}); trying {following}", "warning"))
+                raise none_left(refused, error) from error
+            if said := refusal_text(refused, following):
+                observe(Note(said, "warning"))
+            observe(Note(f"{error}", "verbose"))
     raise AssertionError("the last offer that is refused raises")
 
 
@@ -48,8 +52,17 @@ def learn_zones(offers: Offers, cloud: Cloud, instance_type: str) -> None:
             offers.learn(instance_type, ())
 
 
-def none_left(offers: Offers, cloud: Cloud, last: CapacityError) -> CapacityError:
+def refusal_text(refused: Sequence[Offer], following: Offer) -> str:
+    """What is said of the last refusal: a line for each type that EC2 has none of, "" while its next zone is asked."""
+    last = refused[-1].instance_type
+    if following.instance_type == last:
+        return ""
+    return f"no {offers_text(each for each in refused if each.instance_type == last)}: trying {following}"
+
+
+def none_left(refused: Iterable[Offer], last: CapacityError, waited: str = "") -> CapacityError:
+    """The error where nothing that is allowed can be had. `waited`: "for 70 s", where it was asked for again."""
     return CapacityError(
-        f"no zone of {cloud.place.region} has {' or '.join(offers.types)} now: {last}",
+        f"EC2 has no {offers_text(refused)}{f', asked {waited}' if waited else ''}: {last}",
         next_step="allow more with --fallback-types m6i.large,m5.large, try another --region, or wait some minutes",
     )

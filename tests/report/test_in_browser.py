@@ -229,7 +229,7 @@ def test_what_a_hostile_job_wrote_is_text_wherever_it_is_shown(tab: Browser, tmp
         artifacts=(Artifact(HOSTILE, 1, "0" * 64),),
         passport=Passport(HOSTILE, {HOSTILE: HOSTILE}, HOSTILE),
     )
-    failed = replace(hostile, run_id="r-2", state=RunState.FAILED, end_reason=EndReason.EXITED)
+    failed = replace(hostile, run_id="r-2", name=f"2{HOSTILE}", state=RunState.FAILED, end_reason=EndReason.EXITED)
     runs = [hostile, failed, a_run(3, 0.25)]
     tails = {run.run_id: {"stdout": HOSTILE} for run in runs}
     show(tab, tmp_path, a_report(runs, title=HOSTILE, tails=tails))
@@ -241,10 +241,19 @@ def test_what_a_hostile_job_wrote_is_text_wherever_it_is_shown(tab: Browser, tmp
         tab.evaluate(f"location.hash = '#/run/{run.run_id}'")
         tab.wait(f"document.querySelector('.run .sub code').innerText === '{run.run_id}'")
         assert tab.texts("pre")[0].startswith(seen)
-        assert tab.texts(".cards dt").count(tab.texts("h1")[0]) == 3  # a parameter's, a score's and a package's name
+        name = tab.texts("h1")[0].removeprefix("2")
+        assert tab.texts(".cards dt").count(name) == 3  # a parameter's, a score's and a package's name
         assert tab.count("img") == 0
     assert tab.texts(".cause")[0].startswith(f"exited, exit code 1: {seen}") or seen in tab.texts(".cause")[0]
     assert tab.evaluate("document.title") != "owned"
+    assert tab.problems == []
+
+
+def test_runs_that_have_the_same_name_are_told_apart_by_their_ids(tab: Browser, tmp_path: Path) -> None:
+    runs = [a_run(number, number / 10, name="cell") for number in (1, 2)]
+    show(tab, tmp_path, a_report([*runs, a_run(3, 0.3), a_run(4, 0.4, name="")]))
+    assert tab_names(tab) == ["r-00004", "cell-00003", "r-00002", "r-00001"]
+    assert tab.evaluate(f"document.querySelector('{ROWS}:last-child td.run bdi').title") == "cell"
     assert tab.problems == []
 
 

@@ -134,6 +134,14 @@ def aws(region: client.Region) -> Aws:
 
 
 @pytest.fixture
+def no_unit_is_left_alone(project: Project) -> Iterator[None]:
+    """Whatever a test does, and wherever it fails: in the end its machines do."""
+    yield
+    for unit in project.ledger.units():
+        project.cloudrun("reap", unit.instance_id)
+
+
+@pytest.fixture
 def nothing_left(aws: Aws, region: client.Region) -> Callable[[Project], None]:
     """Fails where EC2 still has something of this project's, or a process of one of its units is alive."""
 

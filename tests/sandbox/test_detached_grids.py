@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,14 +15,8 @@ from tests.sandbox.cells import CELL, only_grid
 from tests.sandbox.cells import command as cells_command
 from tests.sandbox.conftest import Aws, Project, Start, wait_for
 
+pytestmark = pytest.mark.usefixtures("no_unit_is_left_alone")
 Nothing = Callable[[Project], None]
-
-
-@pytest.fixture(autouse=True)
-def no_unit_is_left_alone(project: Project) -> Iterator[None]:
-    yield
-    for unit in project.ledger.units():
-        project.cloudrun("reap", unit.instance_id)
 
 
 def command(cells: int, *options: str) -> tuple[str, ...]:
@@ -97,27 +91,6 @@ def test_without_one_what_has_ended_waits_for_a_pull_and_the_rest_goes_on(
 
 
 @pytest.mark.slow
-def test_what_a_machine_had_that_was_lost_is_queued_again_and_the_same_command_ends_it(
-    project: Project, aws: Aws, nothing_left: Nothing
-) -> None:
-    project.write("cell.py", CELL.format(sleep_s=0.4))
-    grid_id = project.json(*command(6, "--detach"))["grid_id"]
-    lost, _ = (unit.instance_id for unit in project.ledger.units())
-    aws("ec2", "terminate-instances", "--instance-ids", lost)
-    wait_for(lambda: state_of(aws, lost) == "terminated", "its end")
-    assert seen(project)["left"] == 3
-    pulled = project.cloudrun("pull", grid_id)
-    assert pulled.returncode == 0, pulled.stderr
-    assert "3 without a machine" in pulled.stderr
-    document = project.json(*command(6))
-    assert (document["grid_id"], document["summary"]["succeeded"]) == (grid_id, 6)
-    all_succeeded(project, 6, attempts=2)
-    assert Counter(run.attempts for run in project.ledger.runs()) == {1: 3, 2: 3}
-    assert only_grid(project).state is GridState.DONE
-    nothing_left(project)
-
-
-@pytest.mark.slow
 def test_a_client_that_is_killed_while_it_hands_over_loses_nothing(
     project: Project, start: Start, nothing_left: Nothing
 ) -> None:
@@ -140,7 +113,7 @@ def test_a_client_that_is_killed_while_it_hands_over_loses_nothing(
 
 
 @pytest.mark.slow
-def test_attach_is_left_without_ending_anything_and_the_lost_are_handed_out_again(
+def test_attach_is_left_without_ending_anything_and_what_was_lost_is_handed_out_again(
     project: Project, start: Start, aws: Aws, nothing_left: Nothing
 ) -> None:
     project.write("cell.py", CELL.format(sleep_s=0.5))
@@ -153,15 +126,21 @@ def test_attach_is_left_without_ending_anything_and_the_lost_are_handed_out_agai
     _, said = attached.communicate(timeout=60)
     assert attached.returncode == 130, said
     assert f"cloudrun attach {grid_id}" in said
-    assert len(ledger.units()) == 2
-    lost = ledger.units()[0].instance_id
+    lost, _ = (unit.instance_id for unit in ledger.units())
     aws("ec2", "terminate-instances", "--instance-ids", lost)
+    wait_for(lambda: state_of(aws, lost) == "terminated", "its end")
+    without = seen(project)["left"]
+    assert without > 0
+    pulled = project.cloudrun("pull", grid_id)
+    assert pulled.returncode == 0, pulled.stderr
+    assert f"{without} without a machine" in pulled.stderr
     again = project.json(*words)
     assert again["summary"]["left"] == 0
     assert lost not in again["summary"]["instance_ids"]
-    done = project.cloudrun("attach", grid_id)
-    assert done.returncode == 0, done.stderr
+    document = project.json(*command(8))
+    assert (document["grid_id"], document["summary"]["succeeded"]) == (grid_id, 8)
     all_succeeded(project, 8, attempts=2)
+    assert only_grid(project).state is GridState.DONE
     nothing_left(project)
 
 

@@ -62,8 +62,10 @@ def processes_of(folder: Path) -> list[str]:
 
 def test_a_region_is_started_once_and_found_again(own_dir: Path) -> None:
     assert client.current() is None
-    region = client.ensure()
-    assert client.ensure() == region
+    said: list[str] = []
+    region = client.ensure(say=said.append)
+    assert client.ensure(say=said.append) == region
+    assert said == ["starting the sandbox (the first time: some 20 s)"]
     assert client.current() == region
     assert region.endpoint_url.startswith("http://127.0.0.1:")
     assert client.stop() is True

@@ -42,7 +42,7 @@ def test_the_next_zone_may_have_one(project: Project, region: client.Region, rar
     zone = f"{region.region}b"
     assert asked_for(project.ledger)[0] == (rare, "", False)
     assert asked_for(project.ledger)[-1] == (rare, zone, True)
-    assert f"trying {rare} in {region.region}a" in done.stderr
+    assert "trying" not in done.stderr, "zones are nobody's business while one has it"
     nothing_left(project)
 
 
@@ -54,7 +54,7 @@ def test_nothing_anywhere_is_said_with_what_to_type_and_leaves_nothing(
     project.write("cell.py", "print('{\"accuracy\": 1}')")
     refused = project.cloudrun("submit", "cell.py", "--instance-type", rare)
     assert refused.returncode == 6, refused.stderr
-    assert f"no zone of {region.region} has {rare} now" in refused.stderr
+    assert f"EC2 has no {rare} in {region.region}a, b" in refused.stderr
     assert "--fallback-types" in refused.stderr
     assert project.ledger.units() == []
     ours = ("--filters", f"Name=tag:cloudrun:ledger,Values={project.ledger.ledger_id}")
@@ -83,7 +83,6 @@ def test_a_grid_takes_what_there_is_of_each_type_that_is_allowed(
 def test_a_quota_leaves_the_grid_with_what_runs_and_says_what_to_ask_for(project: Project, tmp_path: Path) -> None:
     project.env["CLOUDRUN_SANDBOX_DIR"] = str(tmp_path / "own")  # a quota is for everything in a region
     try:
-        assert project.cloudrun("sandbox", "start").returncode == 0
         assert "at most 2 instances" in project.cloudrun("sandbox", "shortage", "--most", "2").stderr
         project.write("cell.py", CELL)
         words = ("submit", "cell.py", "--set", "n=1,2,3,4,5,6", "--units", "4", "--slots", "1")

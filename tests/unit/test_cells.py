@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from cloudrun.core.errors import ConnectionLost, LedgerError, UnitGone
+from cloudrun.core.errors import ConnectionLost, JobFailed, LedgerError, UnitGone
 from cloudrun.core.events import nobody
 from cloudrun.core.records import GridRecord, RunRecord
 from cloudrun.core.settings import Settings
@@ -110,7 +110,7 @@ def test_a_queue_that_somebody_else_has_emptied_is_no_error(make: Any) -> None:
     assert grid.cells.backlog().queued == 2, "it does not know yet"
     assert grid.cells.take() is None
     assert grid.cells.backlog().queued == 0
-    assert (grid.tally.failed, grid.tally.left) == (2, 0)
+    assert (grid.tally.cancelled, grid.tally.failed, grid.tally.left) == (2, 0, 0)
 
 
 @pytest.mark.parametrize("expectation", [Expectation([({}, 1.0)]), Expectation(())], ids=["expected", "unknown"])
@@ -126,7 +126,7 @@ def test_a_cell_that_was_cancelled_while_it_waited_keeps_no_grid_from_its_end(
             grid.attempt(cell, EndReason.EXITED, RunState.FAILED)
         grid.cells.ended(cell, None)
     assert grid.cells.take() is None
-    assert (grid.tally.failed, grid.tally.running, grid.tally.left) == (3, 0, 0)
+    assert (grid.tally.failed, grid.tally.cancelled, grid.tally.running, grid.tally.left) == (1, 2, 0, 0)
 
 
 def test_a_cell_on_a_machine_that_never_let_us_in_is_queued_again(make: Any) -> None:
@@ -180,7 +180,7 @@ def test_in_a_grid_that_was_cancelled_a_cell_whose_machine_fails_waits_for_no_ot
     grid.attempt(cell, EndReason.UNIT_LOST)
     grid.cells.ended(cell, UnitGone("it went away"))
     assert grid.ledger.run("r-0").state is RunState.CANCELLED
-    assert (grid.tally.failed, grid.cells.backlog().queued) == (1, 0)
+    assert (grid.tally.cancelled, grid.tally.failed, grid.cells.backlog().queued) == (1, 0, 0)
 
 
 def test_in_a_grid_that_another_process_has_taken_nothing_is_tried_again(make: Any) -> None:
@@ -192,15 +192,43 @@ def test_in_a_grid_that_another_process_has_taken_nothing_is_tried_again(make: A
     assert (grid.tally.failed, len(grid.ledger.runs())) == (1, 1)
 
 
-def test_an_error_of_one_grid_among_the_works_of_a_pool_ends_that_grid_alone(make: Any) -> None:
-    grid = make(2)
-    begun = SimpleNamespace(grid_id="g-1", cells=grid.cells, tally=grid.tally, is_done=False, leave=lambda _: None)
-    work = GridWork(grid.ledger, lambda _: cast("Any", begun))
+def work_of(grid: Grid, *, is_done: bool = False, **options: Any) -> GridWork:
+    """As one of the works of a pool."""
+    begun = SimpleNamespace(
+        grid_id="g-1", cells=grid.cells, tally=grid.tally, is_done=is_done, leave=lambda _: None,
+        finish=lambda: SimpleNamespace(why=""),
+    )  # fmt: skip
+    return GridWork(grid.ledger, lambda _: cast("Any", begun), **options)
+
+
+@pytest.mark.parametrize("failure", [LedgerError("the disk is full"), OSError("the disk is full")])
+def test_an_error_of_one_grid_among_the_works_of_a_pool_ends_that_grid_alone(make: Any, failure: Exception) -> None:
+    work = work_of(make(2))
     cell = work.take(())
     assert cell is not None
-    failure = LedgerError("the disk is full")
     work.ended(cell, failure)
     assert work.is_over()
     work.close(None)
-    with pytest.raises(LedgerError, match="the disk is full"):
+    with pytest.raises(type(failure), match="the disk is full"):
         list(work.runs(lambda _: None))
+
+
+@pytest.mark.parametrize("keep_going", [False, True])
+def test_where_every_cell_has_failed_the_loop_over_its_runs_ends_with_that(make: Any, keep_going: bool) -> None:
+    grid = make(2)
+    said: list[Any] = []
+    work = work_of(grid, is_done=True, keep_going=keep_going, observe=said.append)
+    for _ in range(2):
+        cell = work.take(())
+        assert cell is not None
+        grid.attempt(cell, EndReason.EXITED, RunState.FAILED)
+        work.ended(cell, None)
+    work.close(None)
+    if keep_going:
+        assert list(work.runs(lambda _: None)) == []
+        assert "g-1: all 2 cells failed in the same way" in said[0].text
+        return
+    with pytest.raises(JobFailed, match="g-1: all 2 cells failed in the same way") as failed:
+        list(work.runs(lambda _: None))
+    assert failed.value.run.run_id == "r-0"
+    assert failed.value.next_step == "cloudrun show r-0 --log"

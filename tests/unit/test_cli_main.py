@@ -238,7 +238,7 @@ def test_a_malformed_configuration_is_one_message_with_file_and_line(
         ("null", None),
         ('"1"', "1"),
         ("fast", "fast"),
-        ("", ""),
+        ('""', ""),
         ("a=b", "a=b"),
         ("NaN", "NaN"),
         ("1e999", "1e999"),
@@ -250,7 +250,7 @@ def test_a_parameter_is_a_json_scalar_or_the_text(text: str, value: object) -> N
     assert parse_params([f"x={text}"]) == {"x": value}
 
 
-@pytest.mark.parametrize("assignments", [["x"], ["=3"], [" =3"], [""], ["x=1", "x=2"]])
+@pytest.mark.parametrize("assignments", [["x"], ["x="], ["=3"], [" =3"], [""], ["x=1", "x=2"]])
 def test_what_is_no_parameter_is_refused(assignments: list[str]) -> None:
     with pytest.raises(UsageError, match="--set"):
         parse_params(assignments)

@@ -85,8 +85,11 @@ def test_a_cell_is_its_code_parameters_data_environment_and_arguments() -> None:
         {"arguments": ("--fast x",)},
         {"arguments": ("--fast", "x\n")},
         {"arguments": ()},
+        {"cwd": "jobs"},
+        {"cwd": ".."},
         {"code_digest": "a" * 64 + "\ndata "},
     ]
+    assert cell_key(**ours) == cell_key(**ours, cwd=".")  # type: ignore[arg-type]
     keys = {cell_key(**{**ours, **other}) for other in [{}, *others]}  # type: ignore[arg-type]
     assert len(keys) == 1 + len(others)
     assert {len(key) for key in keys} == {64}

@@ -164,8 +164,23 @@ def test_what_one_raises_is_raised_with_the_traceback_as_it_was_there(tmp_path: 
 
 
 def test_an_exception_that_cannot_be_made_again_is_told_in_words(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="Awkward: 1"):
+    with pytest.raises(RuntimeError, match=r"^tests\.unit\.test_functions\.Awkward: 1$") as raised:
         packing.outcome(back(tmp_path, raises, "awkward"))
+    cause = raised.value.__cause__
+    assert isinstance(cause, packing.OnUnit)
+    assert str(cause).startswith("on i-7:\nTraceback")
+    assert "in raises\n    raise Awkward(1, 2) if kind" in str(cause)
+
+
+def test_one_whose_class_is_only_there_is_told_in_words_too(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    gone = cloudpickle.dumps(Path("x")).replace(b"pathlib", b"pathlax")
+    (tmp_path / "c.outcome").write_bytes(cloudpickle.dumps(("raised", gone, "lax.Error: no", "Traceback: there")))
+    entry = ledger.artifacts.add(tmp_path / "c.outcome")
+    run = Run.of(a_record(Artifact(".cloudrun/calls/k-1/c.outcome", entry.size, entry.sha256)), ledger.artifacts)
+    with pytest.raises(RuntimeError, match=r"^lax\.Error: no$") as raised:
+        packing.outcome(run)
+    assert "Traceback: there" in str(raised.value.__cause__)
 
 
 def test_so_is_a_result_that_cannot_be_pickled(tmp_path: Path) -> None:
@@ -186,7 +201,7 @@ def test_an_environment_with_another_pickler_uses_the_one_that_came_along(tmp_pa
     subprocess.run(
         [sys.executable, "called.py", "f.function", "c.calls", "3.999"], cwd=tmp_path, check=True, capture_output=True
     )
-    assert cloudpickle.loads((tmp_path / "c.outcome").read_bytes()) == ("returned", ["3.999"], "")
+    assert cloudpickle.loads((tmp_path / "c.outcome").read_bytes()) == ("returned", ["3.999"])
 
 
 def test_nothing_damaged_is_unpickled(tmp_path: Path) -> None:

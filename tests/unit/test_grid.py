@@ -161,7 +161,7 @@ def test_a_value_that_is_there_twice_is_said_with_its_places() -> None:
     ],
 )
 def test_two_cells_that_are_the_same_are_named(tables: Sequence[dict[str, Any]], both: tuple[int, int]) -> None:
-    with pytest.raises(UsageError, match=f"cells {both[0]} and {both[1]} of this grid are the same") as refused:
+    with pytest.raises(UsageError, match=f"cells {both[0] + 1} and {both[1] + 1} of this grid are the same") as refused:
         check_cells(make_grid(tables))
     assert refused.value.next_step
 
@@ -175,6 +175,6 @@ def test_same_cells_are_found_wherever_there_are_some(tables: list[dict[str, lis
     else:
         with pytest.raises(UsageError, match=r"cells \d+ and \d+") as refused:
             check_cells(grid)
-        first, second = (int(word) for word in str(refused.value).split() if word.isdigit())
+        first, second = (int(word) - 1 for word in str(refused.value).split() if word.isdigit())
         assert first < second
         assert cells[first] == cells[second]

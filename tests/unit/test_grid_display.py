@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,13 +13,17 @@ import pytest
 
 from cloudrun.cli.grid import GridDisplay
 from cloudrun.core.events import Note
+from cloudrun.core.records import RunRecord
+from cloudrun.core.states import RunState
 from cloudrun.grids.cells import Tally
 from cloudrun.plan.scheduling import Backlog
 from cloudrun.pools.pool import Pool
 
 
 def pool(**limits: Any) -> Pool:
-    hand = SimpleNamespace(state="ready", slots=2, usd_per_hour=0.1, tasks=[SimpleNamespace(number=3)])
+    hand = SimpleNamespace(
+        state="ready", slots=2, usd_per_hour=0.1, tasks=[SimpleNamespace(run=SimpleNamespace(run_id="r-3"))]
+    )
     shown = SimpleNamespace(
         hands={"i-0123456789abcdef0": hand},
         limits=SimpleNamespace(usd_per_hour=0.1, budget_usd=None, **limits),
@@ -42,7 +47,7 @@ def test_a_narrow_terminal_shows_every_count(width: int) -> None:
     assert "1 ready" in shown
     assert "$0.0123" in shown
     assert width < 80 or "some $0.0223 expected in all" in shown
-    assert "i-0123456789abcdef0  ready" in shown
+    assert "i-0123456789abcdef0  ready      r-3" in shown
 
 
 def test_a_reader_that_has_seen_enough_costs_the_grid_nothing() -> None:
@@ -69,3 +74,33 @@ def test_a_terminal_that_was_closed_costs_the_grid_nothing(lines_before: int, mo
         display.say("a line that nobody reads")
         display.changed(Tally(4, running=3), pool())
         assert sys.stdout is printed
+
+
+def test_a_cell_that_failed_says_why_and_what_to_type_and_a_cancelled_one_counts_as_none_of_that() -> None:
+    words = io.StringIO()
+    said = {"r-1": "ValueError: alpha\x1b[2J must be > 0" + 200 * "!"}
+    display = GridDisplay(stderr=words, why=lambda run: said.get(run.run_id, "it was asked to end"))
+    display.changed(Tally(4, succeeded=1, failed=1, cancelled=1), None)
+    display.over(RunRecord("r-1", "a", "a.py", RunState.FAILED, datetime.now(UTC), params={"alpha": -1}))
+    display.over(RunRecord("r-2", "a", "a.py", RunState.CANCELLED, datetime.now(UTC), params={"alpha": 2}))
+    failed, cancelled = words.getvalue().splitlines()
+    assert failed.startswith("[2/4] r-1 failed  ValueError: alpha\\x1b[2J must be > 0!!!")
+    assert failed.endswith("…  alpha=-1  next: cloudrun show r-1 --log")
+    assert len(failed) < 220
+    assert cancelled == "[2/4] r-2 cancelled  it was asked to end  alpha=2"
+
+
+def test_before_machines_work_everything_is_said_and_then_only_what_was_not_meant_to_happen() -> None:
+    words = io.StringIO()
+    display = GridDisplay(stderr=words)
+    display(Note("starting the sandbox"))
+    display.changed(Tally(4), None)
+    display(Note("2 cells go on"))
+    display.changed(Tally(4), pool())
+    display(Note("a machine is up"))
+    display(Note("a machine went", "warning"))
+    assert words.getvalue().splitlines() == [
+        "  starting the sandbox",
+        "  2 cells go on",
+        "  warning: a machine went",
+    ]

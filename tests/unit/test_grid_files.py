@@ -234,7 +234,7 @@ def test_assignments_can_make_two_cells_one(tmp_path: Path) -> None:
     file = tmp_path / "grid.yml"
     file.write_text("- a: 1\n  b: 1\n- a: 1\n  b: 2\n")
     assert len(grid_of(file=file)) == 2
-    with pytest.raises(UsageError, match="cells 0 and 1 of this grid are the same: a=1 b=3"):
+    with pytest.raises(UsageError, match="cells 1 and 2 of this grid are the same: a=1 b=3"):
         grid_of(["b=3"], file)
 
 

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from cloudrun.core.records import GridRecord, Timings
+from cloudrun.core.records import FileEntry, GridRecord, Timings
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import GridState, RunState
-from cloudrun.grids.grid import Wishes, write_costs
+from cloudrun.grids.costs import write_costs
+from cloudrun.grids.grid import GridRun, Wishes
 from cloudrun.grids.machines import GRID_TAG
 from cloudrun.grids.rows import begin, fill, is_again
 from cloudrun.ledger import Ledger
 from cloudrun.plan.grid_sets import parse_sets
 from cloudrun.plan.scheduling import Terms
 from cloudrun.pools.pool import Pool
-from cloudrun.runs.prepared import Job, Prepared
+from cloudrun.runs import dispatch
+from cloudrun.runs.prepared import Job, Prepared, beside
 from tests.fakes import HOUR, Ec2, ManualClock, launch_one
 
 GRID = parse_sets(["n=1,2,3"])
@@ -50,16 +53,20 @@ def command(plan: Prepared, ledger: Ledger, *, again: bool) -> tuple[GridRecord,
     return record, former, fill(record, plan, GRID, ledger, again=is_again(record))
 
 
-def succeed(ledger: Ledger, grid: GridRecord, count: int) -> None:
+def succeed(ledger: Ledger, grid: GridRecord, count: int, beside: str = "") -> None:
     unit = launch_one(ledger, ManualClock(), Ec2(), f"l-{grid.grid_id}", **{GRID_TAG: grid.grid_id})
     for cell in ledger.cells(grid.grid_id)[:count]:
-        ledger.begin_attempt(cell.run_id, unit.instance_id, ManualClock().now())
-        ledger.move_run(cell.run_id, RunState.RUNNING)
-        ledger.move_run(cell.run_id, RunState.PULLING)
-        ledger.finish_run(
-            cell.run_id, RunState.SUCCEEDED, reason=None, exit_code=0, detail="", scores={}, metric=None,
-            minimize=False, artifacts=(), passport=None, timings=Timings(), at=ManualClock().now() + HOUR,
-        )  # fmt: skip
+        end_well(ledger, cell.run_id, unit.instance_id, beside)
+
+
+def end_well(ledger: Ledger, run_id: str, instance_id: str, beside: str = "") -> None:
+    ledger.begin_attempt(run_id, instance_id, ManualClock().now(), beside=beside)
+    ledger.move_run(run_id, RunState.RUNNING)
+    ledger.move_run(run_id, RunState.PULLING)
+    ledger.finish_run(
+        run_id, RunState.SUCCEEDED, reason=None, exit_code=0, detail="", scores={}, metric=None,
+        minimize=False, artifacts=(), passport=None, timings=Timings(), at=ManualClock().now() + HOUR,
+    )  # fmt: skip
 
 
 def test_all_of_it_once_more_is_gone_on_with_where_it_was_killed(plan: Prepared, ledger: Ledger) -> None:
@@ -101,3 +108,49 @@ def test_what_ran_on_units_of_a_client_that_was_killed_gets_its_cost_too(plan: P
     write_costs(ledger, pool, grid.grid_id)
     costs = [ledger.run(cell.run_id).cost_usd for cell in ledger.cells(grid.grid_id)]
     assert costs == [pytest.approx(0.05), pytest.approx(0.05), None], "an hour of one machine, shared by two"
+
+
+def goods(**files: str) -> Any:
+    """What is shipped: contents by name, in which `_` stands for a dot."""
+    entries = [
+        FileEntry(name.replace("_", "."), len(text), hashlib.sha256(text.encode()).hexdigest())
+        for name, text in files.items()
+    ]
+    return SimpleNamespace(entries=entries)
+
+
+def test_beside_the_code_is_what_a_script_may_read_and_no_python_nor_words_for_people() -> None:
+    shipped = goods(a_py="code", b_py="other code", README_md="words", data_csv="1,2", _gitignore="*")
+    assert list(beside(shipped, ["a.py"])) == ["data.csv"]
+
+
+def test_cells_that_ran_before_a_file_beside_the_script_changed_are_said_once(plan: Prepared, ledger: Ledger) -> None:
+    before = ledger.keep_beside(beside(goods(data_csv="1", more_csv="1", gone_csv="1"), []))
+    first, _, _ = command(plan, ledger, again=False)
+    succeed(ledger, first, 2, before)
+
+    def said(name: str) -> list[str]:
+        notes: list[Any] = []
+        GridRun(replace(plan, beside=name), GRID, Wishes(), ledger, "", notes.append).let_go()
+        return [note.text for note in notes]
+
+    now = ledger.keep_beside(beside(goods(data_csv="2", more_csv="1", new_csv="1"), []))
+    (warning,) = said(now)
+    assert warning.startswith("2 of the cells taken from the ledger ran before data.csv, gone.csv changed:")
+    assert "--again" in warning
+    assert "--data" in warning
+    assert said(before) == [], "as it was"
+    assert said("") == [], "nobody knows"
+
+
+def test_a_run_that_was_submitted_by_itself_is_the_cell_that_does_the_same_work(plan: Prepared, ledger: Ledger) -> None:
+    unit = launch_one(ledger, ManualClock(), Ec2())
+    jobs = replace(plan.job, params={"n": 2}), replace(plan.job, arguments=("--n", "3"))
+    by_itself, other = (dispatch.new_run(replace(plan, job=job), ManualClock().now()) for job in jobs)
+    for run in (by_itself, other):
+        ledger.add_run(run)
+        end_well(ledger, run.run_id, unit.instance_id)
+    grid, _, done = command(plan, ledger, again=False)
+    assert done == 1, "an argument is no parameter: the script may read it in another way"
+    assert ledger.cells(grid.grid_id)[1].run_id == by_itself.run_id
+    assert command(plan, ledger, again=True)[2] == 0

@@ -54,6 +54,8 @@ def test_a_text_has_these_values(text: str, values: tuple[Any, ...]) -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        "",
+        " ",
         "1,",
         ",1",
         "1,,2",
@@ -77,6 +79,14 @@ def test_what_is_no_list_of_values_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"^--set alpha") as refused:
         parse_sets([f"alpha={text}"])
     assert refused.value.next_step
+
+
+def test_an_empty_text_can_be_meant() -> None:
+    with pytest.raises(UsageError, match="--set alpha= has no value") as refused:
+        parse_sets(["alpha="])
+    assert refused.value.exit_code == 2
+    assert """--set 'alpha=""'""" in refused.value.next_step
+    assert list(parse_sets(['alpha=""']).cells()) == [{"alpha": ""}]
 
 
 @pytest.mark.parametrize("assignments", [["x"], ["=3"], [" =1,2"], [""], ["x=1", "x=2"], ["x=1", " x =1"], ["a b=1"]])

@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudrun.plan.offers import Offer, Offers
+from cloudrun.plan.offers import Offer, Offers, offers_text
 
 TYPES = ("m7i.large", "m6i.large")
 ZONES = ("us-east-1a", "us-east-1b")
@@ -36,6 +36,43 @@ def test_what_was_refused_is_asked_for_again_after_a_while() -> None:
     offers.refuse(Offer("a"), 100.0)
     assert offers.best(109.9, 10.0) is None
     assert offers.best(110.0, 10.0) == Offer("a")
+
+
+def test_a_slow_round_still_comes_to_the_last_of_what_is_allowed_and_then_to_its_pause() -> None:
+    offers = Offers(TYPES)
+    asked = []
+    now = 0.0
+    while (offer := offers.best(now, 10.0)) is not None:
+        asked.append(offer)
+        now += 3.0  # each refusal takes its time
+        offers.refuse(offer, now)
+        offers.learn(offer.instance_type, ZONES)
+    assert asked == [Offer(name, zone) for name in TYPES for zone in ("", *ZONES)]
+    assert offers.best(now + 9.9, 10.0) is None
+    assert offers.best(now + 10.0, 10.0) == asked[0]
+    offers.refuse(asked[0], now + 11.0)
+    assert offers.best(now + 11.0, 10.0) == asked[1], "another round"
+
+
+def test_once_ec2_had_something_what_it_refused_before_is_preferred_again() -> None:
+    offers = Offers(["a", "b"])
+    offers.refuse(Offer("a"), 100.0)
+    offers.had(101.0)
+    assert offers.best(109.0, 10.0) == Offer("b")
+    assert offers.best(110.0, 10.0) == Offer("a")
+
+
+def test_zones_are_said_in_few_letters() -> None:
+    refused = [
+        Offer("m7i.large"),
+        Offer("m7i.large", "us-east-1a"),
+        Offer("m7i.large", "us-east-1b"),
+        Offer("m6i.large"),
+    ]
+    assert offers_text(refused) == "m7i.large in us-east-1a, b or m6i.large"
+    assert (
+        offers_text([Offer("a", "us-west-2a"), Offer("a", "us-west-2-lax-1a")]) == "a in us-west-2a, us-west-2-lax-1a"
+    )
 
 
 @given(st.integers(1, 500), st.integers(0, 500))

@@ -51,28 +51,40 @@ def test_errors_that_differ_in_their_numbers_are_the_same() -> None:
 def test_three_first_cells_that_fail_alike_stop_the_grid() -> None:
     failures = Failures()
     for alpha in (1, 2):
-        failures.failure(f"error: unrecognized arguments: --alpha {alpha}")
+        failures.failure(f"r-{alpha}", f"error: unrecognized arguments: --alpha {alpha}")
         assert failures.stop() == ""
-    failures.failure("error: unrecognized arguments: --alpha 3")
-    assert "unrecognized arguments" in failures.stop()
+    failures.failure("r-3", "error: unrecognized arguments: --alpha 3")
+    assert failures.stop().endswith("error: unrecognized arguments: --alpha 1"), "a real one, not what they have alike"
+    assert failures.first_run == "r-1"
     assert failures.stop(keep_going=True) == ""
 
 
 def test_cells_that_fail_differently_or_after_a_success_stop_nothing() -> None:
     different, late = Failures(), Failures(succeeded=True)
     for name in "abc":
-        different.failure(f"KeyError: {name}")
-        late.failure("KeyError: x")
+        different.failure(name, f"KeyError: {name}")
+        late.failure(name, "KeyError: x")
     assert different.stop() == late.stop() == ""
     for _ in range(3):
-        different.failure("KeyError: x")
+        different.failure("r", "KeyError: x")
     assert different.stop() == ""  # only the first ones count
+
+
+def test_where_all_failed_it_is_said_whether_they_did_so_alike() -> None:
+    failures = Failures()
+    failures.failure("r-1", "ValueError: -1")
+    assert failures.all_of(1) == "the only cell failed: ValueError: -1"
+    failures.failure("r-2", "ValueError: -2")
+    assert failures.all_of(2) == "all 2 cells failed in the same way: ValueError: -1"
+    for _ in range(3):
+        failures.failure("r-3", "KeyError: 'x'")
+    assert failures.all_of(5) == "all 5 cells failed, one of them with: ValueError: -1"
 
 
 def test_a_success_after_three_failures_lets_it_go_on() -> None:
     failures = Failures()
     for _ in range(3):
-        failures.failure("boom")
+        failures.failure("r", "boom")
     failures.success()
     assert failures.stop() == ""
 

@@ -10,6 +10,10 @@ const ALL = Array.from({ length: COUNT }, (_, run) => run);
 const wordOf = (pool, at) => (pool.at[at] < 0 ? null : pool.words[pool.at[at]]);
 const stateOf = (run) => wordOf(RUNS.state, run);
 const nameOf = (run) => wordOf(RUNS.name, run) ?? RUNS.id[run];
+const NAMESAKES = RUNS.name.words.map(() => 0); // how many runs have each name
+for (const at of RUNS.name.at) if (at >= 0) NAMESAKES[at] += 1;
+/** What tells a run from the others: its name, or its id where others have that name, too. */
+const labelOf = (run) => (NAMESAKES[RUNS.name.at[run]] === 1 ? nameOf(run) : RUNS.id[run]);
 const tookOf = (run) => DATA.timings.total[run] || null;
 
 /** A score or parameter as numbers (NaN: none, or not a number) and as words (null: none). */

@@ -37,7 +37,7 @@ function stateMark(state) {
   );
 }
 
-const runLink = (run, text) => h("a", { href: routeOf(run) }, text ?? nameOf(run));
+const runLink = (run, text) => h("a", { href: routeOf(run) }, text ?? labelOf(run));
 const routeOf = (run) => `#/run/${encodeURIComponent(RUNS.id[run])}`;
 
 let _palette = null;

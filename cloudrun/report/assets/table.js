@@ -180,9 +180,9 @@ function tableColumns() {
       key: "run",
       title: "run",
       kind: "run",
-      sort: (run) => nameOf(run),
-      text: nameOf,
-      cell: (run) => runLink(run, h("bdi", null, nameOf(run))),
+      sort: (run) => labelOf(run),
+      text: labelOf,
+      cell: (run) => runLink(run, h("bdi", { title: nameOf(run) }, labelOf(run))),
     },
     {
       key: "state",

@@ -196,6 +196,31 @@ def test_a_ledger_of_an_older_cloudrun_keeps_its_runs_and_their_ranks(tmp_path: 
         check_foreign_keys(ledger)
 
 
+def test_attempts_of_a_ledger_that_did_not_know_what_travelled_beside_the_code_say_nothing_of_it(
+    tmp_path: Path, make: SimpleNamespace
+) -> None:
+    home = tmp_path / ".cloudrun"
+    home.mkdir(mode=0o700)
+    with closing(sqlite3.connect(home / "ledger.sqlite", isolation_level=None)) as connection:
+        migrate(connection, tuple(migration for migration in MIGRATIONS if migration.name < "0005"))
+        connection.execute(
+            """INSERT INTO runs (run_id, name, script, state, created_at, arguments, params, metric, minimize,
+            code_digest, data_digest, environment_digest, timings, detail, attempts, ended_at)
+            VALUES ('run-0', 'old', 'old.py', 'succeeded', ?, '[]', '{}', NULL, 0, '', '', '', '{}', '', 1, ?)""",
+            (utc_text(make.noon), utc_text(make.noon)),
+        )
+        connection.execute(
+            "INSERT INTO attempts (run_id, number, instance_id, state, started_at, detail)"
+            " VALUES ('run-0', 1, 'i-1', 'succeeded', ?, '')",
+            [utc_text(make.noon)],
+        )
+    with closing(Ledger(tmp_path)) as ledger:
+        ledger.begin_grid(make.grid())
+        ledger.add_cells("g-1", [(0, "run-0")])
+        assert ledger.beside_cells("g-1") == []
+        assert [each.state for each in ledger.attempts("run-0")] == [RunState.SUCCEEDED]
+
+
 def check_foreign_keys(ledger: Ledger) -> None:
     with ledger._database.reading() as connection:
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
