@@ -62,14 +62,19 @@ _SWITCH_WORDS = {
 }
 
 
-def _price(value: object) -> float:
-    try:
-        usd = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
-    except ValueError:
-        usd = math.nan
-    if not 0 < usd < math.inf:
-        raise ValueError(f"{value!r} is not a price in US dollars an hour, as in 0.05")
-    return usd
+def _usd(what: str) -> Callable[[object], float]:
+    """An amount more than zero; `what` it is, with an example, completes "... is not"."""
+
+    def read(value: object) -> float:
+        try:
+            usd = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
+        except ValueError:
+            usd = math.nan
+        if not 0 < usd < math.inf:
+            raise ValueError(f"{value!r} is not {what}")
+        return usd
+
+    return read
 
 
 def _switch(value: object) -> bool:
@@ -116,7 +121,8 @@ _READERS: Mapping[str, Callable[[object], object]] = {
     "image": _text,
     "user": _text,
     "spot": _switch,
-    "max_price": _price,
+    "max_price": _usd("a price in US dollars an hour, as in 0.05"),
+    "budget": _usd("an amount of US dollars, as in 5"),
     "volume_gib": _count,
     "deadline_s": _duration,
     "grace_s": _duration,

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from cloudrun.cli.parser import Json
-from cloudrun.cli.printing import columns, print_json, print_table, printable
+from cloudrun.cli.printing import columns, print_json, print_table, printable, styled
 
 if TYPE_CHECKING:
     from cloudrun.setup.checks import Check
 
 WORDS = {"ok": "ok", "warning": "look", "problem": "PROBLEM", "unknown": "?"}
+STYLED = {"ok": "good", "warning": "careful", "problem": "bad", "unknown": "careful"}
 ANY_WIDTH = 10_000
 _INDENT = 28  # where what was found begins, where there is room for that
 
@@ -70,9 +71,11 @@ def doctor(
     else:
         width = columns(sys.stdout) or ANY_WIDTH
         for name, checks in groups.items():
-            print(name)
+            print(styled(name, "heading"))
             for check in checks:
-                print("\n".join(lines_of(check, width)))
+                first, *rest = lines_of(check, width)
+                word = WORDS[check.verdict]
+                print("\n".join([first.replace(word, styled(word, STYLED[check.verdict]), 1), *rest]))
         if "AWS" not in groups:
             print("\nAWS was not looked at: cloudrun doctor --provider aws")
         print(f"\n{'all is well' if is_well else 'something is missing: what mends it is said beside it'}")

@@ -21,10 +21,11 @@ QUESTIONS: Mapping[str, str] = {
     "profile": "Which profile of ~/.aws (empty: as AWS resolves it)?",
     "instance_type": "Which instance type?",
     "deadline": "When shall a machine power itself off, whatever happens?",
+    "budget": "How many US dollars may a run's machine cost, or a grid's machines (empty: no limit)?",
     "spot": "Spot machines, which are cheaper and may be taken back (yes or no)?",
 }
 WITHOUT_QUESTIONS = "cloudrun init --yes asks nothing"
-ONLY_AWS = ("region", "profile", "spot")
+ONLY_AWS = ("region", "profile", "budget", "spot")
 
 
 def init(
@@ -40,6 +41,10 @@ def init(
     idle: Annotated[
         str | None,
         Parameter(allow_leading_hyphen=True, help="And after so long without a run. Example: --idle 30m"),
+    ] = None,
+    budget: Annotated[
+        float | None,
+        Parameter(help="US dollars that a run's machine, or a grid's, cannot cost more than. Example: --budget 5"),
     ] = None,
     spot: Annotated[
         bool | None, Parameter(negative="--no-spot", help="Cheaper, may be taken back. Example: --spot")
@@ -80,6 +85,7 @@ def init(
         "instance_type": instance_type,
         "deadline": deadline,
         "idle": idle,
+        "budget": budget,
         "spot": spot,
         "bucket": bucket,
     }

@@ -158,10 +158,15 @@ def _crash(error: Exception) -> int:
     import tempfile
     import traceback
 
-    with tempfile.NamedTemporaryFile("w", prefix="cloudrun-crash-", suffix=".log", delete=False) as log:
-        log.write(" ".join(["cloudrun", *sys.argv[1:]]) + "\n")
-        traceback.print_exception(error, file=log)
-    message = f"a bug in cloudrun: {type(error).__name__}: {error}\nlog: {log.name}"
+    message = f"a bug in cloudrun: {type(error).__name__}: {error}"
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="cloudrun-crash-", suffix=".log", delete=False) as log:
+            log.write(" ".join(["cloudrun", *sys.argv[1:]]) + "\n")
+            traceback.print_exception(error, file=log)
+        message += f"\nlog: {log.name}"
+    except OSError as unwritten:  # the full disk may be what the bug is about
+        whole = "".join(traceback.format_exception(error))
+        message += f"\nno log could be written ({unwritten}): here is what it would say\n{whole}"
     _tell(message, error, "report the log; cloudrun units shows what is alive, cloudrun reap ends it")
     return 1
 

@@ -63,6 +63,16 @@ def columns(stream: IO[Any]) -> int | None:
         return None
 
 
+STYLES = {"good": "32", "careful": "33", "bad": "1;31", "heading": "1"}  # ECMA-48's numbers
+
+
+def styled(text: str, style: str) -> str:
+    """The text as it is shown on stdout: in colour only on a terminal whose user has nothing against it."""
+    if not is_terminal(sys.stdout) or os.environ.get("NO_COLOR"):
+        return text
+    return f"\x1b[{STYLES[style]}m{text}\x1b[0m"
+
+
 def abandon(stream: IO[Any]) -> None:
     """Let a stream that cannot be written any more swallow the rest, or every later flush would complain again."""
     with suppress(OSError, ValueError):  # it has no descriptor, or is closed

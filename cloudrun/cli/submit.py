@@ -246,7 +246,8 @@ def submit(
         from cloudrun.cli.grid import submit_grid
         from cloudrun.grids.grid import Wishes
 
-        wishes = Wishes(1 if units is None else units, max_units, slots, cpus, budget, retries, keep_going, again)
+        most_usd = settings.budget if budget is None else budget
+        wishes = Wishes(1 if units is None else units, max_units, slots, cpus, most_usd, retries, keep_going, again)
         if dry_run:
             from cloudrun.cli.grid import show_grid
 

@@ -24,6 +24,7 @@ class Settings:
     user: str | None = None  # the image's login user; None is the image's own
     spot: bool = False
     max_price: float | None = None  # US dollars an hour that a spot machine may cost; None is the on-demand price
+    budget: float | None = None  # US dollars that a run's machine, or a grid's machines, cannot cost more than
     volume_gib: int = 20
     deadline_s: float = 4 * 3600.0  # from the launch
     grace_s: float = 30.0  # between SIGTERM and SIGKILL

@@ -44,7 +44,7 @@ def preview_grid(
     """All that `run_grid` would check and do, with nothing written or launched. Raises what it raises before that."""
     check_wishes(wishes)
     first = replace(job, params=next(grid.cells()))
-    seen, cloud = preview(first, settings, ledger=ledger, observe=observe)
+    seen, cloud = preview(first, settings, ledger=ledger, observe=observe, whole=False)
     terms = terms_of(wishes, settings, cloud.place.region)
     limits = limits_of(wishes, settings, terms)
     check_money(limits)

@@ -18,6 +18,7 @@ from cloudrun.ledger import Ledger
 from cloudrun.plan import budget
 from cloudrun.runs.prepared import Job, Prepared, command_line
 from cloudrun.runs.submit import checked
+from cloudrun.units.opening import check_budget
 from cloudrun.wiring import Cloud
 
 LARGEST = 5
@@ -64,11 +65,18 @@ class Preview:
 
 
 def preview(
-    job: Job, settings: Settings, *, ledger: Ledger, observe: Observer, instance_id: str | None = None
+    job: Job,
+    settings: Settings,
+    *,
+    ledger: Ledger,
+    observe: Observer,
+    instance_id: str | None = None,
+    whole: bool = True,
 ) -> tuple[Preview, Cloud]:
     """All that `submit` would check, and what it would do then. Raises what `submit` raises before it launches.
 
-    The ledger's folder is made where it is missing, and remembers the environment that was found.
+    `whole`: it is all of a submission, and not a cell of a grid, whose budget is the grid's. The ledger's folder is
+    made where it is missing, and remembers the environment that was found.
     """
     cloud, image, plan = checked(job, settings, ledger, observe, instance_id, make=False)
     types = () if instance_id else tuple(dict.fromkeys((settings.instance_type, *settings.fallback_types)))
@@ -77,6 +85,8 @@ def preview(
         observe(Note(f"AWS's price list was not to be had, so the snapshot's prices hold: {problem}"))
     for note in cloud.notes:
         observe(Note(note))
+    if whole and instance_id is None:
+        check_budget(settings, cloud.place.region)
     seen = Preview(
         provider=cloud.place.provider,
         region=cloud.place.region,

@@ -47,6 +47,7 @@ SECTIONS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
             Entry("user", "who may log in there", "the image's own", "ubuntu"),
             Entry("spot", "cheaper capacity that may be taken back"),
             Entry("max_price", "US dollars an hour that a spot machine may cost", "the on-demand price", 0.05),
+            Entry("budget", "US dollars that a run's machine, or a grid's, cannot cost more than", "no limit", 5.0),
             Entry("volume_gib", "the size of its disk"),
         ),
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from datetime import datetime
 
-from cloudrun import reaper
+from cloudrun import prices, reaper
 from cloudrun.core.clock import Clock, SystemClock
 from cloudrun.core.errors import (
     Cancelled,
@@ -20,6 +20,7 @@ from cloudrun.core.records import Image
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import UnitState
 from cloudrun.ledger import Ledger
+from cloudrun.plan import budget
 from cloudrun.plan.quantities import duration_text
 from cloudrun.units import launching
 from cloudrun.units.clients import this_client
@@ -49,6 +50,8 @@ def open_unit(
 
     if settings.spot and settings.on_exit == "stop":
         raise UsageError("EC2 does not stop a spot machine", next_step="leave out --spot, or --on-exit stop")
+    if instance_id is None:
+        check_budget(settings, cloud.place.region)
     check_playbook()  # a unit that cannot be provisioned is not worth launching
     for note in cloud.notes:
         observe(Note(note))
@@ -72,6 +75,29 @@ def open_unit(
             close_behind(unit, error, instance_id)
             raise
     return unit
+
+
+def check_budget(settings: Settings, region: str) -> None:
+    """Raises UsageError where one machine could cost more, until its deadline, than the settings allow."""
+    if settings.budget is None:
+        return
+    for instance_type in (settings.instance_type, *settings.fallback_types):
+        listed = prices.usd_per_hour(instance_type, region)
+        usd = settings.max_price if settings.spot and settings.max_price else listed.usd_per_hour if listed else None
+        if usd is None:
+            raise UsageError(
+                f"nobody here knows what a {instance_type} costs in {region}, so no budget can be kept",
+                next_step="use a common type such as m7i.large, or leave out budget and set an early --deadline",
+            )
+        most = budget.least_usd(usd, settings.deadline_s)
+        if most > settings.budget:
+            until = budget.lease(0.0, settings.budget, usd, deadline_s=settings.deadline_s, least_s=60.0)
+            step = f"--deadline {int(until // 60)}m, or a larger budget" if until else "a larger budget"
+            raise UsageError(
+                f"a {instance_type} could cost ${most:.4f} until its deadline in {duration_text(settings.deadline_s)},"
+                f" and the budget is ${settings.budget:g}",
+                next_step=f"{step} (cloudrun config show budget --origin)",
+            )
 
 
 def _warn_of_expiry(cloud: Cloud, settings: Settings, now: datetime, observe: Observer) -> None:

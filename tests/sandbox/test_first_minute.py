@@ -45,3 +45,21 @@ def test_a_dry_run_knows_what_has_been_done_before(project: Project) -> None:
     assert (document["grid"]["succeeded"], document["grid"]["left"]) == (2, 1)
     assert document["environment"]["known"] is True
     assert document["grid"]["expected_s"] > 0
+
+
+def test_a_budget_of_the_project_s_holds_for_one_run_for_a_grid_and_for_a_pool(project: Project) -> None:
+    project.write("train.py", "print('n: 1')")
+    project.write("cloudrun.toml", "budget = 0.0001\n")
+    project.write(
+        "pool.py", "from cloudrun import process_pool\nwith process_pool() as pool: pool.submit(abs, -1).result()"
+    )
+    for done in (
+        project.cloudrun("submit", "train.py"),
+        project.cloudrun("submit", "train.py", "--dry-run"),
+        project.cloudrun("submit", "train.py", "--set", "a=1,2"),
+        project.python("pool.py"),
+    ):
+        assert done.returncode != 0
+        assert "budget" in done.stderr
+    assert project.ledger.launches() == []
+    assert project.cloudrun("submit", "train.py", "--budget", "5").returncode == 0, "a flag beats the file"

@@ -94,13 +94,19 @@ def answers(*lines: str) -> Callable[[str], str]:
 
 def test_questions_about_aws_are_asked_only_of_who_uses_it() -> None:
     assert asked({}, answers("", "", "2h"), print) == {"deadline": "2h"}
-    chosen = asked({}, answers("aws", "eu-west-1", "", "", "90m", "yes"), print)
-    assert chosen == {"provider": "aws", "region": "eu-west-1", "deadline": "90m", "spot": "yes"}
+    chosen = asked({}, answers("aws", "eu-west-1", "", "", "90m", "2.5", "yes"), print)
+    assert chosen == {
+        "provider": "aws",
+        "region": "eu-west-1",
+        "deadline": "90m",
+        "budget": "2.5",
+        "spot": "yes",
+    }
 
 
 def test_an_unusable_answer_is_asked_for_again() -> None:
     complaints: list[str] = []
-    chosen = asked({}, answers("asw", "aws", "", "", "", "soon", "1h", ""), complaints.append)
+    chosen = asked({}, answers("asw", "aws", "", "", "", "soon", "1h", "", ""), complaints.append)
     assert chosen == {"provider": "aws", "deadline": "1h"}
     assert len(complaints) == 2
     assert "did you mean aws?" in complaints[0]
@@ -111,11 +117,17 @@ def test_what_a_flag_has_said_is_not_asked() -> None:
 
 
 def test_on_a_terminal_it_asks_and_writes_what_is_answered(folder: Path) -> None:
-    screen = on_terminal(folder, "init", typed=["aws\n", "eu-west-1\n", "\n", "\n", "soon\n", "2h\n", "\n"])
+    screen = on_terminal(folder, "init", typed=["aws\n", "eu-west-1\n", "\n", "\n", "soon\n", "2h\n", "5\n", "\n"])
     assert screen.code == 0, screen.raw
     assert "'soon' is not a duration" in screen.raw
     text = (folder / "cloudrun.toml").read_text()
-    for line in ('provider = "aws"', 'region = "eu-west-1"', 'deadline = "2h"', '# instance_type = "m7i.large"'):
+    for line in (
+        'provider = "aws"',
+        'region = "eu-west-1"',
+        'deadline = "2h"',
+        "budget = 5.0",
+        '# instance_type = "m7i.large"',
+    ):
         assert f"\n{line}" in text
 
 
