@@ -17,7 +17,7 @@ from botocore import xform_name
 from botocore.exceptions import ClientError
 
 from cloudrun.aws.actions import actions_of
-from cloudrun.aws.errors import LIBRARY_ERRORS, code_of, is_denial, translate, translated
+from cloudrun.aws.errors import LIBRARY_ERRORS, code_of, is_denial, refused, translate, translated
 from cloudrun.aws.network import LEDGER_TAG
 from cloudrun.aws.session import Aws
 
@@ -54,10 +54,10 @@ class Identity:
 @dataclass(frozen=True)
 class Permission:
     """What EC2 says to one action. "unknown": it refused for something that is not there, as it would where policies
-    allow it only for what carries our tag."""
+    allow it only for what carries our tag. "refused": it is allowed, and would not do for another reason."""
 
     action: str
-    verdict: Literal["allowed", "denied", "unknown"]
+    verdict: Literal["allowed", "denied", "unknown", "refused"]
     detail: str = ""
 
 
@@ -148,7 +148,10 @@ class Account:
                 return Permission(action, "denied" if attempt.real else "unknown", str(error_of_ours))
             if ".NotFound" in code or "NotExist" in code or ".Malformed" in code:
                 return Permission(action, "allowed", f"as far as that can be seen without one of ours ({code})")
-            raise translate(error, f"try {action} without carrying it out") from error
+            trouble = translate(error, f"call {attempt.operation}")
+            if refused(error):
+                return Permission(action, "refused", f"{trouble}; {trouble.next_step}")
+            raise trouble from error
         return Permission(action, "allowed")
 
 

@@ -186,13 +186,13 @@ def _permissions(
     except CloudrunError as error:
         return [from_error("permissions", error)]
     allowed = [each.action for each in tried if each.verdict == "allowed"]
-    denied = [each for each in tried if each.verdict == "denied"]
     unknown = [each.action for each in tried if each.verdict == "unknown"]
     checks = [Check("permissions", "ok", f"{len(allowed)} of {len(tried)} are there: {', '.join(allowed)}")]
     if unknown:
         words = f"allowed for our own machines at most, and there is none to try it on: {', '.join(unknown)}"
         checks.append(Check("permissions", "unknown", words, "cloudrun doctor, once more while a machine is alive"))
-    for each in denied:
-        step = "cloudrun init --iam-policy prints what to allow"
-        checks.append(Check(each.action, "problem", each.detail, step))
+    step = "cloudrun init --iam-policy prints what to allow"
+    checks += [Check(each.action, "problem", each.detail, step) for each in tried if each.verdict == "denied"]
+    step = "correct what is named here, then look again"
+    checks += [Check(each.action, "problem", each.detail, step) for each in tried if each.verdict == "refused"]
     return checks

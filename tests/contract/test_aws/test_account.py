@@ -7,7 +7,7 @@ import pytest
 from cloudrun.aws.account import Account, Permission, quota_code
 from cloudrun.aws.session import Aws
 from cloudrun.core.errors import CredentialsError
-from tests.contract.test_aws.conftest import Endpoint
+from tests.contract.test_aws.conftest import Endpoint, Refusal
 
 QUOTA = {"Quota": {"QuotaName": "Running On-Demand Standard instances", "Value": 32.0}}
 CHANGING = {"RunInstances", "TerminateInstances", "ImportKeyPair", "CreateSecurityGroup", "CreateTags", "DeleteVolume"}
@@ -62,6 +62,19 @@ def test_a_no_about_a_machine_that_is_not_there_may_be_a_policy_that_is_scoped_b
     assert (found["ec2:TerminateInstances"].verdict, found["ec2:DeleteVolume"].verdict) == ("unknown", "unknown")
     found = permissions(account, instance_id="i-0123456789abcdef0")
     assert found["ec2:TerminateInstances"].verdict == "denied", "with a machine of ours it is known"
+
+
+def test_what_would_be_refused_for_another_reason_is_told(account: Account, endpoint: Endpoint) -> None:
+    endpoint.refused["RunInstances"] = Refusal("MissingInput")
+    found = permissions(account)["ec2:RunInstances"]
+    assert found.verdict == "refused"
+    assert "MissingInput" in found.detail
+
+
+def test_an_answer_that_says_nothing_of_permissions_is_an_error(account: Account, endpoint: Endpoint) -> None:
+    endpoint.refused["RunInstances"] = Refusal("ExpiredToken", 403)
+    with pytest.raises(CredentialsError, match="ExpiredToken"):
+        permissions(account)
 
 
 def test_a_quota_is_asked_for_by_its_code(account: Account, endpoint: Endpoint) -> None:
