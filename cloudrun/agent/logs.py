@@ -6,14 +6,14 @@ import os
 import select
 import stat
 import time
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Optional
 
-from cloudrun.agent import jobs
+from cloudrun.agent import jobs, notices
 from cloudrun.core import wire
 from cloudrun.core.rundir import RunDir
 
 FASTEST_S = 0.001  # how often to look while the job talks
-SLOWEST_S = 0.1  # and while it is silent
+SLOWEST_S = 0.1  # and while it is silent, also where the system says when there is something to see
 ALIVE_S = 5.0  # how long to be silent oneself
 SUPERVISOR_S = 2.0  # how often to make sure that the supervisor lives
 
@@ -35,10 +35,24 @@ def follow(run: RunDir, offsets: dict[str, int], stdin: Any, out: BinaryIO, *, w
 def _until_exited(
     run: RunDir, positions: dict[bytes, int], stdin: Any, out: BinaryIO, wait: bool = True
 ) -> dict[str, Any]:
+    noticed = notices.watch(str(run.root)) if wait else None
+    try:
+        return _looking(run, positions, stdin, out, wait, noticed)
+    finally:
+        if noticed is not None:
+            noticed.close()
+
+
+def _looking(
+    run: RunDir, positions: dict[bytes, int], stdin: Any, out: BinaryIO, wait: bool, noticed: Optional[notices.Watch]
+) -> dict[str, Any]:
     paths = {wire.STDOUT: run.stdout, wire.STDERR: run.stderr}
+    listened = [stdin] if noticed is None else [stdin, noticed]
     last_news = last_sent = time.monotonic()
     last_check = float("-inf")
     while True:
+        if noticed is not None:
+            noticed.drain()  # before looking: what happens from here on wakes us once more
         # the status first: what is in the logs once it says "exited" is all there will be
         now = time.monotonic()
         if now - last_check >= SUPERVISOR_S:
@@ -63,9 +77,9 @@ def _until_exited(
             out.write(wire.pack(wire.ALIVE))
             out.flush()
             last_sent = now
-        pause_s = min(SLOWEST_S, max(FASTEST_S, (now - last_news) / 20))
+        pause_s = SLOWEST_S if noticed is not None else min(SLOWEST_S, max(FASTEST_S, (now - last_news) / 20))
         # what was sent behind this request waits in stdin's buffer and ends nothing; what comes now, or an end, does
-        if select.select([stdin], [], [], pause_s)[0]:
+        if stdin in select.select(listened, [], [], pause_s)[0]:
             return {"status": status}
 
 

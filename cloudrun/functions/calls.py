@@ -115,15 +115,19 @@ class Calls:
     def is_over(self) -> bool:
         return False
 
-    def carry_out(self, unit: PooledUnit, task: Call) -> None:
+    def begin(self, given: Sequence[tuple[str, Call]]) -> list[Call]:
+        """Each is written down once it is sure that nobody cancels it any more."""
+        return [task for _, task in given]
+
+    def carry_out(self, unit: PooledUnit, task: Call, freed: Callable[[], None]) -> None:
         if not task.future.running() and not task.future.set_running_or_notify_cancel():
             return
         plan, run_id = task.parcel.plan(), task.future.run_id
         if task.is_begun:
-            run = dispatch.execute(unit, plan, check=False, run_id=run_id)
+            run = dispatch.execute(unit, plan, check=False, run_id=run_id, freed=freed)
         else:
             new = replace(dispatch.new_run(plan, task.asked_at), run_id=run_id, cell_key=task.key)
-            run = dispatch.execute(unit, plan, check=False, new=new)
+            run = dispatch.execute(unit, plan, check=False, new=new, freed=freed)
         task.is_failed = run.state is RunState.FAILED and self._step(task) == "again"
         if not task.is_failed:
             self._settle(task, run)

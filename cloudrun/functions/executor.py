@@ -23,7 +23,6 @@ from cloudrun.core.clock import SystemClock
 from cloudrun.core.errors import Cancelled, CloudrunError, UsageError, mark_incomplete
 from cloudrun.core.events import Event, Note, Observer
 from cloudrun.core.ids import new_id
-from cloudrun.core.states import RunState
 from cloudrun.functions.calls import Call, RunFuture
 from cloudrun.functions.engine import Engine
 from cloudrun.functions.packing import Arguments, Function, call_key, outcome
@@ -186,8 +185,8 @@ class process_pool(Executor):  # noqa: N801 - used like a function: `with proces
         before = self._keyed.get(key)
         if before is not None and not before.cancelled() and (not before.done() or before.exception() is None):
             return before
-        run_id, state = self._ledger.runs_by_cell([key]).get(key, ("", RunState.LOST))
-        if state is not RunState.SUCCEEDED:
+        run_id = self._ledger.succeeded_by_cell([key]).get(key)
+        if run_id is None:
             return None
         future = RunFuture(self._ledger, run_id)
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -74,6 +74,7 @@ class Standing:
     def backlog(self) -> Backlog:
         queued = running = timed = 0
         waiting_s = 0.0
+        longest_s: float | None = None
         for source in self._sources:
             one = source.backlog()
             running += one.running
@@ -83,7 +84,9 @@ class Standing:
             if one.expected_s is not None:
                 timed += one.queued
                 waiting_s += one.queued * one.expected_s
-        return Backlog(queued, running, waiting_s / timed if timed else None)
+            if one.queued and one.next_s is not None:
+                longest_s = max(longest_s or 0.0, one.next_s)
+        return Backlog(queued, running, waiting_s / timed if timed else None, longest_s)
 
     def take(self, beside: Sequence[Task]) -> Task | None:
         for _ in range(len(self._sources)):
@@ -94,8 +97,17 @@ class Standing:
                 return Task(source, task)
         return None  # whoever waited has cancelled it
 
-    def carry_out(self, unit: PooledUnit, task: Task) -> None:
-        task.source.carry_out(unit, task.task)
+    def begin(self, given: Sequence[tuple[str, Task]]) -> list[Task]:
+        begun: dict[int, Task] = {}
+        for source in tuple(self._sources):
+            places = [place for place, (_, task) in enumerate(given) if task.source is source]
+            if places:
+                tasks = source.begin([(given[place][0], given[place][1].task) for place in places])
+                begun.update((place, Task(source, task)) for place, task in zip(places, tasks, strict=True))
+        return [begun.get(place, task) for place, (_, task) in enumerate(given)]
+
+    def carry_out(self, unit: PooledUnit, task: Task, freed: Callable[[], None]) -> None:
+        task.source.carry_out(unit, task.task, freed)
 
     def ended(self, task: Task, error: BaseException | None) -> None:
         task.source.ended(task.task, error)

@@ -13,7 +13,7 @@ from cloudrun.core.records import RunRecord
 from cloudrun.core.states import EndReason, GridState, RunState, is_terminal
 from cloudrun.grids.lost import recover
 from cloudrun.grids.turns import Cell, Turns
-from cloudrun.ledger import Ledger
+from cloudrun.ledger import Claim, Ledger
 from cloudrun.plan.endings import CANCELLED, Ending
 from cloudrun.plan.expecting import Expectation
 from cloudrun.plan.retrying import SUSPICIOUS, UNITS_TAKEN_DOWN, Failures, next_step
@@ -95,12 +95,14 @@ class Cells:
     # -- what the pool asks --------------------------------------------------------------------------------------------
 
     def backlog(self) -> Backlog:
-        expected_s = self._turns.expected_s
+        expected_s, next_s = self._turns.expected_s, self._turns.next_s
         if expected_s is not None and self._expected_s:
-            expected_s *= self._came_true_s / self._expected_s  # these machines are faster or slower than earlier ones
+            factor = self._came_true_s / self._expected_s  # these machines are faster or slower than earlier ones
+            expected_s *= factor
+            next_s = None if next_s is None else next_s * factor
         elif expected_s is None and self._timed:
             expected_s = self._took_s / self._timed
-        return Backlog(self._turns.queued, self._tally.running, expected_s)
+        return Backlog(self._turns.queued, self._tally.running, expected_s, next_s)
 
     def take(self, beside: Sequence[Cell] = ()) -> Cell | None:
         """Two cells whose machines went down never share one: else nobody would know the next time which it was."""
@@ -121,12 +123,31 @@ class Cells:
         if error is not None:
             raise error
 
-    def carry_out(self, unit: PooledUnit, task: Cell) -> None:
+    def begin(self, given: Sequence[tuple[str, Cell]]) -> list[Cell]:
+        """One commit for all that are given out together. Where one of them cannot be begun, because somebody has ended
+        it meanwhile or the disk is full, each is left to its own thread, which says why."""
+        claims = [
+            Claim(
+                cell.run.run_id,
+                unit,
+                dispatch.store_of(self._ledger, self._plan, cell.run.run_id, cell.run.attempts + 1),
+                self._plan.beside,
+            )
+            for unit, cell in given
+            if not cell.on_unit
+        ]
+        try:
+            begun = {each.run_id: each.number for each in self._ledger.begin_attempts(claims, SystemClock().now())}
+        except LedgerError:
+            begun = {}
+        return [replace(cell, attempt=begun.get(cell.run.run_id, 0)) for _, cell in given]
+
+    def carry_out(self, unit: PooledUnit, task: Cell, freed: Callable[[], None]) -> None:
         if task.on_unit:
-            dispatch.go_on(unit, task.run.run_id)
+            dispatch.go_on(unit, task.run.run_id, freed)
         else:
             plan = replace(self._plan, job=replace(self._plan.job, params=dict(task.run.params)))
-            dispatch.execute(unit, plan, check=False, run_id=task.run.run_id)
+            dispatch.execute(unit, plan, check=False, run_id=task.run.run_id, begun=task.attempt, freed=freed)
 
     def ended(self, task: Cell, error: BaseException | None) -> None:
         self._tally.running -= 1
@@ -240,7 +261,7 @@ class Cells:
         return before + [each.end_reason for each in self._ledger.attempts(run.run_id) if each.end_reason]
 
     def _queue(self, task: Cell, run: RunRecord) -> None:
-        self._turns.put_back(replace(task, run=run, on_unit=False))
+        self._turns.put_back(replace(task, run=run, on_unit=False, attempt=0))
 
 
 def _too_many(ends: Sequence[EndReason]) -> str:

@@ -98,7 +98,11 @@ class HandOver:
         if error is not None and not self.handed:
             raise error
 
-    def carry_out(self, unit: PooledUnit, task: Share) -> None:
+    def begin(self, given: Sequence[tuple[str, Share]]) -> list[Share]:
+        """A unit writes down its share itself, when it has the project."""
+        return [share for _, share in given]
+
+    def carry_out(self, unit: PooledUnit, task: Share, freed: Callable[[], None]) -> None:  # noqa: ARG002  # it has one
         self._units[id(task)] = unit
         with self._changed:
             self._furnishing.add(unit)
@@ -191,7 +195,7 @@ def _begun(unit: PooledUnit, plan: Prepared, cells: Sequence[tuple[int, str]]) -
     with ledger.together():
         for place, run_id in cells:
             run = ledger.run(run_id)
-            store = dispatch.store_of(unit, plan, run_id, run.attempts + 1)
+            store = dispatch.store_of(ledger, plan, run_id, run.attempts + 1)
             try:
                 ledger.begin_attempt(run_id, unit.instance_id, now, store=store, beside=plan.beside)
             except LedgerError:

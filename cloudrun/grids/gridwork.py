@@ -89,8 +89,11 @@ class GridWork:
     def is_open(self) -> bool:
         return False
 
-    def carry_out(self, unit: PooledUnit, task: Cell) -> None:
-        self.grid.cells.carry_out(unit, task)
+    def begin(self, given: Sequence[tuple[str, Cell]]) -> list[Cell]:
+        return self.grid.cells.begin(given)
+
+    def carry_out(self, unit: PooledUnit, task: Cell, freed: Callable[[], None]) -> None:
+        self.grid.cells.carry_out(unit, task, freed)
 
     def ended(self, task: Cell, error: BaseException | None) -> None:
         """What keeps this grid from going on, be it a bug, is no other's business."""

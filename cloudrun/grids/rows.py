@@ -128,14 +128,13 @@ def fill(record: GridRecord, plan: Prepared, grid: Grid, ledger: Ledger, *, agai
     for batch in batches(enumerate(grid.cells())):
         keys = {number: dispatch.key_of(plan, params, data_digest) for number, params in batch}
         there = {cell.number: cell for cell in ledger.cells(record.grid_id, after=batch[0][0] - 1, limit=len(batch))}
-        known = {} if again else ledger.runs_by_cell(keys.values())
+        known = {} if again else ledger.succeeded_by_cell(keys.values())
         added: list[tuple[int, RunRecord | str]] = []
         for number, params in batch:
             cell = there.get(number)
-            run_id, state = known.get(keys[number], ("", RunState.LOST))
             if cell is not None and (cell.state is RunState.SUCCEEDED or not is_terminal(cell.state)):
                 taken += cell.state is RunState.SUCCEEDED
-            elif state is RunState.SUCCEEDED:
+            elif run_id := known.get(keys[number]):
                 added.append((number, run_id))
                 taken += 1
             else:

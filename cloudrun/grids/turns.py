@@ -16,11 +16,13 @@ AHEAD = 500  # cells that are read from the ledger at once
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination on its way. `on_unit`: the attempt runs already, begun by a client that is dead."""
+    """One combination on its way. `on_unit`: the attempt runs already, begun by a client that is dead. `attempt`: the
+    number of the one that was begun here, 0 before that."""
 
     number: int
     run: RunRecord
     on_unit: bool = False
+    attempt: int = 0
     expected_s: float | None = None
 
 
@@ -43,6 +45,13 @@ class Turns:
     def expected_s(self) -> float | None:
         """The mean of what a waiting cell takes; None where nobody knows, or none waits."""
         return self._expected_s / self.queued if self._expectation.mean_s is not None and self.queued else None
+
+    @property
+    def next_s(self) -> float | None:
+        """What the cell takes whose turn it is."""
+        if self._expectation.mean_s is None:
+            return None
+        return self._ready[0].expected_s if self._ready else self._order[0][0] if self._order else None
 
     def refresh(self) -> None:
         """Count anew what waits: something was queued by others."""

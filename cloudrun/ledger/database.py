@@ -1,7 +1,8 @@
 """One SQLite connection, used by one thread at a time, never carried across a fork; SQLite's errors become LedgerError.
 
 A rollback journal lets one writer in at a time anyway, so threads take turns on one connection instead of polling
-each other's file locks. The same lock is held while the process forks: a child never inherits half a transaction.
+each other's file locks. What several threads write at the same time is one commit (group commit): whoever has written
+lets those in who wait to write, and returns when all of it is on the disk. The lock is held while the process forks.
 """
 
 from __future__ import annotations
@@ -11,19 +12,44 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from cloudrun.core.errors import LedgerError
 
 CACHE_KIB = 32 << 10  # at most: keys of a thousand cells are on as many pages, which are to be written once
+JOURNAL_BYTES = 4 << 20  # what stays of the rollback journal's file between transactions
 BUSY_TIMEOUT_S = 15.0  # how long one process waits for another's transaction, which takes milliseconds
 
+GROUP_MOST = 64  # transactions in one commit: the first of them waits for the last
+GROUP_LOOK_S = 0.05  # how soon one that waits for others notices that they have given up
+
 _turn = threading.RLock()
-os.register_at_fork(before=_turn.acquire, after_in_parent=_turn.release, after_in_child=_turn.release)
+_moved = threading.Condition(_turn)  # whoever waited for the turn has had it
+_open: set[Database] = set()  # those with a group
+_blocks = 0  # that whoever has the turn is in, of any database
+
+
+def _before_fork() -> None:
+    """A child never inherits half a transaction: at its end SQLite would take it back, in the parent's file."""
+    _turn.acquire()
+    for database in list(_open):
+        database.commit()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_turn.release, after_in_child=_turn.release)
 
 # SQLite forbids a child to use its parent's connections, and that includes closing them: they are kept, unused.
 _inherited: list[sqlite3.Connection] = []
+
+
+class _Group:
+    """Transactions of several threads that are one of SQLite's. `error`: why none of it is on the disk."""
+
+    def __init__(self) -> None:
+        self.members = 0
+        self.over = False
+        self.error: sqlite3.Error | None = None
 
 
 class Database:
@@ -36,37 +62,136 @@ class Database:
         self._connection: sqlite3.Connection | None = None
         self._pid = 0
         self._closer: weakref.finalize[..., Database] | None = None
+        self._group: _Group | None = None  # what is written and not committed
+        self._inside = False  # whoever has the turn is in a block
+        self._waiting: set[int] = set()  # threads that are about to write
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """One consistent view for as many queries as the block makes."""
-        with self._transaction("BEGIN") as connection:
-            yield connection
+        """One consistent view for as many queries as the block makes: of what is on the disk, and nothing else."""
+        with _turn, translated(self.path):
+            connection = self._opened()
+            if self._inside:
+                yield connection
+                return
+            self.commit()
+            with atomic(connection, "BEGIN"), self._block():
+                yield connection
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """All of the block or nothing, on the disk when it returns. A block inside another one is part of that one: it
         is on the disk when that one is, and where it fails and the error is caught, the rest of that one is kept.
         """
-        with self._transaction("BEGIN IMMEDIATE") as connection:
-            yield connection
+        group: _Group | None = None
+        self._waiting.add(threading.get_ident())
+        try:
+            with _turn, translated(self.path):
+                connection = self._opened()
+                self._waiting.discard(threading.get_ident())
+                if self._inside:
+                    with _nested(connection):
+                        yield connection
+                    return
+                group = self._joined(connection)
+                with self._member(connection, group), self._block():
+                    yield connection
+        finally:
+            self._waiting.discard(threading.get_ident())
+            if group is not None:
+                self._settle(group)
+        if group.error is not None:
+            raise _told(self.path, group.error) from group.error  # to each of them its own
 
     def close(self) -> None:
         with _turn:
+            if self._pid == os.getpid() and not self._inside:
+                self.commit()
             if self._closer is not None:
                 self._closer()
             self._connection = None
 
+    # -- a group, by whoever has the turn
+
+    def _joined(self, connection: sqlite3.Connection) -> _Group:
+        if self._group is not None and self._group.members >= GROUP_MOST:
+            self.commit()
+        if self._group is None:
+            connection.execute("BEGIN IMMEDIATE")
+            self._group = _Group()
+            _open.add(self)
+        return self._group
+
     @contextmanager
-    def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
-        with _turn, translated(self.path):
-            connection = self._opened()
-            with atomic(connection, begin):
-                yield connection
+    def _member(self, connection: sqlite3.Connection, group: _Group) -> Iterator[None]:
+        """What fails takes back its own part only. Where that is all there is, or SQLite has taken back the whole
+        transaction (a full disk), the group is over."""
+        try:
+            with _nested(connection) if group.members else nullcontext():
+                yield
+            group.members += 1
+            if not connection.in_transaction:  # the block has caught the error with which SQLite took it all back
+                self._end(group, sqlite3.OperationalError("the transaction was taken back"))
+        except BaseException as failure:
+            if not group.members or not connection.in_transaction:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                self._end(group, failure)
+            raise
+
+    def _settle(self, group: _Group) -> None:
+        """Let those in who wait to write, then see to it that the group is committed: by whoever gets to it first."""
+        with _turn:
+            _moved.notify_all()
+            try:
+                # inside a block of another database nobody else is let in: that one would be let in there, too
+                while not (group.over or _blocks) and self._waiting and group.members < GROUP_MOST:
+                    _moved.wait(GROUP_LOOK_S)
+            finally:
+                if not group.over:
+                    self.commit()
+
+    def commit(self) -> None:
+        """For whoever has the turn: what others have written so far is on the disk, or they hear why not."""
+        group, connection = self._group, self._connection
+        if group is None or connection is None:
+            return
+        error: BaseException | None = None
+        try:
+            connection.execute("COMMIT")
+        except sqlite3.Error as failure:
+            error = failure
+        finally:
+            if connection.in_transaction:  # the commit did not get through
+                error = error or sqlite3.OperationalError("interrupted")
+                with suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+            self._end(group, error)
+
+    def _end(self, group: _Group, error: BaseException | None) -> None:
+        if error is not None:
+            group.error = error if isinstance(error, sqlite3.Error) else sqlite3.OperationalError("interrupted")
+        group.over = True
+        self._group = None
+        _open.discard(self)
+        _moved.notify_all()
+
+    @contextmanager
+    def _block(self) -> Iterator[None]:
+        global _blocks
+        self._inside = True
+        _blocks += 1
+        try:
+            yield
+        finally:
+            _blocks -= 1
+            self._inside = False
 
     def _opened(self) -> sqlite3.Connection:
         if self._connection is not None and self._pid == os.getpid():
             return self._connection
+        if self._pid != os.getpid():  # what threads of the parent were doing is the parent's
+            self._group, self._inside, self._waiting = None, False, set()
         self._before()
         connection = connect(self.path)
         try:
@@ -90,12 +215,15 @@ def connect(path: Path) -> sqlite3.Connection:
     """A connection that starts no transaction by itself, waits for other writers, and commits to the disk.
 
     Never WAL: before 3.51.3 two writing connections can corrupt it, and one ledger meets many versions of SQLite.
-    TRUNCATE syncs the journal's end, which DELETE does not: a power cut does not take the last transaction back.
+    PERSIST ends a transaction by writing over the journal's head, and syncs that, which DELETE does not with its file's
+    end: a power cut does not take the last transaction back. TRUNCATE does too, but each commit then changes the sizes
+    of two files, and the file system has to write its own journal for that.
     """
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     connection.row_factory = sqlite3.Row
     try:
-        connection.execute("PRAGMA journal_mode = TRUNCATE")
+        connection.execute("PRAGMA journal_mode = PERSIST")
+        connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES}")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA fullfsync = ON")  # macOS: fsync alone stops at the drive's cache
         connection.execute("PRAGMA foreign_keys = ON")
@@ -149,8 +277,12 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorname", "") or ""
-        raise LedgerError(f"the ledger {path}: {error}", next_step=_next_step(code, path)) from error
+        raise _told(path, error) from error
+
+
+def _told(path: Path, error: sqlite3.Error) -> LedgerError:
+    code = getattr(error, "sqlite_errorname", "") or ""
+    return LedgerError(f"the ledger {path}: {error}", next_step=_next_step(code, path))
 
 
 def _next_step(code: str, path: Path) -> str:

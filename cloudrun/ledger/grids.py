@@ -11,7 +11,7 @@ from typing import Any
 from cloudrun.core.clock import utc_text
 from cloudrun.core.errors import LedgerError, NotFound
 from cloudrun.core.records import CellRecord, GridRecord, RunRecord
-from cloudrun.core.states import GRID, GridState, RunState, is_terminal
+from cloudrun.core.states import GRID, GridState, RunState
 from cloudrun.ledger.database import Database
 from cloudrun.ledger.rows import (
     as_json,
@@ -22,8 +22,8 @@ from cloudrun.ledger.rows import (
     grid_record,
     insert,
     marks,
-    run_columns,
     run_records,
+    runs_columns,
     text,
 )
 
@@ -149,7 +149,7 @@ class Grids:
             if grid.state is not GridState.OPEN:
                 raise LedgerError(f"grid {grid_id} is {grid.state}: no cell can be added")
             _check_numbers(connection, grid, runs)
-            insert(connection, "runs", *({**run_columns(run), "grid_id": grid_id} for run in new.values()))
+            insert(connection, "runs", *({**columns, "grid_id": grid_id} for columns in runs_columns(new.values())))
             added = connection.executemany(
                 """INSERT INTO cells SELECT ?, ?, run_id, state FROM runs WHERE run_id = ?
                 ON CONFLICT DO UPDATE SET run_id = excluded.run_id, state = excluded.state""",
@@ -219,22 +219,16 @@ class Grids:
         found = [(json.loads(params), json.loads(timings)) for params, timings in rows]
         return [(params, sum(took.get(name, 0.0) for name in _ITS_OWN)) for params, took in found]
 
-    def runs_by_cell(self, keys: Iterable[str]) -> dict[str, tuple[str, RunState]]:
-        """For each cell key that some run has, of whatever grid: the newest that succeeded, else the newest that is
-        not over, else the newest."""
+    def succeeded_by_cell(self, keys: Iterable[str]) -> dict[str, str]:
+        """For each cell key with which some run has succeeded, of whatever grid: the newest such run's id."""
         with self._database.reading() as connection:
             rows = connection.execute(
-                """SELECT cell_key, state, run_id FROM runs
-                WHERE cell_key <> '' AND cell_key IN (SELECT value FROM json_each(?))""",
+                """SELECT cell_key, max(run_id) FROM runs INDEXED BY runs_by_cell
+                WHERE state = 'succeeded' AND cell_key <> '' AND cell_key IN (SELECT value FROM json_each(?))
+                GROUP BY cell_key""",
                 [as_json(list(keys))],
-            ).fetchall()
-        best: dict[str, tuple[int, str, RunState]] = {}
-        for key, word, run_id in rows:
-            state = RunState(word)
-            worth = 2 if state is RunState.SUCCEEDED else 0 if is_terminal(state) else 1
-            if key not in best or (worth, run_id) > best[key][:2]:
-                best[key] = (worth, run_id, state)
-        return {key: (run_id, state) for key, (_, run_id, state) in best.items()}
+            )
+            return dict(map(tuple, rows))
 
 
 def _grid(connection: sqlite3.Connection, grid_id: str) -> GridRecord:

@@ -6,27 +6,24 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
-from cloudrun.core.clock import utc_text
 from cloudrun.core.errors import LedgerError, NotFound
 from cloudrun.core.records import Artifact, AttemptRecord, Passport, RunRecord, Timings, Usage
-from cloudrun.core.states import RUN, EndReason, RunState, UnitState, is_terminal
+from cloudrun.core.states import EndReason, RunState, is_terminal
+from cloudrun.ledger import steps
 from cloudrun.ledger.artifacts import ArtifactStore
 from cloudrun.ledger.database import Database
 from cloudrun.ledger.rows import (
     as_json,
     attempt_record,
-    check_move,
     find_id,
     insert,
     marks,
-    rank,
     record_json,
     run_columns,
     run_records,
-    score_columns,
-    text,
 )
 from cloudrun.ledger.run import Run
+from cloudrun.ledger.steps import Claim, End, Move
 
 RUN_IDS = ("r-", "run-")  # what their ids begin with
 UNFINISHED = tuple(state for state in RunState if not is_terminal(state))
@@ -53,30 +50,16 @@ class History:
     def begin_attempt(
         self, run_id: str, instance_id: str, at: datetime, *, store: str = "", beside: str = ""
     ) -> AttemptRecord:
-        """Claim a queued run for a live unit: one transaction that succeeds for one claimant only.
+        """`begin_attempts` of one run."""
+        return self.begin_attempts([Claim(run_id, instance_id, store, beside)], at)[0]
 
-        `store` is where in S3 its outputs go if nobody fetches them ("" for nowhere), `beside` what `keep_beside` has
-        said of the files that travel with its code.
+    def begin_attempts(self, claims: Sequence[Claim], at: datetime) -> list[AttemptRecord]:
+        """Claim queued runs for live units: one transaction, all of them or none, that succeeds for one claimant only.
 
-        Raises LedgerError where the run is not queued (any more) or the unit is ending.
+        Raises LedgerError where a run is not queued (any more) or a unit is ending.
         """
         with self._database.writing() as connection:
-            check_move(RUN, f"run {run_id}", _state(connection, run_id), RunState.SHIPPING)
-            unit = connection.execute("SELECT state FROM units WHERE instance_id = ?", [instance_id]).fetchone()
-            if unit is None or unit["state"] in (UnitState.TERMINATING, UnitState.TERMINATED):
-                raise LedgerError(
-                    f"unit {instance_id} is {unit['state'] if unit else 'unknown'}: nothing can run on it"
-                )
-            connection.execute(
-                "UPDATE runs SET state = ?, instance_id = ?, attempts = attempts + 1 WHERE run_id = ?",
-                (str(RunState.SHIPPING), instance_id, run_id),
-            )
-            connection.execute(
-                """INSERT INTO attempts (run_id, number, instance_id, state, started_at, detail, store, beside)
-                SELECT run_id, attempts, instance_id, state, ?, '', ?, ? FROM runs WHERE run_id = ?""",
-                (utc_text(at), store, beside, run_id),
-            )
-            return _attempts(connection, run_id)[-1]
+            return steps.claim(connection, claims, at)
 
     def begin_run(
         self, run: RunRecord, instance_id: str, at: datetime, *, store: str = "", beside: str = ""
@@ -95,15 +78,16 @@ class History:
         exit_code: int | None = None,
         detail: str = "",
     ) -> None:
-        """The next state. Back to QUEUED ends the attempt as lost, so that a next may begin; a terminal one ends both.
+        """`move_runs` of one run."""
+        self.move_runs([Move(run_id, state, reason, exit_code, detail)])
+
+    def move_runs(self, moves: Sequence[Move]) -> None:
+        """The next state of each, in one transaction: all of them or none.
 
         Raises LedgerError for a transition that `states.RUN` does not have, and for SUCCEEDED: that is `finish_run`'s.
         """
-        if state is RunState.SUCCEEDED:
-            raise LedgerError("a run succeeds with its artifacts, by finish_run")
         with self._database.writing() as connection:
-            check_move(RUN, f"run {run_id}", _state(connection, run_id), state)
-            _move(connection, run_id, state, reason, exit_code, detail, datetime.now(UTC))
+            steps.move(connection, moves, datetime.now(UTC))
 
     def requeue_run(
         self, run_id: str, *, reason: EndReason, detail: str, outputs: Sequence[Artifact] = ()
@@ -115,12 +99,11 @@ class History:
         for artifact in outputs:
             self._check_stored(run_id, artifact)
         with self._database.writing() as connection:
-            check_move(RUN, f"run {run_id}", _state(connection, run_id), RunState.QUEUED)
             connection.execute(
                 "UPDATE attempts SET outputs = ? WHERE run_id = ? AND ended_at IS NULL",
                 (f"[{','.join(map(record_json, outputs))}]", run_id),
             )
-            _move(connection, run_id, RunState.QUEUED, reason, None, detail, datetime.now(UTC))
+            steps.move(connection, [Move(run_id, RunState.QUEUED, reason, None, detail)], datetime.now(UTC))
             return _attempts(connection, run_id)[-1]
 
     def finish_run(
@@ -141,60 +124,37 @@ class History:
         usage: Usage | None = None,
         cost_usd: float | None = None,
     ) -> RunRecord:
-        """The end of a run and all it made, in one transaction; where nothing had to be pulled, that is in it too.
-
-        Raises LedgerError where the state is not a terminal one, the lifecycle does not allow it, or an artifact is
-        not in the store: `succeeded` means that every digest was verified.
-        """
-        if not is_terminal(state):
-            raise LedgerError(f"run {run_id} cannot finish as {state}")
-        for artifact in artifacts:
-            self._check_stored(run_id, artifact)
-        with self._database.writing() as connection:
-            before = _state(connection, run_id)
-            if before in (RunState.RUNNING, RunState.PULL_PENDING) and state is RunState.SUCCEEDED:
-                before = RunState.PULLING  # what came along with the job's end needed no pulling of its own
-            check_move(RUN, f"run {run_id}", before, state)
-            _move(connection, run_id, state, reason, exit_code, detail, at)
-            connection.execute(
-                """UPDATE runs SET metric = ?, minimize = ?, passport = ?, timings = ?, usage = ?, cost_usd = ?
-                WHERE run_id = ?""",
-                (
-                    None if metric is None else text(metric),
-                    int(minimize),
-                    None if passport is None else record_json(passport),
-                    record_json(timings),
-                    None if usage is None else record_json(usage),
-                    cost_usd,
-                    run_id,
-                ),
-            )
-            connection.executemany(
-                "INSERT INTO scores (run_id, name, position, value, not_finite) VALUES (?, ?, ?, ?, ?)",
-                [
-                    (run_id, text(name), position, *score_columns(float(score)))
-                    for position, (name, score) in enumerate(scores.items())
-                ],
-            )
-            if state is RunState.SUCCEEDED:
-                rank(connection, run_id)
-            for position, artifact in enumerate(artifacts):
-                connection.execute(
-                    "INSERT INTO artifacts (run_id, kind, path, position, size, sha256) VALUES (?, ?, ?, ?, ?, ?)",
-                    (run_id, artifact.kind, text(artifact.path), position, artifact.size, artifact.sha256),
-                )
+        """`finish_runs` of one run, which is returned as it is then."""
+        end = End(
+            run_id, state, reason, exit_code, detail, scores, metric, minimize, artifacts, passport, timings, at, usage,
+            cost_usd,
+        )  # fmt: skip
+        self.finish_runs([end])
+        with self._database.reading() as connection:
             return run_records(connection, [run_id])[0]
+
+    def finish_runs(self, ends: Sequence[End]) -> None:
+        """The ends of runs and all they made, in one transaction; where nothing had to be pulled, that is in it too.
+
+        Raises LedgerError where a state is not a terminal one, the lifecycle does not allow it, or an artifact is not
+        in the store: `succeeded` means that every digest was verified. Then none of it is written.
+        """
+        for end in ends:
+            for artifact in end.artifacts:
+                self._check_stored(end.run_id, artifact)
+        with self._database.writing() as connection:
+            steps.finish(connection, ends)
 
     def set_timings(self, run_id: str, timings: Timings) -> None:
         """What is known later than the end of the run: how long its unit took to go. Raises NotFound."""
         with self._database.writing() as connection:
-            _state(connection, run_id)
+            steps.states(connection, [run_id])
             connection.execute("UPDATE runs SET timings = ? WHERE run_id = ?", (record_json(timings), run_id))
 
     def set_cost(self, run_id: str, cost_usd: float) -> None:
         """What the run's share of its units came to, once that is known (better). Raises NotFound."""
         with self._database.writing() as connection:
-            _state(connection, run_id)
+            steps.states(connection, [run_id])
             connection.execute("UPDATE runs SET cost_usd = ? WHERE run_id = ?", (cost_usd, run_id))
 
     def _check_stored(self, run_id: str, artifact: Artifact) -> None:
@@ -298,41 +258,9 @@ class History:
             return [attempt_record(row) for row in rows]
 
 
-def _state(connection: sqlite3.Connection, run_id: str) -> RunState:
-    row = connection.execute("SELECT state FROM runs WHERE run_id = ?", [run_id]).fetchone()
-    if row is None:
-        raise NotFound(f"no run {run_id} in the ledger", next_step="`cloudrun results` lists what there is")
-    return RunState(row["state"])
-
-
 def _attempts(connection: sqlite3.Connection, run_id: str) -> list[AttemptRecord]:
     rows = connection.execute("SELECT * FROM attempts WHERE run_id = ? ORDER BY number", [run_id])
     return [attempt_record(row) for row in rows]
-
-
-def _move(
-    connection: sqlite3.Connection,
-    run_id: str,
-    state: RunState,
-    reason: EndReason | None,
-    exit_code: int | None,
-    detail: str,
-    at: datetime,
-) -> None:
-    """The run's row and its open attempt's, if it has one."""
-    over = is_terminal(state)
-    requeued = state is RunState.QUEUED
-    why = (None if reason is None else str(reason), exit_code, text(detail))
-    connection.execute(
-        """UPDATE attempts SET state = ?, ended_at = ?, end_reason = ?, exit_code = ?, detail = ?
-        WHERE run_id = ? AND ended_at IS NULL""",
-        (str(RunState.LOST if requeued else state), utc_text(at) if over or requeued else None, *why, run_id),
-    )
-    connection.execute(
-        """UPDATE runs SET state = ?, ended_at = ?, end_reason = ?, exit_code = ?, detail = ?,
-        instance_id = CASE WHEN ? THEN NULL ELSE instance_id END WHERE run_id = ?""",
-        (str(state), utc_text(at) if over else None, *why, requeued, run_id),
-    )
 
 
 def _no_such_run(connection: sqlite3.Connection, reference: str) -> NotFound:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -36,7 +36,7 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 def text(value: str) -> str:
     """`value` as SQLite can hold it: bytes that were no UTF-8 (file names, output) as `\\udc80`."""
-    return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def optional_time(value: str | None) -> datetime | None:
@@ -247,16 +247,6 @@ def insert(connection: sqlite3.Connection, table: str, *rows: Mapping[str, objec
         connection.executemany(statement, [tuple(row.values()) for row in rows])
 
 
-def rank(connection: sqlite3.Connection, run_id: str) -> None:
-    """Put a succeeded run's scores among all others', and among those of the grids it is a cell of."""
-    connection.execute(
-        """INSERT OR IGNORE INTO ranked SELECT scope, name, value, run_id FROM scores,
-        (SELECT '' AS scope UNION SELECT grid_id FROM cells WHERE run_id = :it)
-        WHERE run_id = :it AND value IS NOT NULL""",
-        {"it": run_id},
-    )
-
-
 def find_id(connection: sqlite3.Connection, table: str, key: str, kinds: Sequence[str], reference: str) -> str | None:
     """The row that a user means: by its id, else the newest of that name, else by the beginning of its id, in which
     the kind ("r-") may be left out. None where there is none; raises UsageError where several ids begin so.
@@ -326,27 +316,40 @@ def unit_columns(unit: UnitRecord) -> dict[str, object]:
 
 def run_columns(run: RunRecord) -> dict[str, object]:
     """A queued run: what is known before anything has happened to it."""
-    return {
-        "run_id": run.run_id,
-        "name": text(run.name),
-        "script": text(run.script),
-        "cwd": text(run.cwd),
-        "state": str(RunState.QUEUED),
-        "created_at": utc_text(run.created_at),
-        "arguments": as_json(list(run.arguments)),
-        "params": as_json(dict(run.params)),
-        "submission": as_json(dict(run.submission)),
-        "metric": None if run.metric is None else text(run.metric),
-        "minimize": int(run.minimize),
-        "code_digest": run.code_digest,
-        "data_digest": run.data_digest,
-        "environment_digest": run.environment_digest,
-        "timings": record_json(run.timings),
-        "detail": text(run.detail),
-        "attempts": 0,
-        "grid_id": run.grid_id,
-        "cell_key": run.cell_key,
-    }
+    return next(runs_columns([run]))
+
+
+def runs_columns(runs: Iterable[RunRecord]) -> Iterator[dict[str, object]]:
+    """The same of many, which mostly are alike but for their parameters: what they share is made JSON of once."""
+    encoded: dict[int, tuple[object, str]] = {}  # by identity, and beside each the object, which so stays what it is
+
+    def shared(value: object, encode: Callable[[Any], str]) -> str:
+        if id(value) not in encoded:
+            encoded[id(value)] = value, encode(value)
+        return encoded[id(value)][1]
+
+    for run in runs:
+        yield {
+            "run_id": run.run_id,
+            "name": text(run.name),
+            "script": text(run.script),
+            "cwd": text(run.cwd),
+            "state": str(RunState.QUEUED),
+            "created_at": utc_text(run.created_at),
+            "arguments": shared(run.arguments, lambda it: as_json(list(it))),
+            "params": as_json(dict(run.params)),
+            "submission": shared(run.submission, lambda it: as_json(dict(it))),
+            "metric": None if run.metric is None else text(run.metric),
+            "minimize": int(run.minimize),
+            "code_digest": run.code_digest,
+            "data_digest": run.data_digest,
+            "environment_digest": run.environment_digest,
+            "timings": shared(run.timings, record_json),
+            "detail": text(run.detail),
+            "attempts": 0,
+            "grid_id": run.grid_id,
+            "cell_key": run.cell_key,
+        }
 
 
 def grid_columns(grid: GridRecord) -> dict[str, object]:

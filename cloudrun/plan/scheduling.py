@@ -31,7 +31,8 @@ class UnitView:
     `deadline`: the latest that it may hold, sent or about to be sent. `sure_until`: where nobody knows whether it took
     that one, the earlier one that can be counted on.
 
-    `busy`: cells that it works on, those on their way to it and home from it included. Times in seconds since 1970.
+    `busy`: cells that it works on, those on their way to it included; `homeward` those that need no slot any more, and
+    are on their way home. Times in seconds since 1970.
     """
 
     unit_id: str
@@ -43,6 +44,7 @@ class UnitView:
     usd_per_hour: float
     type_name: str = ""
     sure_until: float | None = None
+    homeward: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +72,13 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """Cells that wait and that are on units. `expected_s`: the mean of what a waiting one takes, None if unknown."""
+    """Cells that wait and that are on units. `expected_s`: the mean of what a waiting one takes, None if unknown;
+    `next_s`: what the one does whose turn it is, None where that is as good as the mean."""
 
     queued: int
     running: int
     expected_s: float | None = None
+    next_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +126,12 @@ def decide(
     extend: tuple[tuple[str, float], ...] = ()
     if limits.budget_usd is not None:
         free_usd = limits.budget_usd - budget.worst_usd(now, units, spent_usd)
-        busy = [unit for unit in units if unit.busy or (queued and unit.state == "ready")]
+        busy = [unit for unit in units if unit.busy or unit.homeward or (queued and unit.state == "ready")]
         extend = _extensions(now, backlog, queued, busy, limits, free_usd)
         free_usd -= _price_of(extend, busy)
 
-    lasting = _lasting(now, backlog.expected_s, ready, dict(extend), limits)
+    next_s = _next_s(backlog, limits)
+    lasting = _lasting(now, next_s, ready, dict(extend), limits)
     assign = _spread(queued, lasting)
     left = queued - sum(count for _, count in assign)
     served = {unit_id for unit_id, _ in assign}
@@ -142,10 +147,10 @@ def decide(
             launch, why = 0, barred
         elif launch:
             places = limits.max_units - len(units)
-            launch, deadline, why = _leased(now, launch, places, backlog.expected_s, limits, free_usd)
+            launch, deadline, why = _leased(now, launch, places, next_s, limits, free_usd)
     ended = not units and not launch and (not left or bool(why))
     if extend and drain:
-        leaving = set(drain)
+        leaving = set(drain).difference(unit.unit_id for unit in ready if unit.homeward)
         extend = tuple(pair for pair in extend if pair[0] not in leaving)
     return Decision(launch, deadline, assign, tuple(drain), extend, ended, why)
 
@@ -158,6 +163,15 @@ def fits(now: float, unit: UnitView, deadline: float, expected_s: float | None, 
 
 
 # -- assigning -------------------------------------------------------------------------------------------------------
+
+
+def _next_s(backlog: Backlog, limits: Limits) -> float | None:
+    """What the cell that is assigned next takes. One that no new unit lives long enough for is tried all the same, on a
+    unit that is as good as new: expectations are no more than that."""
+    if backlog.expected_s is None or backlog.next_s is None:
+        return backlog.expected_s
+    life_s = limits.deadline_s - limits.boot_s - min(limits.lead_s, LEAD_SHARE * limits.deadline_s)
+    return max(backlog.expected_s, min(backlog.next_s, life_s / MARGIN))
 
 
 def _lasting(

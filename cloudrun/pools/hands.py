@@ -1,9 +1,12 @@
-"""One unit of a pool, with its threads: one opens and closes it, and one for each slot carries out task after task."""
+"""One unit of a pool, with its threads: one opens and closes it, and two for each slot carry out task after task.
+
+While one of the two brings home what a task has made, and writes that down, the other has the unit begin the next."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Literal
@@ -14,6 +17,7 @@ from cloudrun.plan.scheduling import UnitView
 from cloudrun.pools.pooled import PooledUnit
 from cloudrun.units.opening import close_behind
 
+THREADS = 2  # for each slot
 # What a task raises where its machine is of no use any more; whatever else it raises is its own.
 MACHINE_FAILED = (ConnectionLost, DeadlineReached, LaunchError, ProvisionError)
 
@@ -40,7 +44,16 @@ class Closed:
     error: BaseException | None
 
 
-HandEvent = Opened | Done | Closed
+@dataclass(frozen=True)
+class Freed:
+    """Of a task only the way home is left: its slot may have another."""
+
+    instance_id: str
+    task: Any
+
+
+HandEvent = Opened | Freed | Done | Closed
+CarryOut = Callable[[PooledUnit, Any, Callable[[], None]], None]
 
 
 @dataclass
@@ -55,6 +68,7 @@ class Hand:
     state: Literal["launching", "ready", "draining"] = "launching"
     unit: PooledUnit | None = None
     tasks: list[Any] = field(default_factory=list)
+    homeward: list[Any] = field(default_factory=list)  # those of them that need no slot any more
     worked: bool = False  # it carried out a task, whatever came of that
     useless: bool = False  # it never got as far
     ready_at: float | None = None
@@ -73,21 +87,25 @@ class Hand:
             self.record.instance_id,
             self.state,
             self.slots,
-            len(self.tasks),
+            len(self.tasks) - len(self.homeward),
             self.requested_at,
             self.deadline,
             self.usd_per_hour,
             self.record.instance_type,
             self.sure_until,
+            len(self.homeward),
         )
 
-    def give(self, task: Any) -> None:
+    def reserve(self, task: Any) -> None:
+        """It is to be given this one."""
         self.tasks.append(task)
+
+    def give(self, reserved: Any, task: Any) -> None:
+        """Begin one that was reserved, as it is now."""
+        self.tasks[self.tasks.index(reserved)] = task
         self._inbox.put(task)
 
-    def begin(
-        self, unit: PooledUnit, carry_out: Callable[[PooledUnit, Any], None], tell: Callable[[HandEvent], None]
-    ) -> None:
+    def begin(self, unit: PooledUnit, carry_out: CarryOut, tell: Callable[[HandEvent], None]) -> None:
         """It runs: log in, work, and close it when it is drained. `tell` is called from its threads."""
         self.unit = unit
         name = f"cloudrun-{unit.instance_id}"
@@ -96,22 +114,25 @@ class Hand:
     def drain(self) -> bool:
         """No further task; it is closed when those that it has are over. Returns whether it gives up getting ready."""
         self.state = "draining"
-        for _ in range(self.slots):
+        for _ in range(THREADS * self.slots):
             self._inbox.put(None)
         if self.unit is None or self.ready_at is not None or self.tasks:
             return False
         self.unit.cancel()
         return True
 
+    def freed(self, task: Any) -> None:
+        self.homeward.append(task)
+
     def ended(self, task: Any, error: BaseException | None) -> None:
         """One of its tasks is over."""
         self.tasks.remove(task)
+        if task in self.homeward:
+            self.homeward.remove(task)
         self.worked = self.worked or not isinstance(error, ProvisionError)
         self.useless = not self.worked
 
-    def _live(
-        self, unit: PooledUnit, carry_out: Callable[[PooledUnit, Any], None], tell: Callable[[HandEvent], None]
-    ) -> None:
+    def _live(self, unit: PooledUnit, carry_out: CarryOut, tell: Callable[[HandEvent], None]) -> None:
         error: BaseException | None = None
         try:
             unit.open()
@@ -122,7 +143,7 @@ class Hand:
             tell(Opened(unit.instance_id))
             slots: list[Thread] = []
             try:
-                for number in range(self.slots):
+                for number in range(THREADS * self.slots):
                     name = f"cloudrun-slot-{number}"
                     slot = Thread(target=self._serve, args=(unit, carry_out, tell), name=name)
                     slot.start()
@@ -137,13 +158,11 @@ class Hand:
                 error = error or failure
         tell(Closed(unit.instance_id, error))
 
-    def _serve(
-        self, unit: PooledUnit, carry_out: Callable[[PooledUnit, Any], None], tell: Callable[[HandEvent], None]
-    ) -> None:
+    def _serve(self, unit: PooledUnit, carry_out: CarryOut, tell: Callable[[HandEvent], None]) -> None:
         while (task := self._inbox.get()) is not None:
             error: BaseException | None = None
             try:
-                carry_out(unit, task)
+                carry_out(unit, task, partial(tell, Freed(unit.instance_id, task)))
             except BaseException as failure:  # noqa: BLE001
                 error = failure
             tell(Done(unit.instance_id, task, error))

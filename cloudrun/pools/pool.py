@@ -7,9 +7,10 @@ happened, and it tells them what to do. Signals reach it only while it waits: no
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from threading import Event
+from typing import Any
 
 from cloudrun import reaper
 from cloudrun.core.clock import Clock, SystemClock
@@ -30,7 +31,7 @@ from cloudrun.plan.scheduling import Backlog, Decision, Limits, Terms, decide
 from cloudrun.pools.bill import Bill
 from cloudrun.pools.endings import Endings
 from cloudrun.pools.extending import extend
-from cloudrun.pools.hands import MACHINE_FAILED, Closed, Done, Hand, HandEvent, Opened
+from cloudrun.pools.hands import MACHINE_FAILED, Closed, Done, Freed, Hand, HandEvent, Opened
 from cloudrun.pools.lookout import Lookout
 from cloudrun.pools.pooled import PooledUnit
 from cloudrun.pools.prospects import Prospects
@@ -203,14 +204,24 @@ class Pool:
         self.why = decision.why
         for instance_id, deadline in decision.extend:
             extend(self.cloud, self.ledger, self.observe, self.hands[instance_id], deadline, self.tell)
-        for instance_id, count in decision.assign:
-            for _ in range(count):
-                hand = self.hands[instance_id]
-                if (task := self._work.take(hand.tasks)) is not None:
-                    hand.give(task)
+        self._assign(decision.assign)
         self._let_linger(frozenset(decision.drain))
         if decision.launch and offer is not None:
             self._renting.ask(offer, decision.launch, decision.deadline)
+
+    def _assign(self, assign: Sequence[tuple[str, int]]) -> None:
+        given: list[tuple[str, Any]] = []
+        for instance_id, count in assign:
+            hand = self.hands[instance_id]
+            for _ in range(count):
+                if (task := self._work.take(hand.tasks)) is not None:
+                    hand.reserve(task)
+                    given.append((instance_id, task))
+        self._give(given)
+
+    def _give(self, given: Sequence[tuple[str, Any]]) -> None:
+        for (instance_id, reserved), task in zip(given, self._work.begin(given) if given else (), strict=True):
+            self.hands[instance_id].give(reserved, task)
 
     def _let_linger(self, unneeded: Set[str]) -> None:
         """Drain those that nothing has come for in a while, and that nobody copies from."""
@@ -258,6 +269,8 @@ class Pool:
                 self._prospects.booted(hand.ready_at - hand.requested_at)
             if hand.state == "launching":
                 hand.state = "ready"
+        elif isinstance(event, Freed):
+            hand.freed(event.task)
         elif isinstance(event, Done):
             hand.ended(event.task, event.error)
             if isinstance(event.error, MACHINE_FAILED):
@@ -315,7 +328,8 @@ class Pool:
             hand = known or Hand(record, slots, price, created, record.deadline.timestamp())
             self.hands[record.instance_id] = hand
             for task in tasks:
-                hand.give(task)
+                hand.reserve(task)
+                hand.give(task, task)
             if known is None and record.address and record.state is not UnitState.LAUNCHING:
                 self._begin(hand)
 

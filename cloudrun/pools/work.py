@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,8 +19,13 @@ class Work(Protocol):
     def take(self, beside: Sequence[Any]) -> Any:
         """The task that is next for a unit that has those; None where there is none after all."""
 
-    def carry_out(self, unit: PooledUnit, task: Any) -> None:
-        """In a thread of the unit's. Raises what went wrong with the machine, not with the task."""
+    def begin(self, given: Sequence[tuple[str, Any]]) -> Sequence[Any]:
+        """Write down what is being given to units now, (instance id, task) each, all at once. Returns the tasks in that
+        order, as they are to be carried out."""
+
+    def carry_out(self, unit: PooledUnit, task: Any, freed: Callable[[], None]) -> None:
+        """In a thread of the unit's. `freed` is to be called once only the way home is left of it, and the unit can
+        begin another. Raises what went wrong with the machine, not with the task."""
 
     def ended(self, task: Any, error: BaseException | None) -> None:
         """A task is over, or has to be done once more. Raises what is to end all of it."""

@@ -26,7 +26,7 @@ from cloudrun.core.events import Note, Progress
 from cloudrun.core.ids import new_id
 from cloudrun.core.records import FileEntry, JobStatus, RunRecord
 from cloudrun.core.states import RunState
-from cloudrun.ledger import Run
+from cloudrun.ledger import Ledger, Run
 from cloudrun.plan.fingerprint import cell_key
 from cloudrun.runs import bucket, datasets
 from cloudrun.runs.attempt import Attempt
@@ -40,17 +40,30 @@ if TYPE_CHECKING:
 
 
 def execute(
-    unit: OpenUnit, plan: Prepared, *, check: bool = True, run_id: str | None = None, new: RunRecord | None = None
+    unit: OpenUnit,
+    plan: Prepared,
+    *,
+    check: bool = True,
+    run_id: str | None = None,
+    new: RunRecord | None = None,
+    begun: int = 0,
+    freed: Callable[[], None] = lambda: None,
 ) -> Run:
     """Run it. Returns when everything is home and recorded; raises JobFailed (with `.run`) where `check` is true.
 
-    `run_id` is that of a run whose earlier attempt was interrupted; `new` one that is not in the ledger yet.
+    `run_id` is that of a run whose earlier attempt was interrupted; `new` one that is not in the ledger yet; `begun`
+    the number of an attempt that is there already. `freed` is called when the unit can begin another job.
 
     Whatever interrupts this (Ctrl-C, SIGTERM, the deadline), the job is ended, what it wrote is brought home where the
     unit still answers, and the run says how far it came, before the interruption goes on its way. Raises Interrupted
     (with `.run_id`) where the provider took the machine back: the run is queued again, with what it had saved.
     """
-    attempt = _attempt(unit, lambda: _begin(unit, plan, run_id, new), lambda begun: _carry_out(begun, plan))
+    attempt = _attempt(
+        unit,
+        lambda: _again(unit, run_id, begun) if run_id and begun else _begin(unit, plan, run_id, new),
+        lambda attempt: _carry_out(attempt, plan, freed),
+        at_once=begun > 0,
+    )
     run = unit.ledger.get(attempt.run.run_id)
     if check and run.state is not RunState.SUCCEEDED:
         raise job_failed(run)
@@ -63,7 +76,7 @@ def detach(unit: OpenUnit, plan: Prepared, *, run_id: str | None = None) -> Run:
     return unit.ledger.get(attempt.run.run_id)
 
 
-def go_on(unit: OpenUnit, run_id: str) -> Run:
+def go_on(unit: OpenUnit, run_id: str, freed: Callable[[], None] = lambda: None) -> Run:
     """Follow a run that a client which is dead has begun on this unit, and bring it home. As `execute`, unchecked; a
     run that never got as far as its job is queued again."""
 
@@ -77,15 +90,10 @@ def go_on(unit: OpenUnit, run_id: str) -> Run:
         with attempt.in_time():
             finished = attempt.follow()
         attempt.mark_running()
-        attempt.conclude(finished.status, finished)
-
-    def begun() -> Attempt:
-        run = unit.ledger.run(run_id)
-        unit.run_ids.append(run_id)
-        return Attempt(unit, run, run.attempts)
+        _conclude(attempt, finished, freed)
 
     with suppress(_NeverStarted):
-        _attempt(unit, begun, follow)
+        _attempt(unit, lambda: _again(unit, run_id), follow)
     return unit.ledger.get(run_id)
 
 
@@ -101,14 +109,19 @@ def job_failed(run: Run) -> JobFailed:
     )
 
 
-def _attempt(unit: OpenUnit, begin: Callable[[], Attempt], act: Callable[[Attempt], None]) -> Attempt:
-    unit.check_cancelled()
+def _attempt(
+    unit: OpenUnit, begin: Callable[[], Attempt], act: Callable[[Attempt], None], *, at_once: bool = False
+) -> Attempt:
+    """`at_once`: it is in the ledger already, so that its end has to be, whatever comes."""
+    if not at_once:
+        unit.check_cancelled()
     attempt = None
     working = ExitStack()
     try:
         working.enter_context(unit.at_work())
         with LIFELINE.shield():
             attempt = begin()
+        unit.check_cancelled()
         act(attempt)
     except BaseException as cause:
         error = _told_by_ec2(unit, cause)
@@ -145,19 +158,26 @@ def _begin(unit: OpenUnit, plan: Prepared, run_id: str | None, new: RunRecord | 
     ledger, now = unit.ledger, unit.clock.now()
     if run_id is None:
         run = new or new_run(plan, now)
-        number, store = 1, store_of(unit, plan, run.run_id, 1)
+        number, store = 1, store_of(ledger, plan, run.run_id, 1)
         ledger.begin_run(run, unit.instance_id, now, store=store, beside=plan.beside)
     else:
         run = ledger.run(run_id)
         number = run.attempts + 1
         try:
-            store = store_of(unit, plan, run_id, number)
+            store = store_of(ledger, plan, run_id, number)
             ledger.begin_attempt(run_id, unit.instance_id, now, store=store, beside=plan.beside)
         except LedgerError as error:
             _raise_why_not(ledger.run(run_id), error)
             raise
     unit.run_ids.append(run.run_id)
     return Attempt(unit, ledger.run(run.run_id), number)
+
+
+def _again(unit: OpenUnit, run_id: str, number: int = 0) -> Attempt:
+    """One that is in the ledger: the last one, or that of the number."""
+    run = unit.ledger.run(run_id)
+    unit.run_ids.append(run_id)
+    return Attempt(unit, run, number or run.attempts)
 
 
 def _raise_why_not(run: RunRecord, error: LedgerError) -> None:
@@ -203,18 +223,26 @@ def key_of(plan: Prepared, params: Mapping[str, Any], data_digest: str) -> str:
     )
 
 
-def store_of(unit: OpenUnit, plan: Prepared, run_id: str, number: int) -> str:
+def store_of(ledger: Ledger, plan: Prepared, run_id: str, number: int) -> str:
     """Where in S3 an attempt's outputs go; "" for nowhere."""
     name = plan.settings.bucket
-    return bucket.store_uri(name, unit.ledger.ledger_id, run_id, number) if name else ""
+    return bucket.store_uri(name, ledger.ledger_id, run_id, number) if name else ""
 
 
 # -- the steps -------------------------------------------------------------------------------------------------------
 
 
-def _carry_out(attempt: Attempt, plan: Prepared) -> None:
+def _carry_out(attempt: Attempt, plan: Prepared, freed: Callable[[], None]) -> None:
     furnish(attempt, plan)
     finished = _perform(attempt, plan, _spec(attempt, plan))
+    _conclude(attempt, finished, freed)
+
+
+def _conclude(attempt: Attempt, finished: Finished, freed: Callable[[], None]) -> None:
+    """The next job does not wait until one that ended well is home. After one that did not, it is to be decided first
+    whether there shall be another."""
+    if finished.status.exit_code == 0 and not finished.status.reason:
+        freed()
     attempt.conclude(finished.status, finished)
 
 
@@ -278,7 +306,7 @@ def _spec(attempt: Attempt, plan: Prepared) -> dict[str, Any]:
 def spec_on(unit: OpenUnit, plan: Prepared, run_id: str, number: int) -> dict[str, Any]:
     """What the unit's agent is told of an attempt, with leave to upload where there is a bucket."""
     upload = None
-    if address := store_of(unit, plan, run_id, number):
+    if address := store_of(unit.ledger, plan, run_id, number):
         upload = bucket.ticket(unit.cloud, address, plan.settings.output_max_bytes, unit.seconds_left())
     return job_spec(plan, run_id, number, upload)
 

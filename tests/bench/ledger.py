@@ -25,7 +25,7 @@ from cloudrun.core.records import (
     UnitRecord,
 )
 from cloudrun.core.states import GridState, LaunchState, RunState, UnitState
-from cloudrun.ledger import Ledger
+from cloudrun.ledger import Claim, End, Ledger, Move
 from cloudrun.plan.filters import parse_where
 from tests.bench.rounds import Cost, Noise, Spread, timed
 
@@ -86,7 +86,7 @@ def _calls(ledger: Ledger, runs: int) -> Iterator[Call]:
     yield "by name, shared by all", 0.005, lambda: ledger.run("train"), 50
     yield "by the beginning of its id", 0.005, lambda: ledger.run(_id("r", runs // 2)[2:]), 50
     keys = [_key(number) for number in random.Random(1).sample(range(runs), 1000)]
-    yield "1,000 cells by their keys", 0.020, lambda: ledger.runs_by_cell(keys), 20
+    yield "1,000 cells by their keys", 0.020, lambda: ledger.succeeded_by_cell(keys), 20
     yield f"how far a grid of {large:,} is", None, lambda: ledger.counts(_id("g", 0)), 20
 
     records = [_record(number) for number in range(runs, runs + 60_000)]
@@ -127,37 +127,42 @@ def _lives(ledger: Ledger, cells: Any) -> Callable[[str], None]:
     """One cell after the other, each step at its own call."""
     queues: dict[str, Iterator[str]] = {what: iter([cell.run_id for cell in cells]) for what in _STEPS}
 
-    return lambda what: step(ledger, what, next(queues[what]))
+    return lambda what: _step(ledger, what, next(queues[what]))
 
 
-def step(ledger: Ledger, what: str, run_id: str, instance_id: str = "i-1") -> None:
+def _step(ledger: Ledger, what: str, run_id: str, instance_id: str = "i-1") -> None:
     """One of a cell's: claimed by a unit, begun there, ended well with three scores."""
     if what == "claimed":
         ledger.begin_attempt(run_id, instance_id, BEGAN)
     elif what == "begun":
         ledger.move_run(run_id, RunState.RUNNING)
     else:
-        ledger.finish_run(
-            run_id,
-            RunState.SUCCEEDED,
-            reason=None,
-            exit_code=0,
-            detail="",
-            scores=dict.fromkeys(SCORES, random.random()),
-            metric=SCORES[0],
-            minimize=False,
-            artifacts=[],
-            passport=None,
-            timings=Timings(),
-            at=BEGAN,
-        )
+        ledger.finish_runs([ended_well(run_id)])
+
+
+def ended_well(run_id: str) -> End:
+    """With three scores."""
+    return End(
+        run_id,
+        RunState.SUCCEEDED,
+        reason=None,
+        exit_code=0,
+        detail="",
+        scores=dict.fromkeys(SCORES, random.random()),
+        metric=SCORES[0],
+        minimize=False,
+        artifacts=[],
+        passport=None,
+        timings=Timings(),
+        at=BEGAN,
+    )
 
 
 def _together(ledger: Ledger, run_ids: list[str]) -> None:
     with ledger.together():
-        for run_id in run_ids:
-            for what in _STEPS:
-                step(ledger, what, run_id)
+        ledger.begin_attempts([Claim(run_id, "i-1") for run_id in run_ids], BEGAN)
+        ledger.move_runs([Move(run_id, RunState.RUNNING) for run_id in run_ids])
+        ledger.finish_runs([ended_well(run_id) for run_id in run_ids])
 
 
 # -- a million rows --------------------------------------------------------------------------------------------------

@@ -4,8 +4,8 @@
 
 The planner and the ledger are the real ones; units and what happens on them are simulated (`tests/simulated.py`). A
 decision is a cell given to a unit: decided, read from the ledger's queue, and its attempt begun there; those of a tick
-are one commit. What becomes of it afterwards (it runs, it ends with three scores) is written too, in a commit a tick of
-its own. `decide` looks at every unit once a tick, so what a decision costs is set by
+are one commit, together with what has become of earlier ones since the last tick (they run, they end with three
+scores). `decide` looks at every unit once a tick, so what a decision costs is set by
 how many cells end in a tick; here they do as they would for a client that looks every `--tick` seconds.
 """
 
@@ -25,9 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloudrun.core.states import EndReason, RunState
-from cloudrun.ledger import Ledger
+from cloudrun.ledger import Claim, Ledger, Move
 from cloudrun.plan.scheduling import Limits
-from tests.bench.ledger import begin_units, queue_cells, step
+from tests.bench.ledger import BEGAN, begin_units, ended_well, queue_cells
 from tests.simulated import Simulated, World, play, varied
 
 DECISIONS_PER_S = 5_000  # wanted, with everything that a client does beside
@@ -64,7 +64,7 @@ class Measured:
 
 
 class _WrittenDown(Simulated):
-    """Counts what its planner takes, and keeps everything in a ledger, a commit a tick."""
+    """Counts what its planner takes, and keeps everything in a ledger: a tick is a commit."""
 
     planning_s = 0.0
     claiming_s = 0.0
@@ -73,7 +73,9 @@ class _WrittenDown(Simulated):
 
     def keep_in(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._told: list[tuple[str, int]] = []
+        self._running_now: list[int] = []
+        self._over_now: list[int] = []
+        self._lost_now: list[int] = []
         self._next: deque[int] = deque()
         self._read_to = -1
         self.run_ids = queue_cells(ledger, "g-simulated", self.cells)
@@ -87,47 +89,46 @@ class _WrittenDown(Simulated):
         return decision
 
     def tick(self) -> list[tuple[str, int]]:
-        began = time.perf_counter()
-        if self._told:
-            with self._ledger.together():
-                for what, cell in self._told:
-                    self._tell(what, self.run_ids[cell])
-            self._told.clear()
-        self.telling_s += time.perf_counter() - began
-        started = super().tick()
-        began = time.perf_counter()
-        if started:
-            with self._ledger.together():
+        with self._ledger.together():  # the commit is counted as a part of claiming
+            began = time.perf_counter()
+            self._tell()
+            self.telling_s += time.perf_counter() - began
+            started = super().tick()
+            began = time.perf_counter()
+            if started:
                 self._begin(started)
         self.claiming_s += time.perf_counter() - began
         return started
 
-    def _tell(self, what: str, run_id: str) -> None:
-        if what == "lost":
-            self._ledger.move_run(run_id, RunState.QUEUED, reason=EndReason.UNIT_LOST, detail="gone")
-        else:
-            step(self._ledger, what, run_id)
+    def _tell(self) -> None:
+        """What has become of cells since the last tick."""
+        self._ledger.move_runs([Move(self.run_ids[cell], RunState.RUNNING) for cell in self._running_now])
+        self._ledger.move_runs(
+            [Move(self.run_ids[cell], RunState.QUEUED, EndReason.UNIT_LOST, detail="gone") for cell in self._lost_now]
+        )
+        self._ledger.finish_runs([ended_well(self.run_ids[cell]) for cell in self._over_now])
+        for told in (self._running_now, self._over_now, self._lost_now):
+            told.clear()
 
     def _begin(self, started: list[tuple[str, int]]) -> None:
-        for name, cell in started:
+        for _, cell in started:
             if not self._next:
                 found = self._ledger.queued_cells("g-simulated", 500, after=self._read_to)
                 self._next.extend(number for number, _ in found)
                 self._read_to = found[-1][0] if found else self._read_to
             if self._next and self._next[0] == cell:  # one that waits for the second time is known already
                 self._next.popleft()
-            step(self._ledger, "claimed", self.run_ids[cell], name)
-            self._told.append(("begun", cell))
+            self._running_now.append(cell)
+        self._ledger.begin_attempts([Claim(self.run_ids[cell], name) for name, cell in started], BEGAN)
 
     def ends_cell(self, name: str, cell: int, reason: EndReason, seconds: float | None = None) -> None:
         super().ends_cell(name, cell, reason, seconds)
-        self._told.append(("finished", cell))
+        self._over_now.append(cell)
 
     def goes(self, name: str, reason: EndReason, at: float | None = None) -> None:
         lost = sorted(self.on_units[name])
         super().goes(name, reason, at)
-        for cell in lost:
-            self._told.append(("lost", cell))
+        self._lost_now += lost
 
 
 def measured(cells: int = 100_000, units: int = 1_000, *, tick_s: float = 1.0, seed: int = 0) -> Measured:

@@ -139,6 +139,36 @@ def test_a_cell_on_a_machine_that_never_let_us_in_is_queued_again(make: Any) -> 
     assert grid.cells.take().run.run_id == "r-0"
 
 
+def test_cells_that_are_given_out_together_are_written_down_together(make: Any) -> None:
+    grid = make(3)
+    given = [(grid.units[0], grid.cells.take()) for _ in range(3)]
+    begun = grid.cells.begin(given)
+    assert [cell.number for cell in begun] == [cell.number for _, cell in given]
+    for cell in begun:
+        (attempt,) = grid.ledger.attempts(cell.run.run_id)
+        assert (attempt.number, attempt.instance_id) == (cell.attempt, grid.units[0]) == (1, grid.units[0])
+        assert grid.ledger.run(cell.run.run_id).state is RunState.SHIPPING
+
+
+def test_where_somebody_has_ended_one_of_them_each_is_left_to_its_own_thread(make: Any) -> None:
+    grid = make(2)
+    given = [(grid.units[0], grid.cells.take()) for _ in range(2)]
+    end_queued(grid.ledger, "r-1", CANCELLED)
+    assert [cell.attempt for cell in grid.cells.begin(given)] == [0, 0]
+    assert grid.ledger.attempts("r-0") == []
+
+
+def test_a_cell_that_was_written_down_and_never_begun_goes_to_another_machine(make: Any) -> None:
+    grid = make(1)
+    (cell,) = grid.cells.begin([(grid.units[0], grid.cells.take())])
+    grid.cells.ended(cell, UnitGone("it has gone"))
+    again = grid.cells.take()
+    assert (again.run.run_id, again.attempt) == ("r-0", 0)
+    (again,) = grid.cells.begin([(grid.units[0], again)])
+    assert again.attempt == 2
+    assert [each.number for each in grid.ledger.attempts("r-0")] == [1, 2]
+
+
 def test_a_ledger_that_cannot_be_written_ends_it_and_another_client_that_was_quicker_does_not(make: Any) -> None:
     grid = make(2)
     first, second = grid.cells.take(), grid.cells.take()

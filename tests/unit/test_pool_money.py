@@ -67,7 +67,10 @@ class Cells:
     def take(self, beside: Sequence[Any]) -> Any:
         return None
 
-    def carry_out(self, unit: PooledUnit, task: Any) -> None:
+    def begin(self, given: Sequence[tuple[str, Any]]) -> list[Any]:
+        return [task for _, task in given]
+
+    def carry_out(self, unit: PooledUnit, task: Any, freed: Callable[[], None]) -> None:
         self._carry_out(unit)
 
     def ended(self, task: Any, error: BaseException | None) -> None:

@@ -35,6 +35,39 @@ def decided(queued: int, *units: UnitView, spent: float = 0.0, **changes: Any) -
     return decide(NOW, Backlog(queued, running, expected_s), units, limits(**changes), spent, **words)
 
 
+def test_a_unit_gets_the_next_cell_only_where_that_one_fits() -> None:
+    soon = unit("i-1", left_s=600.0)
+    assert decide(NOW, Backlog(9, 0, 60.0), [soon], LIMITS, 0.0).assign == (("i-1", 2),)
+    assert decide(NOW, Backlog(9, 0, 60.0, next_s=900.0), [soon], LIMITS, 0.0).assign == ()
+    assert decide(NOW, Backlog(9, 0, 60.0, next_s=500.0), [soon], LIMITS, 0.0).assign == (("i-1", 2),)
+
+
+def test_what_comes_home_keeps_its_unit_alive_and_no_slot() -> None:
+    money = limits(budget_usd=1.0)
+    ending = dataclasses.replace(unit("i-1", left_s=60.0), homeward=1)
+    decision = decide(NOW, Backlog(0, 1, 30.0), [ending], money, 0.0)
+    assert decision.drain == ("i-1",)
+    assert [name for name, _ in decision.extend] == ["i-1"]
+    assert decide(NOW, Backlog(0, 0, 30.0), [unit("i-1", left_s=60.0)], money, 0.0).extend == ()
+    assert decide(NOW, Backlog(9, 1, 30.0), [dataclasses.replace(ending, deadline=NOW + 900)], money, 0.0).assign
+
+
+def test_a_unit_is_launched_for_long_enough_for_the_next_cell() -> None:
+    money = limits(budget_usd=0.1, min_units=1)  # an hour
+    decision = decide(NOW, Backlog(9, 0, 60.0, next_s=1800.0), [], money, 0.0)
+    assert decision.launch == 1
+    new = UnitView("i-1", "ready", 2, 0, NOW, decision.deadline, 0.1)
+    later = NOW + LIMITS.boot_s
+    assert decide(later, Backlog(9, 0, 60.0, next_s=1800.0), [new], money, 0.0).assign == (("i-1", 2),)
+
+
+def test_a_cell_that_seems_too_long_for_any_unit_is_tried_on_a_new_one() -> None:
+    new = UnitView("i-1", "ready", 2, 0, NOW - 60.0, NOW - 60.0 + LIMITS.deadline_s, 0.1)
+    endless = Backlog(9, 0, 60.0, next_s=1e9)
+    assert decide(NOW, endless, [new], LIMITS, 0.0).assign == (("i-1", 2),)
+    assert decide(NOW, endless, [], LIMITS, 0.0).launch > 0
+
+
 # -- launching -------------------------------------------------------------------------------------------------------
 
 

@@ -43,7 +43,10 @@ class Some:
     def ended(self, task: int, error: BaseException | None) -> None:
         self.running -= 1
 
-    def carry_out(self, unit: Any, task: int) -> None:
+    def begin(self, given: Sequence[tuple[str, int]]) -> list[int]:
+        return [task for _, task in given]
+
+    def carry_out(self, unit: Any, task: int, freed: Callable[[], None]) -> None:
         raise AssertionError("there are no units here")
 
     def stopped(self) -> str:

@@ -60,16 +60,18 @@ def test_the_longest_expected_goes_first_and_equals_by_number(make: Make) -> Non
 def test_where_nothing_is_known_they_go_by_number(make: Make) -> None:
     turns = make([1, 9, 3], Expectation(()))
     assert turns.expected_s is None
+    assert turns.next_s is None
     assert taken(turns) == [0, 1, 2]
 
 
 def test_what_waits_is_expected_to_take_what_its_cells_do(make: Make) -> None:
     turns = make([2, 4, 9], BY_WORK)
-    assert turns.expected_s == pytest.approx(5.0)
+    assert (turns.expected_s, turns.next_s) == (pytest.approx(5.0), pytest.approx(9.0))
     cell = turns.next()
     assert cell is not None
-    assert turns.expected_s == pytest.approx(3.0)
+    assert (turns.expected_s, turns.next_s) == (pytest.approx(3.0), pytest.approx(4.0))
     turns.put_back(cell)
+    assert turns.next_s == pytest.approx(9.0)
     assert (turns.queued, turns.expected_s) == (3, pytest.approx(5.0))
     again = turns.next()
     assert again is not None

@@ -218,21 +218,17 @@ def test_a_run_of_an_earlier_grid_counts_in_a_later_one_whenever_it_ends(ledger:
     assert ledger.best("g-2", "nothing") is None
 
 
-def test_what_a_cell_came_to_before_is_found_by_its_key(ledger: Ledger, make: SimpleNamespace) -> None:
+def test_what_has_succeeded_before_is_found_by_its_key(ledger: Ledger, make: SimpleNamespace) -> None:
     make.launched(ledger, "i-1")
-    for run_id, key in (("1", "a"), ("2", "a"), ("3", "a"), ("4", "b"), ("5", "b"), ("6", "c"), ("7", "c"), ("8", "")):
+    for run_id, key in (("1", "a"), ("2", "a"), ("3", "a"), ("4", "a"), ("5", "b"), ("6", "c"), ("7", "")):
         ledger.add_run(make.run(f"run-{run_id}", cell_key=key))
     finish(ledger, make, "run-1", 0.5)
+    finish(ledger, make, "run-2", 0.5)
     finish(ledger, make, "run-3", 0.5, RunState.FAILED)
     finish(ledger, make, "run-5", 0.5, RunState.FAILED)
-    ledger.move_run("run-6", RunState.LOST)
-    ledger.move_run("run-7", RunState.CANCELLED)
-    assert ledger.runs_by_cell(["a", "b", "c", "d", ""]) == {
-        "a": ("run-1", RunState.SUCCEEDED),
-        "b": ("run-4", RunState.QUEUED),
-        "c": ("run-7", RunState.CANCELLED),
-    }
-    assert ledger.runs_by_cell([]) == {}
+    finish(ledger, make, "run-7", 0.5)
+    assert ledger.succeeded_by_cell(["a", "b", "c", "d", ""]) == {"a": "run-2"}
+    assert ledger.succeeded_by_cell([]) == {}
 
 
 # -- transactions
@@ -274,7 +270,7 @@ def test_what_is_asked_often_walks_an_index(ledger: Ledger, make: SimpleNamespac
         lambda: ledger.queued_cells("g-1"),
         lambda: ledger.counts("g-1"),
         lambda: ledger.next_cell("g-1"),
-        lambda: ledger.runs_by_cell(["key-1"]),
+        lambda: ledger.succeeded_by_cell(["key-1"]),
         lambda: ledger.add_cells("g-1", [(0, "run-0")]),
         lambda: finish(ledger, make, "run-1", 0.5),
     ]

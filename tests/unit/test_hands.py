@@ -1,0 +1,74 @@
+"""The threads of a unit in a pool: the next task begins while the one before is on its way home."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from queue import SimpleQueue
+from threading import Event
+from typing import Any, cast
+
+import pytest
+
+from cloudrun.ledger import Ledger
+from cloudrun.pools.hands import Closed, Done, Freed, Hand, HandEvent, Opened
+from tests.fakes import Ec2, ManualClock, launch_one
+
+WAIT_S = 60.0
+
+
+class Unit:
+    instance_id = "i-1"
+
+    def open(self) -> None: ...
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        yield
+
+    def cancel(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def hand(tmp_path: Any) -> Iterator[Hand]:
+    ledger = Ledger(tmp_path)
+    yield Hand(launch_one(ledger, ManualClock(), Ec2()), 1, 0.1, 0.0, 3600.0)
+    ledger.close()
+
+
+def test_a_slot_has_its_next_task_while_the_one_before_comes_home(hand: Hand) -> None:
+    events: SimpleQueue[HandEvent] = SimpleQueue()
+    home, begun = Event(), Event()
+
+    def carry_out(_unit: Any, task: str, freed: Callable[[], None]) -> None:
+        if task == "first":
+            freed()
+            assert home.wait(WAIT_S)
+        else:
+            begun.set()
+
+    hand.begin(cast("Any", Unit()), carry_out, events.put)
+    hand.state = "ready"
+    assert isinstance(events.get(timeout=WAIT_S), Opened)
+    hand.reserve("first")
+    assert hand.view().busy == 1, "before it is given out it has its slot already"
+    hand.give("first", "first")
+    event = events.get(timeout=WAIT_S)
+    assert event == Freed("i-1", "first")
+    hand.freed("first")
+    assert (hand.view().busy, hand.view().homeward) == (0, 1)
+
+    hand.reserve("second")
+    hand.give("second", "second")
+    assert begun.wait(WAIT_S), "it waits for the one that is on its way home"
+    assert events.get(timeout=WAIT_S) == Done("i-1", "second", None)
+    hand.ended("second", None)
+    hand.drain()
+    assert events.empty(), "it is not closed while something is on its way home"
+    home.set()
+    assert events.get(timeout=WAIT_S) == Done("i-1", "first", None)
+    hand.ended("first", None)
+    assert (hand.tasks, hand.homeward, hand.view().busy) == ([], [], 0)
+    assert isinstance(events.get(timeout=WAIT_S), Closed)
