@@ -7,7 +7,8 @@ from typing import Any
 
 from cloudrun.core.events import Observer
 from cloudrun.core.settings import Settings
-from cloudrun.core.states import GridState, RunState, is_terminal
+from cloudrun.core.states import GridState
+from cloudrun.grids.cells import ON_UNITS
 from cloudrun.grids.grid import Wishes, check_money, check_wishes, limits_of, on_its_share, terms_of
 from cloudrun.grids.rows import batches, identity_of
 from cloudrun.ledger import Ledger
@@ -22,8 +23,8 @@ from cloudrun.runs.preview import document as run_document
 
 @dataclass(frozen=True)
 class GridPreview:
-    """`succeeded` are taken from the ledger, `under_way` belong to the grid `grid_id` ("": none) that would be gone on
-    with, or to others; `estimate` is of those that are left."""
+    """`succeeded` are taken from the ledger, `under_way` are on machines of the grid `grid_id` ("": none) that would be
+    gone on with; `estimate` is of those that are left."""
 
     seen: Preview
     cells: int
@@ -49,20 +50,22 @@ def preview_grid(
     limits = limits_of(wishes, settings, terms)
     check_money(limits)
     plan = on_its_share(seen.plan, wishes, terms)
-    succeeded, under_way, waiting_s = _counted(plan, grid, ledger, again=wishes.again)
+    succeeded, expected_s = _counted(plan, grid, ledger, again=wishes.again)
     former = ledger.find_grid(identity_of(plan, grid))
-    goes_on = former is not None and former.state in (GridState.OPEN, GridState.STOPPED) and not wishes.again
+    if wishes.again or former is None or former.state not in (GridState.OPEN, GridState.STOPPED):
+        former = None
+    counts = ledger.counts(former.grid_id) if former is not None else {}
     left = grid.size - succeeded
     return GridPreview(
         seen=seen,
         cells=grid.size,
         succeeded=succeeded,
-        under_way=under_way,
-        grid_id=former.grid_id if former is not None and goes_on else "",
+        under_way=sum(counts.get(state, 0) for state in ON_UNITS),
+        grid_id=former.grid_id if former is not None else "",
         budget_usd=wishes.budget_usd,
         estimate=estimate(
             left,
-            waiting_s,
+            expected_s,
             units=limits.max_units,
             slots=limits.slots,
             usd_per_hour=limits.usd_per_hour,
@@ -74,24 +77,21 @@ def preview_grid(
     )
 
 
-def _counted(plan: Prepared, grid: Grid, ledger: Ledger, *, again: bool) -> tuple[int, int, float | None]:
-    """How many cells have succeeded, how many are under way, and the mean seconds that the others are expected to
-    take (None: nobody knows)."""
+def _counted(plan: Prepared, grid: Grid, ledger: Ledger, *, again: bool) -> tuple[int, float | None]:
+    """How many cells have succeeded, and the mean seconds that the others are expected to take (None: nobody knows)."""
     data_digest = datasets.digest(plan.data)
     expectation = Expectation(ledger.timed(plan.shipment.script))
-    succeeded = under_way = 0
+    succeeded = 0
     expected: list[float] = []
     for batch in batches(grid.cells()):
-        known = {} if again else ledger.runs_by_cell(dispatch.key_of(plan, params, data_digest) for params in batch)
-        for params in batch:
-            _, state = known.get(dispatch.key_of(plan, params, data_digest), ("", RunState.LOST))
-            if state is RunState.SUCCEEDED:
+        keys = [dispatch.key_of(plan, params, data_digest) for params in batch]
+        known = {} if again else ledger.succeeded_by_cell(keys)
+        for params, key in zip(batch, keys, strict=True):
+            if key in known:
                 succeeded += 1
-                continue
-            under_way += not is_terminal(state) and state is not RunState.QUEUED
-            if (seconds := expectation.seconds(params)) is not None:
+            elif (seconds := expectation.seconds(params)) is not None:
                 expected.append(seconds)
-    return succeeded, under_way, sum(expected) / len(expected) if expected else None
+    return succeeded, sum(expected) / len(expected) if expected else None
 
 
 def document(seen: GridPreview) -> dict[str, Any]:
