@@ -18,7 +18,7 @@ from cloudrun.plan.toml_lines import error_line, line_of, table_at
 
 # Read elsewhere, or set for jobs: variables of ours that are no settings.
 LEAST_LIMIT_BYTES = 1_000_000
-OTHER_VARIABLES = frozenset({"DEBUG", "SANDBOX_DIR", "SANDBOX_IDLE_S", "RUN_ID", "PARAMS"})
+OTHER_VARIABLES = frozenset({"CACHE_DIR", "DEBUG", "SANDBOX_DIR", "SANDBOX_IDLE_S", "RUN_ID", "PARAMS"})
 
 
 # -- one value -------------------------------------------------------------------------------------------------------

@@ -84,7 +84,9 @@ def problem(region: str) -> str:
 
 
 def cache_folder() -> Path:
-    """The user's own: `$XDG_CACHE_HOME/cloudrun`, else `~/.cache/cloudrun`."""
+    """The user's own: `$CLOUDRUN_CACHE_DIR`, else `$XDG_CACHE_HOME/cloudrun`, else `~/.cache/cloudrun`."""
+    if own := os.environ.get("CLOUDRUN_CACHE_DIR"):
+        return Path(own)
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - no error without a home
     return Path(base) / "cloudrun"
 

@@ -95,7 +95,8 @@ def test_a_check_is_read_at_any_width(width: int) -> None:
 def test_a_home_that_cannot_be_written_is_one_clear_message(cli: Cli) -> None:
     (cli.folder / "t.py").write_text("print(1)\n")
     cli.environ |= {"HOME": "/proc/none", "XDG_CACHE_HOME": "", "XDG_CONFIG_HOME": ""}
-    del cli.environ["CLOUDRUN_SANDBOX_DIR"]
+    for name in ("CLOUDRUN_SANDBOX_DIR", "CLOUDRUN_CACHE_DIR"):
+        del cli.environ[name]
     done = cli("submit", "t.py")
     assert done.returncode == 1
     assert "cannot be made" in done.stderr

@@ -28,7 +28,7 @@ def cli(tmp_path: Path, endpoint: Endpoint) -> Cli:
             "AWS_SECRET_ACCESS_KEY": SECRET,
             "AWS_REGION": "us-east-1",
             "AWS_EC2_METADATA_DISABLED": "true",
-            "XDG_CACHE_HOME": str(tmp_path / "cache"),
+            "CLOUDRUN_CACHE_DIR": str(tmp_path / "cache"),
             "HTTPS_PROXY": "http://127.0.0.1:9",  # what is not the endpoint cannot be reached, wherever this runs
         },
     )

@@ -31,7 +31,7 @@ def cli(tmp_path: Path, endpoint: Endpoint) -> Cli:
             "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
             "AWS_SECRET_ACCESS_KEY": "secret",
             "AWS_REGION": "us-east-1",
-            "XDG_CACHE_HOME": str(tmp_path / "cache"),
+            "CLOUDRUN_CACHE_DIR": str(tmp_path / "cache"),
         },
     )
 

@@ -29,7 +29,7 @@ def product(usd: str, unit: str = "Hrs") -> str:
 
 @pytest.fixture
 def cloud(aws: Aws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cloud:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("CLOUDRUN_CACHE_DIR", str(tmp_path / "cache"))
     unused: object = None
     return Cloud(
         Place("aws", "us-east-1", "1"),
@@ -102,7 +102,7 @@ def test_a_cache_that_cannot_be_written_is_no_reason_to_fail(
     cloud: Cloud, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("CLOUDRUN_CACHE_DIR", str(tmp_path / "file"))
     endpoint.documents["GetProducts"] = {"PriceList": [product("0.2")]}
     assert prices.refresh(cloud, ["m7i.large"], NOW) == ""
 
