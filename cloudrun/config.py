@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,137 +13,14 @@ from typing import Any, Literal
 
 from cloudrun.core.errors import ConfigError
 from cloudrun.core.settings import NAMES, Settings
-from cloudrun.plan.quantities import duration_s, size_bytes
+from cloudrun.plan.setting_values import READERS
 from cloudrun.plan.toml_lines import error_line, line_of, table_at
 
 # Read elsewhere, or set for jobs: variables of ours that are no settings.
-LEAST_LIMIT_BYTES = 1_000_000
-OTHER_VARIABLES = frozenset({"CACHE_DIR", "DEBUG", "SANDBOX_DIR", "SANDBOX_IDLE_S", "RUN_ID", "PARAMS"})
-
-
-# -- one value -------------------------------------------------------------------------------------------------------
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{value!r} is not a text between quotes")
-    return value.strip()
-
-
-def _texts(value: object) -> tuple[str, ...]:
-    """A list of texts; in an environment variable they are separated by commas."""
-    words = value.split(",") if isinstance(value, str) else value
-    if not isinstance(words, list | tuple):
-        raise ValueError(f"{value!r} is not a list of texts")
-    return tuple(_text(word) for word in words)
-
-
-def _one_of(*words: str) -> Callable[[object], str]:
-    def read(value: object) -> str:
-        if value not in words:
-            near = get_close_matches(str(value), words, n=1)
-            raise ValueError(
-                f"{value!r} is none of {', '.join(words)}" + (f"; did you mean {near[0]}?" if near else "")
-            )
-        return str(value)
-
-    return read
-
-
-_SWITCH_WORDS = {
-    "true": True,
-    "yes": True,
-    "on": True,
-    "1": True,
-    "false": False,
-    "no": False,
-    "off": False,
-    "0": False,
-}
-
-
-def _usd(what: str) -> Callable[[object], float]:
-    """An amount more than zero; `what` it is, with an example, completes "... is not"."""
-
-    def read(value: object) -> float:
-        try:
-            usd = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
-        except ValueError:
-            usd = math.nan
-        if not 0 < usd < math.inf:
-            raise ValueError(f"{value!r} is not {what}")
-        return usd
-
-    return read
-
-
-def _switch(value: object) -> bool:
-    word = str(value).strip().lower()  # an environment variable has no booleans
-    if isinstance(value, (bool, str)) and word in _SWITCH_WORDS:
-        return _SWITCH_WORDS[word]
-    raise ValueError(f"{value!r} is neither true nor false")
-
-
-def _count(value: object) -> int:
-    if isinstance(value, str) and value.strip().isdecimal() and len(value) <= 18:
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{value!r} is not a whole number from 1 up")
-    return value
-
-
-def _duration(value: object) -> float:
-    if not isinstance(value, (str, int, float)):
-        raise ValueError(f"{value!r} is not a duration, as in 4h, 30m or 90s")
-    return duration_s(value)
-
-
-def _size(value: object) -> int:
-    if not isinstance(value, (str, int, float)):
-        raise ValueError(f"{value!r} is not a size, as in 200MB or 2GB")
-    return size_bytes(value)
-
-
-def _limit(value: object) -> int:
-    """A size that a run may not pass: 5 would be five bytes, which nobody means."""
-    size = _size(value)
-    if size < LEAST_LIMIT_BYTES:
-        raise ValueError(f"{value!r} is too little for any Python; write its unit too, as in 500MB or 6GB")
-    return size
-
-
-_READERS: Mapping[str, Callable[[object], object]] = {
-    "provider": _one_of("sandbox", "aws"),
-    "region": _text,
-    "profile": _text,
-    "instance_type": _text,
-    "fallback_types": _texts,
-    "image": _text,
-    "user": _text,
-    "spot": _switch,
-    "max_price": _usd("a price in US dollars an hour, as in 0.05"),
-    "budget": _usd("an amount of US dollars, as in 5"),
-    "volume_gib": _count,
-    "deadline_s": _duration,
-    "grace_s": _duration,
-    "idle_s": _duration,
-    "on_exit": _one_of("terminate", "stop", "keep"),
-    "wall_time_s": _duration,
-    "memory_bytes": _limit,
-    "disk_bytes": _limit,
-    "fresh": _switch,
-    "bucket": _text,
-    "data": _texts,
-    "metric": _text,
-    "minimize": _switch,
-    "ship_warn_bytes": _size,
-    "ship_refuse_bytes": _size,
-    "output_max_bytes": _size,
-    "output_max_files": _count,
-    "boot_timeout_s": _duration,
-    "provision_timeout_s": _duration,
-    "terminate_timeout_s": _duration,
-}
+_PATHS = frozenset({"playbook"})
+OTHER_VARIABLES = frozenset(
+    {"CACHE_DIR", "DEBUG", "INDEX_CREDENTIALS", "SANDBOX_DIR", "SANDBOX_IDLE_S", "RUN_ID", "PARAMS"}
+)
 
 
 def key_of(field: str) -> str:
@@ -164,7 +41,7 @@ def read(key: str, value: object) -> object:
     """One setting's value as `Settings` has it. Raises ValueError that says what is wrong with it."""
     field = _FIELDS[key]
     _require_unit(Given(key, value, "flag"), field)
-    return _READERS[field](value)
+    return READERS[field](value)
 
 
 # both spellings are understood, with hyphens as well
@@ -187,6 +64,11 @@ class Given:
     path: Path | None = None
     text: str = ""  # the whole file, to find the line when it is needed
     table: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """What a path in it is relative to: its file's folder, or where one stands."""
+        return Path.cwd() if self.path is None else self.path.parent
 
     @property
     def line(self) -> int | None:
@@ -253,7 +135,9 @@ def _read_layer(layer: Iterable[Given]) -> tuple[dict[str, Any], dict[str, Given
             raise given.error(f"{given.name} is set twice, also as {origins[field].name}", "keep one of the two")
         try:
             _require_unit(given, field)
-            values[field] = _READERS[field](given.value)
+            values[field] = READERS[field](given.value)
+            if field in _PATHS:  # also when one stands elsewhere later
+                values[field] = str(given.folder / Path(values[field]).expanduser())
         except ValueError as problem:
             raise given.error(f"{given.name}: {problem}", f"correct {given.name}, or leave it out") from problem
         origins[field] = given

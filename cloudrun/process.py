@@ -13,12 +13,12 @@ from threading import Lock
 from types import TracebackType
 from typing import Any
 
-from cloudrun import config, wiring
+from cloudrun import config, notebook, wiring
 from cloudrun.core.errors import UsageError
 from cloudrun.core.events import Event, Note, Observer, Output
 from cloudrun.core.records import CommandResult, OnExit
 from cloudrun.ledger import Ledger, Run
-from cloudrun.runs import prepared
+from cloudrun.runs import prepared, provenance
 from cloudrun.runs.machine import Machine
 from cloudrun.runs.submit import place_of, with_data
 from cloudrun.units.lifeline import LIFELINE
@@ -103,6 +103,7 @@ class Unit:
         settings = config.changed(unit.settings, given_keywords(given))
         plan = prepared.prepare(job, settings, unit.ledger, unit.image.architecture, unit.observe)
         plan = with_data(plan, unit.cloud, unit.observe)
+        provenance.keep(plan, unit.ledger)
         with self._turn:
             return self._machine.carry_through(plan, check=check)
 
@@ -144,7 +145,8 @@ class process_unit:  # noqa: N801 - used like a function: `with process_unit() a
 
     Keywords override what `cloudrun.toml` and `CLOUDRUN_*` say; the same names mean the same in all three. Durations
     are seconds or text such as "4h". `instance_id` joins a unit that was kept or stopped instead of launching one.
-    `observe` is called with `cloudrun.core.events`; by default the job's output goes to `sys.stdout` and `sys.stderr`.
+    `observe` is called with `cloudrun.core.events`; by default the job's output goes to `sys.stdout` and `sys.stderr`,
+    and in a notebook one line says what the machine does.
 
     Whatever ends the block (its last line, an exception, Ctrl-C, SIGTERM) ends the machine, and surfaces unchanged.
     Raises UsageError before anything is launched, CredentialsError, CapacityError, LaunchError, CleanupIncomplete.
@@ -187,7 +189,7 @@ class process_unit:  # noqa: N801 - used like a function: `with process_unit() a
     def __enter__(self) -> Unit:
         ledger = Ledger(self._project)
         settings = config.load(ledger.project, self._given, origin="keyword")
-        observe = self._observe or write_output
+        observe = self._observe or (notebook.Watcher() if notebook.in_notebook() else write_output)
         if self._instance_id is not None:
             cloud = place_of(ledger, self._instance_id, settings.profile)
         else:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, cast
 
 from cloudrun.core.errors import CredentialsError, UsageError
-from cloudrun.core.records import Place
+from cloudrun.core.records import Image, Place
+from cloudrun.core.settings import Settings
 
 if TYPE_CHECKING:
     from cloudrun.aws.account import Account
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
 class Cloud:
     """The adapters for one place. `caller_cidr` tells from where SSH is let in; `exists` is false where the place has
     gone with all that was in it; `credentials_expire_at` is None for those that do not; `prices` is None where there is
-    no price list."""
+    no price list. `refuses`: settings that it cannot honour, and why; `differs` tells in a sentence what of them will
+    not be as it was asked for."""
 
     place: Place
     instances: Instances
@@ -39,6 +42,8 @@ class Cloud:
     exists: Callable[[], bool] = lambda: True
     notes: tuple[str, ...] = ()
     prices: Callable[[], Prices] | None = None
+    refuses: Mapping[str, str] = field(default_factory=dict)
+    differs: Callable[[Settings, Image], str] = lambda _settings, _image: ""
 
 
 def connect(
@@ -97,6 +102,8 @@ def reconnect(place: Place, profile: str | None = None) -> Cloud | None:
 
 
 def _sandbox(region: client.Region, wanted: str | None) -> Cloud:
+    from cloudrun.sandbox.shortcomings import REFUSED, differs
+
     if wanted is not None and wanted != region.region:
         raise UsageError(
             f"the sandbox is one region, {region.region}, not {wanted}",
@@ -126,8 +133,15 @@ def _sandbox(region: client.Region, wanted: str | None) -> Cloud:
         now = client.current()
         return now is not None and now.generation == region.generation
 
+    booted = region.driver == "nspawn"
     cloud = _bundle(aws, place, lambda: "127.0.0.1/32", notes)
-    return replace(cloud, exists=exists, credentials_expire_at=lambda: None)
+    return replace(
+        cloud,
+        exists=exists,
+        credentials_expire_at=lambda: None,
+        refuses=REFUSED,
+        differs=partial(differs, booted=booted),
+    )
 
 
 def _aws(region: str | None, profile: str | None) -> Cloud:
@@ -139,6 +153,10 @@ def _aws(region: str | None, profile: str | None) -> Cloud:
     for variable in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_EC2"):
         if url := os.environ.get(variable):
             notes += (f"{variable} is set: this is not AWS but {url}",)
+    if "https" in urllib.request.getproxies():
+        notes += (
+            "HTTPS_PROXY is set: machines let in the address that AWS sees; if SSH leaves by another, say --ssh-from",
+        )
     cloud = _bundle(lambda: aws, Place("aws", aws.region, account), None, notes)
 
     def prices() -> Prices:

@@ -147,7 +147,9 @@ class Agent:
 
 
 def cloud_of(ec2: Ec2, network: Network | None = None) -> Cloud:
-    parts = SimpleNamespace(place=PLACE, instances=ec2, network=network or Network(), notes=(), exists=lambda: True)
+    parts = SimpleNamespace(
+        place=PLACE, instances=ec2, network=network or Network(), notes=(), exists=lambda: True, refuses={}
+    )
     return cast("Cloud", parts)
 
 
@@ -159,7 +161,7 @@ def intend(
     )
     launch = LaunchRecord(
         launch_id, PLACE, LaunchState.INTENDED, request, "ubuntu", client_id,
-        clock.now() + 4 * HOUR, "terminate", "ssh-ed25519 A", clock.now(),
+        clock.now() + 4 * HOUR, "terminate", "ssh-ed25519 A", clock.now(), "x86_64",
     )  # fmt: skip
     ledger.intend(launch)
     return launch

@@ -173,7 +173,8 @@ def _looking(instance_type: str, image_id: str) -> Iterable[_Attempt]:
     yield _Attempt("DescribeSpotPriceHistory", {"InstanceTypes": [instance_type], "MaxResults": 1})
     nobodys = [{"Name": f"tag:{LEDGER_TAG}", "Values": [_NAME]}]
     for operation in (
-        "DescribeInstances", "DescribeKeyPairs", "DescribeSecurityGroups", "DescribeVolumes", "DescribeVpcs",
+        "DescribeInstances", "DescribeKeyPairs", "DescribeSecurityGroups", "DescribeSubnets", "DescribeVolumes",
+        "DescribeVpcs",
     ):  # fmt: skip
         yield _Attempt(operation, {"Filters": nobodys})
 

@@ -205,7 +205,6 @@ def _arguments(request: LaunchRequest) -> dict[str, Any]:
         "InstanceType": request.instance_type,
         "ImageId": request.image_id,
         "KeyName": request.key_name,
-        "SecurityGroupIds": [request.security_group_id],
         "UserData": request.user_data,
         "InstanceInitiatedShutdownBehavior": request.shutdown_behavior,
         # version 2 asks for a token, which a request forged through a job's web client has not; nor leaves it the unit
@@ -213,16 +212,15 @@ def _arguments(request: LaunchRequest) -> dict[str, Any]:
         "BlockDeviceMappings": [
             {
                 "DeviceName": request.root_device,
-                "Ebs": {
-                    "VolumeSize": request.volume_gib,
-                    "VolumeType": "gp3",
-                    "Encrypted": True,
-                    "DeleteOnTermination": True,
-                },
+                "Ebs": _volume(request),
             }
         ],
     }
-    if request.zone:
+    arguments |= _network(request)
+    if request.instance_profile:
+        kind = "Arn" if request.instance_profile.startswith("arn:") else "Name"
+        arguments["IamInstanceProfile"] = {kind: request.instance_profile}
+    if request.zone and not request.subnet_id:  # a subnet is in one zone
         arguments["Placement"] = {"AvailabilityZone": request.zone}
     if request.spot:
         tagged.append("spot-instances-request")
@@ -232,6 +230,29 @@ def _arguments(request: LaunchRequest) -> dict[str, Any]:
         arguments["InstanceMarketOptions"] = {"MarketType": "spot", "SpotOptions": options}
     arguments["TagSpecifications"] = [tag_specification(kind, request.tags) for kind in tagged]
     return arguments
+
+
+def _volume(request: LaunchRequest) -> dict[str, Any]:
+    volume: dict[str, Any] = {
+        "VolumeSize": request.volume_gib,
+        "VolumeType": request.volume_type,
+        "Encrypted": True,
+        "DeleteOnTermination": True,
+    }
+    if request.volume_iops is not None:
+        volume["Iops"] = request.volume_iops
+    if request.volume_throughput is not None:
+        volume["Throughput"] = request.volume_throughput
+    return volume
+
+
+def _network(request: LaunchRequest) -> dict[str, Any]:
+    """Where in the network; EC2 wants it in another form where a public address is to be asked for."""
+    groups = [request.security_group_id]
+    if request.public_address:
+        interface = {"DeviceIndex": 0, "AssociatePublicIpAddress": True, "SubnetId": request.subnet_id}
+        return {"NetworkInterfaces": [{**interface, "Groups": groups, "DeleteOnTermination": True}]}
+    return {"SecurityGroupIds": groups} | ({"SubnetId": request.subnet_id} if request.subnet_id else {})
 
 
 def _instance(raw: InstanceTypeDef) -> Instance:

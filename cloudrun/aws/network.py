@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import threading
 import urllib.request
 from collections.abc import Iterator, Mapping
 from http.client import HTTPException
@@ -13,8 +14,9 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from cloudrun.aws.errors import code_of, translated
 from cloudrun.aws.session import Aws
+from cloudrun.aws.site import SSH_PORT, Wanted, default_vpc, find_site
 from cloudrun.core.errors import CloudrunError, LaunchError, UsageError
-from cloudrun.core.records import Leftovers
+from cloudrun.core.records import Leftovers, Site
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.literals import ResourceTypeType
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
         TagSpecificationTypeDef,
     )
 
-SSH_PORT = 22
 LEDGER_TAG = "cloudrun:ledger"
 LAUNCH_TAG = "cloudrun:launch"
 _RULE = "cloudrun"  # the description of every rule of ours
@@ -39,6 +40,8 @@ class Network:
     def __init__(self, aws: Aws) -> None:
         self._aws = aws
         self._ec2 = aws.client("ec2")
+        self._looking = threading.Lock()
+        self._sites: dict[Wanted, Site] = {}
 
     def import_key_pair(self, name: str, public_key: str, tags: Mapping[str, str]) -> None:
         """Make a public key known under a name. The same key under the same name a second time is fine."""
@@ -58,13 +61,35 @@ class Network:
         pairs = self._ec2.describe_key_pairs(KeyNames=[name], IncludePublicKey=True)["KeyPairs"]
         return any(pair.get("PublicKey", "").split()[:2] == public_key.split()[:2] for pair in pairs)
 
-    def create_security_group(self, name: str, cidr: str, tags: Mapping[str, str]) -> str:
-        """A group in the default VPC that lets `cidr` in on tcp/22 and nobody else. Returns its id.
+    def site(
+        self,
+        vpc: str = "",
+        subnet: str = "",
+        group: str = "",
+        zone: str = "",
+        address: str = "",
+        admitted: str = "",
+        *,
+        jump: bool = False,
+    ) -> Site:
+        """Where machines go that are wanted there, "" being left open; looked up once. `address`: "public" or
+        "private"; `admitted`: the network that may log in; `jump`: whether they are reached through another host.
+
+        Raises UsageError for what does not exist, does not go together, or leads to machines nobody can reach.
+        """
+        wanted = Wanted(vpc, subnet, group, zone, address, admitted, jump)
+        with self._looking:
+            if wanted not in self._sites:
+                self._sites[wanted] = find_site(self._ec2, self._aws.region, wanted)
+            return self._sites[wanted]
+
+    def create_security_group(self, name: str, cidr: str, tags: Mapping[str, str], *, vpc_id: str = "") -> str:
+        """A group in that VPC, or the default one, that lets `cidr` in on tcp/22 and nobody else. Returns its id.
 
         Raises UsageError where there is no default VPC or `cidr` is not a network. Leaves nothing behind when it fails.
         """
         permission = _ssh_from(cidr)
-        vpc_id = self._default_vpc()
+        vpc_id = vpc_id or default_vpc(self._ec2, self._aws.region)
         with translated(f"create the security group {name}", otherwise=LaunchError):
             group_id = self._create_group(name, vpc_id, tags)
             try:
@@ -84,16 +109,6 @@ class Network:
                     error.add_note(f"and then: {left}")  # it has our tags: the reaper finds it
                 raise
         return group_id
-
-    def _default_vpc(self) -> str:
-        with translated("look up the default VPC"):
-            vpcs = self._ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"]
-        if not vpcs:
-            raise UsageError(
-                f"{self._aws.region} has no default VPC in this account",
-                next_step=f"run `aws ec2 create-default-vpc --region {self._aws.region}`, or name another --region",
-            )
-        return vpcs[0]["VpcId"]
 
     def _create_group(self, name: str, vpc_id: str, tags: Mapping[str, str]) -> str:
         try:

@@ -15,7 +15,7 @@ from cloudrun.aws.network import LEDGER_TAG
 
 _READ = (
     "DescribeImages", "DescribeInstances", "DescribeInstanceTypeOfferings", "DescribeInstanceTypes", "DescribeKeyPairs",
-    "DescribeSecurityGroups", "DescribeSpotPriceHistory", "DescribeVolumes", "DescribeVpcs",
+    "DescribeSecurityGroups", "DescribeSpotPriceHistory", "DescribeSubnets", "DescribeVolumes", "DescribeVpcs",
 )  # fmt: skip
 _OUR_MACHINES = ("StartInstances", "StopInstances", "TerminateInstances")
 _OUR_REST = (
@@ -25,8 +25,11 @@ _OUR_REST = (
 _MADE_BY = ("RunInstances", "ImportKeyPair", "CreateSecurityGroup")
 
 
-def policy(*, bucket: str | None = None, region: str | None = None) -> dict[str, Any]:
-    """An IAM policy document. `bucket` adds what `--bucket` and `--data` need there; `region` confines EC2 to one."""
+def policy(
+    *, bucket: str | None = None, region: str | None = None, instance_profile: str | None = None
+) -> dict[str, Any]:
+    """An IAM policy document. `bucket` adds what `--bucket` and `--data` need there; `region` confines EC2 to one;
+    `instance_profile` names the role that jobs may be given."""
     partition = _partition(region)
     statements = [
         _allow("Look", _ec2(*_READ), ["*"]),
@@ -35,7 +38,11 @@ def policy(*, bucket: str | None = None, region: str | None = None) -> dict[str,
             ["pricing:GetProducts", "servicequotas:GetServiceQuota", "sts:GetCallerIdentity"],
             ["*"],
         ),
-        _allow("UbuntuImage", ["ssm:GetParameter"], [f"arn:{partition}:ssm:*::parameter/aws/service/canonical/*"]),
+        _allow(
+            "CurrentImage",
+            ["ssm:GetParameter"],
+            [f"arn:{partition}:ssm:*::parameter/aws/service/{maker}/*" for maker in ("canonical", "deeplearning")],
+        ),
         _allow(
             "LaunchWithOurTag",
             _ec2("RunInstances"),
@@ -80,6 +87,10 @@ def policy(*, bucket: str | None = None, region: str | None = None) -> dict[str,
     ]
     if region:
         statements = [_in_region(each, region) for each in statements]
+    if instance_profile:
+        role = instance_profile.rpartition("/")[2]  # a profile is called as its role where the console has made it
+        to_machines = {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}}
+        statements.append(_allow("JobsRole", ["iam:PassRole"], [f"arn:{partition}:iam::*:role/{role}"], to_machines))
     if bucket:
         whole = f"arn:{partition}:s3:::{bucket}"
         statements.append(_allow("Bucket", ["s3:CreateBucket", "s3:ListBucket"], [whole]))

@@ -47,6 +47,7 @@ class Aws:
         self.region_guessed = region_guessed
         self.endpoint_url = endpoint_url
         self._session = session
+        self._core = session._session  # noqa: SLF001  # botocore's own, which knows the profiles
         self._clients: dict[tuple[str, str], Any] = {}
         self._lock = threading.Lock()  # making a client is not thread-safe in boto3, using one is
 
@@ -86,7 +87,7 @@ class Aws:
         None for keys that do not, and for a session token of which nobody said how long it is good. May ask a login
         service or a helper program. Raises CredentialsError where that does not work.
         """
-        with _configured("find out how long the AWS credentials are good"):
+        with _naming_the_login(self._core), _configured("find out how long the AWS credentials are good"):
             credentials = self._session.get_credentials()
             if credentials is None:
                 return None
@@ -104,7 +105,7 @@ class Aws:
 
         Raises CredentialsError, or CloudrunError where there is no connection.
         """
-        with translated(f"reach AWS in {self.region}"):
+        with _naming_the_login(self._core), translated(f"reach AWS in {self.region}"):
             return self.client("sts").get_caller_identity()["Account"]
 
 
@@ -135,7 +136,8 @@ def connect(
         # also for the clients that botocore makes itself, to assume a role or to ask a login service
         session.set_default_client_config(_patience(first=True, direct=False))
         found = _find_region(session, region)
-        _require_credentials(session)
+        with _naming_the_login(session):
+            _require_credentials(session)
         aws = boto3.Session(botocore_session=session, region_name=found or DEFAULT_REGION)
     return Aws(aws, found or DEFAULT_REGION, region_guessed=found is None)
 
@@ -150,6 +152,35 @@ def _configured(action: str) -> Iterator[None]:
         raise ConfigError(f"could not {action}: {error}", next_step=_CHECK_SETTINGS) from error
     except OSError as error:
         raise CredentialsError(f"could not {action}: {error}", next_step=_CHECK_SETTINGS) from error
+
+
+@contextmanager
+def _naming_the_login(session: botocore.session.Session) -> Iterator[None]:
+    """Credentials that come from a login and are of no use need that login again, whatever it is that has ended."""
+    try:
+        yield
+    except CredentialsError as error:
+        if command := _login_command(session):
+            error.next_step = f"log in again: run `{command}`, then repeat the command"
+        raise
+
+
+def _login_command(session: botocore.session.Session) -> str:
+    """What renews the credentials of the session's profile, or of the one that its role is assumed from; "" where they
+    do not come from a login."""
+    if "profile" not in session.instance_variables() and "AWS_ACCESS_KEY_ID" in os.environ:
+        return ""  # those come first
+    profiles = session.full_config.get("profiles", {})
+    name = session.profile or "default"
+    seen: set[str] = set()
+    while name in profiles and name not in seen:
+        seen.add(name)
+        profile = profiles[name]
+        for key, login in (("sso_session", "sso login"), ("sso_start_url", "sso login"), ("login_session", "login")):
+            if key in profile:
+                return f"aws {login} --profile {name}" if name != "default" else f"aws {login}"
+        name = profile.get("source_profile", "")
+    return ""
 
 
 def _patience(*, first: bool, direct: bool) -> Config:

@@ -22,6 +22,12 @@ COMMANDS = (
     ),
     Command("results", "cloudrun.cli.results:results", "rank the runs, best first", "cloudrun results"),
     Command("show", "cloudrun.cli.show:show", "one run in full, or its logs", "cloudrun show RUN --log"),
+    Command(
+        "compare",
+        "cloudrun.cli.compare:compare",
+        "runs side by side: what differs, their code too",
+        "cloudrun compare RUN RUN",
+    ),
     Command("get", "cloudrun.cli.show:get", "copy a file of a run out", "cloudrun get RUN model.joblib"),
     Command(
         "report",
@@ -35,7 +41,13 @@ COMMANDS = (
     Command("cancel", "cloudrun.cli.runs:cancel", "end a run, bring home what it has", "cloudrun cancel RUN"),
     Command("pull", "cloudrun.cli.runs:pull", "bring home outputs that wait elsewhere", "cloudrun pull RUN"),
     Command("extend", "cloudrun.cli.runs:extend", "give a machine more time", "cloudrun extend RUN 2h"),
+    Command(
+        "export", "cloudrun.cli.export:export", "a run as plain files, or runs to MLflow", "cloudrun export RUN DIR"
+    ),
+    Command("rm", "cloudrun.cli.removing:rm", "forget runs that are over", "cloudrun rm RUN"),
+    Command("gc", "cloudrun.cli.removing:gc", "free what nothing refers to", "cloudrun gc --dry-run"),
     Command("units", "cloudrun.cli.units:units", "the machines that are alive", "cloudrun units"),
+    Command("ssh", "cloudrun.cli.ssh:ssh", "a shell on a machine", "cloudrun ssh RUN"),
     Command("reap", "cloudrun.cli.units:reap", "end the machines that nobody needs", "cloudrun reap --dry-run"),
     Command("init", "cloudrun.cli.init:init", "write a commented cloudrun.toml", "cloudrun init"),
     Command(

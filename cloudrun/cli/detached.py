@@ -10,6 +10,7 @@ from cloudrun.cli.printing import print_json
 from cloudrun.core.errors import CleanupIncomplete, JobFailed
 from cloudrun.grids.cells import ON_UNITS
 from cloudrun.grids.grid import Finished
+from cloudrun.grids.machines import bill_of
 from cloudrun.grids.rows import tally_of
 from cloudrun.ledger import Ledger
 from cloudrun.runs.failing import why_failed
@@ -59,7 +60,8 @@ def _tell_pulled(pulled: Pulled, ledger: Ledger, say: Callable[[str], None], *, 
     if as_json:
         from cloudrun.cli.grid import document as grid_document
 
-        print_json(grid_document(Finished(grid, tally, 0.0, "; ".join(pulled.problems)), ledger))
+        bill = bill_of(ledger, grid.grid_id)
+        print_json(grid_document(Finished(grid, tally, bill, "; ".join(pulled.problems)), ledger))
     if pulled.problems:
         return CleanupIncomplete.exit_code  # machines that may be billing
     return JobFailed.exit_code if failed or tally.cancelled else 0

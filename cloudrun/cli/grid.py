@@ -24,6 +24,7 @@ from cloudrun.grids.cells import Tally
 from cloudrun.grids.grid import Finished, Wishes, run_grid
 from cloudrun.grids.machines import units_of
 from cloudrun.ledger import Ledger
+from cloudrun.plan.costs import AT_LIST_PRICES, usd_text
 from cloudrun.plan.estimate import work_s
 from cloudrun.plan.grid import Grid
 from cloudrun.plan.quantities import duration_text
@@ -184,8 +185,8 @@ class GridDisplay:
         lines.append(f"units: {units or 'none yet'}")
         if pool.limits.usd_per_hour:
             most = f" of ${pool.limits.budget_usd:g}" if pool.limits.budget_usd is not None else ""
-            expected = f", some ${expected_usd:.4f} expected in all" if expected_usd is not None else ""
-            lines.append(f"spent: ${pool.spent_usd:.4f}{most} at list prices{expected}")
+            expected = f", some {usd_text(expected_usd)} expected in all" if expected_usd is not None else ""
+            lines.append(f"spent: {usd_text(pool.spent_usd)}{most} {AT_LIST_PRICES}{expected}")
         if pool.why:
             lines.append(f"why:   {pool.why}")
         if self._best is not None and self._best.metric:
@@ -299,6 +300,7 @@ def document(finished: Finished, ledger: Ledger) -> dict[str, Any]:
         "instance_ids": [unit.instance_id for unit in units],
         "deadline": utc_text(max(unit.deadline for unit in units)) if units else None,
         "why": finished.why,
-        "spent_usd": round(finished.spent_usd, 6),
+        "spent_usd": round(finished.most_usd or finished.bill.usd, 6),
+        "cost": finished.bill.document(),
     }
     return {"grid_id": finished.grid.grid_id, "runs": runs, "summary": summary}

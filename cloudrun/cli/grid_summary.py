@@ -7,6 +7,7 @@ from cloudrun.core.states import GridState
 from cloudrun.grids.grid import Finished
 from cloudrun.grids.machines import units_of
 from cloudrun.ledger import Ledger
+from cloudrun.plan.costs import AT_LIST_PRICES, usd_text
 
 RANKED = 10  # cells in the ranking at the end
 
@@ -22,9 +23,9 @@ def closing_lines(finished: Finished, ledger: Ledger) -> list[str]:
     lines = [f"{grid.grid_id} ({grid.name}) {grid.state}: {', '.join(counts)}"]
     if why := finished.why or (finished.failures.all_of(tally.cells) if _all_failed(finished) else ""):
         lines.append(f"  why    {why}")
-    if finished.spent_usd:
-        earlier = f", {_usd(finished.earlier_usd)} of it before this command" if finished.earlier_usd else ""
-        lines.append(f"  cost   {_usd(finished.spent_usd)} at list prices{earlier}")
+    if bill := str(finished.bill):
+        earlier = f", {usd_text(finished.earlier_usd)} of it before this command" if finished.earlier_usd else ""
+        lines.append(f"  cost   {bill}{earlier}")
     lines += [f"  {line}" for line in _ranking(finished, ledger)]
     return [*lines, *(f"  next   {step}" for step in _next_steps(finished))]
 
@@ -61,10 +62,6 @@ def _ranking(finished: Finished, ledger: Ledger) -> list[str]:
     return lines
 
 
-def _usd(amount: float) -> str:
-    return f"${amount:.4f}"
-
-
 def detached_lines(finished: Finished, ledger: Ledger) -> list[str]:
     """After `--detach`: where its cells are, until when, and how to come back to them."""
     tally, grid = finished.tally, finished.grid
@@ -78,8 +75,8 @@ def detached_lines(finished: Finished, ledger: Ledger) -> list[str]:
     counts += [f"{tally.cancelled} cancelled"] if tally.cancelled else []
     counts += [f"{tally.left} wait: {finished.why}" if finished.why else f"{tally.left} wait"] if tally.left else []
     lines += [f"  cells  {', '.join(counts)}"] if counts else []
-    if finished.spent_usd:
-        lines.append(f"  cost   ${finished.spent_usd:.4f} at list prices, at most")
+    if finished.most_usd:
+        lines.append(f"  cost   at most {usd_text(finished.most_usd)} {AT_LIST_PRICES}, with overhead")
     lines.append(
         f"  next   cloudrun attach {grid.grid_id}   (goes on with it to its end; from any folder of this project)"
     )

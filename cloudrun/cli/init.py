@@ -52,6 +52,9 @@ def init(
     bucket: Annotated[
         str | None, Parameter(help="S3: where outputs wait; the policy covers it. Example: --bucket my-results")
     ] = None,
+    instance_profile: Annotated[
+        str | None, Parameter(help="The role that jobs have, for the policy too. Example: --instance-profile trainer")
+    ] = None,
     yes: Annotated[bool, Parameter(help="Ask nothing: what is not said stays a default. Example: --yes")] = False,
     force: Annotated[bool, Parameter(help="Write over a cloudrun.toml that is there. Example: --force")] = False,
     iam_policy: Annotated[
@@ -70,7 +73,7 @@ def init(
     from cloudrun.setup import project
 
     if iam_policy:
-        document = project.iam_policy(bucket=bucket, region=region)
+        document = project.iam_policy(bucket=bucket, region=region, instance_profile=instance_profile)
         if as_json:
             print_json({"policy": document})
         else:
@@ -88,6 +91,7 @@ def init(
         "budget": budget,
         "spot": spot,
         "bucket": bucket,
+        "instance_profile": instance_profile,
     }
     chosen = {key: value for key, value in chosen.items() if value is not None}
     folder = Path.cwd()

@@ -11,7 +11,7 @@ def print_names(kinds: Sequence[str]) -> None:
     """ "name<TAB>what it is", by name where there is one that a shell takes as it is, then by id. Never raises."""
     try:
         from cloudrun.ledger.home import find_project
-        from cloudrun.ledger.names import KINDS, names
+        from cloudrun.ledger.ids import KINDS, names
 
         project = find_project(None)
         found: dict[str, str] = {}

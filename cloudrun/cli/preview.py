@@ -72,6 +72,10 @@ def _lines(seen: Preview) -> Iterator[str]:
     more = f" and {len(named) - PACKAGES} more" if len(named) > PACKAGES else ""
     yield f"               {', '.join(named[:PACKAGES])}{more}"
     yield f"               fingerprint {environment.fingerprint}"
+    if seen.settings.apt:
+        yield f"would install  {', '.join(seen.settings.apt)}"
+    if seen.settings.playbook:
+        yield f"would play     {seen.settings.playbook}, after cloudrun's own playbook"
 
 
 def _launch(seen: Preview) -> Iterator[str]:
@@ -83,7 +87,8 @@ def _launch(seen: Preview) -> Iterator[str]:
         what = f"{market} of {rent.instance_type}" if place == 0 else f"or, where EC2 has none, {rent.instance_type}"
         yield f"{'would launch   ' if place == 0 else ' ' * 15}{what} in {seen.region}: {_price(rent, seen)}"
     zones = ", ".join(seen.rents[0].zones)
-    yield f"               in whichever zone has one: {zones or 'none offers that type'}"
+    where = f"in {zones}" if seen.settings.zone else f"in whichever zone has one: {zones or 'none offers that type'}"
+    yield f"               {where}"
     image = seen.image
     yield f"               image {image.image_id} ({image.name or 'without a name'}, {image.architecture})"
     deadline = duration_text(seen.settings.deadline_s)

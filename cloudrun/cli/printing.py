@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from itertools import chain
+from itertools import chain, pairwise
 from typing import IO, Any
 
 SCHEMA_VERSION = 1
@@ -29,14 +29,16 @@ def print_json(document: Mapping[str, Any]) -> None:
     _printed.append(sys.stdout.write(text))
 
 
-def print_json_list(name: str, items: Iterable[Mapping[str, Any]]) -> None:
-    """One document with one list, of which only one item is in memory at a time. Raises ValueError as `print_json`."""
+def print_json_list(name: str, items: Iterable[Mapping[str, Any]], **before: Any) -> None:
+    """One document with one list, of which only one item is in memory at a time, and other fields before it. Raises
+    ValueError as `print_json`."""
     remaining = iter(items)
     first = next(remaining, None)  # what cannot be read at all fails before anything is printed
     if first is None:
-        print_json({name: []})
+        print_json({**before, name: []})
         return
-    _printed.append(sys.stdout.write(f'{{\n  "schema_version": {SCHEMA_VERSION},\n  {json.dumps(name)}: ['))
+    head = json.dumps({"schema_version": SCHEMA_VERSION, **before}, indent=2, allow_nan=False)
+    _printed.append(sys.stdout.write(f"{head.removesuffix('}').rstrip()},\n  {json.dumps(name)}: ["))
     for place, item in enumerate(chain([first], remaining)):
         text = json.dumps(item, indent=2, allow_nan=False).replace("\n", "\n    ")
         sys.stdout.write(f"{',' if place else ''}\n    {text}")
@@ -89,31 +91,38 @@ def print_table(
     *,
     right: Sequence[str] = (),
     dispensable: Sequence[str] = (),
-) -> None:
-    """Columns below bold headers; those named in `right` are flush right.
+) -> list[str]:
+    """Columns below bold headers; those named in `right` are flush right. Returns the names of columns left out.
 
-    On a terminal that is too narrow the `dispensable` columns go first, in their order, before anything is cut off.
+    On a terminal that is too narrow the `dispensable` columns go first, in their order; where even the rest does not
+    fit, each row is a block of lines, and nothing is left out.
     """
     if not is_terminal(sys.stdout):
         _print_plainly(headers, rows, right)
-        return
+        return []
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     console = Console(file=sys.stdout, force_terminal=True, highlight=False, markup=False)
     kept = _columns_that_fit(headers, rows, console.width, dispensable)
-    headers, rows = [headers[index] for index in kept], [[row[index] for index in kept] for row in rows]
+    if kept is None:
+        _print_blocks(headers, rows)
+        return []
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for header in headers:
+    for index in kept:
         table.add_column(
-            printable(header), justify="right" if header in right else "left", no_wrap=True, overflow="ellipsis"
+            printable(headers[index]),
+            justify="right" if headers[index] in right else "left",
+            no_wrap=True,
+            overflow="ellipsis",
         )
     for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
+        table.add_row(*(Text(printable(row[index])) for index in kept))
     with console.capture() as captured:
         console.print(table)
     sys.stdout.writelines(line.rstrip() + "\n" for line in captured.get().splitlines())
+    return [header for index, header in enumerate(headers) if index not in kept]
 
 
 def _print_plainly(headers: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str]) -> None:
@@ -131,21 +140,42 @@ def _print_plainly(headers: Sequence[str], rows: Sequence[Sequence[str]], right:
         sys.stdout.write("  ".join(cells).rstrip() + "\n")
 
 
+def _print_blocks(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Each row as lines of a name and a value, with an empty line between two rows."""
+    width = max(map(len, headers))
+    blocks = [
+        "".join(f"{printable(header):<{width}}  {printable(cell)}\n" for header, cell in zip(headers, row, strict=True))
+        for row in rows
+    ]
+    sys.stdout.write("\n".join(blocks))
+
+
 def _columns_that_fit(
     headers: Sequence[str], rows: Sequence[Sequence[str]], width: int, dispensable: Sequence[str]
-) -> list[int]:
-    """Indexes of the columns that stay."""
+) -> list[int] | None:
+    """Indexes of the columns that stay; None where those that have to do not fit."""
+    from rich.cells import cell_len
+
     kept = list(range(len(headers)))
-    wide = [max(len(printable(line[index])) for line in (headers, *rows)) + 2 for index in kept]
+    wide = [max(cell_len(printable(line[index])) for line in (headers, *rows)) + 2 for index in kept]
     for name in dispensable:
         if sum(wide[index] for index in kept) - 2 > width and name in headers:
             kept.remove(headers.index(name))
-    return kept
+    return kept if sum(wide[index] for index in kept) - 2 <= width else None
 
 
-def score_text(value: float) -> str:
-    """Six significant digits; NaN and infinities as our JSON documents call them."""
-    return "NaN" if math.isnan(value) else f"{value:.6g}".replace("inf", "Infinity")
+def score_text(value: float, digits: int = 6) -> str:
+    """As many significant digits; NaN and infinities as our JSON documents call them."""
+    return "NaN" if math.isnan(value) else f"{value:.{digits}g}".replace("inf", "Infinity")
+
+
+def digits_that_tell_apart(values: Iterable[float]) -> int:
+    """How many significant digits, from 6 on, show which of two neighbours is larger."""
+    distinct = sorted({value for value in values if math.isfinite(value)})
+    for digits in range(6, 17):
+        if all(score_text(one, digits) != score_text(other, digits) for one, other in pairwise(distinct)):
+            return digits
+    return 17
 
 
 def assignments_text(params: Mapping[str, Any]) -> str:

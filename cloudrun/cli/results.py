@@ -1,45 +1,52 @@
-"""`cloudrun results`: runs as a table, best first, sorted and filtered by whatever they have. It needs no network.
+"""`cloudrun results`: runs as tables, best first, sorted and filtered by whatever they have. It needs no network.
 
+Runs of several scripts are never ranked against each other: each script has a ranking of its own, by its own score.
 However many runs there are, a few are in memory at a time; unless the columns are named, they are read twice.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-import math
+import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
-from difflib import get_close_matches
+from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from cloudrun.cli.parser import Json
-from cloudrun.cli.printing import print_json_list, print_table, printable, score_text, when_text
-from cloudrun.core.clock import utc_time
+from cloudrun.cli.printing import print_json_list, printable
+from cloudrun.cli.result_tables import RANK, Columns, Table, print_csv
 from cloudrun.core.errors import UsageError
+from cloudrun.core.near import did_you_mean
 from cloudrun.core.states import RunState
 from cloudrun.ledger import Ledger, Run
+from cloudrun.ledger.names import FUNCTIONS
 from cloudrun.ledger.results import Ordering
-from cloudrun.plan.filters import FIELDS, PER_USD, TIMINGS, Column, column_value, parse_column, parse_where
-from cloudrun.plan.ranking import per_usd
+from cloudrun.plan.filters import PER_USD, Column, Comparison, all_columns, check_column, nonsense, parse_column
+from cloudrun.plan.filters import parse_where as parse_filter
 
 LINES = 20  # of a table, unless more are asked for
+TABLES = 5  # scripts that have one, unless one is asked for
+NEWEST = 1000  # runs whose names are looked at first
+SPECIAL = (RANK.name, PER_USD)  # columns that no run has by itself
 
 
 def results(
     *,
+    script: Annotated[
+        str | None,
+        Parameter(help="Only runs of that script; by default a table for each. Example: --script train.py"),
+    ] = None,
     grid: Annotated[
         str | None,
         Parameter(help="Only the cells of that grid: its id, the beginning of it, or its name. Example: --grid sweep"),
     ] = None,
     metric: Annotated[
-        str | None, Parameter(help="The score to rank by; by default the newest run's first. Example: --metric f1")
+        str | None,
+        Parameter(help="The score to rank by; by default that of the newest run. Example: --metric f1"),
     ] = None,
     minimize: Annotated[
         bool | None,
@@ -48,9 +55,9 @@ def results(
     sort: Annotated[
         str | None,
         Parameter(
-            help="Sort by a score, a parameter, a time (run_s) or a field (cost_usd); score_per_usd ranks by the score"
-            " for each dollar, where what a run cost is known (times the dollars where smaller is better)."
-            " Example: --sort alpha"
+            help="Sort by a score, a parameter, a time (run_s) or a field (cost_usd); the ranks stay what they are."
+            " score_per_usd ranks by the score for each dollar of cost_usd, where that is known (times the dollars"
+            " where smaller is better). Example: --sort alpha"
         ),
     ] = None,
     reverse: Annotated[bool, Parameter(help="The other way round. Example: --sort run_s --reverse")] = False,
@@ -68,18 +75,22 @@ def results(
     ] = None,
     limit: Annotated[
         int | None,
-        Parameter(help="How many runs to list; 0 for all; by default 20, with --csv all. Example: --limit 100"),
+        Parameter(
+            help="How many runs of each script to list; 0 for all; by default 20, with --csv and --json all."
+            " Example: --limit 100"
+        ),
     ] = None,
     as_csv: Annotated[
         bool, Parameter(name="--csv", help="Comma-separated values with all digits. Example: --csv > runs.csv")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Rank the runs of this project, best first; runs without that score come after them, newest first.
+    """Rank the runs of this project, best first; runs without that score come after them, newest first. Each script has
+    a ranking of its own, the one that ran last comes first.
 
     Type, for example:
         cloudrun results
-        cloudrun results --metric log_loss --minimize --limit 5
+        cloudrun results --script train.py --metric log_loss --minimize --limit 5
         cloudrun results --grid sweep --where 'alpha<1' --sort score_per_usd
         cloudrun results --json | jq '.runs[0].scores'
     """
@@ -87,40 +98,94 @@ def results(
         raise UsageError(f"--limit {limit} is less than zero", next_step="cloudrun results --limit 20")
     if as_csv and as_json:
         raise UsageError("--csv and --json are two forms of the same", next_step="keep one of them")
-    comparisons = () if where is None else parse_where(where)
+    comparisons = () if where is None else parse_filter(where)
     named = None if columns is None else [parse_column(each) for each in _names(columns)]
     with closing(Ledger()) as ledger:
         grid_id = None if grid is None else ledger.grid(grid).grid_id
-        most = limit if limit is not None else 0 if as_csv else LINES
-        look = partial(
-            ledger.results,
-            grid_id,
-            metric=metric,
-            minimize=minimize,
-            where=comparisons,
-            sort=sort,
-            reverse=reverse,
-            limit=most or None,
-        )
-        order = ledger.ordering(grid_id, metric=metric, minimize=minimize, sort=sort)
-        if as_json:
-            print_json_list("runs", (run.to_dict() for run in look()))
+        scripts = _scripts(ledger, grid_id, script)
+        _check_names(ledger, grid_id, where or "", comparisons, named, sort, metric)
+        scripts = _with_score(ledger, scripts, metric) if metric else scripts
+        look = partial(_looks, ledger, grid_id, where=comparisons, metric=metric, minimize=minimize, sort=sort)
+        if as_json or as_csv:
+            found = [each for each in look(scripts, reverse=reverse, limit=limit or None) if each.count]
+            if as_json:
+                _print_json(found)
+            else:
+                print_csv(Columns.all(found), found, named)
             return
-        seen = _Seen()
-        if named is None:
-            seen.look(look())
-            if not seen.count and not as_csv:
-                print(_nothing(ledger, grid, where), file=sys.stderr)
-                return
-            seen.check(order.column)
-        table = _Table(order, named or (_all_columns(order, seen) if as_csv else _usual_columns(order, seen)))
-        if as_csv:
-            _print_csv(table, look())
-        else:
-            table.print(look(), seen)
-            if most and any(True for _ in islice(look(limit=most + 1), most, None)):
-                all_cells = f" of {ledger.grid(grid_id).cells}" if grid_id is not None and where is None else ""
-                print(f"  {most}{all_cells} shown: --limit 0 lists all of them", file=sys.stderr)
+        most = LINES if limit is None else limit or None
+        shown = [each for each in look(scripts[:TABLES], reverse=reverse, limit=most) if each.count]
+        if not shown:
+            print(_nothing(ledger, grid, where), file=sys.stderr)
+            return
+        _print_tables(shown, named, unseen=scripts[TABLES:], other_metric=metric is None)
+
+
+@dataclass(frozen=True)
+class Look:
+    """The runs of one script (None: of a grid), in order; each time `runs` is called they are read again."""
+
+    ledger: Ledger
+    grid_id: str | None
+    script: str | None
+    order: Ordering
+    where: tuple[Comparison, ...]
+    asked: dict[str, Any]  # how `Ledger.results` is asked
+    count: int
+
+    def runs(self) -> Iterator[Run]:
+        return self.ledger.results(self.grid_id, script=self.script, where=self.where, **self.asked)
+
+    def ranked(self) -> Iterator[tuple[int | None, Run]]:
+        """Each with its place in the ranking, however they are sorted."""
+        if self.order.column is None and not self.order.per_usd and not self.asked["reverse"]:
+            for place, run in enumerate(self.runs(), 1):  # the ranking itself, from its first on
+                yield (place if run.state is RunState.SUCCEEDED and self.order.metric in run.scores else None), run
+            return
+        ranks = self.ledger.ranks(self.order, self.grid_id, script=self.script, where=self.where)
+        for run in self.runs():
+            yield ranks.get(run.run_id), run
+
+
+def _looks(
+    ledger: Ledger,
+    grid_id: str | None,
+    scripts: Sequence[str | None],
+    *,
+    where: tuple[Comparison, ...],
+    metric: str | None,
+    minimize: bool | None,
+    sort: str | None,
+    reverse: bool,
+    limit: int | None,
+) -> Iterator[Look]:
+    for script in scripts:
+        asked = {"metric": metric, "minimize": minimize, "sort": sort, "reverse": reverse, "limit": limit}
+        order = ledger.ordering(grid_id, script=script, metric=metric, minimize=minimize, sort=sort)
+        count = ledger.count(grid_id, script=script, where=where)
+        yield Look(ledger, grid_id, script, order, where, asked, count)
+
+
+def _scripts(ledger: Ledger, grid_id: str | None, wanted: str | None) -> list[str | None]:
+    """Which scripts are looked at, each by itself; None is that of the grid."""
+    if grid_id is not None and wanted is None:
+        return [None]
+    known = ledger.scripts()
+    if wanted is None:
+        return [*known]
+    fitting = [each for each in known if wanted in (each, each.rpartition("/")[2], _what(each))]
+    if not fitting:
+        raise UsageError(
+            f"no run here is of the script {wanted!r}{did_you_mean(wanted, known)}",
+            next_step=f"--script is one of: {', '.join(map(_what, known))}" if known else "cloudrun submit train.py",
+        )
+    return [wanted] if wanted in fitting else [*fitting]
+
+
+def _with_score(ledger: Ledger, scripts: Sequence[str | None], metric: str | None) -> list[str | None]:
+    """Those that have what is asked for: where somebody names a score, a table without it is none of his."""
+    having = [each for each in scripts if each is None or (metric and ledger.ranking(metric, script=each, limit=1))]
+    return having or [*scripts]
 
 
 def _names(columns: str) -> list[str]:
@@ -130,139 +195,105 @@ def _names(columns: str) -> list[str]:
     return names
 
 
+def _check_names(
+    ledger: Ledger,
+    grid_id: str | None,
+    where: str,
+    comparisons: Sequence[Comparison],
+    columns: Sequence[Column] | None,
+    sort: str | None,
+    metric: str | None,
+) -> None:
+    """Raises UsageError where something is asked for that no run has."""
+    asked = [("--columns", column) for column in columns or ()]
+    if sort is not None:
+        asked.append(("--sort", parse_column(sort)))
+    for most in (NEWEST, None):
+        known = ledger.names(grid_id, limit=most)
+        scores, params = known.scores, known.params
+        if not known.runs:
+            return
+        try:
+            for each in comparisons:
+                if why := check_column(each.column, scores, params):
+                    raise nonsense(where, each.at, why, f"compare one of: {all_columns(scores, params)}")
+            for flag, column in asked:
+                also = SPECIAL if flag == "--columns" else (PER_USD,)
+                if why := check_column(column, scores, params, *also):
+                    takes = all_columns(scores, params, *also)
+                    raise UsageError(f"{flag}: {why}", next_step=f"{flag} takes one of: {takes}")
+            if metric is not None and (why := check_column(Column("score", metric), scores, params)):
+                names = ", ".join(map(printable, scores)) or "none: the runs have no scores"
+                raise UsageError(f"--metric: {why}", next_step=f"--metric is one of: {names}")
+        except UsageError:
+            if most is None or known.runs < most:
+                raise
+        else:
+            return
+
+
+def _what(script: str | None) -> str:
+    return "functions" if script == FUNCTIONS else printable(script)
+
+
+def _print_json(looks: Sequence[Look]) -> None:
+    rankings = [
+        {
+            "script": each.script,
+            "metric": each.order.metric,
+            "minimize": each.order.minimize,
+            "by": PER_USD if each.order.per_usd else each.order.metric,
+            "runs": each.count,
+        }
+        for each in looks
+    ]
+    runs = ({"rank": rank, **run.to_dict()} for each in looks for rank, run in each.ranked())
+    print_json_list("runs", runs, rankings=rankings)
+
+
+def _print_tables(
+    looks: Sequence[Look], named: list[Column] | None, *, unseen: Sequence[str | None], other_metric: bool
+) -> None:
+    """A table for each script that has a ranking, then one of all the others."""
+    for place, each in enumerate(looks):
+        columns = Columns.of(each)
+        if len(looks) > 1 or unseen:
+            print(f"{os.linesep if place else ''}{_what(each.script)}: {_by(each)}", flush=True)
+        left_out = Table(each.order, named or columns.usual(each.order)).print(each.ranked(), columns)
+        _say_what_else(each, columns, left_out, other_metric=other_metric)
+    if unseen:
+        names = ", ".join(_what(script) for script in unseen[:10]) + (", ..." if len(unseen) > 10 else "")
+        print(f"  older: {names}; cloudrun results --script {printable(unseen[0])}", file=sys.stderr)
+
+
+def _by(look: Look) -> str:
+    runs = f"{look.count:,} run{'s' if look.count != 1 else ''}"
+    if look.order.metric is None:
+        return f"{runs}, none with a score"
+    way = "smaller" if look.order.minimize else "larger"
+    return f"{runs} by {printable(PER_USD if look.order.per_usd else look.order.metric)}, {way} is better"
+
+
+def _say_what_else(look: Look, columns: Columns, left_out: Sequence[str], *, other_metric: bool) -> None:
+    """On stderr: what there is and is not in the table."""
+    notes = []
+    if look.count > columns.count:
+        notes.append(f"{columns.count} of {look.count:,} runs; --limit 0 lists all")
+    others = [name for name in columns.scores if name != look.order.metric]
+    if other_metric and others and look.order.metric is not None:
+        notes.append(
+            f"ranked by {printable(look.order.metric)}; other scores: {', '.join(map(printable, others[:5]))}"
+            f"{', ...' if len(others) > 5 else ''} (--metric {printable(others[0])})"
+        )
+    if left_out:
+        notes.append(f"no room for {', '.join(map(printable, left_out))} (--columns)")
+    for note in notes:
+        print(f"  {note}", file=sys.stderr)
+
+
 def _nothing(ledger: Ledger, grid: str | None, where: str | None) -> str:
     if where is not None and ledger.runs(limit=1):
-        return f"no run is like that: {where}\n  next: cloudrun results"
+        return f"no run is like that: {printable(where)}\n  next: cloudrun results"
     if grid is not None:
         return f"grid {grid} has no cells yet\n  next: cloudrun results"
     return f"no runs yet in {ledger.project}\n  next: cloudrun submit train.py"
-
-
-@dataclass
-class _Seen:
-    """What the runs have, in the order it was met."""
-
-    count: int = 0
-    params: dict[str, Any] = field(default_factory=dict)  # the first value of each
-    differ: set[str] = field(default_factory=set)  # parameters that not all runs have alike
-    scores: dict[str, None] = field(default_factory=dict)
-
-    def look(self, runs: Iterable[Run]) -> None:
-        for run in runs:
-            for name, value in run.params.items():
-                if name not in self.params and self.count:
-                    self.differ.add(name)
-                if self.params.setdefault(name, value) != value:
-                    self.differ.add(name)
-            self.differ.update(self.params.keys() - run.params.keys())
-            self.scores.update(dict.fromkeys(run.scores))
-            self.count += 1
-
-    def check(self, column: Column | None) -> None:
-        """Raises UsageError where it is a name that none of them has."""
-        known = [*self.scores, *self.params]
-        if column is None or column.kind not in ("any", "param", "score") or column.name in known or not self.count:
-            return
-        near = get_close_matches(column.name, [*known, *FIELDS, *TIMINGS], n=1)
-        hint = f"cloudrun results --sort {near[0]}" if near else "sort by one of: " + ", ".join(map(printable, known))
-        raise UsageError(f"none of these runs has {column.name!r}", next_step=hint)
-
-
-_RANK, _RUN, _NAME, _STATE = (Column("any", "rank"), *(Column("field", name) for name in ("run_id", "name", "state")))
-_WHEN = Column("field", "created_at")
-_HEADERS = {"run_id": "run", "created_at": "when"}
-
-
-def _usual_columns(order: Ordering, seen: _Seen) -> list[Column]:
-    columns = [_RANK] if order.column is None else []
-    columns += [_RUN, _NAME, _STATE, Column("score", order.metric or "score")]
-    if order.per_usd:
-        columns += [Column("any", PER_USD), Column("field", "cost_usd")]
-    if order.column is not None and order.column.kind in ("field", "timing") and order.column not in (*columns, _WHEN):
-        columns.append(order.column)
-    return [*columns, *(Column("param", name) for name in seen.params), _WHEN]
-
-
-def _all_columns(order: Ordering, seen: _Seen) -> list[Column]:
-    columns = [*([_RANK] if order.column is None else []), _RUN, _NAME, _STATE]
-    columns += [Column("score", name) for name in seen.scores]
-    columns += [Column("param", name) for name in seen.params]
-    return [*columns, *(Column("any", name) for name in [PER_USD] * order.per_usd), *map(parse_column, _DETAILS)]
-
-
-_DETAILS = ("run_s", "total_s", "cost_usd", "created_at")
-
-
-class _Table:
-    """Rows of what the columns say. A rank is a place among those that have what is ranked by."""
-
-    def __init__(self, order: Ordering, columns: Sequence[Column]) -> None:
-        self._order = order
-        self.columns = columns
-
-    def headers(self) -> list[str]:
-        """The names, of a score and a parameter that are called the same with their kind."""
-        short = [column.name for column in self.columns]
-        return [
-            f"{column.kind}s.{column.name}"
-            if column.kind in ("param", "score") and short.count(column.name) > 1
-            else column.name
-            for column in self.columns
-        ]
-
-    def rows(self, runs: Iterable[Run]) -> Iterator[list[Any]]:
-        for place, run in enumerate(runs, 1):
-            rank = place if self._order.column is None and self._is_ranked(run) else None
-            yield [rank if column == _RANK else self._value(run, column) for column in self.columns]
-
-    def print(self, runs: Iterable[Run], seen: _Seen) -> None:
-        """On a terminal that is too narrow, what says least goes first: parameters that all runs have alike, ..."""
-        headers = [_HEADERS.get(name, name) for name in self.headers()]
-        texts: set[str] = set()  # columns with something that is no number
-        lines = []
-        for row in self.rows(runs):
-            texts.update(header for header, value in zip(headers, row, strict=True) if not _is_number(value))
-            lines.append([self._text(column, value) for column, value in zip(self.columns, row, strict=True)])
-        alike = [
-            header
-            for column, header in zip(self.columns, headers, strict=True)
-            if column.kind == "param" and column.name not in seen.differ
-        ]
-        right = [header for header in headers if header not in texts]
-        print_table(headers, lines, right=right, dispensable=("when", *alike, "name", "state"))
-
-    def _value(self, run: Run, column: Column) -> Any:
-        return self._per_usd(run) if column == Column("any", PER_USD) else column_value(run, column)
-
-    def _is_ranked(self, run: Run) -> bool:
-        if self._order.per_usd:
-            return self._per_usd(run) is not None
-        return run.state is RunState.SUCCEEDED and self._order.metric in run.scores
-
-    def _per_usd(self, run: Run) -> float | None:
-        score = run.scores.get(self._order.metric or "")
-        if run.state is not RunState.SUCCEEDED or score is None or not math.isfinite(score) or not run.cost_usd:
-            return None
-        return per_usd(score, run.cost_usd, minimize=self._order.minimize)
-
-    @staticmethod
-    def _text(column: Column, value: Any) -> str:
-        if value is None:
-            return "-"
-        if column == _WHEN:
-            return when_text(utc_time(value))
-        if isinstance(value, float) and column.kind != "param":
-            return score_text(value)
-        return value if isinstance(value, str) else json.dumps(value)
-
-
-def _is_number(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-
-
-def _print_csv(table: _Table, runs: Iterable[Run]) -> None:
-    """Numbers with all their digits; what is missing is empty; lists and tables are JSON."""
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(table.headers())
-    for row in table.rows(runs):
-        writer.writerow([json.dumps(value) if isinstance(value, list | dict | bool) else value for value in row])

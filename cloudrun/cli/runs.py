@@ -311,7 +311,9 @@ def pull(run: RunOrGrid, /, *, profile: Profile = None, as_json: Json = False) -
 
 
 def _tell(run: Run, ledger: Ledger, display: Display, *, as_json: bool) -> int:
-    display.say("\n".join(closing_lines(run.record, ledger.artifacts.path)))
+    from cloudrun.units.costs import bill_of_run
+
+    display.say("\n".join(closing_lines(run.record, ledger.artifacts.path, bill_of_run(ledger, run.run_id))))
     if as_json:
         print_json(run.to_dict())
     return exit_code(run.record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from cloudrun.cli.parser import Json, RunId
-from cloudrun.cli.printing import print_json, printable
-from cloudrun.cli.summary import full_lines
+from cloudrun.cli.printing import is_terminal, print_json, printable
+from cloudrun.cli.run_page import last_lines, page
 from cloudrun.core.errors import UsageError
 from cloudrun.core.records import Artifact
+from cloudrun.core.states import RunState
 from cloudrun.ledger import Ledger, Run
 from cloudrun.plan.quantities import size_text
+from cloudrun.units.costs import bill_of_run
 
 
 def show(
@@ -23,34 +26,54 @@ def show(
     /,
     *,
     log: Annotated[bool, Parameter(help="The end of what it printed and of Ansible's log. Example: --log")] = False,
-    lines: Annotated[int, Parameter(help="With --log, how many lines; 0 for all. Example: --lines 100")] = 20,
+    lines: Annotated[
+        int | None,
+        Parameter(help="How many lines of each log: 10 by default; with --log 20, and 0 for all. Example: --lines 100"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Everything about one run: state, scores, parameters, time by phase, versions, files; or its logs.
+    """Everything about one run: state, scores, parameters, time by phase, cost, versions, files, the end of what it
+    printed; or its logs.
 
     Type, for example:
         cloudrun show baseline
         cloudrun show baseline --log --lines 0
         cloudrun show baseline --json | jq .timings
     """
-    if lines < 0:
+    if lines is not None and lines < 0:
         raise UsageError(f"--lines {lines} is less than zero", next_step=f"cloudrun show {run} --log --lines 20")
     with closing(Ledger()) as ledger:
         found = ledger.get(run)
-        logs, shortened = _log_ends(ledger, found, lines) if log else ({}, {})
+        logs, shortened = _log_ends(ledger, found, 20 if lines is None else lines) if log else ({}, {})
         if as_json:
-            print_json({**found.to_dict(), **({"logs": logs} if log else {})})
+            cost = bill_of_run(ledger, found.run_id).document()
+            print_json({**found.to_dict(), "cost": cost, **({"logs": logs} if log else {})})
         elif log:
             for path, text in logs.items():
                 print(f"==> {path} <==\n{text}", flush=True)
                 if path in shortened:
                     whole = f"logs {run}" if path in ("stdout.log", "stderr.log") else f"show {run} --log --lines 0"
-                    shown = f"the last {lines} of {shortened[path]:,} lines of {printable(path)}"
+                    shown = f"the last {len(text.splitlines())} of {shortened[path]:,} lines of {printable(path)}"
                     print(f"  {shown}; all of them: cloudrun {whole}", file=sys.stderr)
             if not logs:
                 print("  this run has no logs yet", file=sys.stderr)
         else:
-            print("\n".join(full_lines(found)))
+            unit = ledger.unit(found.instance_id) if found.instance_id else None
+            tails = _tails(ledger, found, 10 if lines is None else lines)
+            bill = bill_of_run(ledger, found.run_id)
+            width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else None
+            lines_of_page = page(found.record, unit, bill, tails, encoding=sys.stdout.encoding, width=width)
+            print("\n".join(lines_of_page))
+
+
+def _tails(ledger: Ledger, run: Run, count: int) -> dict[str, list[str]]:
+    """The last lines of what it printed; of stderr only where something went wrong, or nothing else was said."""
+    logs = {artifact.path: artifact.sha256 for artifact in run.artifacts if artifact.kind == "log"}
+    tails: dict[str, list[str]] = {}
+    for name in ("stdout.log", "stderr.log"):
+        if name in logs and (name == "stdout.log" or run.state is not RunState.SUCCEEDED or not any(tails.values())):
+            tails[name] = last_lines(ledger.artifacts.path(logs[name]), count)
+    return {name: last for name, last in tails.items() if last}
 
 
 def _log_ends(ledger: Ledger, run: Run, lines: int) -> tuple[dict[str, str], dict[str, int]]:

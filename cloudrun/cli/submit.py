@@ -15,6 +15,7 @@ from cloudrun.cli.parser import Json
 from cloudrun.cli.printing import print_json
 from cloudrun.cli.summary import closing_lines, detached_lines, exit_code
 from cloudrun.core.errors import UsageError, before_launch
+from cloudrun.units.costs import bill_of_run
 
 if TYPE_CHECKING:
     from cloudrun.core.settings import Settings
@@ -87,6 +88,50 @@ def submit(
         str | None,
         Parameter(help="An AMI; by default Canonical's current Ubuntu LTS. Example: --image ami-0123456789abcdef0"),
     ] = None,
+    user: Annotated[
+        str | None, Parameter(help="Who may log in to that image; by default its maker's user. Example: --user admin")
+    ] = None,
+    volume_gib: Annotated[
+        int | None, Parameter(help="The size of the machine's disk in GiB; 20 by default. Example: --volume-gib 200")
+    ] = None,
+    volume_type: Annotated[
+        str | None, Parameter(help="Its type: gp3 (the default), gp2, io1 or io2. Example: --volume-type io2")
+    ] = None,
+    volume_iops: Annotated[
+        int | None, Parameter(help="Its operations a second, for gp3, io1 and io2. Example: --volume-iops 6000")
+    ] = None,
+    volume_throughput: Annotated[
+        int | None, Parameter(help="Its MiB a second, for gp3. Example: --volume-throughput 500")
+    ] = None,
+    tag: Annotated[
+        list[str] | None,
+        Parameter(
+            help="A tag of your own for the machine and what belongs to it. Once for each. Example: --tag team=ml"
+        ),
+    ] = None,
+    instance_profile: Annotated[
+        str | None,
+        Parameter(
+            help="The role that jobs have on the machine; none by default. Example: --instance-profile reads-my-bucket"
+        ),
+    ] = None,
+    index_url: Annotated[
+        str | None,
+        Parameter(
+            help="A package index in place of PyPI; who you are to it stays in ~/.netrc or CLOUDRUN_INDEX_CREDENTIALS. "
+            "Example: --index-url https://packages.example.com/simple"
+        ),
+    ] = None,
+    apt: Annotated[
+        str | None,
+        Parameter(help="Debian packages that the script needs on the machine. Example: --apt libgomp1,ffmpeg"),
+    ] = None,
+    playbook: Annotated[
+        str | None,
+        Parameter(
+            help="An Ansible playbook of your own, run once on each machine after ours. Example: --playbook gpu.yml"
+        ),
+    ] = None,
     spot: Annotated[
         bool | None,
         Parameter(negative="--no-spot", help="Rent spot capacity: cheaper, may be taken back. Example: --spot"),
@@ -94,6 +139,39 @@ def submit(
     max_price: Annotated[
         float | None,
         Parameter(help="US dollars an hour that a spot machine may cost. Example: --spot --max-price 0.05"),
+    ] = None,
+    zone: Annotated[
+        str | None, Parameter(help="The availability zone; by default where EC2 has room. Example: --zone us-east-1b")
+    ] = None,
+    vpc: Annotated[
+        str | None, Parameter(help="The VPC; by default the default one. Example: --vpc vpc-0123456789abcdef0")
+    ] = None,
+    subnet: Annotated[
+        str | None, Parameter(help="The subnet, in any VPC. Example: --subnet subnet-0123456789abcdef0")
+    ] = None,
+    security_group: Annotated[
+        str | None,
+        Parameter(
+            help="A security group of your own, used as it is; by default one is made that lets this computer in. "
+            "Example: --security-group sg-0123456789abcdef0"
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        Parameter(
+            help="Log in at the machine's public or private address; by default public, private behind a jump host. "
+            "Example: --address private"
+        ),
+    ] = None,
+    ssh_from: Annotated[
+        str | None,
+        Parameter(
+            help="The network that may log in; by default this computer's address. Example: --ssh-from 203.0.113.0/24"
+        ),
+    ] = None,
+    ssh_jump: Annotated[
+        str | None,
+        Parameter(help="The host that machines are reached through. Example: --ssh-jump me@bastion.example.com:2222"),
     ] = None,
     instance_id: Annotated[
         str | None,
@@ -208,8 +286,25 @@ def submit(
         "instance_type": instance_type,
         "fallback_types": fallback_types,
         "image": image,
+        "user": user,
+        "volume_gib": volume_gib,
+        "volume_type": volume_type,
+        "volume_iops": volume_iops,
+        "volume_throughput": volume_throughput,
+        "tags": tag,
+        "instance_profile": instance_profile,
+        "index_url": index_url,
+        "apt": apt,
+        "playbook": playbook,
         "spot": spot,
         "max_price": max_price,
+        "zone": zone,
+        "vpc": vpc,
+        "subnet": subnet,
+        "security_group": security_group,
+        "address": address,
+        "ssh_from": ssh_from,
+        "ssh_jump": ssh_jump,
         "deadline": deadline,
         "on_exit": on_exit,
         "bucket": bucket,
@@ -271,7 +366,7 @@ def submit(
             early=taken(instance_id),
         )
         lines = detached_lines(run, ledger.unit(run.instance_id or "")) if detach else None
-        display.say("\n".join(lines or closing_lines(run, ledger.artifacts.path)))
+        display.say("\n".join(lines or closing_lines(run, ledger.artifacts.path, bill_of_run(ledger, run.run_id))))
         if as_json:
             print_json(run.to_dict())
         elif detach:

@@ -1,4 +1,4 @@
-"""One run in words: the closing lines of a submission, and all that `show` tells."""
+"""One run in words: the closing lines of a submission."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
-from cloudrun.cli.printing import assignments_text, printable, score_text, when_text
-from cloudrun.core.records import Artifact, RunRecord, Timings, UnitRecord, Usage
+from cloudrun.cli.printing import printable, score_text, when_text
+from cloudrun.core.records import RunRecord, Timings, UnitRecord, Usage
 from cloudrun.core.states import EndReason, RunState, is_terminal
 from cloudrun.ledger.models import is_model
+from cloudrun.plan.costs import Bill
 from cloudrun.plan.quantities import duration_text, size_text
 
 
@@ -55,14 +56,16 @@ def scores_text(run: RunRecord) -> str:
     return ", ".join(f"{name} {score_text(run.scores[name])}" for name in names)
 
 
-def closing_lines(run: RunRecord, stored_at: Callable[[str], Path]) -> list[str]:
-    """After a submission: the score, the time by phase, where the model is, and what to type next.
+def closing_lines(run: RunRecord, stored_at: Callable[[str], Path], bill: Bill | None = None) -> list[str]:
+    """After a submission: the score, the time by phase, what it cost, where the model is, and what to type next.
 
-    `stored_at` gives the place of a digest in the artifact store.
+    `stored_at` gives the place of a digest in the artifact store; `bill` is of its machines.
     """
     lines = [headline(run)]
     if timings := timings_text(run.timings):
         lines.append(f"  time   {timings}")
+    if bill is not None and (cost := str(bill)):
+        lines.append(f"  cost   {cost}")
     if run.state is RunState.SUCCEEDED and not run.scores:
         lines.append('  score  none was found; print one as JSON, {"accuracy": 0.97}, or as a line, accuracy: 0.97')
     models = [artifact for artifact in run.artifacts if artifact.kind == "output" and is_model(artifact.path)]
@@ -96,56 +99,3 @@ def usage_text(usage: Usage) -> str:
         f"{duration_text(cpu_s)} CPU, at most {size_text(usage.peak_memory_bytes)} memory,"
         f" {size_text(usage.written_bytes)} written"
     )
-
-
-def full_lines(run: RunRecord) -> list[str]:
-    """All that the ledger knows of a run, for people."""
-    pairs: list[tuple[str, str]] = [
-        ("run", run.run_id),
-        ("name", run.name),
-        ("state", f"{run.state}{_outcome(run) if run.state is not RunState.SUCCEEDED else ''}"),
-        ("script", " ".join([run.script, *run.arguments])),
-        ("params", assignments_text(run.params)),
-        ("scores", scores_text(run) + (" (smaller is better)" if run.scores and run.minimize else "")),
-        ("unit", _unit_text(run)),
-        ("created", when_text(run.created_at)),
-        ("took", f"{duration_text(run.timings.total_s)}: {timings_text(run.timings)}" if run.timings.total_s else ""),
-        ("used", usage_text(run.usage) if run.usage else ""),
-        ("attempts", str(run.attempts) if run.attempts > 1 else ""),
-        ("cost", f"{run.cost_usd:.4f} USD" if run.cost_usd is not None else ""),
-        ("made with", _passport_text(run)),
-        ("code", run.code_digest[:16]),
-        ("data", run.data_digest[:16]),
-        ("environment", run.environment_digest[:16]),
-    ]
-    lines = [f"{name:<13}{printable(text)}" for name, text in pairs if text]
-    for kind, title in (("output", "files"), ("log", "logs")):
-        lines += _artifact_lines(title, [artifact for artifact in run.artifacts if artifact.kind == kind])
-    return lines
-
-
-def _unit_text(run: RunRecord) -> str:
-    if run.instance_id is None:
-        return ""
-    where = f" in {run.place.region} ({run.place.provider})" if run.place else ""
-    return f"{run.instance_id}, {run.instance_type}{where}"
-
-
-def _passport_text(run: RunRecord) -> str:
-    if run.passport is None:
-        return ""
-    versions = [f"{package} {version}" for package, version in run.passport.packages.items()]
-    return ", ".join([f"python {run.passport.python}", *versions, run.passport.platform])
-
-
-def _artifact_lines(title: str, artifacts: list[Artifact]) -> list[str]:
-    if not artifacts:
-        return []
-    width = min(60, max(len(printable(artifact.path)) for artifact in artifacts))
-    return [
-        title,
-        *(
-            f"  {printable(artifact.path):<{width}}  {size_text(artifact.size):>7}  {artifact.sha256[:16]}"
-            for artifact in artifacts
-        ),
-    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,8 @@ from cloudrun.cli.display import Display
 from cloudrun.cli.parser import Json, Profile
 from cloudrun.cli.printing import print_json, print_table
 from cloudrun.core.clock import utc_text
-from cloudrun.core.records import Place, UnitRecord
+from cloudrun.core.records import Place, RunRecord, UnitRecord
+from cloudrun.plan.costs import Bill, usd_text
 from cloudrun.plan.quantities import duration_text
 
 if TYPE_CHECKING:
@@ -21,37 +23,64 @@ if TYPE_CHECKING:
 
 
 def units(*, profile: Profile = None, as_json: Json = False) -> None:
-    """The machines of this project that are alive, as EC2 tells it now.
+    """The machines of this project that are alive, as EC2 tells it now: what each does, since when, until when, and
+    what it has cost so far.
 
     Type, for example:
         cloudrun units
         cloudrun units --json | jq '.units[].instance_id'
     """
     from cloudrun.ledger import Ledger
+    from cloudrun.units.costs import bill
     from cloudrun.units.listing import live_units
 
     with closing(Ledger()) as ledger:
-        alive = live_units(ledger, profile)
-        ends = {unit.instance_id: _how_it_ends(ledger, unit) for unit in alive}
+        seen = [_look(ledger, unit) for unit in live_units(ledger, profile)]
+        whole = bill(ledger, [each.unit for each in seen])
+    now = datetime.now(UTC)
     if as_json:
-        print_json({"units": [_unit_document(unit) for unit in alive]})
-    elif not alive:
+        print_json({"units": [_unit_document(each, now) for each in seen], "cost": whole.document()})
+    elif not seen:
         print("no machine is alive", file=sys.stderr)
     else:
-        now = datetime.now(UTC)
-        rows = [[*_unit_row(unit, now), ends[unit.instance_id]] for unit in alive]
-        print_table(["unit", "state", "type", "where", "address", "powers off", "on exit"], rows)
+        headers = ["unit", "state", "does", "age", "powers off", "cost so far", "type", "where", "address", "on exit"]
+        rows = [_unit_row(each, now) for each in seen]
+        print_table(headers, rows, dispensable=("address", "where", "state", "on exit", "type"))
+        if cost := str(whole):
+            print(f"  cost   {cost}", file=sys.stderr)
 
 
-def _unit_row(unit: UnitRecord, now: datetime) -> list[str]:
+@dataclass(frozen=True)
+class Seen:
+    unit: UnitRecord
+    runs: tuple[RunRecord, ...]  # on it, and not over
+    how_it_ends: str
+    bill: Bill
+
+
+def _look(ledger: Ledger, unit: UnitRecord) -> Seen:
+    from cloudrun.units.costs import bill
+
+    runs = tuple(ledger.unfinished_runs(unit.instance_id))
+    return Seen(unit, runs, _how_it_ends(ledger, unit), bill(ledger, [unit]))
+
+
+def _unit_row(seen: Seen, now: datetime) -> list[str]:
+    from cloudrun.units.shell import doing
+
+    unit = seen.unit
     left_s = (unit.deadline - now).total_seconds()
     return [
         unit.instance_id,
         str(unit.state),
+        doing([run.run_id for run in seen.runs], unit),
+        duration_text(max(0.0, (now - unit.created_at).total_seconds())),
+        f"in {duration_text(left_s)}" if left_s > 0 else f"{duration_text(-left_s)} ago",
+        usd_text(seen.bill.usd) if seen.bill.usd else "-",
         unit.instance_type,
         f"{unit.place.provider} {unit.place.region}",
         f"{unit.address}:{unit.ssh_port}" if unit.address else "-",
-        f"in {duration_text(left_s)}" if left_s > 0 else f"{duration_text(-left_s)} ago",
+        seen.how_it_ends,
     ]
 
 
@@ -63,7 +92,8 @@ def _how_it_ends(ledger: Ledger, unit: UnitRecord) -> str:
     return how if how == "keep" else f"{how}, once its run is home"
 
 
-def _unit_document(unit: UnitRecord) -> dict[str, Any]:
+def _unit_document(seen: Seen, now: datetime) -> dict[str, Any]:
+    unit = seen.unit
     return {
         "instance_id": unit.instance_id,
         "launch_id": unit.launch_id,
@@ -76,6 +106,9 @@ def _unit_document(unit: UnitRecord) -> dict[str, Any]:
         "deadline": utc_text(unit.deadline),
         "on_exit": unit.on_exit,
         "created_at": utc_text(unit.created_at),
+        "age_s": round((now - unit.created_at).total_seconds(), 3),
+        "run_ids": [run.run_id for run in seen.runs],
+        "cost": seen.bill.document(),
     }
 
 

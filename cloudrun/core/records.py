@@ -39,6 +39,31 @@ class Image:
     root_device: str  # as in /dev/sda1
     user: str  # who may log in
     root_gib: int  # the smallest root volume it boots from
+    gpu: bool = False  # it was chosen for a type with one
+
+
+@dataclass(frozen=True)
+class Subnet:
+    subnet_id: str
+    zone: str
+    public: bool  # whether machines in it get a public address without being asked
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where in an account's network machines go, looked up before a launch. By default EC2 chooses among the default
+    VPC's subnets."""
+
+    vpc_id: str = ""
+    subnets: tuple[Subnet, ...] = ()  # the preferred one of each zone; none leaves it to EC2
+    group_id: str = ""  # a security group of the user's own; "" has one made for the launch
+    private: bool = False  # machines are reached at their private address
+    ask_public: bool = False  # for a public address, where a subnet does not give one by itself
+    admitted: tuple[str, ...] = ()  # networks that may log in; none is this computer's address
+
+    def subnet_in(self, zone: str) -> Subnet | None:
+        """In that zone; for "" the preferred one. None leaves it to EC2."""
+        return next((subnet for subnet in self.subnets if zone in ("", subnet.zone)), None)
 
 
 @dataclass(frozen=True)
@@ -59,6 +84,16 @@ class LaunchRequest:
     shutdown_behavior: Literal["terminate", "stop"] = "terminate"
     zone: str = ""  # "" leaves it to EC2
     max_price: float | None = None  # USD an hour, for spot
+    subnet_id: str = ""  # "" leaves it to EC2
+    public_address: bool = False  # ask for one; else the subnet decides
+    volume_type: str = "gp3"
+    volume_iops: int | None = None
+    volume_throughput: int | None = None  # MiB/s
+    instance_profile: str = ""  # name or ARN; "" is none
+    # of the client, not told to EC2
+    private: bool = False  # the machines are reached at their private address
+    group_is_given: bool = False  # the security group is the user's own: it is neither changed nor deleted
+    admits_caller: bool = True  # it lets this computer's address in, which may change
 
 
 @dataclass(frozen=True)
@@ -98,6 +133,7 @@ class SshTarget:
     user: str
     key_path: Path
     host_key: str
+    jump: str = ""  # the host to go through, as in `plan.jumping`
 
 
 @dataclass(frozen=True)
@@ -111,6 +147,21 @@ class CommandResult:
 
 
 @dataclass(frozen=True)
+class System:
+    """What a unit is to have beside Python: Debian packages, sorted, and what a playbook of the user's own does."""
+
+    apt: tuple[str, ...] = ()
+    playbook: str = ""  # an absolute path here
+    playbook_digest: str = ""  # of its content, with what belongs to it
+
+
+@dataclass(frozen=True)
+class Wheel:
+    path: str  # absolute, here
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Environment:
     """The Python environment a run needs, fully pinned. `fingerprint` digests all the rest, architecture included."""
 
@@ -119,6 +170,10 @@ class Environment:
     requirements: tuple[str, ...]  # exact lines for `uv pip install`, sorted
     source: str  # where they came from, for people: "the imports of train.py", "requirements.txt", ...
     fingerprint: str
+    system: System = field(default_factory=System)
+    wheels: tuple[Wheel, ...] = ()  # of this computer, that it is built from
+    # who one is to the indexes that it is built from, as a netrc file: in memory only, and in no message
+    logins: str = field(default="", repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -193,6 +248,7 @@ class LaunchRecord:
     created_at: datetime
     architecture: str = ""  # of the image; "" where an older cloudrun launched it
     detail: str = ""  # why it was refused or is unresolved
+    ssh_jump: str = ""  # the host that its machines are reached through
 
 
 @dataclass(frozen=True)
@@ -212,6 +268,9 @@ class UnitRecord:
     created_at: datetime
     ended_at: datetime | None = None
     end_reason: EndReason | None = None
+    ssh_jump: str = ""  # as in its launch
+    stopped_at: datetime | None = None  # since when it is stopped, where it is
+    stopped_s: float = 0.0  # how long it was stopped before
 
 
 @dataclass(frozen=True)

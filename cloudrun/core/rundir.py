@@ -49,6 +49,7 @@ BASE = ".cloudrun"  # below the login user's home
 RUNS = BASE + "/runs"
 ORDERS = BASE + "/orders.json"
 NEWS = BASE + "/news.json"
+INDEX_LOGINS = BASE + "/netrc"  # while an environment is built from a private index
 WARDEN_LOCK = BASE + "/warden.lock"
 WARDEN_SOCKET = BASE + "/warden.sock"
 KEEPER_LOCK = BASE + "/keeper.lock"
@@ -122,6 +123,11 @@ def data_dir(key: str) -> str:
 def tree_dir(key: str) -> str:
     """Where a project is that many waiting runs share, relative to the login user's home: a run directory of no run."""
     return "{}/trees/{}".format(BASE, key)
+
+
+def wheel_path(sha256: str, name: str) -> str:
+    """Where a wheel of the client's computer is while environments are built from it."""
+    return "{}/wheels/{}/{}".format(BASE, sha256, name)
 
 
 def data_ready(key: str) -> str:

@@ -25,7 +25,22 @@ class Settings:
     spot: bool = False
     max_price: float | None = None  # US dollars an hour that a spot machine may cost; None is the on-demand price
     budget: float | None = None  # US dollars that a run's machine, or a grid's machines, cannot cost more than
+    zone: str | None = None  # an availability zone; None leaves it to EC2
+    vpc: str | None = None  # None is the default VPC
+    subnet: str | None = None
+    security_group: str | None = None  # used as it is; None has one made for each launch
+    address: Literal["public", "private"] | None = None  # which one to log in at; None: private behind a jump host
+    ssh_from: str | None = None  # the network that may log in; None is this computer's address
+    ssh_jump: str | None = None  # the host that machines are reached through: [user@]host[:port]
     volume_gib: int = 20
+    volume_type: Literal["gp3", "gp2", "io2", "io1"] = "gp3"
+    volume_iops: int | None = None  # None is the type's own
+    volume_throughput: int | None = None  # MiB/s
+    tags: tuple[str, ...] = ()  # "key=value", beside ours
+    instance_profile: str | None = None  # the role that jobs have: its profile's name or ARN; None is none
+    index_url: str | None = None  # a package index in place of PyPI, without credentials
+    apt: tuple[str, ...] = ()  # Debian packages that jobs need on the machine
+    playbook: str | None = None  # the user's own, run after ours: an absolute path once it was read
     deadline_s: float = 4 * 3600.0  # from the launch
     grace_s: float = 30.0  # between SIGTERM and SIGKILL
     idle_s: float | None = None  # with no run, no client and nothing to fetch; None: see `idle_limit_s`

@@ -20,14 +20,17 @@ from cloudrun.core.settings import Settings
 from cloudrun.functions.calls import Calls
 from cloudrun.functions.packing import CALLS, Functions
 from cloudrun.functions.standing import Standing, Task
-from cloudrun.grids.costs import write_costs
 from cloudrun.grids.grid import Wishes, check_money, limits_of, on_its_share, terms_of
 from cloudrun.grids.gridwork import GridWork
 from cloudrun.ledger import Ledger
+from cloudrun.plan.costs import AT_LIST_PRICES, usd_text
 from cloudrun.pools.pool import Pool
 from cloudrun.runs.prepared import Prepared
 from cloudrun.runs.submit import with_data
+from cloudrun.units import launching
+from cloudrun.units.beforehand import say_beforehand, say_what_differs
 from cloudrun.units.clients import is_alive
+from cloudrun.units.costs import settle
 from cloudrun.units.leases import present
 from cloudrun.units.lifeline import LIFELINE
 from cloudrun.units.unit import ENDING_S
@@ -54,9 +57,9 @@ class Engine:
         self.cloud = wiring.connect(
             settings.provider, settings.region, settings.profile, lambda words: observe(Note(words, "warning"))
         )
-        for note in self.cloud.notes:
-            observe(Note(note))
-        self.image = self.cloud.images.find(settings.instance_type, image_id=settings.image, user=settings.user)
+        say_beforehand(self.cloud, settings, SystemClock().now(), observe)
+        self.image = launching.find_image(self.cloud, settings)
+        say_what_differs(self.cloud, settings, self.image, observe)
         self._terms = terms_of(wishes, settings, self.cloud.place.region)
         self._limits = limits_of(wishes, settings, self._terms)
         check_money(self._limits)
@@ -95,7 +98,7 @@ class Engine:
                     self._is_over = True
                 try:
                     self._do_the_rest()
-                    write_costs(self.ledger, self._pool)
+                    settle(self.ledger, self._pool.used)
                 finally:  # whatever has failed, nobody waits for ever
                     self._standing.close(self.error)
         except BaseException as error:  # noqa: BLE001
@@ -126,6 +129,19 @@ class Engine:
     def is_ours(self) -> bool:
         """False in a forked child: the thread, the connections and the machines are the parent's."""
         return self._pid == os.getpid()
+
+    def facts(self) -> dict[str, str]:
+        """For people: how it stands."""
+        pool = self._pool
+        backlog = pool.backlog
+        states = [hand.state for hand in list(pool.hands.values())]
+        alive = ", ".join(f"{states.count(word)} {word}" for word in dict.fromkeys(states))
+        return {
+            "is": f"{backlog.running} running, {backlog.queued} waiting",
+            "machines now": alive or "none",
+            "cost so far": f"{usd_text(pool.spent_usd)} {AT_LIST_PRICES}, runs and overhead",
+            "why": pool.why or str(self.error or ""),
+        }
 
     @property
     def has_machines(self) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from cloudrun import config
+from cloudrun import config, notebook
 from cloudrun.core.clock import SystemClock
 from cloudrun.core.errors import Cancelled, CloudrunError, UsageError, mark_incomplete
 from cloudrun.core.events import Event, Note, Observer
@@ -29,9 +29,11 @@ from cloudrun.functions.packing import Arguments, Function, call_key, outcome
 from cloudrun.grids.grid import GridRun, Wishes
 from cloudrun.grids.gridwork import GridWork
 from cloudrun.ledger import Ledger, Run
+from cloudrun.plan.costs import AT_LIST_PRICES
 from cloudrun.plan.grid import Grid, check_cells, check_size, make_grid
+from cloudrun.plan.markup import pool_html
 from cloudrun.process import given_keywords
-from cloudrun.runs import prepared
+from cloudrun.runs import prepared, provenance
 from cloudrun.runs.prepared import Job
 from cloudrun.units.lifeline import LIFELINE
 
@@ -101,6 +103,17 @@ class process_pool(Executor):  # noqa: N801 - used like a function: `with proces
         self._engine: Engine | None = None
         self._is_shut = False
         self._keyed: weakref.WeakValueDictionary[str, RunFuture] = weakref.WeakValueDictionary()
+
+    def _repr_html_(self) -> str:
+        """For a notebook: what there is to do, and who does it. No query, no call."""
+        wishes = self._wishes
+        facts = {"machines": f"up to {wishes.max_units}" if wishes.max_units else str(wishes.units)}
+        facts |= {"type": self._settings.instance_type, "where": self._settings.provider}
+        facts["budget"] = "" if wishes.budget_usd is None else f"${wishes.budget_usd:g} {AT_LIST_PRICES}"
+        if self._engine is not None:
+            facts |= self._engine.facts()
+        facts["is"] = "shut" if self._is_shut else facts.get("is", "open, and idle until something is submitted")
+        return pool_html(facts)
 
     def __enter__(self) -> process_pool:
         with self._lock:
@@ -206,6 +219,7 @@ class process_pool(Executor):  # noqa: N801 - used like a function: `with proces
         again: bool = False,
         arguments: Sequence[str] = (),
         name: str | None = None,
+        progress: bool | None = None,
     ) -> Iterator[Run]:
         """Run a script with every combination of parameters; gives each cell's run as it ends, failed ones too.
 
@@ -213,7 +227,7 @@ class process_pool(Executor):  # noqa: N801 - used like a function: `with proces
         queued when this returns, so that several grids share the machines. What has succeeded before, of the same code,
         parameters, data and environment, comes first and is not run again, unless `again`; what a process that was
         killed has left on living machines is taken over. Leaving the iterator early leaves what no unit has begun to
-        the next time.
+        the next time. `progress`: one line on `sys.stderr` says how far it is, by default in a notebook.
 
         Raises UsageError before anything is launched, also where another process goes on with the same grid. Where
         cells are left in the end the iterator raises why: JobFailed (with the first one's run) where the first cells
@@ -227,10 +241,15 @@ class process_pool(Executor):  # noqa: N801 - used like a function: `with proces
             job = Job(Path(script), tuple(arguments), {}, name)
             plan = prepared.prepare(job, self._settings, self._ledger, engine.image.architecture, self._observe)
             plan, wishes = engine.finished(plan), replace(self._wishes, again=again)
+            provenance.keep(plan, self._ledger)
             begin = partial(GridRun, plan, made, wishes, self._ledger, engine.client_id, self._observe)
             work = GridWork(self._ledger, begin, keep_going=wishes.keep_going, observe=self._observe)
             engine.adopt(work)
-        return work.runs(engine.tell)
+        runs = work.runs(engine.tell)
+        if not (notebook.in_notebook() if progress is None else progress):
+            return runs
+        tally = work.grid.tally
+        return notebook.watched(runs, lambda: (tally.succeeded, tally.running, tally.failed, tally.cells))
 
     # -- from its beginning to its end ---------------------------------------------------------------------------------
 

@@ -148,6 +148,8 @@ class Functions:
             architecture=self._image.architecture,
             python=client_python(),  # byte code of another minor version is not understood
             cache_dir=self._ledger.home / "cache",
+            system=prepared.system_of(self._settings, self._ledger),
+            index_url=self._settings.index_url,
         )
         here = Path.cwd().resolve()
         job = Job(script, cwd=here if here.is_relative_to(self._root) else self._root)

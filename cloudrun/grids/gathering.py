@@ -17,12 +17,13 @@ from cloudrun.core.states import EndReason, GridState, RunState, UnitState, is_t
 from cloudrun.grids.cells import ON_UNITS
 from cloudrun.grids.inherited import cells_on_units
 from cloudrun.grids.lost import GiveUp, recover
-from cloudrun.grids.machines import units_of
+from cloudrun.grids.machines import names_of, units_of
 from cloudrun.ledger import Ledger
 from cloudrun.plan.endings import Ending
 from cloudrun.runs import attaching, pulling, watching
 from cloudrun.units import terminating
 from cloudrun.units.clients import is_alive
+from cloudrun.units.costs import settle
 from cloudrun.units.leases import Attended, lease, present
 from cloudrun.wiring import Cloud
 
@@ -66,6 +67,7 @@ def pull_grid(ledger: Ledger, reference: str, *, observe: Observer, profile: str
             problems = visit(ledger, grid.grid_id, bring, pulling.requeue_unseen, observe, profile)
             _end_where_done(ledger, grid.grid_id)
         finally:
+            settle(ledger, names_of(ledger, grid.grid_id))
             ledger.take_grid(grid.grid_id, "", of=client_id)
     return Pulled(ledger.grid(grid.grid_id), ledger.counts(grid.grid_id), problems)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -17,13 +17,13 @@ from cloudrun.core.states import GridState, RunState
 from cloudrun.grids.cancelling import end_left
 from cloudrun.grids.cells import ON_UNITS, Cells, Tally
 from cloudrun.grids.changed import changed_since, warning
-from cloudrun.grids.costs import write_costs
 from cloudrun.grids.handing import HandedOut, hand_out
 from cloudrun.grids.inherited import Held, inherit
-from cloudrun.grids.machines import GRID_TAG, units_ever_of, units_of
+from cloudrun.grids.machines import GRID_TAG, bill_of, names_of, units_ever_of, units_of
 from cloudrun.grids.rows import begin, failed_of, fill, is_again, tally_of
 from cloudrun.ledger import Ledger
 from cloudrun.plan import budget
+from cloudrun.plan.costs import Bill
 from cloudrun.plan.estimate import Estimate, estimate
 from cloudrun.plan.expecting import Expectation
 from cloudrun.plan.grid import Grid
@@ -33,8 +33,11 @@ from cloudrun.plan.scheduling import Backlog, Limits, Terms, decide, least_life_
 from cloudrun.pools.pool import Pool, QueueSlots
 from cloudrun.pools.work import Joined
 from cloudrun.prices import refresh, usd_per_hour
+from cloudrun.runs import provenance
 from cloudrun.runs.prepared import Job, Prepared
 from cloudrun.runs.submit import checked
+from cloudrun.units.beforehand import say_beforehand, say_what_differs
+from cloudrun.units.costs import settle
 from cloudrun.units.leases import present
 from cloudrun.wiring import Cloud
 
@@ -59,15 +62,16 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Finished:
-    """A grid when its command returns. `spent_usd`: on all machines that it ever had. `why`: what kept it from being
-    done; "" where it is."""
+    """A grid when its command returns. `bill`: of all machines that it ever had. `why`: what kept it from being done;
+    "" where it is."""
 
     grid: GridRecord
     tally: Tally
-    spent_usd: float
+    bill: Bill
     why: str = ""
     failures: Failures = field(default_factory=Failures)  # of this command
     earlier_usd: float = 0.0  # of what was spent, on machines of earlier commands
+    most_usd: float = 0.0  # what machines that go on with it can cost until they power themselves off
 
 
 Changed = Callable[[Tally, Pool | None], None]
@@ -99,11 +103,14 @@ def run_grid(
     with before_launch():
         cloud, image, plan = checked(job, settings, ledger, observe)
         refresh(cloud, (settings.instance_type, *settings.fallback_types), SystemClock().now())
+        say_beforehand(cloud, settings, SystemClock().now(), observe)
+        say_what_differs(cloud, settings, image, observe)
     terms = terms_of(wishes, settings, cloud.place.region)
     limits = limits_of(wishes, settings, terms)
     plan = on_its_share(plan, wishes, terms)
     with present(ledger, SystemClock()) as client_id:
         check_money(limits)
+        provenance.keep(plan, ledger)
         run = GridRun(plan, grid, wishes, ledger, client_id, observe, over, only)
 
         def make_pool(limits: Limits, terms: Callable[[str], Terms], queue_slots: QueueSlots = None) -> Pool:
@@ -134,11 +141,11 @@ def run_grid(
             try:
                 pool.run(run.cells, joined)
             finally:
-                write_costs(ledger, pool, run.grid_id)
+                settle(ledger, {*pool.used, *names_of(ledger, run.grid_id)})
         except BaseException as error:
             run.leave(error)
             raise
-        return run.finish(pool.why, pool.bill.ended_usd, joined.spent_usd)
+        return run.finish(pool.why, pool.used, joined.spent_usd)
 
 
 def _warn_of_money(joined: Joined, limits: Limits, grid_id: str, observe: Observer) -> None:
@@ -265,13 +272,13 @@ class GridRun:
         """Whether each of its cells is over."""
         return not (self.tally.left or self.tally.running or self.tally.elsewhere)
 
-    def finish(self, why_not: str = "", spent_usd: float = 0.0, earlier_usd: float = 0.0) -> Finished:
-        """Write down its end. `why_not`: what the pool says of cells that are left."""
+    def finish(self, why_not: str = "", used: Iterable[str] = (), earlier_usd: float = 0.0) -> Finished:
+        """Write down its end. `why_not`: what the pool says of cells that are left; `used`: the units it had."""
         why = self.cells.stopped() or ("" if self.is_done else why_not)
         self._ledger.end_grid(self.grid_id, GridState.DONE if self.is_done else GridState.STOPPED, why)
         self.let_go()
-        grid = self._ledger.grid(self.grid_id)
-        return Finished(grid, self.tally, spent_usd, why, self.cells.failures, earlier_usd)
+        bill = bill_of(self._ledger, self.grid_id, used)
+        return Finished(self._ledger.grid(self.grid_id), self.tally, bill, why, self.cells.failures, earlier_usd)
 
     def leave_alone(self, handed: HandedOut) -> Finished:
         """Leave it to its machines, for whoever comes next; a grid that has nothing left to do is done."""
@@ -281,7 +288,8 @@ class GridRun:
         if not tally.left and not tally.running:
             self._ledger.end_grid(self.grid_id, GridState.DONE)
         self.let_go()
-        return Finished(self._ledger.grid(self.grid_id), tally, handed.most_usd, handed.why)
+        grid = self._ledger.grid(self.grid_id)
+        return Finished(grid, tally, bill_of(self._ledger, self.grid_id), handed.why, most_usd=handed.most_usd)
 
     def let_go(self) -> None:
         """Whoever comes next may go on with it, while this process lives on."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from cloudrun.core.records import LaunchRecord, UnitRecord
 from cloudrun.ledger import Ledger
+from cloudrun.plan.costs import Bill
+from cloudrun.units.costs import bill
 
 GRID_TAG = "cloudrun:grid"  # on each machine of a grid: its id
 
@@ -23,3 +27,13 @@ def units_ever_of(ledger: Ledger, grid_id: str) -> list[UnitRecord]:
     """Those that have ended too."""
     launches = launches_of(ledger, grid_id)
     return [unit for unit in ledger.units(live=False) if unit.launch_id in launches]
+
+
+def names_of(ledger: Ledger, grid_id: str) -> set[str]:
+    """The ids of all that it ever had."""
+    return {unit.instance_id for unit in units_ever_of(ledger, grid_id)}
+
+
+def bill_of(ledger: Ledger, grid_id: str, others: Iterable[str] = ()) -> Bill:
+    """What its machines have cost, those of earlier commands too, and `others`: a pool's, say."""
+    return bill(ledger, [ledger.unit(name) for name in sorted({*names_of(ledger, grid_id), *others})])

@@ -24,7 +24,7 @@ from cloudrun.ledger.rows import (
 )
 
 UNSETTLED = (LaunchState.INTENDED, LaunchState.REQUESTED, LaunchState.UNRESOLVED)
-_UNITS = "SELECT units.*, provider, region, generation, ledger_id FROM units JOIN launches USING (launch_id)"
+_UNITS = "SELECT units.*, provider, region, generation, ledger_id, ssh_jump FROM units JOIN launches USING (launch_id)"
 
 
 class Fleet:
@@ -97,13 +97,22 @@ class Fleet:
 
     def move_unit(self, instance_id: str, state: UnitState, *, reason: EndReason | None = None) -> None:
         """Raises LedgerError for a transition that `states.UNIT` does not have. The first reason given is kept."""
-        ended_at = utc_text(datetime.now(UTC)) if state is UnitState.TERMINATED else None
+        now = datetime.now(UTC)
+        ended_at = utc_text(now) if state is UnitState.TERMINATED else None
         with self._database.writing() as connection:
-            check_move(UNIT, f"unit {instance_id}", _unit(connection, instance_id).state, state)
+            before = _unit(connection, instance_id)
+            check_move(UNIT, f"unit {instance_id}", before.state, state)
             connection.execute(
                 "UPDATE units SET state = ?, ended_at = ?, end_reason = coalesce(end_reason, ?) WHERE instance_id = ?",
                 (str(state), ended_at, None if reason is None else str(reason), instance_id),
             )
+            if state is UnitState.STOPPED or before.stopped_at is not None:  # while it is stopped it costs nothing
+                since = now if state is UnitState.STOPPED else None
+                more_s = (now - before.stopped_at).total_seconds() if before.stopped_at else 0.0
+                connection.execute(
+                    "UPDATE units SET stopped_at = ?, stopped_s = stopped_s + ? WHERE instance_id = ?",
+                    (since and utc_text(since), max(0.0, more_s), instance_id),
+                )
 
     def update_unit(
         self,

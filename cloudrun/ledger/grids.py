@@ -10,9 +10,11 @@ from typing import Any
 
 from cloudrun.core.clock import utc_text
 from cloudrun.core.errors import LedgerError, NotFound
+from cloudrun.core.near import did_you_mean
 from cloudrun.core.records import CellRecord, GridRecord, RunRecord
 from cloudrun.core.states import GRID, GridState, RunState
 from cloudrun.ledger.database import Database
+from cloudrun.ledger.history import ITS_OWN
 from cloudrun.ledger.rows import (
     as_json,
     cell_record,
@@ -27,7 +29,6 @@ from cloudrun.ledger.rows import (
     text,
 )
 
-_ITS_OWN = ("ship_s", "run_s", "pull_s")  # what a run takes on a machine that is there
 GRID_IDS = ("g-",)  # what their ids begin with
 _REPLACED = (RunState.FAILED, RunState.CANCELLED, RunState.LOST)  # such a cell may be tried again, as another run
 
@@ -54,7 +55,13 @@ class Grids:
         with self._database.reading() as connection:
             grid_id = find_id(connection, "grids", "grid_id", GRID_IDS, reference)
             if grid_id is None:
-                raise NotFound(f"no grid {reference!r} in the ledger", next_step="cloudrun results")
+                rows = connection.execute(
+                    "SELECT name, grid_id FROM grids ORDER BY created_at DESC LIMIT 1000"
+                ).fetchall()
+                known = dict.fromkeys(word for row in rows for word in row)
+                raise NotFound(
+                    f"no grid {reference!r} in the ledger{did_you_mean(reference, known)}", next_step="cloudrun results"
+                )
             return _grid(connection, grid_id)
 
     def grids(self, *, limit: int | None = None, states: Sequence[GridState] = tuple(GridState)) -> list[GridRecord]:
@@ -217,7 +224,7 @@ class Grids:
                 (str(RunState.SUCCEEDED), 10 * limit, script, limit),  # what is older than others' runs is too old
             ).fetchall()
         found = [(json.loads(params), json.loads(timings)) for params, timings in rows]
-        return [(params, sum(took.get(name, 0.0) for name in _ITS_OWN)) for params, took in found]
+        return [(params, sum(took.get(name, 0.0) for name in ITS_OWN)) for params, took in found]
 
     def succeeded_by_cell(self, keys: Iterable[str]) -> dict[str, str]:
         """For each cell key with which some run has succeeded, of whatever grid: the newest such run's id."""

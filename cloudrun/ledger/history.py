@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from cloudrun.core.errors import LedgerError, NotFound
+from cloudrun.core.near import nearest
 from cloudrun.core.records import Artifact, AttemptRecord, Passport, RunRecord, Timings, Usage
 from cloudrun.core.states import EndReason, RunState, is_terminal
 from cloudrun.ledger import steps
@@ -26,6 +28,7 @@ from cloudrun.ledger.run import Run
 from cloudrun.ledger.steps import Claim, End, Move
 
 RUN_IDS = ("r-", "run-")  # what their ids begin with
+ITS_OWN = ("ship_s", "run_s", "pull_s")  # what a run takes on a machine that is there
 UNFINISHED = tuple(state for state in RunState if not is_terminal(state))
 
 
@@ -247,6 +250,17 @@ class History:
             )
             return [attempt_record(row) for row in rows]
 
+    def took(self, run_ids: Iterable[str]) -> dict[str, float]:
+        """How many seconds the shipping, running and pulling of those runs took, of each that was over in one try."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                """SELECT run_id, timings FROM runs
+                WHERE run_id IN (SELECT value FROM json_each(?)) AND ended_at IS NOT NULL AND attempts = 1""",
+                [as_json(list(run_ids))],
+            )
+            timings = [(row["run_id"], json.loads(row["timings"])) for row in rows]
+        return {run_id: sum(took.get(name, 0.0) for name in ITS_OWN) for run_id, took in timings}
+
     def attempts_on(self, instance_ids: Iterable[str]) -> list[AttemptRecord]:
         """Everything that was tried on those units, whatever it was of; as it began."""
         with self._database.reading() as connection:
@@ -264,10 +278,8 @@ def _attempts(connection: sqlite3.Connection, run_id: str) -> list[AttemptRecord
 
 
 def _no_such_run(connection: sqlite3.Connection, reference: str) -> NotFound:
-    from difflib import get_close_matches  # only when something went wrong
-
     newest = connection.execute("SELECT run_id, name FROM runs ORDER BY created_at DESC LIMIT 1000").fetchall()
     known = dict.fromkeys(word for row in newest for word in (row["name"], row["run_id"]))
-    near = get_close_matches(reference, known, n=3)
+    near = nearest(reference, known, 3)
     hint = f"; near: {', '.join(near)}" if near else ""
     return NotFound(f"no run {reference!r} in the ledger{hint}", next_step="`cloudrun results` lists what there is")

@@ -12,8 +12,9 @@ from cloudrun.core.records import RunRecord
 from cloudrun.core.states import RunState
 from cloudrun.ledger.artifacts import ArtifactStore
 from cloudrun.ledger.database import Database
+from cloudrun.ledger.names import of_script
 from cloudrun.ledger.rows import run_records, text
-from cloudrun.ledger.run import Run
+from cloudrun.ledger.run import Ranking, Run
 from cloudrun.plan.filters import PER_USD, Column, Comparison, Value, parse_column
 from cloudrun.plan.ranking import better_is_smaller
 
@@ -31,7 +32,6 @@ class Ordering:
 
 
 Condition = tuple[str, list[Value]]  # SQL over the table `runs`, and what its question marks are
-NO_CONDITION: Condition = ("", [])
 
 
 class Results:
@@ -48,20 +48,23 @@ class Results:
         minimize: bool | None = None,
         limit: int | None = None,
         grid_id: str | None = None,
+        script: str | None = None,
     ) -> list[Run]:
-        """Succeeded runs (cells of that grid) that have this score, best first, the older first among equals.
+        """Succeeded runs (cells of that grid, runs of that script) that have this score, best first, the older first
+        among equals.
 
         NaN and infinite scores come last, whichever way is better. `metric` None is the newest succeeded run's primary
         one. `minimize` None is what the newest run with that primary metric says, else what the name says.
         """
         with self._database.reading() as connection:
-            metric = metric or self.primary_metric(grid_id)
+            metric = metric or self.primary_metric(grid_id, script=script)
             if metric is None:
-                return []
+                return Ranking()
             if minimize is None:
-                minimize = self.direction(metric)
-            records = run_records(connection, _ranked(connection, grid_id, metric, minimize, NO_CONDITION, limit))
-        return [Run.of(record, self._artifacts) for record in records]
+                minimize = self.direction(metric, script=script)
+            condition = _condition((), script)
+            records = run_records(connection, _ranked(connection, grid_id, metric, minimize, condition, limit))
+        return Ranking(Run.of(record, self._artifacts) for record in records)
 
     def best(self, grid_id: str, metric: str | None = None, minimize: bool | None = None) -> Run | None:
         """The best cell of a grid so far; None where none has that score."""
@@ -71,6 +74,7 @@ class Results:
         self,
         grid_id: str | None = None,
         *,
+        script: str | None = None,
         metric: str | None = None,
         minimize: bool | None = None,
         where: Sequence[Comparison] = (),
@@ -78,7 +82,7 @@ class Results:
         reverse: bool = False,
         limit: int | None = None,
     ) -> Iterator[Run]:
-        """Runs (cells of that grid) for which all of `where` holds, a few in memory at a time.
+        """Runs (cells of that grid, runs of that script) for which all of `where` holds, a few in memory at a time.
 
         `sort` None: as `ranking`, turned round by `reverse`; below them those without that score, the newest first, of
         a grid by number. `sort` with a score's name is that ranking; "score_per_usd" ranks by the metric's score per
@@ -86,7 +90,8 @@ class Results:
         """
         with self._database.reading() as connection:
             connection.create_function("param", 2, _param, deterministic=True)
-            order, condition = self.ordering(grid_id, metric=metric, minimize=minimize, sort=sort), _condition(where)
+            order = self.ordering(grid_id, script=script, metric=metric, minimize=minimize, sort=sort)
+            condition = _condition(where, script)
             if order.column is not None:
                 ids = _sorted(connection, grid_id, _expression(order.column), reverse, condition, limit)
             elif order.per_usd:
@@ -96,43 +101,98 @@ class Results:
                 ids = _ranking_and_others(connection, grid_id, order.metric, ascending, condition, limit)
         return self._read(ids)
 
+    def ranks(
+        self,
+        order: Ordering,
+        grid_id: str | None = None,
+        *,
+        script: str | None = None,
+        where: Sequence[Comparison] = (),
+    ) -> dict[str, int]:
+        """The place, from 1, of each run that has what `order` ranks by, however `results` is sorted."""
+        with self._database.reading() as connection:
+            connection.create_function("param", 2, _param, deterministic=True)
+            condition = _condition(where, script)
+            if order.per_usd:
+                ids = _sorted(connection, grid_id, _per_usd(order), True, condition, None, only_with_key=True)
+            elif order.metric is None:
+                return {}
+            elif where or script is None:
+                ids = _ranked(connection, grid_id, order.metric, order.minimize, condition, None)
+            else:  # an index alone says which runs are of a script: no row of theirs need be read
+                of_it, values = of_script(script)
+                its = set(_ids(connection, f"SELECT run_id FROM runs WHERE {of_it}", values))  # noqa: S608
+                ids = _ranked(connection, grid_id, order.metric, order.minimize, ("", []), None)
+                ids = [each for each in ids if each in its]
+        return {run_id: place for place, run_id in enumerate(ids, 1)}
+
+    def count(self, grid_id: str | None = None, *, script: str | None = None, where: Sequence[Comparison] = ()) -> int:
+        """How many runs `results` would list without a limit."""
+        with self._database.reading() as connection:
+            connection.create_function("param", 2, _param, deterministic=True)
+            more, values = _condition(where, script)
+            source, of_grid = _source(grid_id)
+            row = connection.execute(f"SELECT count(*) {source} {more}", [*of_grid, *values]).fetchone()
+            return int(row[0])
+
     def ordering(
-        self, grid_id: str | None = None, *, metric: str | None, minimize: bool | None, sort: str | None
+        self,
+        grid_id: str | None = None,
+        *,
+        script: str | None = None,
+        metric: str | None,
+        minimize: bool | None,
+        sort: str | None,
     ) -> Ordering:
         """What `results` makes of these. Raises UsageError for a column that no run can have."""
         with self._database.reading():
             column = None if sort is None or sort == PER_USD else parse_column(sort)
             if column is not None and self._is_score(grid_id, column):
                 metric, column = column.name, None
-            metric = metric or self.primary_metric(grid_id)
+            metric = metric or self.primary_metric(grid_id, script=script)
             if minimize is None:
-                minimize = metric is not None and self.direction(metric)
+                minimize = metric is not None and self.direction(metric, script=script)
         return Ordering(metric, minimize, sort == PER_USD, column)
 
-    def primary_metric(self, grid_id: str | None = None) -> str | None:
-        """The primary score of the newest succeeded run (of that grid's last cells) that has it."""
-        newest = (
+    def primary_metric(self, grid_id: str | None = None, *, script: str | None = None) -> str | None:
+        """The primary score of the newest succeeded run (of that script, of that grid's last cells) that has it."""
+        query, values = (
             """SELECT run_id, metric FROM runs INDEXED BY runs_with_metric
             WHERE state = 'succeeded' AND metric IS NOT NULL
-            ORDER BY created_at DESC, run_id DESC LIMIT 100"""
-            if grid_id is None
-            else """SELECT run_id, metric FROM cells INDEXED BY cells_by_state CROSS JOIN runs USING (run_id)
-            WHERE cells.grid_id = ? AND cells.state = 'succeeded' ORDER BY number DESC LIMIT 100"""
+            ORDER BY created_at DESC, run_id DESC LIMIT 100""",
+            list[str](),
         )
+        if grid_id is not None:
+            query, values = (
+                """SELECT run_id, metric FROM cells INDEXED BY cells_by_state CROSS JOIN runs USING (run_id)
+                WHERE cells.grid_id = ? AND cells.state = 'succeeded' ORDER BY number DESC LIMIT 100""",
+                [grid_id],
+            )
+        elif script is not None:
+            condition, names = of_script(script)
+            values = [*names]
+            query = f"""SELECT run_id, metric FROM runs INDEXED BY runs_with_metric_by_script
+                WHERE {condition} AND state = 'succeeded' AND metric IS NOT NULL
+                ORDER BY created_at DESC, run_id DESC LIMIT 100"""  # noqa: S608
         with self._database.reading() as connection:
-            for run_id, metric in connection.execute(newest, () if grid_id is None else [grid_id]):
+            for run_id, metric in connection.execute(query, values):
                 has = "SELECT 1 FROM scores WHERE run_id = ? AND name = ?"
                 if connection.execute(has, (run_id, metric)).fetchone():
                     return str(metric)
         return None
 
-    def direction(self, metric: str) -> bool:
-        """Whether smaller is better: as the newest run says whose primary metric it is, else by its name."""
+    def direction(self, metric: str, *, script: str | None = None) -> bool:
+        """Whether smaller is better: as the newest run (of that script) says whose primary metric it is, else by its
+        name."""
+        index, condition, values = "runs_by_metric", "1", list[str]()
+        if script is not None:
+            index, (condition, values) = "runs_with_metric_by_script", of_script(script)
         with self._database.reading() as connection:
             row = connection.execute(
-                """SELECT minimize FROM runs WHERE metric = ? AND state = 'succeeded' AND metric IS NOT NULL
-                ORDER BY created_at DESC, run_id DESC LIMIT 1""",
-                [text(metric)],
+                f"""SELECT minimize FROM runs INDEXED BY {index}
+                WHERE metric = ? AND state = 'succeeded' AND metric IS NOT NULL AND {condition}
+                ORDER BY created_at DESC, run_id DESC LIMIT 1""",  # noqa: S608
+                [text(metric), *values],
             ).fetchone()
         return better_is_smaller(metric) if row is None else bool(row["minimize"])
 
@@ -238,10 +298,13 @@ def _sorted(
     descending: bool,
     condition: Condition,
     limit: int | None,
+    *,
+    only_with_key: bool = False,
 ) -> list[str]:
     more, values = condition
     source, of_grid = _source(grid_id)
-    query = f"""SELECT run_id FROM (SELECT runs.run_id, {key[0]} AS key {source} {more})
+    has_key = "WHERE key IS NOT NULL" if only_with_key else ""
+    query = f"""SELECT run_id FROM (SELECT runs.run_id, {key[0]} AS key {source} {more}) {has_key}
         ORDER BY key IS NULL, key {"DESC" if descending else "ASC"}, run_id LIMIT ?"""  # noqa: S608
     return _ids(connection, query, [*key[1], *of_grid, *values, _most(limit)])
 
@@ -277,8 +340,11 @@ def _expression(column: Column) -> Condition:
     return f"coalesce({_SCORE}, param(runs.params, ?))", [name, name]
 
 
-def _condition(where: Sequence[Comparison]) -> Condition:
+def _condition(where: Sequence[Comparison], script: str | None = None) -> Condition:
     texts, values = "", list[Value]()
+    if script is not None:
+        condition, script_values = of_script(script)
+        texts, values = f" AND {condition}", [*script_values]
     for each in where:
         expression, names = _expression(each.column)
         if each.value is None:

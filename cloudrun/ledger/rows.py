@@ -88,11 +88,12 @@ def launch_record(row: sqlite3.Row) -> LaunchRecord:
         created_at=utc_time(row["created_at"]),
         architecture=row["architecture"],
         detail=row["detail"],
+        ssh_jump=row["ssh_jump"],
     )
 
 
 def unit_record(row: sqlite3.Row) -> UnitRecord:
-    """`row` is a unit joined with the place of its launch."""
+    """`row` is a unit joined with the place of its launch and the way to it."""
     return UnitRecord(
         instance_id=row["instance_id"],
         launch_id=row["launch_id"],
@@ -109,6 +110,9 @@ def unit_record(row: sqlite3.Row) -> UnitRecord:
         created_at=utc_time(row["created_at"]),
         ended_at=optional_time(row["ended_at"]),
         end_reason=optional_reason(row["end_reason"]),
+        ssh_jump=row["ssh_jump"],
+        stopped_at=optional_time(row["stopped_at"]),
+        stopped_s=row["stopped_s"],
     )
 
 
@@ -292,6 +296,7 @@ def launch_columns(launch: LaunchRecord, ledger_id: str) -> dict[str, object]:
         "created_at": utc_text(launch.created_at),
         "architecture": launch.architecture,
         "detail": text(launch.detail),
+        "ssh_jump": launch.ssh_jump,
     }
 
 

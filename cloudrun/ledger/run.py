@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from cloudrun.core.clock import utc_text
 from cloudrun.core.errors import NotFound, UsageError
+from cloudrun.core.near import nearest
 from cloudrun.core.records import Artifact, RunRecord
 from cloudrun.ledger.artifacts import ArtifactStore
 from cloudrun.ledger.models import is_model, load_model
@@ -32,6 +33,11 @@ class Run(RunRecord):
     def __repr__(self) -> str:
         scores = "".join(f" {name}={value:.6g}" for name, value in self.scores.items())
         return f"<Run {self.run_id} {self.name} {self.state}{scores}>"
+
+    def _repr_html_(self) -> str:
+        from cloudrun.plan.markup import run_html  # only in a notebook
+
+        return run_html(self)
 
     def __hash__(self) -> int:
         return hash(self.run_id)
@@ -123,7 +129,7 @@ class Run(RunRecord):
             "cost_usd": self.cost_usd,
             "grid_id": self.grid_id,
         }
-        return {name: _finite(value) for name, value in document.items()}
+        return {name: finite(value) for name, value in document.items()}
 
     def _only_model(self) -> Artifact:
         models = [artifact for artifact in self.artifacts if artifact.kind == "output" and is_model(artifact.path)]
@@ -137,14 +143,23 @@ class Run(RunRecord):
         return models[0]
 
     def _no_artifact(self, name: str) -> NotFound:
-        from difflib import get_close_matches  # only when something went wrong
-
-        near = get_close_matches(name, [artifact.path for artifact in self.artifacts], n=3)
+        paths = [artifact.path for artifact in self.artifacts]
+        by_name = {path.rpartition("/")[2]: path for path in paths}  # who types a file's name may mistype that
+        near = nearest(name, paths, 3) or [by_name[each] for each in nearest(name, by_name, 3)]
         hint = f"; near: {', '.join(near)}" if near else ""
         return NotFound(f"run {self.run_id} has no artifact {name!r}{hint}", next_step=self._look())
 
     def _look(self) -> str:
         return f"`cloudrun show {self.run_id}` lists what it has"
+
+
+class Ranking(list[Run]):
+    """Runs in their order, which a notebook shows as a table."""
+
+    def _repr_html_(self) -> str:
+        from cloudrun.plan.markup import ranking_html
+
+        return ranking_html(self)
 
 
 def _several(what: str, artifacts: list[Artifact]) -> UsageError:
@@ -153,12 +168,12 @@ def _several(what: str, artifacts: list[Artifact]) -> UsageError:
     return UsageError(f"several {what}: {paths}{more}", next_step="name one by its path")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """`value` without the numbers that JSON does not have."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, Mapping):
-        return {str(name): _finite(each) for name, each in value.items()}
+        return {str(name): finite(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
+        return [finite(each) for each in value]
     return value

@@ -226,6 +226,31 @@ MIGRATIONS = (
             "CREATE INDEX runs_by_cell ON runs (cell_key, run_id) WHERE state = 'succeeded' AND cell_key <> ''",
         ),
     ),
+    Migration(
+        "0007 jump hosts",
+        ("ALTER TABLE launches ADD COLUMN ssh_jump TEXT NOT NULL DEFAULT ''",),
+    ),
+    Migration(
+        "0008 what runs were made of, how long units were stopped, runs by script",
+        (
+            """CREATE TABLE code_files (
+                code_digest TEXT NOT NULL,
+                path TEXT NOT NULL,
+                size INTEGER NOT NULL,
+                sha256 TEXT NOT NULL,
+                PRIMARY KEY (code_digest, path)
+            ) WITHOUT ROWID""",
+            "CREATE INDEX code_by_content ON code_files (sha256)",
+            "CREATE INDEX runs_by_code ON runs (code_digest)",
+            "CREATE TABLE environments (fingerprint TEXT PRIMARY KEY, environment TEXT NOT NULL) WITHOUT ROWID",  # JSON
+            "ALTER TABLE units ADD COLUMN stopped_at TEXT",  # since when it is
+            "ALTER TABLE units ADD COLUMN stopped_s REAL NOT NULL DEFAULT 0",  # and how long it was before
+            "CREATE INDEX runs_by_script ON runs (script, created_at, run_id)",
+            """CREATE INDEX runs_with_metric_by_script ON runs (script, created_at, run_id, metric)
+            WHERE state = 'succeeded' AND metric IS NOT NULL""",
+            "CREATE INDEX attempts_by_unit ON attempts (instance_id, started_at)",
+        ),
+    ),
 )
 
 

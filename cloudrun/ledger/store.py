@@ -6,20 +6,28 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cloudrun.ledger.artifacts import ArtifactStore
 from cloudrun.ledger.beside import Beside
 from cloudrun.ledger.database import Database
 from cloudrun.ledger.fleet import Fleet
+from cloudrun.ledger.frames import frame_of
 from cloudrun.ledger.grids import Grids
 from cloudrun.ledger.history import History
 from cloudrun.ledger.home import DATABASE, FOLDER, KEYS, create_database, create_home, create_keys_folder, find_project
 from cloudrun.ledger.identity import settle
+from cloudrun.ledger.names import Names
+from cloudrun.ledger.provenance import Provenance
+from cloudrun.ledger.removing import Removing
 from cloudrun.ledger.results import Results
 from cloudrun.ledger.schema import migrate
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-class Ledger(Fleet, History, Grids, Beside, Results):
+
+class Ledger(Fleet, History, Grids, Beside, Results, Names, Provenance, Removing):
     """What was launched, what ran and what came of it: `Ledger().ranking("accuracy")`.
 
     `project` None finds the project of the working directory. Nothing is written before the first use. One Ledger may
@@ -61,6 +69,18 @@ class Ledger(Fleet, History, Grids, Beside, Results):
     def artifacts(self) -> ArtifactStore:
         create_home(self.home)
         return self._artifacts
+
+    def to_pandas(self, grid: str | None = None, *, script: str | None = None) -> pd.DataFrame:
+        """All runs (cells of that grid, runs of that script), a row for each, best first as in `results`.
+
+        The index is `run_id`. Columns: name, script, state, end_reason, exit_code, metric, created_at and ended_at
+        (UTC), grid_id, attempts; `params.NAME` and `scores.NAME` for each that any run has; instance_id, instance_type,
+        region; times in seconds (`run_s`, ...), `cost_usd`. What a run does not have is missing (NaN, NaT or None).
+
+        Raises UsageError where pandas is not installed, NotFound where there is no such grid.
+        """
+        grid_id = None if grid is None else self.grid(grid).grid_id
+        return frame_of(self.results(grid_id, script=script))
 
     @contextmanager
     def together(self) -> Iterator[None]:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from cloudrun.plan import budget
+from cloudrun.plan.costs import AT_LIST_PRICES, usd_text
 from cloudrun.plan.quantities import duration_text
 
 
@@ -26,10 +27,10 @@ class Estimate:
     def __str__(self) -> str:
         what = "1 cell" if self.cells == 1 else f"{self.cells} cells"
         where = f"{self.units} {'unit' if self.units == 1 else 'units'}, {self.slots} at a time on each"
-        price = f"at most ${self.most_usd:.2f} at list prices" if self.usd_per_hour else "of no known price"
+        price = f"at most {usd_text(self.most_usd)} {AT_LIST_PRICES}" if self.usd_per_hour else "of no known price"
         if self.seconds is None or self.usd is None:
             return f"{what} to run on {where}: nobody knows yet how long one takes; {price}"
-        cost = f", some ${self.usd:.4f}" if self.usd_per_hour else ""
+        cost = f", some {usd_text(self.usd)} with overhead" if self.usd_per_hour else ""
         return f"{what} to run on {where}: some {duration_text(self.seconds)}{cost}; {price}"
 
 

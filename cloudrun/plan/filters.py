@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+import unicodedata
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields
 from datetime import datetime
-from difflib import get_close_matches
 from typing import Any, Literal
 
 from cloudrun.core.clock import utc_text
 from cloudrun.core.errors import UsageError
+from cloudrun.core.near import did_you_mean, nearest
 from cloudrun.core.records import RunRecord, Timings
 from cloudrun.core.states import RunState, State
 
@@ -41,11 +43,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Of a column with a value; None is what a run has that does not have it."""
+    """Of a column with a value; None is what a run has that does not have it. `at`: the character it begins at."""
 
     column: Column
     operator: Operator
     value: Value
+    at: int = field(default=0, compare=False)
 
 
 def parse_column(text: str) -> Column:
@@ -53,7 +56,9 @@ def parse_column(text: str) -> Column:
     kind, dot, name = text.partition(".")
     if dot and name and kind in _KINDS:
         if kind == "timings" and name not in TIMINGS:
-            raise UsageError(f"no run has the timing {name!r}", next_step=f"one of {', '.join(TIMINGS)}")
+            raise UsageError(
+                f"no run has the timing {name!r}{did_you_mean(name, TIMINGS)}", next_step=f"one of {', '.join(TIMINGS)}"
+            )
         return Column(_KINDS[kind], name)
     return Column("field" if text in FIELDS else "timing" if text in TIMINGS else "any", text)
 
@@ -83,7 +88,7 @@ def parse_where(text: str) -> tuple[Comparison, ...]:
         if kind == "end":
             return tuple(comparisons)
         if kind != "word" or word.lower() != "and":
-            raise _nonsense(text, at, f"`and` has to come here, not {word!r}")
+            raise nonsense(text, at, f"`and` has to come here, not {word!r}")
 
 
 _Token = tuple[str, str, int]  # kind, text, the character it begins at
@@ -97,7 +102,7 @@ def _tokens(text: str) -> list[_Token]:
         if match is None:
             at += len(text[at:]) - len(text[at:].lstrip())
             what = "a quote that nothing closes" if text[at] in "\"'" else f"{text[at]!r} means nothing here"
-            raise _nonsense(text, at, what)
+            raise nonsense(text, at, what)
         kind = str(match.lastgroup)
         tokens.append((kind, match[kind], match.start(kind)))
         at = match.end()
@@ -105,26 +110,26 @@ def _tokens(text: str) -> list[_Token]:
 
 
 def _comparison(text: str, tokens: list[_Token]) -> Comparison:
-    kind, word, at = tokens.pop(0)
+    kind, word, begin = tokens.pop(0)
     if kind not in ("word", "quoted"):
-        raise _nonsense(
-            text, at, f"a name has to come here, not {word!r}" if word != "the end" else "a name is missing"
+        raise nonsense(
+            text, begin, f"a name has to come here, not {word!r}" if word != "the end" else "a name is missing"
         )
     column = parse_column(word) if kind == "word" else Column("any", word[1:-1])
     kind, sign, at = tokens.pop(0)
     if kind != "operator":
-        raise _nonsense(text, at, f"after {word} comes one of = != < <= > >=, not {sign!r}")
+        raise nonsense(text, at, f"after {word} comes one of = != < <= > >=, not {sign!r}")
     operator: Operator = "=" if sign == "==" else sign  # type: ignore[assignment]  # as the pattern has them
     kind, said, at = tokens.pop(0)
     if kind not in ("word", "quoted"):
-        raise _nonsense(text, at, f"a value has to come after {sign}")
+        raise nonsense(text, at, f"a value has to come after {sign}")
     value = said[1:-1] if kind == "quoted" else _value(said)
     if value is None and operator not in ("=", "!="):
-        raise _nonsense(text, at, "null is neither less nor more than anything")
+        raise nonsense(text, at, "null is neither less nor more than anything")
     if column == Column("field", "state") and value not in (*map(str, RunState), None):
-        near = get_close_matches(str(value), map(str, RunState), n=1)
-        raise _nonsense(text, at, f"no run is {value!r}", f"write {near[0]}" if near else "")
-    return Comparison(column, operator, value)
+        near = nearest(str(value), map(str, RunState))
+        raise nonsense(text, at, f"no run is {value!r}", f"write {near[0]}" if near else "")
+    return Comparison(column, operator, value, begin)
 
 
 def _value(word: str) -> Value:
@@ -136,5 +141,30 @@ def _value(word: str) -> Value:
     return word
 
 
-def _nonsense(text: str, at: int, what: str, next_step: str = "") -> UsageError:
-    return UsageError(f"--where {text!r}, character {at + 1}: {what}", next_step=next_step or _COMPARE)
+def nonsense(text: str, at: int, what: str, next_step: str = "") -> UsageError:
+    """What is wrong with a filter, and below it the filter with a mark where that is."""
+    shown = [letter if letter.isprintable() else "?" for letter in text]
+    width = sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in shown[:at])
+    where = f"{''.join(shown)}\n{' ' * width}^"
+    return UsageError(f"--where, character {at + 1}: {what}\n{where}", next_step=next_step or _COMPARE)
+
+
+# -- names ------------------------------------------------------------------------------------------------------------
+
+
+def check_column(column: Column, scores: Collection[str], params: Collection[str], *also: str) -> str:
+    """Why no run has that: the names that runs have are `scores`, `params`, those that all have, and `also`. "" where
+    one may."""
+    if column.kind in ("field", "timing") or column.name in also:
+        return ""
+    known = {"any": [*scores, *params], "score": [*scores], "param": [*params]}[column.kind]
+    if column.name in known:
+        return ""
+    what = {"any": "", "score": "score ", "param": "parameter "}[column.kind]
+    more = [*also, *FIELDS, *TIMINGS] if column.kind == "any" else []
+    return f"no run here has {'the ' if what else ''}{what}{column.name!r}{did_you_mean(column.name, [*known, *more])}"
+
+
+def all_columns(scores: Collection[str], params: Collection[str], *also: str) -> str:
+    """Everything that may be sorted by, shown or compared, for people."""
+    return ", ".join(dict.fromkeys([*scores, *params, *also, *TIMINGS, *FIELDS]))

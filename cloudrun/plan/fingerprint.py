@@ -12,22 +12,30 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cloudrun.core.errors import UsageError
-from cloudrun.core.records import DataSet
+from cloudrun.core.records import DataSet, System
 
 # 128 bits are plenty against accidents, and the fingerprint is a folder's name in the first line of installed scripts,
 # which old kernels cut at 127 characters.
 _FINGERPRINT_LENGTH = 32
 
 
-def environment_text(python: str, architecture: str, requirements: Iterable[str]) -> str:
-    """The form of an environment: its Python's minor version, the machine's architecture, its exact requirements."""
+_NO_SYSTEM = System()
+
+
+def environment_text(python: str, architecture: str, requirements: Iterable[str], system: System = _NO_SYSTEM) -> str:
+    """The form of an environment: its Python's minor version, the machine's architecture, its exact requirements, and
+    what the machine has beside them."""
     lines = ["cloudrun environment 1", f"python {python}", f"architecture {architecture}", *sorted(requirements)]
+    lines += [f"apt {name}" for name in system.apt]
+    lines += [f"playbook {system.playbook_digest}"] if system.playbook_digest else []
     return "\n".join(lines) + "\n"
 
 
-def environment_fingerprint(python: str, architecture: str, requirements: Iterable[str]) -> str:
+def environment_fingerprint(
+    python: str, architecture: str, requirements: Iterable[str], system: System = _NO_SYSTEM
+) -> str:
     """32 hexadecimal characters."""
-    return _sha256(environment_text(python, architecture, requirements))[:_FINGERPRINT_LENGTH]
+    return _sha256(environment_text(python, architecture, requirements, system))[:_FINGERPRINT_LENGTH]
 
 
 def code_digest(files: Mapping[str, bytes]) -> str:

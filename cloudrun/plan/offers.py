@@ -25,8 +25,10 @@ class Offer:
 class Offers:
     """What may be asked for, in the order of preference, and what was refused. Times in seconds since whenever."""
 
-    def __init__(self, types: Iterable[str]) -> None:
+    def __init__(self, types: Iterable[str], zones: Sequence[str] | None = None) -> None:
+        """`zones`: the only ones where there is a place for machines; None is anywhere."""
         self.types = tuple(dict.fromkeys(types))
+        self._only = None if zones is None else tuple(dict.fromkeys(zones))
         self._zones: dict[str, tuple[str, ...]] = {}
         self._refused: dict[Offer, float] = {}
         self._had_at = -math.inf  # when EC2 had something last
@@ -58,15 +60,21 @@ class Offers:
 
     def best(self, now: float, again_s: float) -> Offer | None:
         """The most preferred that was not refused, however long the others took to refuse. Once all have been, None for
-        `again_s` from the last refusal; then another round begins."""
-        offers = [Offer(name, zone) for name in self.types for zone in ("", *self._zones.get(name, ()))]
+        `again_s` from the last refusal; then another round begins. None also where there is nothing to ask for."""
+        offers = [Offer(name, zone) for name in self.types for zone in self._zones_of(name)]
         holding = {each: at for each, at in self._refused.items() if at > self._had_at or now - at < again_s}
         if (untried := next((each for each in offers if each not in holding), None)) is not None:
             return untried
-        if now - max(holding.values()) < again_s:
+        if not offers or now - max(holding.values()) < again_s:
             return None
         self._refused.clear()
         return offers[0]
+
+    def _zones_of(self, name: str) -> Sequence[str]:
+        learnt = self._zones.get(name, ())
+        if self._only is None:
+            return ("", *learnt)
+        return [zone for zone in self._only if not learnt or zone in learnt]
 
 
 def offers_text(offers: Iterable[Offer]) -> str:

@@ -62,7 +62,7 @@ class Renting:
         self._settings = settings
         self._image = image
         self._terms = terms
-        self._offers = allowed(settings)
+        self._offers = allowed(cloud, settings)
         self._observe = observe
         self._clock = clock
         self._client_id = client_id

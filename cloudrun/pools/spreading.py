@@ -180,7 +180,9 @@ class Spreading:
         there, here = found.get(source), found.get(unit.instance_id)
         if there is None or there.private_address is None or here is None or here.private_address is None:
             raise TransferError(f"EC2 names no private address of {source} or {unit.instance_id}")
-        self._let_in(self._ledger.launch(other.record.launch_id).request.security_group_id, group, here.private_address)
+        request = self._ledger.launch(other.record.launch_id).request
+        if not request.group_is_given:  # the user's own stays as it is, also where it keeps machines apart
+            self._let_in(request.security_group_id, group, here.private_address)
         key = make_key("")
         way = CopySource(there.private_address, there.ssh_port, other.record.user, other.record.host_key, key.private)
         with other.agent.sharing(kind.fingerprint, key.public.strip()):

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from cloudrun.core.errors import ProvisionError, UsageError
 from cloudrun.core.records import Environment, SshTarget
-from cloudrun.core.rundir import env_dir
+from cloudrun.core.rundir import INDEX_LOGINS, env_dir
+from cloudrun.plan.jumping import jump_command
 from cloudrun.provisioning.resources import inventory_dir, playbook_dir
 
 _CHECK_TIMEOUT_S = 60.0
@@ -21,6 +22,7 @@ _CHECK_TIMEOUT_S = 60.0
 _KEPT_VARIABLES = (
     *("HOME", "USER", "LOGNAME", "TMPDIR", "TZ", "PYTHONPATH", "PYTHONHOME", "PYTHONPYCACHEPREFIX"),
     *("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "VIRTUAL_ENV"),
+    "SSH_AUTH_SOCK",  # for a jump host; the unit itself is told to ask no agent
 )
 
 
@@ -78,6 +80,8 @@ def write_inventory(target: SshTarget, environment: Environment, work: Path) -> 
         "IdentityAgent": "none",
         "PreferredAuthentications": "publickey",
     }
+    if target.jump:
+        options["ProxyCommand"] = shlex.join(jump_command(target.jump))
     arguments = ["-F", "/dev/null"]
     for option, value in options.items():
         arguments += ["-o", f"{option}={value}"]
@@ -85,6 +89,8 @@ def write_inventory(target: SshTarget, environment: Environment, work: Path) -> 
         "python": environment.python,
         "architecture": environment.architecture,
         "requirements": list(environment.requirements),
+        **({"apt": list(environment.system.apt)} if environment.system.apt else {}),
+        **({"playbook": environment.system.playbook_digest} if environment.system.playbook else {}),
     }
     host = {
         "ansible_host": target.host,
@@ -94,6 +100,9 @@ def write_inventory(target: SshTarget, environment: Environment, work: Path) -> 
         "python": environment.python,
         "requirements": list(environment.requirements),
         "environment_dir": env_dir(environment.fingerprint),
+        "index_logins": INDEX_LOGINS,
+        "apt": list(environment.system.apt),
+        "own_playbook_follows": bool(environment.system.playbook),
         "environment_record": json.dumps(record),
     }
     path = work / "hosts.json"
@@ -120,6 +129,9 @@ def ansible_environment(work: Path | None) -> dict[str, str]:
     environment["OBJC_DISABLE_INITIALIZE_FORK_SAFETY"] = "YES"  # macOS ends forked Python workers otherwise
     if work is not None:
         environment["ANSIBLE_HOME"] = str(work / "home")
+        # what a playbook of the user's own may need, and would be looked for below ANSIBLE_HOME
+        collections = (Path.home() / ".ansible" / "collections", Path("/usr/share/ansible/collections"))
+        environment["ANSIBLE_COLLECTIONS_PATH"] = os.pathsep.join(map(str, collections))
     return environment
 
 

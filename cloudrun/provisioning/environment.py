@@ -25,18 +25,21 @@ from pathlib import Path
 from typing import Any
 
 from cloudrun.core.errors import UsageError
-from cloudrun.core.records import Environment
+from cloudrun.core.records import Environment, System, Wheel
 from cloudrun.core.rundir import read_json, write_json
 from cloudrun.plan.fingerprint import environment_fingerprint
 from cloudrun.plan.imports import ImportScan, scan_imports, script_block
 from cloudrun.provisioning import locks
+from cloudrun.provisioning.indexes import Logins, cleaned, logins_for, logins_in, netrc_text
 from cloudrun.provisioning.uv import resolve
+from cloudrun.provisioning.wheels import local_wheels, wheels_of
 
 # `provisioning.installed` and `packaging` are imported where they are used: a known environment saves that 0.1 s.
 
 ARCHITECTURES = ("x86_64", "arm64")
 ALWAYS = "joblib"
-_CACHE_FORM = 1  # counts up when the same inputs are to give another environment
+_CACHE_FORM = 2  # counts up when the same inputs are to give another environment
+_NO_SYSTEM = System()
 _PASSPORT_PACKAGES = ("joblib", "numpy", "scikit-learn", "scipy")
 _PYTHONS = ("3.13", "3.12", "3.11", "3.10", "3.14")  # tried in turn where the client's own is not allowed
 
@@ -49,16 +52,25 @@ class _Plan:
     requires_python: str | None
     inputs: Sequence[str]
     origin: Path | ImportScan  # the script with its block, a file at the root, or the imports
+    text: str = ""  # of all that was read, where credentials may be in it
 
 
 def environment_for(
-    script: Path, root: Path, *, architecture: str, python: str | None = None, cache_dir: Path
+    script: Path,
+    root: Path,
+    *,
+    architecture: str,
+    python: str | None = None,
+    cache_dir: Path,
+    system: System = _NO_SYSTEM,
+    index_url: str | None = None,
 ) -> Environment:
     """The environment for `script` of the project at `root`, on a unit of `architecture` ("x86_64" or "arm64").
 
     `python` is a minor version as in "3.12"; None is the client's own where the requirements allow it, else another
-    that they allow. Raises UsageError where the script is not Python, imports what nobody has, or its requirements do
-    not resolve; ProvisionError where an index was needed and could not be reached.
+    that they allow. `system` is what the unit is to have beside it, `index_url` the package index in place of PyPI.
+    Raises UsageError where the script is not Python, imports what nobody has, or its requirements do not resolve;
+    ProvisionError where an index was needed and could not be reached.
     """
     if architecture not in ARCHITECTURES:
         raise UsageError(f"no environments are made for {architecture}; there are {' and '.join(ARCHITECTURES)}")
@@ -66,21 +78,37 @@ def environment_for(
     plan = _plan(script, root)
     minor = choose_python(python, plan.requires_python, plan.source)
     indexes = sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith("UV_"))
-    facts = [_CACHE_FORM, minor, architecture, plan.source, *plan.inputs, *indexes]
+    facts = [_CACHE_FORM, minor, architecture, plan.source, index_url, *plan.inputs, *indexes]
     kept = cache_dir / "environments" / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}.json"
-    known = _cached(kept, minor, architecture)
+    inline = logins_in(plan.text)
+    known = _cached(kept)
     if known is not None:
-        return known
+        return _environment(minor, architecture, *known, system, index_url, inline)
     source = plan.source
     if isinstance(plan.origin, Path):
-        lines = _from_file(plan.origin, minor, architecture, root, source)
+        lines = _from_file(plan.origin, minor, architecture, root, source, index_url)
     else:
-        lines, notes = _from_imports(plan.origin, minor, architecture, root, source)
+        lines, notes = _from_imports(plan.origin, minor, architecture, root, source, index_url)
         source += f" ({'; '.join(notes)})" if notes else ""
-    environment = Environment(minor, architecture, lines, source, environment_fingerprint(minor, architecture, lines))
+    lines, wheels = wheels_of(cleaned(lines), root)
     kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_json(kept, {"requirements": lines, "source": source})
-    return environment
+    write_json(kept, {"requirements": lines, "source": source, "wheels": [[each.path, each.sha256] for each in wheels]})
+    return _environment(minor, architecture, lines, source, wheels, system, index_url, inline)
+
+
+def _environment(
+    python: str,
+    architecture: str,
+    requirements: tuple[str, ...],
+    source: str,
+    wheels: tuple[Wheel, ...],
+    system: System,
+    index_url: str | None,
+    inline: Logins,
+) -> Environment:
+    fingerprint = environment_fingerprint(python, architecture, requirements, system)
+    logins = netrc_text(logins_for(requirements, index_url, inline))
+    return Environment(python, architecture, requirements, source, fingerprint, system, wheels, logins)
 
 
 def client_python() -> str:
@@ -122,14 +150,21 @@ def _plan(script: Path, root: Path) -> _Plan:
     scan = scan_imports(relative, lambda path: _read(root, path))  # also where a block or file decides: is it Python?
     block = script_block(content, relative)
     if block is not None:
-        inputs = [content.decode(errors="replace")]
-        return _Plan(f"the script block of {relative}", block.requires_python, inputs, script)
+        text = content.decode(errors="replace")
+        inputs = [text, *_wheel_facts(text, script.parent)]
+        return _Plan(f"the script block of {relative}", block.requires_python, inputs, script, text)
     file = locks.root_file(root)
     if file is not None:
-        inputs = [part for path, text in locks.contents(file).items() for part in (str(path), text)]
-        return _Plan(file.name, locks.required_python(file), inputs, file)
+        contents = locks.contents(file)
+        inputs = [part for path, text in contents.items() for part in (str(path), text)]
+        inputs += [fact for path, text in contents.items() for fact in _wheel_facts(text, path.parent)]
+        return _Plan(file.name, locks.required_python(file), inputs, file, "\n".join(contents.values()))
     modules = [f"{module.name} {module.guarded}" for module in scan.third_party]
     return _Plan(f"the imports of {relative}", None, [*modules, sys.version, _site_stamp()], scan)
+
+
+def _wheel_facts(text: str, folder: Path) -> list[str]:
+    return [f"{wheel.path} {wheel.sha256}" for wheel in local_wheels(text, folder)]
 
 
 def _read(root: Path, path: str) -> bytes | None:
@@ -148,7 +183,9 @@ def _site_stamp() -> str:
     return "\n".join(f"{folder} {folder.stat().st_mtime_ns}" for folder in holding)
 
 
-def _from_file(path: Path, python: str, architecture: str, root: Path, source: str) -> tuple[str, ...]:
+def _from_file(
+    path: Path, python: str, architecture: str, root: Path, source: str, index_url: str | None
+) -> tuple[str, ...]:
     from cloudrun.provisioning.installed import Installed
 
     wanted = locks.wanted(path, root) if path.name in locks.ROOT_FILES else locks.Wanted(files=(path,))
@@ -160,12 +197,18 @@ def _from_file(path: Path, python: str, architecture: str, root: Path, source: s
         root=root,
         preferences=Installed().versions(_PASSPORT_PACKAGES),
         named=source,
+        index_url=index_url,
     )
-    return tuple(sorted((*wanted.index_lines, *resolved)))
+    others = [line for line in wanted.index_lines if index_url is None or not line.startswith(("-i", "--index-url"))]
+    return (*_index_line(index_url), *others, *resolved)
+
+
+def _index_line(index_url: str | None) -> tuple[str, ...]:
+    return () if index_url is None else (f"--index-url {index_url}",)
 
 
 def _from_imports(
-    scan: ImportScan, python: str, architecture: str, root: Path, source: str
+    scan: ImportScan, python: str, architecture: str, root: Path, source: str, index_url: str | None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     from cloudrun.provisioning.installed import Installed, unit_markers
 
@@ -182,15 +225,19 @@ def _from_imports(
     names = {name for found in providers.values() for name in found} | {ALWAYS}
     pins = installed.pins(names, unit_markers(python, architecture))
     if not pins.missing and python == client_python():
-        return pins.lines, pins.notes
+        return (*_index_line(index_url), *pins.lines), pins.notes
     lines = [*pins.lines, *pins.missing]
-    return resolve([], lines, python=python, architecture=architecture, root=root, named=source), pins.notes
+    resolved = resolve(
+        [], lines, python=python, architecture=architecture, root=root, named=source, index_url=index_url
+    )
+    return (*_index_line(index_url), *resolved), pins.notes
 
 
-def _cached(path: Path, python: str, architecture: str) -> Environment | None:
+def _cached(path: Path) -> tuple[tuple[str, ...], str, tuple[Wheel, ...]] | None:
+    """Requirements, where they came from, and wheels of this computer."""
     try:
         kept: Any = read_json(path)
-        lines, source = tuple(map(str, kept["requirements"])), str(kept["source"])
+        wheels = tuple(Wheel(str(place), str(digest)) for place, digest in kept["wheels"])
+        return tuple(map(str, kept["requirements"])), str(kept["source"]), wheels
     except (OSError, ValueError, TypeError, KeyError):
         return None  # none yet, or unreadable: it is made again
-    return Environment(python, architecture, lines, source, environment_fingerprint(python, architecture, lines))

@@ -17,6 +17,8 @@ ROOT_FILES = ("uv.lock", "pylock.toml", "requirements.lock", "requirements.txt")
 _INCLUDE = re.compile(r"^\s*(?:-r|-c|--requirement|--constraint)[ =]\s*(\S+)", re.MULTILINE)
 _INDEX = re.compile(r"^\s*((?:-i|--index-url|--extra-index-url|-f|--find-links)[ =]\s*https?://\S+)", re.MULTILINE)
 
+_LOCAL_FOLDER = re.compile(r"^\s*(?:-f|--find-links)[ =]\s*(?!https?://)(\S+)", re.MULTILINE)
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -64,6 +66,12 @@ def wanted(path: Path, root: Path) -> Wanted:
         return Wanted(lines=exact_lines(exported))
     if path.name == "pylock.toml":
         return Wanted(lines=tuple(_pylock_line(package, path) for package in _table(path).get("packages", [])))
+    for text in contents(path).values():
+        if folder := _LOCAL_FOLDER.search(text):
+            raise UsageError(
+                f"{path.name} looks for packages in {folder[1]}, which a unit does not have",
+                next_step="name each wheel in the file, as in ./wheels/mine-1.0-py3-none-any.whl: it travels then",
+            )
     found = [line for text in contents(path).values() for line in _INDEX.findall(text)]
     return Wanted(files=(path,), index_lines=tuple(dict.fromkeys(found)))
 

@@ -27,7 +27,7 @@ from cloudrun.provisioning.ansible import (
     require_ssh_client,
     write_inventory,
 )
-from cloudrun.provisioning.resources import inventory_dir
+from cloudrun.provisioning.resources import inventory_dir, playbook_dir
 
 __all__ = ["check_playbook", "provision", "require_ssh_client"]
 
@@ -84,6 +84,8 @@ def _job(book: Path, target: SshTarget, environment: Environment, work: Path, *,
     """What the driver is told; `work` is made, with the inventory in it."""
     with _translated(work):
         work.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if environment.system.playbook:
+            book = _together(book, Path(environment.system.playbook), work)
         inventory = [str(inventory_dir()), str(write_inventory(target, environment, work))]
     return {
         "private_data_dir": str(work),
@@ -92,6 +94,14 @@ def _job(book: Path, target: SshTarget, environment: Environment, work: Path, *,
         "cmdline": "-v" if verbose else "",
         "ident": "provision",
     }
+
+
+def _together(book: Path, own: Path, work: Path) -> Path:
+    """One playbook of ours, the user's own, and the word that all is done; Ansible starts once for the three."""
+    path = work / "all.yml"
+    books = (book, own, playbook_file(playbook_dir() / "ready.yml"))
+    path.write_text(json.dumps([{"import_playbook": str(each)} for each in books]), encoding="utf-8")  # JSON is YAML
+    return path
 
 
 @contextlib.contextmanager

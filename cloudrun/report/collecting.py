@@ -10,8 +10,10 @@ from cloudrun.core.errors import UsageError
 from cloudrun.core.records import AttemptRecord, RunRecord, UnitRecord
 from cloudrun.core.states import RunState
 from cloudrun.ledger import Ledger
+from cloudrun.plan.costs import Bill
 from cloudrun.plan.ranking import better_is_smaller
 from cloudrun.report.tails import log_tails
+from cloudrun.units.costs import bill
 
 MAX_RUNS = 50_000  # more make a page that no browser is quick with
 
@@ -31,6 +33,7 @@ class Data:
     minimize: Mapping[str, bool] = field(default_factory=dict)  # for each score whether smaller is better
     tails: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # by run, then "stdout" and "stderr"
     cut: bool = False  # older runs were left out: there was no room
+    bill: Bill | None = None  # of all `units`
 
 
 def collect(
@@ -69,6 +72,7 @@ def collect(
         minimize=directions,
         tails=log_tails(ledger.artifacts, _most_wanted(runs, metric, directions)),
         cut=cut,
+        bill=bill(ledger, units),
     )
 
 

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from cloudrun.core.records import AttemptRecord, RunRecord, Timings, UnitRecord
+from cloudrun.plan.costs import usd_text
 from cloudrun.report.collecting import Data
 from cloudrun.report.tails import shown, visible
 
@@ -37,6 +38,7 @@ def document(data: Data) -> dict[str, Any]:
         "made": _since(began, data.made_at),
         "metric": None if data.metric is None else text(data.metric),
         "cut": data.cut,
+        "bill": None if data.bill is None or not data.bill.usd else [usd_text(data.bill.usd), text(str(data.bill))],
         "count": len(data.runs),
         "runs": _runs(data.runs, began),
         "params": [_param(name, data.runs) for name in _names(run.params for run in data.runs)],

@@ -14,16 +14,14 @@ from cloudrun.core.events import Note, Observer
 from cloudrun.core.records import UnitOrders, UnitRecord
 from cloudrun.core.settings import Settings
 from cloudrun.ledger import Ledger
-from cloudrun.plan.userdata import held_deadline, move_deadline_script
 from cloudrun.runs import bucket
 from cloudrun.runs.prepared import submitted_settings
+from cloudrun.units.timer import set_timer
 from cloudrun.wiring import Cloud
 
 if TYPE_CHECKING:
     from cloudrun.ssh.agent import Agent
     from cloudrun.ssh.session import Session
-
-COMMAND_S = 60.0
 
 
 def move_deadline(
@@ -46,7 +44,7 @@ def move_deadline(
     if deadline > unit.deadline:
         ledger.update_unit(unit.instance_id, deadline=deadline)
     try:
-        _move_timer(session, unit, deadline)
+        set_timer(session, unit, deadline)
     except CloudrunError:
         ledger.update_unit(unit.instance_id, deadline=unit.deadline)
         raise
@@ -68,14 +66,3 @@ def move_deadline(
         orders = agent.standing_orders() or orders
         if orders.deadline < deadline.timestamp():
             agent.orders(replace(orders, deadline=deadline.timestamp()))
-
-
-def _move_timer(session: Session, unit: UnitRecord, deadline: datetime) -> None:
-    """Set the machine's own timer and read it back. Raises CloudrunError where it is not what it should be."""
-    script = move_deadline_script(deadline)
-    done = session.run("sudo -n sh -s", stdin=script.encode("ascii"), timeout_s=COMMAND_S)
-    if done.exit_code != 0 or held_deadline(done.stdout) != deadline.replace(microsecond=0):
-        raise CloudrunError(
-            f"{unit.instance_id} did not take the new deadline: {done.stderr.strip() or done.stdout.strip()}",
-            next_step=f"cloudrun pull brings home what is done; it ends at {unit.deadline:%H:%M} UTC",
-        )

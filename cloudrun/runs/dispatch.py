@@ -24,12 +24,13 @@ from cloudrun.core.errors import (
 )
 from cloudrun.core.events import Note, Progress
 from cloudrun.core.ids import new_id
-from cloudrun.core.records import FileEntry, JobStatus, RunRecord
+from cloudrun.core.records import FileEntry, JobStatus, RunRecord, System
 from cloudrun.core.states import RunState
 from cloudrun.ledger import Ledger, Run
 from cloudrun.plan.fingerprint import cell_key
 from cloudrun.runs import bucket, datasets
 from cloudrun.runs.attempt import Attempt
+from cloudrun.runs.furnishing import furnished
 from cloudrun.runs.prepared import Prepared, job_spec, submission
 from cloudrun.units.lifeline import LIFELINE
 from cloudrun.units.phases import together
@@ -274,7 +275,7 @@ def _provision(attempt: Attempt, plan: Prepared) -> None:
         if unit.knows_environment(environment.fingerprint):
             return
         build = partial(_build, attempt, plan)
-        if unit.spreading is None:
+        if unit.spreading is None or environment.system != System():  # what else a unit has does not travel
             build()
         else:
             unit.spreading.provide(unit, environment.fingerprint, attempt.phases, build)
@@ -286,14 +287,15 @@ def _build(attempt: Attempt, plan: Prepared) -> None:
     unit, environment = attempt.unit, plan.environment
     with attempt.phases.phase("provision", f"Python {environment.python}, {environment.source}"):
         try:
-            attempt.provision_log = provision(
-                unit.target(),
-                environment,
-                private_dir=attempt.folder,
-                timeout_s=unit.settings.provision_timeout_s,
-                on_line=lambda line: unit.observe(Note(line, "verbose")),
-                cancelled=unit.stop,
-            )
+            with furnished(unit.session, environment):
+                attempt.provision_log = provision(
+                    unit.target(),
+                    environment,
+                    private_dir=attempt.folder,
+                    timeout_s=unit.settings.provision_timeout_s,
+                    on_line=lambda line: unit.observe(Note(line, "verbose")),
+                    cancelled=unit.stop,
+                )
         except ProvisionError as error:
             attempt.provision_log = error.log_path
             raise

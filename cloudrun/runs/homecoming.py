@@ -71,11 +71,12 @@ class Homecoming:
         """Fetch and record; raises what those raise. `forced` overrides the exit code; `logs` as for `end`; `finished`
         is what came along with the job's last words."""
         self._count_run(status)
-        with self.phases.phase("pull"):
-            outputs = self._fetch(source, finished)
-        for path, why in outputs.left_out:
-            self.observe(Note(f"{path!r} was not brought home: {why}", "warning"))
-        self.end(forced or verdict(status, outputs.refused), status.exit_code, outputs, logs, status.usage)
+        with self.ledger.artifacts.in_use():  # what is here already is not fetched, and must be here at the end
+            with self.phases.phase("pull"):
+                outputs = self._fetch(source, finished)
+            for path, why in outputs.left_out:
+                self.observe(Note(f"{path!r} was not brought home: {why}", "warning"))
+            self.end(forced or verdict(status, outputs.refused), status.exit_code, outputs, logs, status.usage)
 
     def requeue(
         self,
@@ -91,6 +92,18 @@ class Homecoming:
         What does not come any more is left as the attempt before it had it; with `source` None that is everything but
         the `logs`, which are as for `end`. Raises LedgerError.
         """
+        with self.ledger.artifacts.in_use():
+            self._requeue(source, detail, status, logs or {}, finished, reason)
+
+    def _requeue(
+        self,
+        source: Source | None,
+        detail: str,
+        status: JobStatus | None,
+        logs: Mapping[str, Path],
+        finished: Finished | None,
+        reason: EndReason,
+    ) -> None:
         store = self.ledger.artifacts
         saved = {each.path: each for each in self.earlier}
         fetched: list[FileEntry] = []
@@ -109,7 +122,7 @@ class Homecoming:
                     fetched = [log for log in outputs.logs if store.has(log.sha256)]
                 except (ConnectionLost, TransferError) as error:
                     self.observe(Note(f"the machine went before anything had come home: {error}", "warning"))
-        for log in self._stored(logs or {}, fetched):
+        for log in self._stored(logs, fetched):
             path = earlier_log(self.number, log.path)
             saved[path] = Artifact(path, log.size, log.sha256, "log")
         self.ledger.set_timings(self.run.run_id, together(self.run.timings, self.phases.timings()))
@@ -165,8 +178,19 @@ class Homecoming:
 
         Raises LedgerError.
         """
+        with self.ledger.artifacts.in_use():
+            self._end(ending, exit_code, outputs, logs or {}, usage)
+
+    def _end(
+        self,
+        ending: Ending,
+        exit_code: int | None,
+        outputs: Outputs | None,
+        logs: Mapping[str, Path],
+        usage: Usage | None,
+    ) -> None:
         entries = outputs.entries if outputs else ()
-        kept = self._stored(logs or {}, outputs.logs if outputs else ())
+        kept = self._stored(logs, outputs.logs if outputs else ())
         scores = self._scores(entries, kept)
         metric = self.run.metric or next(iter(scores), None)
         if self.run.metric and self.run.metric not in scores and ending.state is RunState.SUCCEEDED:

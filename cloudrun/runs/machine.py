@@ -17,6 +17,7 @@ from cloudrun.plan.endings import interruption
 from cloudrun.runs import datasets, dispatch, pulling
 from cloudrun.runs.homecoming import end_queued
 from cloudrun.runs.prepared import Prepared
+from cloudrun.units.costs import settle
 from cloudrun.units.opening import close_behind
 from cloudrun.units.unit import OpenUnit
 
@@ -39,7 +40,11 @@ class Machine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        close_behind(self.unit, error)
+        try:
+            close_behind(self.unit, error)
+        finally:
+            if self.unit.run_ids and not self.unit.is_let_go:
+                settle(self.unit.ledger, [self.unit.instance_id])
         _clear_stores(self.unit)
 
     def cancel(self) -> None:
@@ -70,7 +75,10 @@ class Machine:
                     continue
                 if check and run.state is not RunState.SUCCEEDED:  # it had ended, and its bucket has it all
                     raise dispatch.job_failed(run) from error
-            return run
+            if detach:
+                return run
+            settle(self.unit.ledger, [self.unit.instance_id])
+            return self.unit.ledger.get(run.run_id)
         raise AssertionError("the last attempt returns or raises")
 
     def _replace(self, plan: Prepared, run_id: str, error: Interrupted) -> Prepared:

@@ -13,7 +13,7 @@ from typing import Any
 from cloudrun.core import rundir
 from cloudrun.core.errors import UsageError
 from cloudrun.core.events import Note, Observer
-from cloudrun.core.records import DataSet, Environment, RunRecord, Upload
+from cloudrun.core.records import DataSet, Environment, RunRecord, System, Upload
 from cloudrun.core.settings import LEAST_FREE_BYTES, NAMES, Settings
 from cloudrun.ledger import Ledger
 from cloudrun.plan.fingerprint import code_digest
@@ -54,6 +54,7 @@ class Prepared:
     search_path: tuple[str, ...] = ()  # folders below the root, beside the script's own, that its modules come from
     third_party: tuple[str, ...] = ()  # dotted names of what it imports
     data: tuple[DataSet, ...] = ()
+    code: tuple[str, ...] = ()  # what `code_digest` digests: the script and the local modules it can import
     beside: str = ""  # what the ledger calls the state of the files that travel beside its code
     threads: int | None = None  # that a job is told to compute on; None leaves that to its libraries
 
@@ -69,13 +70,19 @@ def prepare(
 
     goods = goods or inspect(job, settings, ledger, observe)
     environment = environment_for(
-        goods.root / goods.script, goods.root, architecture=architecture, cache_dir=ledger.home / "cache"
+        goods.root / goods.script,
+        goods.root,
+        architecture=architecture,
+        cache_dir=ledger.home / "cache",
+        system=system_of(settings, ledger),
+        index_url=settings.index_url,
     )
     digest, scan = _local_code(goods)
     third_party = tuple(module.name for module in scan.third_party)
-    files = beside(goods, scan.local_files)
+    code = tuple(scan.local_files)
+    files = beside(goods, code)
     kept = ledger.keep_beside(files) if 0 < len(files) <= BESIDE_FILES else ""
-    return Prepared(job, goods, environment, settings, digest, scan.search_path, third_party, beside=kept)
+    return Prepared(job, goods, environment, settings, digest, scan.search_path, third_party, code=code, beside=kept)
 
 
 def beside(goods: Shipment, code: Collection[str]) -> dict[str, str]:
@@ -86,6 +93,15 @@ def beside(goods: Shipment, code: Collection[str]) -> dict[str, str]:
         for each in goods.entries
         if each.path not in code and not each.path.endswith(NO_INPUT) and "/." not in f"/{each.path}"
     }
+
+
+def system_of(settings: Settings, ledger: Ledger) -> System:
+    """What units are to have beside Python. Raises UsageError, ProvisionError for a playbook that cannot be used."""
+    if not (settings.apt or settings.playbook):
+        return System()
+    from cloudrun.provisioning.system import system_for
+
+    return system_for(settings.apt, settings.playbook, cache_dir=ledger.home / "cache")
 
 
 def submission(plan: Prepared) -> dict[str, Any]:
@@ -103,7 +119,7 @@ def submitted_settings(run: RunRecord) -> Settings | None:
 def settings_from(kept: Mapping[str, Any]) -> Settings:
     """Settings that the ledger has kept."""
     known = {name: value for name, value in kept.items() if name in NAMES}
-    lists = {name: tuple(known.get(name, ())) for name in ("data", "fallback_types")}  # JSON has no tuples
+    lists = {name: tuple(value) for name, value in known.items() if isinstance(value, list)}  # JSON has no tuples
     return Settings(**{**known, **lists})
 
 

@@ -18,7 +18,7 @@ from cloudrun.ledger import Ledger
 from cloudrun.plan import budget
 from cloudrun.runs.prepared import Job, Prepared, command_line
 from cloudrun.runs.submit import checked
-from cloudrun.units.opening import check_budget
+from cloudrun.units.beforehand import check_budget, say_beforehand, say_what_differs
 from cloudrun.wiring import Cloud
 
 LARGEST = 5
@@ -83,8 +83,8 @@ def preview(
     problem = prices.refresh(cloud, types, SystemClock().now())
     if problem:
         observe(Note(f"AWS's price list was not to be had, so the snapshot's prices hold: {problem}"))
-    for note in cloud.notes:
-        observe(Note(note))
+    say_beforehand(cloud, settings, SystemClock().now(), observe)
+    say_what_differs(cloud, settings, image, observe)
     if whole and instance_id is None:
         check_budget(settings, cloud.place.region)
     seen = Preview(
@@ -109,7 +109,7 @@ def _rent(cloud: Cloud, settings: Settings, instance_type: str) -> Rent:
     if settings.spot:
         usd = settings.max_price if settings.max_price is not None else usd
         spot = _spot(cloud, instance_type)
-    zones = tuple(cloud.instances.zones(instance_type))
+    zones = (settings.zone,) if settings.zone else tuple(cloud.instances.zones(instance_type))
     return Rent(instance_type, zones, usd, listed.as_of if listed else None, spot)
 
 
@@ -139,6 +139,8 @@ def document(seen: Preview) -> dict[str, Any]:
                 "user": seen.settings.user or seen.image.user,
             },
             "volume_gib": max(seen.settings.volume_gib, seen.image.root_gib),
+            "apt": list(seen.settings.apt),
+            "playbook": seen.settings.playbook,
             "deadline_s": seen.settings.deadline_s,
             "most_usd": seen.most_usd,
             "price_problem": seen.price_problem or None,

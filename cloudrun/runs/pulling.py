@@ -23,6 +23,7 @@ from cloudrun.runs.prepared import submitted_settings
 from cloudrun.units import terminating
 from cloudrun.units.clients import is_alive
 from cloudrun.units.connection import connected
+from cloudrun.units.costs import settle
 from cloudrun.units.leases import Attended, Lease, lease
 from cloudrun.units.phases import Phases, together
 from cloudrun.wiring import Cloud
@@ -67,6 +68,7 @@ def pull(
             _wait_on(ledger, run, held, pending=isinstance(error, CloudrunError))
             raise
         end_unit(cloud, ledger, unit, held, observe, clock, run.run_id)
+    settle(ledger, [unit.instance_id])
     clear_stores(cloud, ledger, run.run_id, observe)
     return ledger.get(run.run_id)
 
@@ -97,6 +99,7 @@ def _without_its_unit(
     another attempt. Raises ConnectionLost."""
     if cloud is not None and pull_stored(cloud, ledger, run, attempt, observe, clock):
         clear_stores(cloud, ledger, run.run_id, observe)
+        settle(ledger, [attempt.instance_id])
         return ledger.get(run.run_id)
     if found is not None and found.state == "terminated" and was_interrupted(found):
         requeue_unseen(ledger, run, "the provider took the machine back")

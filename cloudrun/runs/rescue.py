@@ -14,6 +14,7 @@ from cloudrun.plan.endings import Ending
 from cloudrun.runs.pulling import clear_stores, despite_cuts, homecoming, pull_run, pull_stored
 from cloudrun.units import terminating
 from cloudrun.units.connection import connected
+from cloudrun.units.costs import settle
 from cloudrun.units.leases import Attended, lease
 from cloudrun.wiring import Cloud
 
@@ -34,6 +35,7 @@ def end_unit(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, unit
                 held.leave(to=unit.client_id, on_exit=unit.on_exit)
             elif held.holds():
                 _terminate(cloud, ledger, clock, unit)
+                settle(ledger, [unit.instance_id])
             return unsaved
     except Attended:
         observe(Note(f"{unit.instance_id}: another process has come for it: it is left to it"))

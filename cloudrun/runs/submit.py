@@ -12,11 +12,12 @@ from cloudrun.core.events import Note, Observer
 from cloudrun.core.records import Image
 from cloudrun.core.settings import Settings
 from cloudrun.ledger import Ledger, Run
-from cloudrun.runs import bucket, datasets, prepared
+from cloudrun.runs import bucket, datasets, prepared, provenance
 from cloudrun.runs.machine import Machine
 from cloudrun.runs.prepared import Job, Prepared
 from cloudrun.units import launching
 from cloudrun.units.connection import EarlyLogin, early_login
+from cloudrun.units.joining import unit_to_join
 from cloudrun.units.opening import open_unit
 from cloudrun.wiring import Cloud
 
@@ -45,6 +46,7 @@ def submit(
             if instance_id is not None and (early := early or early_login(ledger, instance_id)) is not None:
                 stack.enter_context(early)
             cloud, image, plan = checked(job, settings, ledger, observe, instance_id)
+            provenance.keep(plan, ledger)
         machine = Machine(
             lambda: open_unit(cloud, ledger, settings, observe, image=image, instance_id=instance_id, early=early),
             lambda: open_unit(cloud, ledger, settings, observe, image=None if instance_id else image),
@@ -101,7 +103,7 @@ def checked(
 
 def place_of(ledger: Ledger, instance_id: str, profile: str | None) -> Cloud:
     """The adapters for where a unit of this ledger is. Raises NotFound, UsageError where its sandbox has ended."""
-    cloud = wiring.reconnect(ledger.unit(instance_id).place, profile)
+    cloud = wiring.reconnect(unit_to_join(ledger, instance_id).place, profile)
     if cloud is None:
         raise UsageError(f"{instance_id} went away with its sandbox", next_step="cloudrun reap")
     return cloud

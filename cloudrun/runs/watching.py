@@ -15,7 +15,7 @@ from cloudrun.core.events import Note, Observer, nobody
 from cloudrun.core.records import Artifact, AttemptRecord, Instance, JobStatus, Place, RunRecord, UnitRecord
 from cloudrun.core.states import EndReason, RunState, is_terminal
 from cloudrun.ledger import Ledger
-from cloudrun.ledger.artifacts import CHUNK_BYTES
+from cloudrun.ledger.parts import CHUNK_BYTES
 from cloudrun.plan.endings import at_its_deadline, verdict
 from cloudrun.plan.interruptions import was_interrupted
 from cloudrun.runs import bucket

@@ -45,6 +45,7 @@ class RegionEC2(EC2Backend):
         self._launches: dict[str, tuple[str, Reservation]] = {}  # by client token: what was asked, what came of it
         self.capacity: dict[tuple[str, str], int] = {}  # by type and zone, where it is not as good as infinite
         self.instance_limit = INSTANCE_LIMIT
+        self._private: set[str] = set()  # instances without a public address, by their subnet or by request
 
     @property
     def _url_module(self) -> Any:
@@ -75,6 +76,8 @@ class RegionEC2(EC2Backend):
         if token != _NO_TOKEN:
             self._launches[token] = (asked, reservation)
         for instance in reservation.instances:
+            if not instance.nics[0].public_ip_auto_assign:
+                self._private.add(instance.id)
             self._power_on(instance)
         return reservation
 
@@ -218,7 +221,7 @@ class RegionEC2(EC2Backend):
         """A machine for the instance, with a new address: as on EC2, one does not survive a stop."""
         _set_state(instance, "pending")
         address, port = self._hypervisor.next_address()
-        _set_public_address(instance, address)
+        _set_public_address(instance, None if instance.id in self._private else address)
         _set_private_address(instance, address)
         instance.add_tags({SSH_PORT_TAG: str(port)})
         keys = self.describe_key_pairs(key_names=[instance.key_name]) if instance.key_name else []

@@ -1,10 +1,10 @@
-"""What a new region holds: Canonical's Ubuntu images, and the SSM parameters that name the current ones."""
+"""What a new region holds: Canonical's Ubuntu images and AWS's for GPUs, and the SSM parameters that name them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from moto.ec2.models.amis import Ami
 from moto.ssm.models import Parameter, SimpleSystemManagerBackend
@@ -25,6 +25,12 @@ class Seed:
     image_id: str
     storage: str  # as in the image's name
 
+    owner: ClassVar[str] = CANONICAL
+
+    @property
+    def description(self) -> str:
+        return f"Canonical, Ubuntu, {self.release} LTS, {self.machine} {self.codename} image"
+
     @property
     def name(self) -> str:
         return f"ubuntu/images/{self.storage}/ubuntu-{self.codename}-{self.release}-{self.machine}-server-{self.serial}"
@@ -44,6 +50,27 @@ SEEDS = (
 )
 
 
+class GpuSeed(Seed):
+    """AWS's own, with drivers: "AWS Deep Learning Base OSS Nvidia Driver GPU AMI" of the Deep Learning AMI guide. What
+    boots from it here has neither drivers nor a GPU."""
+
+    owner: ClassVar[str] = "898082745236"
+
+    @property
+    def description(self) -> str:
+        return "Supported EC2 instances: those with NVIDIA GPUs."
+
+    @property
+    def name(self) -> str:
+        arm = "ARM64 " if self.architecture == "arm64" else ""
+        return f"Deep Learning {arm}Base OSS Nvidia Driver GPU AMI (Ubuntu {self.release}) {self.serial}"
+
+    @property
+    def parameter(self) -> str:
+        kind = f"base-oss-nvidia-driver-gpu-ubuntu-{self.release}"
+        return f"/aws/service/deeplearning/ami/{self.architecture}/{kind}/latest/ami-id"
+
+
 class UbuntuImage(Ami):
     """moto gives each image a 15 GiB magnetic volume that outlives its instance; Canonical's is otherwise."""
 
@@ -59,15 +86,21 @@ class UbuntuImage(Ami):
         return [{"DeviceName": self.root_device_name, "Ebs": volume}]
 
 
+GPU_SEEDS = (
+    GpuSeed("24.04", "noble", "amd64", "x86_64", "20250602", "ami-0c10dd24046000a64", "hvm-ssd-gp3"),
+    GpuSeed("24.04", "noble", "arm64", "arm64", "20250602", "ami-0c10dd24046000b64", "hvm-ssd-gp3"),
+)
+
+
 def plant(ec2: Any, ssm: SimpleSystemManagerBackend) -> None:
-    for seed in SEEDS:
+    for seed in (*SEEDS, *GPU_SEEDS):
         built = datetime.strptime(seed.serial, "%Y%m%d").replace(tzinfo=UTC)
         ec2.amis[seed.image_id] = UbuntuImage(
             ec2,
             seed.image_id,
             name=seed.name,
-            description=f"Canonical, Ubuntu, {seed.release} LTS, {seed.machine} {seed.codename} image",
-            owner_id=CANONICAL,
+            description=seed.description,
+            owner_id=seed.owner,
             public=True,
             virtualization_type="hvm",
             architecture=seed.architecture,
@@ -75,7 +108,7 @@ def plant(ec2: Any, ssm: SimpleSystemManagerBackend) -> None:
             hypervisor="xen",
             root_device_type="ebs",
             root_device_name="/dev/sda1",
-            image_location=f"{CANONICAL}/{seed.name}",
+            image_location=f"{seed.owner}/{seed.name}",
             region_name=f"{ec2.region_name}a",
         )
         # put_parameter refuses the /aws/ prefix to everybody but AWS

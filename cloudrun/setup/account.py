@@ -11,6 +11,7 @@ from cloudrun.core.errors import CloudrunError, CredentialsError
 from cloudrun.core.settings import Settings
 from cloudrun.plan.quantities import duration_text
 from cloudrun.setup.checks import Check, Verdict, from_error, side_by_side
+from cloudrun.units.launching import find_site
 
 if TYPE_CHECKING:
     from cloudrun.aws.account import Account
@@ -59,13 +60,18 @@ def _rest(account: Account, settings: Settings, now: Callable[[], datetime], ins
         return [from_error("region", error)]
     found: dict[str, str] = {}  # what the permissions are tried with
 
-    def vpc() -> Check:
-        vpc_id = account.default_vpc()
+    def network() -> Check:
+        site = find_site(cloud, settings)
+        vpc_id = site.vpc_id or account.default_vpc()
         found["vpc"] = vpc_id or ""
         if vpc_id is None:
-            how = f"aws ec2 create-default-vpc --region {account.region}"
-            return Check("default VPC", "problem", f"{account.region} has none: machines have no network there", how)
-        return Check("default VPC", "ok", vpc_id)
+            how = f"aws ec2 create-default-vpc --region {account.region}, or name a --subnet of another VPC"
+            words = f"{account.region} has no default VPC: machines have no network there"
+            return Check("network", "problem", words, how)
+        if not site.vpc_id:
+            return Check("network", "ok", f"the default VPC, {vpc_id}")
+        subnets = ", ".join(f"{subnet.subnet_id} in {subnet.zone}" for subnet in site.subnets)
+        return Check("network", "ok", f"{vpc_id}: {subnets}, at {'private' if site.private else 'public'} addresses")
 
     def image() -> Check:
         chosen = cloud.images.find(settings.instance_type, image_id=settings.image, user=settings.user)
@@ -74,11 +80,11 @@ def _rest(account: Account, settings: Settings, now: Callable[[], datetime], ins
 
     checks = side_by_side(
         [
-            ("default VPC", vpc),
+            ("network", network),
             ("image", image),
             ("quota", lambda: _quota(account, settings)),
             ("price", lambda: _price(cloud, settings, now())),
-            ("address", lambda: _address(cloud)),
+            ("address", lambda: _address(cloud, settings)),
         ]
     )
     if found.get("vpc") and found.get("image"):
@@ -169,7 +175,9 @@ def _spot(cloud: Cloud, instance_type: str) -> str:
     return f"spot from ${by_zone[zone]:g} in {zone} now"
 
 
-def _address(cloud: Cloud) -> Check:
+def _address(cloud: Cloud, settings: Settings) -> Check:
+    if settings.ssh_from:
+        return Check("address", "ok", f"{settings.ssh_from}: only from there may anybody log in to a machine")
     try:
         return Check("address", "ok", f"{cloud.caller_cidr()}: only from there may anybody log in to a machine")
     except CloudrunError as error:

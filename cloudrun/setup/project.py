@@ -19,14 +19,16 @@ if TYPE_CHECKING:
 FILE = "cloudrun.toml"
 
 
-def iam_policy(*, bucket: str | None = None, region: str | None = None) -> dict[str, Any]:
+def iam_policy(
+    *, bucket: str | None = None, region: str | None = None, instance_profile: str | None = None
+) -> dict[str, Any]:
     """The least that AWS has to allow. Raises UsageError for what cannot be a bucket's name."""
     from cloudrun.aws.policy import policy
     from cloudrun.aws.storage import check_bucket_name
 
     if bucket is not None:
         check_bucket_name(bucket)
-    return policy(bucket=bucket, region=region)
+    return policy(bucket=bucket, region=region, instance_profile=instance_profile)
 
 
 def error_table() -> list[Line]:

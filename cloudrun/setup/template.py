@@ -47,8 +47,33 @@ SECTIONS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
             Entry("user", "who may log in there", "the image's own", "ubuntu"),
             Entry("spot", "cheaper capacity that may be taken back"),
             Entry("max_price", "US dollars an hour that a spot machine may cost", "the on-demand price", 0.05),
+            Entry("zone", "the availability zone", "where EC2 has room", "us-east-1a"),
             Entry("budget", "US dollars that a run's machine, or a grid's, cannot cost more than", "no limit", 5.0),
             Entry("volume_gib", "the size of its disk"),
+            Entry("volume_type", "gp3, gp2, io1 or io2"),
+            Entry("volume_iops", "its operations a second", "the type's own", 6000),
+            Entry("volume_throughput", "its MiB a second, of gp3", "the type's own", 250),
+            Entry("tags", "tags of your own, for all that is launched", "", ("team=ml",)),
+            Entry("instance_profile", "the role that jobs have: a profile's name or ARN", "none", "my-profile"),
+        ),
+    ),
+    (
+        "the way to it",
+        (
+            Entry("vpc", "another one of the account's", "the default VPC", "vpc-0123456789abcdef0"),
+            Entry("subnet", "the subnet", "one of the VPC's", "subnet-0123456789abcdef0"),
+            Entry("security_group", "one of your own", "made for each launch", "sg-0123456789abcdef0"),
+            Entry("address", "where to log in: public or private", "public; private behind a jump host", "private"),
+            Entry("ssh_from", "the network that may log in", "this computer's address", "203.0.113.0/24"),
+            Entry("ssh_jump", "the host that machines are reached through", "none", "me@bastion.example.com"),
+        ),
+    ),
+    (
+        "what is on it",
+        (
+            Entry("index_url", "a package index", "PyPI", "https://packages.example.com/simple"),
+            Entry("apt", "Debian packages that jobs need", "", ("libgomp1",)),
+            Entry("playbook", "an Ansible playbook of your own, run after cloudrun's", "none", "setup.yml"),
         ),
     ),
     (

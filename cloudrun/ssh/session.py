@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,6 +20,7 @@ import tenacity
 
 from cloudrun.core.errors import Cancelled, CloudrunError, ConnectionLost, HostKeyMismatch, UsageError
 from cloudrun.core.records import CommandResult, SshTarget
+from cloudrun.ssh.jump import Tunnel
 from cloudrun.ssh.pipe import ChunkPipe
 from cloudrun.ssh.stream import SILENCE_S, TICK_S, Stream
 
@@ -43,8 +45,9 @@ OnOutput = Callable[[bytes], None]
 class Session:
     """An authenticated connection. Safe to use from several threads; every command gets a channel of its own."""
 
-    def __init__(self, client: paramiko.SSHClient, target: SshTarget) -> None:
+    def __init__(self, client: paramiko.SSHClient, target: SshTarget, tunnel: Tunnel | None = None) -> None:
         self._client = client
+        self._tunnel = tunnel
         self.target = target
 
     @classmethod
@@ -63,7 +66,8 @@ class Session:
             sleep=tenacity.sleep_using_event(stop),
         )
         try:
-            return cls(retrying(_connect, target, key, host_key, time.monotonic() + timeout_s), target)
+            client, tunnel = retrying(_connect, target, key, host_key, time.monotonic() + timeout_s)
+            return cls(client, target, tunnel)
         except tenacity.RetryError as error:
             if stop.is_set():
                 raise Cancelled("cancelled while connecting to the unit") from None
@@ -88,6 +92,8 @@ class Session:
 
     def close(self) -> None:
         self._client.close()
+        if self._tunnel is not None:
+            self._tunnel.close()
 
     def stream(self, command: str) -> Stream:
         """Start a command and return its standard streams. Raises ConnectionLost."""
@@ -173,16 +179,38 @@ def _public_key(line: str) -> paramiko.PKey:
         raise UsageError(f"cannot read the host key {line!r}: {error}") from error
 
 
-def _connect(target: SshTarget, key: paramiko.PKey, host_key: paramiko.PKey, give_up: float) -> paramiko.SSHClient:
-    """One try. Lets OSError, EOFError and SSHException out, which mean "not yet"; HostKeyMismatch means "never"."""
+def _connect(
+    target: SshTarget, key: paramiko.PKey, host_key: paramiko.PKey, give_up: float
+) -> tuple[paramiko.SSHClient, Tunnel | None]:
+    """One try, with what leads there where that is not a connection of our own. Lets OSError, EOFError and SSHException
+    out, which mean "not yet"; HostKeyMismatch means "never", and so does UsageError, of a jump host."""
+    if not target.jump:
+        return _log_in(target, key, host_key, give_up), None
+    with ExitStack() as undo:
+        tunnel = Tunnel(target)
+        undo.callback(tunnel.close)
+        try:
+            client = _log_in(target, key, host_key, give_up, tunnel.socket)
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            if words := tunnel.why():
+                raise paramiko.SSHException(f"the jump host {target.jump}: {words}") from error
+            raise
+        undo.pop_all()
+        return client, tunnel
+
+
+def _log_in(
+    target: SshTarget, key: paramiko.PKey, host_key: paramiko.PKey, give_up: float, through: socket.socket | None = None
+) -> paramiko.SSHClient:
     limit_s = max(0.1, min(LOGIN_S, give_up - time.monotonic()))
     client = paramiko.SSHClient()
     client.set_missing_host_key_policy(paramiko.RejectPolicy())
     name = target.host if target.port == 22 else f"[{target.host}]:{target.port}"
     client.get_host_keys().add(name, KEY_TYPE, host_key)
-    connection = socket.create_connection((target.host, target.port), timeout=min(CONNECT_S, limit_s))
+    connection = through or socket.create_connection((target.host, target.port), timeout=min(CONNECT_S, limit_s))
     try:
-        _notice_a_dead_peer(connection)
+        if through is None:
+            _notice_a_dead_peer(connection)
         client.connect(
             target.host,
             port=target.port,

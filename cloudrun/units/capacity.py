@@ -6,16 +6,31 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 from cloudrun.core.clock import Clock
-from cloudrun.core.errors import CapacityError, CloudrunError, QuotaError
+from cloudrun.core.errors import CapacityError, CloudrunError, QuotaError, UsageError
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.settings import Settings
 from cloudrun.plan.offers import Offer, Offers, offers_text
+from cloudrun.units.launching import find_site
 from cloudrun.wiring import Cloud
 
 
-def allowed(settings: Settings) -> Offers:
-    """What may be rented, in the order of preference."""
-    return Offers((settings.instance_type, *settings.fallback_types))
+def allowed(cloud: Cloud, settings: Settings) -> Offers:
+    """What may be rented, in the order of preference, where the network has a place for it. Raises UsageError where it
+    has none for any of it."""
+    site = find_site(cloud, settings)
+    offers = Offers(
+        (settings.instance_type, *settings.fallback_types),
+        [subnet.zone for subnet in site.subnets] if site.subnets else None,
+    )
+    if len(site.subnets) > 1:  # not all zones offer all types, and EC2 no longer chooses
+        for instance_type in offers.types:
+            learn_zones(offers, cloud, instance_type)
+        if offers.best(0.0, math.inf) is None:
+            raise UsageError(
+                f"{' and '.join(offers.types)} is offered in no zone where {site.vpc_id} has a subnet for machines",
+                next_step="name another --instance-type, or another --vpc or --subnet",
+            )
+    return offers
 
 
 def first_launch(

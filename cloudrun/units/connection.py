@@ -23,6 +23,8 @@ from cloudrun.core.records import Instance, SshTarget, UnitNews, UnitOrders, Uni
 from cloudrun.core.states import UnitState
 from cloudrun.ledger import Ledger
 from cloudrun.plan.interruptions import was_interrupted
+from cloudrun.plan.reaping import CONSISTENCY
+from cloudrun.units.joining import unit_to_join
 from cloudrun.wiring import Cloud
 
 if TYPE_CHECKING:
@@ -92,13 +94,13 @@ class EarlyLogin:
 
 def ssh_target(ledger: Ledger, unit: UnitRecord) -> SshTarget:
     key = ledger.key_path(unit.launch_id)
-    return SshTarget(unit.address or "", unit.ssh_port, unit.user, key, unit.host_key)
+    return SshTarget(unit.address or "", unit.ssh_port, unit.user, key, unit.host_key, unit.ssh_jump)
 
 
 def early_login(ledger: Ledger, instance_id: str) -> EarlyLogin | None:
     """To a unit that awaits its next run. Whether it is ours to use is seen to before it is told anything. Raises
     NotFound."""
-    unit = ledger.unit(instance_id)
+    unit = unit_to_join(ledger, instance_id)
     return EarlyLogin(ssh_target(ledger, unit)) if unit.state is UnitState.READY and unit.address else None
 
 
@@ -134,9 +136,13 @@ class Connection:
     def target(self) -> SshTarget:
         return ssh_target(self._ledger, self._unit())
 
-    def open(self, within_s: float, stop: Event | None = None, *, look_s: float = LOOK_EVERY_S) -> None:
+    def open(
+        self, within_s: float, stop: Event | None = None, *, look_s: float = LOOK_EVERY_S, knock: bool = False
+    ) -> None:
         """Wait for SSH, and look now and then whether the machine that is waited for still runs, first after `look_s`.
-        `stop` in place of the connection's own."""
+        `stop` in place of the connection's own. `knock`: it was launched a while ago, perhaps from another address,
+        which is let in where the first try fails."""
+        look_s = LOOK_FIRST_S if knock else look_s
         from cloudrun.ssh.agent import Agent
         from cloudrun.ssh.session import Session
 
@@ -162,8 +168,15 @@ class Connection:
                 found = self._describe()
                 if found is not None and found.state not in ("pending", "running"):
                     raise self._went_away(found) from error
+                if found is None and self._clock.now() - self._unit().created_at > CONSISTENCY:
+                    raise LaunchError(
+                        f"{self._unit().instance_id} is gone: EC2 no longer knows it", next_step="cloudrun reap"
+                    ) from error
                 if self._clock.monotonic() >= end:
                     raise
+                if knock:
+                    self.let_this_address_in()
+                    knock = False
 
     def reopen(self, stop: Event | None = None, *, lost: Session | None = None) -> None:
         """A new connection in place of the one that is `lost`, unless another thread has made one already.
@@ -232,9 +245,11 @@ class Connection:
         """A laptop that has moved has another address than the one its security group admits."""
         unit = self._unit()
         with suppress(LedgerError):
-            group = self._ledger.launch(unit.launch_id).request.security_group_id
+            request = self._ledger.launch(unit.launch_id).request
+            if not request.admits_caller:
+                return
             try:
-                self._cloud.network.admit(group, self._cloud.caller_cidr())
+                self._cloud.network.admit(request.security_group_id, self._cloud.caller_cidr())
             except CloudrunError as error:  # the old address may be right all the same
                 self._observe(Note(f"the security group could not be told of this address: {error}", "verbose"))
 

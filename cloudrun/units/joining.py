@@ -1,28 +1,94 @@
-"""Whether a unit that was kept or stopped may be joined."""
+"""A unit that was kept or stopped, used again: whether it may be, and how a stopped one is started."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
-from cloudrun.core.errors import UsageError
+from cloudrun.core.clock import Clock, utc_text
+from cloudrun.core.errors import CloudrunError, NotFound, UsageError
+from cloudrun.core.events import Note, Observer
 from cloudrun.core.records import UnitRecord
+from cloudrun.core.settings import Settings
 from cloudrun.core.states import UnitState
 from cloudrun.ledger import Ledger
+from cloudrun.plan.reaping import ENDED
+from cloudrun.units import terminating
 from cloudrun.units.clients import is_alive
+from cloudrun.units.timer import set_timer
+from cloudrun.wiring import Cloud
+
+if TYPE_CHECKING:
+    from cloudrun.ssh.session import Session
+
+STOPPED = (UnitState.STOPPING, UnitState.STOPPED)
+
+
+def unit_to_join(ledger: Ledger, instance_id: str) -> UnitRecord:
+    """Raises NotFound for a machine that this ledger did not launch, whoever's it is."""
+    try:
+        return ledger.unit(instance_id)
+    except NotFound as error:
+        raise NotFound(
+            f"{instance_id} is no machine that this project's ledger has launched, and others are not touched",
+            next_step="cloudrun units lists those that can be used again; leave it out to launch a new one",
+        ) from error
 
 
 def check_free(ledger: Ledger, unit: UnitRecord, now: datetime) -> None:
-    """Raises UsageError for a unit that is at its end, or in the hands of another client."""
+    """Raises UsageError for a unit that is at its end, or in the hands of another client. One that is stopped has no
+    end: it gets a new deadline when it is started."""
     if unit.state in (UnitState.TERMINATING, UnitState.TERMINATED):
         raise UsageError(f"{unit.instance_id} is {unit.state}", next_step="launch a new unit")
     if is_alive(ledger.client(unit.client_id), now):
         raise in_use(unit.instance_id)
-    if unit.deadline <= now:
+    if unit.deadline <= now and unit.state not in STOPPED:
         raise UsageError(
             f"the deadline of {unit.instance_id} has passed",
             next_step=f"cloudrun reap {unit.instance_id}, then launch a new unit",
         )
 
 
+def check_stop(ledger: Ledger, unit: UnitRecord, settings: Settings) -> None:
+    """Raises UsageError where it is to be stopped in the end and EC2 would not."""
+    if settings.on_exit == "stop" and ledger.launch(unit.launch_id).request.spot:
+        raise UsageError(
+            f"{unit.instance_id} is a spot machine, which EC2 does not stop", next_step="write --on-exit keep"
+        )
+
+
 def in_use(instance_id: str) -> UsageError:
     return UsageError(f"{instance_id} is in use by another process or block", next_step="wait for its end, or end it")
+
+
+def start(cloud: Cloud, ledger: Ledger, unit: UnitRecord, settings: Settings, clock: Clock) -> datetime:
+    """Ask EC2 to start a stopped unit. Returns the deadline that it shall have, `settings.deadline_s` from now.
+
+    Its own timer has the old one: where that has passed, the machine waits some minutes for `tell_deadline`. The ledger
+    has the later of the two from now on, lest a reaper end it meanwhile. Raises UsageError where EC2 has ended it.
+    """
+    name = unit.instance_id
+    if unit.state is UnitState.STOPPING:  # whoever stopped it did not see it stopped
+        terminating.stop(cloud, ledger, [name], timeout_s=settings.terminate_timeout_s, clock=clock)
+    found = cloud.instances.describe([name]).get(name)
+    if found is None or found.state in ENDED:
+        raise UsageError(
+            f"{name} is not there any more: EC2 says it is {found.state if found else 'unknown'}",
+            next_step="cloudrun reap, then launch a new unit",
+        )
+    deadline = clock.now() + timedelta(seconds=settings.deadline_s)
+    ledger.update_unit(name, deadline=max(deadline, unit.deadline))
+    cloud.instances.start([name])
+    return deadline
+
+
+def tell_deadline(
+    cloud: Cloud, ledger: Ledger, unit: UnitRecord, deadline: datetime, session: Session, observe: Observer
+) -> None:
+    """Give a unit that was started its new deadline: its timer first, then the ledger, then the tag that people see."""
+    set_timer(session, unit, deadline)
+    ledger.update_unit(unit.instance_id, deadline=deadline)
+    try:
+        cloud.instances.tag([unit.instance_id], {"cloudrun:expires-at": utc_text(deadline)})
+    except CloudrunError as error:
+        observe(Note(f"the tag of {unit.instance_id} still says the old deadline: {error}", "warning"))

@@ -21,13 +21,15 @@ from cloudrun.core.errors import (
     UsageError,
     mark_incomplete,
 )
-from cloudrun.core.records import Image, Instance, LaunchRecord, LaunchRequest, UnitRecord
+from cloudrun.core.records import Image, Instance, LaunchRecord, LaunchRequest, Site, UnitRecord
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import EndReason, LaunchState, UnitState
 from cloudrun.ledger import Ledger
 from cloudrun.plan.offers import Offer
 from cloudrun.plan.reaping import key_name
+from cloudrun.plan.tagging import tags_of
 from cloudrun.plan.userdata import user_data
+from cloudrun.plan.volumes import volume_problem
 from cloudrun.units.terminating import POLL_S, terminate
 from cloudrun.wiring import Cloud
 
@@ -69,6 +71,7 @@ def prepare(
     now = clock.now()
     deadline = now + timedelta(seconds=settings.deadline_s)
     tags = {
+        **tags_of(settings.tags),
         "Name": f"cloudrun {launch_id}",
         "cloudrun:ledger": ledger.ledger_id,
         "cloudrun:launch": launch_id,
@@ -77,8 +80,10 @@ def prepare(
         **(more_tags or {}),
     }
     name = key_name(launch_id)
+    site = find_site(cloud, settings)
+    subnet = site.subnet_in(offer.zone)
     cloud.network.import_key_pair(name, login.public, tags)
-    group = cloud.network.create_security_group(name, cloud.caller_cidr(), tags)
+    group = site.group_id or _make_group(cloud, site, name, tags)
     record = LaunchRecord(
         launch_id=launch_id,
         place=cloud.place,
@@ -97,6 +102,15 @@ def prepare(
             spot=settings.spot,
             zone=offer.zone,
             max_price=settings.max_price,
+            subnet_id=subnet.subnet_id if subnet else "",
+            public_address=bool(subnet and site.ask_public and not subnet.public),
+            volume_type=settings.volume_type,
+            volume_iops=settings.volume_iops,
+            volume_throughput=settings.volume_throughput,
+            instance_profile=settings.instance_profile or "",
+            private=site.private,
+            group_is_given=bool(site.group_id),
+            admits_caller=not (site.group_id or site.admitted),
         ),
         user=settings.user or image.user,
         client_id=client_id,
@@ -105,18 +119,50 @@ def prepare(
         host_key=" ".join(host.public.split()[:2]),
         created_at=now,
         architecture=image.architecture,
+        ssh_jump=settings.ssh_jump or "",
     )
     ledger.intend(record)
     return record
 
 
+def _make_group(cloud: Cloud, site: Site, name: str, tags: Mapping[str, str]) -> str:
+    first, *others = site.admitted or (cloud.caller_cidr(),)
+    more = {"vpc_id": site.vpc_id} if site.vpc_id else {}
+    group = cloud.network.create_security_group(name, first, tags, **more)
+    for network in others:
+        cloud.network.admit(group, network)
+    return group
+
+
+def find_site(cloud: Cloud, settings: Settings) -> Site:
+    """Where in the account's network its machines go. EC2 is asked only about what the settings name. Raises UsageError
+    where that does not exist, does not go together, or leads to machines that nobody can reach."""
+    values = [settings.vpc, settings.subnet, settings.security_group, settings.zone, settings.address]
+    if not any((*values, settings.ssh_from, settings.ssh_jump)):
+        return Site()
+    words = [value or "" for value in (*values, settings.ssh_from)]
+    return cloud.network.site(*words, jump=settings.ssh_jump is not None)
+
+
 def find_image(cloud: Cloud, settings: Settings) -> Image:
-    """What all allowed types boot. Raises UsageError for an unknown type or image, or where they do not go together."""
+    """What all allowed types boot. Raises UsageError for an unknown type or image, where they do not go together, and
+    for machines that would not be reached."""
     if settings.max_price is not None and not settings.spot:
         raise UsageError("a maximum price is for spot machines", next_step="add --spot, or leave out --max-price")
+    problem = volume_problem(settings.volume_type, settings.volume_iops, settings.volume_throughput)
+    if problem:
+        raise UsageError(problem, next_step="correct --volume-type, --volume-iops and --volume-throughput")
+    for name, why in cloud.refuses.items():
+        if getattr(settings, name):
+            raise UsageError(f"{name}: {why}", next_step=f"leave out {name}, or use --provider aws")
     image = cloud.images.find(settings.instance_type, image_id=settings.image, user=settings.user)
     for instance_type in settings.fallback_types:
         cloud.images.find(instance_type, image_id=image.image_id, user=image.user)
+    find_site(cloud, settings)
+    if settings.ssh_jump:
+        from cloudrun.ssh.jump import check_way
+
+        check_way(settings.ssh_jump)
     return image
 
 
@@ -193,14 +239,20 @@ def _unit(launch: LaunchRecord, instance: Instance) -> UnitRecord:
         state=UnitState.LAUNCHING,
         instance_type=instance.instance_type,
         user=launch.user,
-        address=instance.address,
+        address=_address(launch.request, instance),
         ssh_port=instance.ssh_port,
         host_key=launch.host_key,
         deadline=launch.deadline,
         on_exit=launch.on_exit,
         client_id=launch.client_id,
         created_at=launch.created_at,
+        ssh_jump=launch.ssh_jump,
     )
+
+
+def _address(request: LaunchRequest, instance: Instance) -> str | None:
+    """Where we log in."""
+    return instance.private_address if request.private else instance.address
 
 
 def wait_running(
@@ -234,6 +286,7 @@ def wait_running(
 def note_running(ledger: Ledger, instance: Instance) -> UnitRecord:
     """Write down where a machine is that has begun to run. Returns its row."""
     with ledger.together():
-        ledger.update_unit(instance.instance_id, address=instance.address, ssh_port=instance.ssh_port)
+        request = ledger.launch(ledger.unit(instance.instance_id).launch_id).request
+        ledger.update_unit(instance.instance_id, address=_address(request, instance), ssh_port=instance.ssh_port)
         ledger.move_unit(instance.instance_id, UnitState.BOOTING)
         return ledger.unit(instance.instance_id)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from datetime import datetime
 
-from cloudrun import prices, reaper
+from cloudrun import reaper
 from cloudrun.core.clock import Clock, SystemClock
 from cloudrun.core.errors import (
     Cancelled,
@@ -20,9 +19,8 @@ from cloudrun.core.records import Image
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import UnitState
 from cloudrun.ledger import Ledger
-from cloudrun.plan import budget
-from cloudrun.plan.quantities import duration_text
 from cloudrun.units import launching
+from cloudrun.units.beforehand import check_budget, say_beforehand, say_what_differs
 from cloudrun.units.clients import this_client
 from cloudrun.units.connection import EarlyLogin
 from cloudrun.units.leases import beat
@@ -53,9 +51,7 @@ def open_unit(
     if instance_id is None:
         check_budget(settings, cloud.place.region)
     check_playbook()  # a unit that cannot be provisioned is not worth launching
-    for note in cloud.notes:
-        observe(Note(note))
-    _warn_of_expiry(cloud, settings, (clock or SystemClock()).now(), observe)
+    say_beforehand(cloud, settings, (clock or SystemClock()).now(), observe)
     unit = OpenUnit(cloud, ledger, settings, observe, clock or SystemClock())
     client = this_client(unit.clock.now())
     ledger.register_client(client)
@@ -69,52 +65,14 @@ def open_unit(
             if instance_id is not None:
                 unit.join(instance_id, client, early)
             else:
-                unit.launch(image or launching.find_image(cloud, settings), client)
+                image = image or launching.find_image(cloud, settings)
+                say_what_differs(cloud, settings, image, observe)
+                unit.launch(image, client)
             unit.check_cancelled()
         except BaseException as error:
             close_behind(unit, error, instance_id)
             raise
     return unit
-
-
-def check_budget(settings: Settings, region: str) -> None:
-    """Raises UsageError where one machine could cost more, until its deadline, than the settings allow."""
-    if settings.budget is None:
-        return
-    for instance_type in (settings.instance_type, *settings.fallback_types):
-        listed = prices.usd_per_hour(instance_type, region)
-        usd = settings.max_price if settings.spot and settings.max_price else listed.usd_per_hour if listed else None
-        if usd is None:
-            raise UsageError(
-                f"nobody here knows what a {instance_type} costs in {region}, so no budget can be kept",
-                next_step="use a common type such as m7i.large, or leave out budget and set an early --deadline",
-            )
-        most = budget.least_usd(usd, settings.deadline_s)
-        if most > settings.budget:
-            until = budget.lease(0.0, settings.budget, usd, deadline_s=settings.deadline_s, least_s=60.0)
-            step = f"--deadline {int(until // 60)}m, or a larger budget" if until else "a larger budget"
-            raise UsageError(
-                f"a {instance_type} could cost ${most:.4f} until its deadline in {duration_text(settings.deadline_s)},"
-                f" and the budget is ${settings.budget:g}",
-                next_step=f"{step} (cloudrun config show budget --origin)",
-            )
-
-
-def _warn_of_expiry(cloud: Cloud, settings: Settings, now: datetime, observe: Observer) -> None:
-    """Credentials that end before the machine does: nobody could end it, move its deadline or let it upload then."""
-    expiry = cloud.credentials_expire_at()
-    if expiry is None:
-        return
-    left_s = (expiry - now).total_seconds()
-    if left_s < settings.deadline_s:
-        uploads = ", and what it may upload ends with them" if settings.bucket else ""
-        observe(
-            Note(
-                f"the AWS credentials expire in {duration_text(max(0.0, left_s))}, before the machine's deadline in"
-                f" {duration_text(settings.deadline_s)}{uploads}: log in anew first, or set an earlier --deadline",
-                "warning",
-            )
-        )
 
 
 def close_behind(unit: OpenUnit, error: BaseException | None, joined: str | None = None) -> None:

@@ -182,7 +182,9 @@ def release_resources(cloud: Cloud, ledger: Ledger, launch_id: str, *, timeout_s
         failures[name] = error
     groups: list[str] = []
     with suppress(LedgerError):  # the intent was never written
-        groups.append(ledger.launch(launch_id).request.security_group_id)
+        request = ledger.launch(launch_id).request
+        if not request.group_is_given:
+            groups.append(request.security_group_id)
     try:
         groups += cloud.network.leftovers(ledger.ledger_id, launch_id=launch_id).security_group_ids
     except CloudrunError as error:

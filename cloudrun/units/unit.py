@@ -25,10 +25,9 @@ from cloudrun.core.settings import Settings, idle_limit_s
 from cloudrun.core.states import EndReason, UnitState
 from cloudrun.ledger import Ledger
 from cloudrun.plan.offers import Offer
-from cloudrun.units import capacity, launching, terminating
+from cloudrun.units import capacity, joining, launching, terminating
 from cloudrun.units.clients import owner
 from cloudrun.units.connection import Connection, EarlyLogin
-from cloudrun.units.joining import check_free, in_use
 from cloudrun.units.lifeline import LIFELINE
 from cloudrun.units.phases import Phases
 from cloudrun.wiring import Cloud
@@ -73,6 +72,7 @@ class OpenUnit:
         self.image: Image
         self.record: UnitRecord
         self.opened = False
+        self._as_it_was: OnExit | None = None  # what becomes of a unit that is being joined, until it is
         self.client_id = ""
         self._observer = observe
         self._ending = ExitStack()
@@ -117,7 +117,7 @@ class OpenUnit:
         self.image = image
         with self.phases.phase("launch", f"{self.settings.instance_type} in {self.cloud.place.region}"):
             capacity.first_launch(
-                capacity.allowed(self.settings),
+                capacity.allowed(self.cloud, self.settings),
                 self.cloud,
                 partial(self._rent, client),
                 clock=self.clock,
@@ -156,33 +156,37 @@ class OpenUnit:
         (self.record,) = launching.request(self.cloud, self.ledger, launch, self.clock)
 
     def join(self, instance_id: str, client: ClientRecord, early: EarlyLogin | None = None) -> None:
-        """Take over a kept unit of this ledger, or start a stopped one."""
-        unit = self.ledger.unit(instance_id)
-        check_free(self.ledger, unit, self.clock.now())
-        self.opened = True  # by whoever launched it: where this fails, what it was told to do at its end still holds
+        """Take over a kept unit of this ledger, or start a stopped one. Where that fails it is left as it was."""
+        unit = joining.unit_to_join(self.ledger, instance_id)
+        joining.check_free(self.ledger, unit, self.clock.now())
+        joining.check_stop(self.ledger, unit, self.settings)
+        self.opened = True  # by whoever launched it
         waiting = [run.run_id for run in self.ledger.unfinished_runs(instance_id)]
         if waiting:
             self.keep_until_deadline = True
             self.observe(Note(f"outputs wait on {instance_id}: cloudrun pull {waiting[0]}", "warning"))
         self.image = launching.image_of(self.cloud, self.ledger, unit)
         if not self.ledger.take_unit(instance_id, client.client_id, of=unit.client_id, on_exit=self.settings.on_exit):
-            raise in_use(instance_id)
+            raise joining.in_use(instance_id)
         self.record = self.ledger.unit(instance_id)
+        self._as_it_was = unit.on_exit
         self._connection.early = early
         self._ending.callback(self._release, unit.launch_id)
         self._ending.callback(self._end_instances, unit.launch_id)
         with self.phases.phase("boot", instance_id):
-            if unit.state is UnitState.STOPPING:  # whoever stopped it did not see it stopped
-                timeout_s = self.settings.terminate_timeout_s
-                terminating.stop(self.cloud, self.ledger, [instance_id], timeout_s=timeout_s, clock=self.clock)
-            if unit.state in (UnitState.STOPPING, UnitState.STOPPED):
-                self.cloud.instances.start([instance_id])
-            if unit.state in (UnitState.STOPPING, UnitState.STOPPED, UnitState.LAUNCHING):
+            deadline = None
+            if unit.state in joining.STOPPED:
+                deadline = joining.start(self.cloud, self.ledger, unit, self.settings, self.clock)
+            if deadline is not None or unit.state is UnitState.LAUNCHING:
                 self._await_running()
-            self._log_in()
+            self._log_in(joined=True)
+            if deadline is not None:
+                joining.tell_deadline(self.cloud, self.ledger, self.record, deadline, self.session, self.observe)
+                self.agent.orders(self._orders())
             if self.record.state is not UnitState.READY:
                 self.ledger.move_unit(instance_id, UnitState.READY)
             self.record = self.ledger.unit(instance_id)
+        self._as_it_was = None
 
     def _settle_in(self) -> None:
         """The key in user-data can be read by whoever may describe the instance: from here on the unit has its own."""
@@ -256,10 +260,10 @@ class OpenUnit:
         """Whether the provider has ended it, as EC2 tells it. Raises CloudrunError where EC2 does not answer."""
         return self._connection.was_taken_back()
 
-    def _log_in(self) -> None:
+    def _log_in(self, *, joined: bool = False) -> None:
         self._ending.callback(self._connection.close)
         self._ending.callback(self._say_what_is_home)
-        self._connection.open(self.settings.boot_timeout_s)
+        self._connection.open(self.settings.boot_timeout_s, knock=joined)
 
     def _orders(self) -> UnitOrders:
         self.seconds_left()  # another process may have moved the deadline: a new connection must not move it back
@@ -355,6 +359,7 @@ class OpenUnit:
             how = "terminate"  # one that outlives a signal, or never let us in, would be a surprise on the bill
         if self.keep_until_deadline and not self.hurried.is_set():
             how = "keep"
+        how = self._as_it_was or how
         if how == "terminate":
             with self.phases.phase("terminate", ", ".join(ids)):
                 terminating.terminate(
@@ -367,8 +372,9 @@ class OpenUnit:
                 )
             return
         if how == "stop":
+            running = [each for each in ids if self.ledger.unit(each).state is not UnitState.STOPPED]
             terminating.stop(
-                self.cloud, self.ledger, ids, timeout_s=self.settings.terminate_timeout_s, clock=self.clock
+                self.cloud, self.ledger, running, timeout_s=self.settings.terminate_timeout_s, clock=self.clock
             )
         for instance_id in ids:
             self.ledger.update_unit(instance_id, client_id="", on_exit=how)

@@ -231,16 +231,6 @@ def test_a_kept_unit_is_ended_by_name(project: Project, nothing_left: Callable[[
     nothing_left(project)
 
 
-@pytest.mark.slow
-def test_a_stopped_unit_starts_again(project: Project, nothing_left: Callable[[Project], None]) -> None:
-    with process_unit(project=project.root, on_exit="stop", observe=lambda event: None) as unit:
-        unit.run("echo kept > file")
-    (row,) = project.ledger.units()
-    with process_unit(project=project.root, instance_id=row.instance_id, observe=lambda event: None) as unit:
-        assert unit.run("cat file").stdout == "kept\n"
-    nothing_left(project)
-
-
 def test_a_job_past_its_deadline_is_ended_and_its_files_are_home(
     project: Project, nothing_left: Callable[[Project], None]
 ) -> None:

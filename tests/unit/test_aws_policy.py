@@ -120,6 +120,14 @@ def test_s3_is_in_it_only_for_a_bucket_that_is_named() -> None:
     } == {"arn:aws:s3:::b-1", "arn:aws:s3:::b-1/*"}
 
 
+def test_a_role_for_jobs_may_be_passed_to_machines_only_where_it_is_named() -> None:
+    assert not any(action == "iam:PassRole" for action, _ in statements(policy()))
+    profile = "arn:aws:iam::123456789012:instance-profile/team/trainer"
+    (statement,) = [each for action, each in statements(policy(instance_profile=profile)) if action == "iam:PassRole"]
+    assert statement["Resource"] == ["arn:aws:iam::*:role/trainer"]
+    assert statement["Condition"] == {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}}
+
+
 def test_a_region_confines_ec2_to_it_and_names_its_part_of_aws() -> None:
     for action, statement in statements(policy(region="cn-north-1")):
         if action.startswith("ec2:"):
@@ -130,4 +138,11 @@ def test_a_region_confines_ec2_to_it_and_names_its_part_of_aws() -> None:
 
 def test_it_is_small_enough_for_a_policy_of_ones_own() -> None:
     """6,144 characters without white space is what a managed policy may have (IAM quotas)."""
-    assert len(json.dumps(policy(bucket="b" * 63, region="ap-southeast-1"), separators=(",", ":"))) < 6144
+    assert (
+        len(
+            json.dumps(
+                policy(bucket="b" * 63, region="ap-southeast-1", instance_profile="trainer"), separators=(",", ":")
+            )
+        )
+        < 6144
+    )

@@ -20,7 +20,7 @@ def test_cells_are_shared_among_all_slots_and_every_unit_is_paid_for() -> None:
     assert it.usd == pytest.approx(4 * 0.10 * it.seconds / 3600)
     assert it.most_usd == pytest.approx(4 * 0.10 * 4)
     where = "100 cells to run on 4 units, 2 at a time on each"
-    assert str(it) == f"{where}: some 8 min 30 s, some $0.0567; at most $1.60 at list prices"
+    assert str(it) == f"{where}: some 8 min 30 s, some $0.0567 with overhead; at most $1.60 at list prices"
 
 
 def test_a_budget_is_the_most() -> None:

@@ -14,17 +14,16 @@ import pytest
 from cloudrun.core.records import FileEntry, GridRecord, Timings
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import GridState, RunState
-from cloudrun.grids.costs import write_costs
 from cloudrun.grids.grid import GridRun, Wishes
-from cloudrun.grids.machines import GRID_TAG
+from cloudrun.grids.machines import GRID_TAG, names_of
 from cloudrun.grids.rows import begin, fill, is_again
 from cloudrun.ledger import Ledger
 from cloudrun.plan.grid_sets import parse_sets
-from cloudrun.plan.scheduling import Terms
-from cloudrun.pools.pool import Pool
+from cloudrun.plan.pricing import usd_per_hour
 from cloudrun.runs import dispatch
 from cloudrun.runs.prepared import Job, Prepared, beside
-from tests.fakes import HOUR, Ec2, ManualClock, launch_one
+from cloudrun.units.costs import settle
+from tests.fakes import HOUR, PLACE, Ec2, ManualClock, launch_one
 
 GRID = parse_sets(["n=1,2,3"])
 
@@ -103,11 +102,13 @@ def test_cells_that_a_kill_kept_from_being_written_are_run_again_too(plan: Prepa
 def test_what_ran_on_units_of_a_client_that_was_killed_gets_its_cost_too(plan: Prepared, ledger: Ledger) -> None:
     grid, _, _ = command(plan, ledger, again=False)
     succeed(ledger, grid, 2)
-    pool = cast("Pool", SimpleNamespace(used=[], terms=lambda _: Terms(1, 0.1)))
-    write_costs(ledger, pool, "g-other")
-    write_costs(ledger, pool, grid.grid_id)
+    settle(ledger, names_of(ledger, "g-other"))
+    settle(ledger, names_of(ledger, grid.grid_id))
+    price = usd_per_hour("m7i.large", PLACE.region)
+    assert price is not None
+    half = pytest.approx(price.usd_per_hour / 2)
     costs = [ledger.run(cell.run_id).cost_usd for cell in ledger.cells(grid.grid_id)]
-    assert costs == [pytest.approx(0.05), pytest.approx(0.05), None], "an hour of one machine, shared by two"
+    assert costs == [half, half, None], "an hour of one machine, shared by two"
 
 
 def goods(**files: str) -> Any:

@@ -19,9 +19,12 @@ from cloudrun.grids.grid import Finished
 from cloudrun.grids.machines import GRID_TAG
 from cloudrun.grids.watching import forsaken
 from cloudrun.ledger import Ledger
+from cloudrun.plan.costs import Bill
 from cloudrun.plan.retrying import Failures
 from cloudrun.units.clients import this_client
 from tests.fakes import Ec2, ManualClock, launch_one
+
+FREE = Bill(0, 0.0, 0.0)
 
 
 @pytest.fixture
@@ -48,7 +51,7 @@ def steps(lines: list[str]) -> list[str]:
 
 def test_after_a_grid_that_stopped_since_its_first_cells_failed_alike_the_log_comes_first(ledger: Ledger) -> None:
     failures = failed(*["ValueError: alpha 0.5 is too large"] * 3)
-    finished = Finished(grid(9, GridState.STOPPED), Tally(9, failed=3), 0.0, failures.stop(), failures)
+    finished = Finished(grid(9, GridState.STOPPED), Tally(9, failed=3), FREE, failures.stop(), failures)
     lines = closing_lines(finished, ledger)
     assert lines[1].endswith("failed in the same way: ValueError: alpha 0.5 is too large")
     (step,) = steps(lines)
@@ -57,20 +60,22 @@ def test_after_a_grid_that_stopped_since_its_first_cells_failed_alike_the_log_co
 
 
 def test_where_all_failed_the_reason_is_said_though_nothing_stopped_it(ledger: Ledger) -> None:
-    finished = Finished(grid(2), Tally(2, failed=2), 0.0, "", failed("KeyError: 'x'", "ValueError: 1"))
+    finished = Finished(grid(2), Tally(2, failed=2), FREE, "", failed("KeyError: 'x'", "ValueError: 1"))
     lines = closing_lines(finished, ledger)
     assert "  why    all 2 cells failed, one of them with: KeyError: 'x'" in lines
     assert steps(lines) == ["cloudrun show r-0 --log, then correct the script and type the same command"]
 
 
 def test_where_some_failed_the_results_come_with_the_first_of_their_logs(ledger: Ledger) -> None:
-    lines = closing_lines(Finished(grid(4), Tally(4, succeeded=2, failed=2), 0.0, "", failed("a", "b")), ledger)
+    lines = closing_lines(Finished(grid(4), Tally(4, succeeded=2, failed=2), FREE, "", failed("a", "b")), ledger)
     assert steps(lines)[0] == "cloudrun show r-0 --log, the first that failed"
     assert "cloudrun results --grid g-1" in steps(lines)[1]
 
 
 def test_a_budget_that_is_used_up_is_no_reason_to_look_at_a_log(ledger: Ledger) -> None:
-    finished = Finished(grid(4, GridState.STOPPED, budget_usd=1.0), Tally(4, succeeded=2), 0.9, "the budget is spent")
+    finished = Finished(
+        grid(4, GridState.STOPPED, budget_usd=1.0), Tally(4, succeeded=2), Bill(1, 0.9, 0.5), "the budget is spent"
+    )
     assert steps(closing_lines(finished, ledger))[0] == "the same command goes on with it, with a higher --budget"
 
 
@@ -78,20 +83,20 @@ def test_what_was_taken_over_and_what_it_cost_before_is_said_and_what_was_cancel
     ledger: Ledger,
 ) -> None:
     tally = Tally(9, succeeded=5, taken=4, failed=1, cancelled=2)
-    lines = closing_lines(Finished(grid(9, GridState.STOPPED), tally, 0.5, "", failed("a"), 0.25), ledger)
+    lines = closing_lines(Finished(grid(9, GridState.STOPPED), tally, Bill(2, 0.5, 0.4), "", failed("a"), 0.25), ledger)
     assert lines[0] == "g-1 (g) stopped: 5 succeeded, 4 of them before, 1 failed, 2 cancelled, 1 left"
-    assert "  cost   $0.5000 at list prices, $0.2500 of it before this command" in lines
+    assert "  cost   $0.50 at list prices: runs $0.40 + overhead $0.10, $0.25 of it before this command" in lines
 
 
 @pytest.mark.parametrize(("tally", "code"), [(Tally(1, cancelled=1), 5), (Tally(1, failed=1), 5), (Tally(1, 1), 0)])
 def test_a_cell_that_did_not_succeed_is_seen_in_the_exit_code(tally: Tally, code: int) -> None:
-    assert exit_code(Finished(grid(1), tally, 0.0)) == code
+    assert exit_code(Finished(grid(1), tally, FREE)) == code
 
 
 def test_a_ranking_that_is_cut_says_how_to_see_the_rest() -> None:
     run = SimpleNamespace(record=SimpleNamespace(metric="f1"), scores={"f1": 0.5}, params={"a": 1})
     ranked = SimpleNamespace(ranking=lambda grid_id, limit: [run] * limit)
-    lines = closing_lines(Finished(grid(12), Tally(12, succeeded=12), 0.0), cast("Ledger", ranked))
+    lines = closing_lines(Finished(grid(12), Tally(12, succeeded=12), FREE), cast("Ledger", ranked))
     assert "       10 of 12 shown: cloudrun results --grid g-1 --limit 0" in lines
 
 

@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parents[2] / "cloudrun"
 ADAPTERS = {"aws", "ssh", "provisioning", "ledger"}
 FACES = {"cli", "report", "serving"}
 STORIES = [
-    "setup",
     "units",
+    "setup",
     "runs",
     "pools",
     "grids",

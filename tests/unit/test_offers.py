@@ -87,3 +87,16 @@ def test_where_a_call_asks_for_too_many_it_comes_down_to_what_there_is(wanted: i
             offers.refuse(offer, 0.0, count)
     assert had == min(wanted, there)
     assert calls <= 2 + 3 * math.log2(wanted + 1) + 1
+
+
+def test_where_the_network_has_a_place_in_some_zones_only_those_are_asked() -> None:
+    offers = Offers(TYPES, ["us-east-1b", "us-east-1z"])
+    for name in TYPES:
+        offers.learn(name, ZONES)
+    assert walked(offers) == [Offer(name, "us-east-1b") for name in TYPES]
+
+
+def test_where_no_zone_with_a_place_offers_the_type_there_is_nothing_to_ask_for() -> None:
+    offers = Offers(["m7i.large"], ["us-east-1z"])
+    offers.learn("m7i.large", ZONES)
+    assert offers.best(0.0, 10.0) is None

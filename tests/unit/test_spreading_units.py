@@ -49,7 +49,9 @@ class World:
             admit_each_other=lambda group: self.admitted.append((group, group)),
         )
         launch = lambda launch_id: SimpleNamespace(  # noqa: E731
-            request=SimpleNamespace(image_id=launch_id.split("/")[1], security_group_id=launch_id.split("/")[0])
+            request=SimpleNamespace(
+                image_id=launch_id.split("/")[1], security_group_id=launch_id.split("/")[0], group_is_given=False
+            )
         )
         cloud = SimpleNamespace(instances=instances, network=network)
         return Spreading(cast("Any", cloud), cast("Any", SimpleNamespace(launch=launch)))

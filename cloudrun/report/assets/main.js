@@ -116,14 +116,13 @@ function header() {
   const ended = ALL.reduce((most, run) => Math.max(most, RUNS.ended[run] ?? RUNS.created[run]), 0);
   const began = ALL.reduce((least, run) => Math.min(least, RUNS.created[run]), Infinity);
   const until = moment(ended).startsWith(moment(began).slice(0, 10)) ? moment(ended).slice(11) : moment(ended);
-  const spentUsd = RUNS.cost.reduce((sum, usd) => sum + (usd ?? 0), 0);
   const rented = DATA.units.length ? unitViews().reduce((sum, unit) => sum + unit.rented, 0) : 0;
   const states = order.map(([state, count]) => h("span.tally", null, stateMark(state), ` ${GROUPED.format(count)}`));
   const cells = [
     ["runs", GROUPED.format(COUNT), DATA.cut ? "newest" : null],
     ["from first to last", duration(ended - began)],
     rented ? [many(DATA.units.length, "machine"), duration(rented), "rented"] : null,
-    spentUsd ? ["cost", dollars(spentUsd)] : null,
+    DATA.bill ? ["machines cost", DATA.bill[0], null] : null,
   ].filter(Boolean);
   return h(
     "header.top",
@@ -133,6 +132,7 @@ function header() {
       null,
       h("h1", null, h("bdi", null, DATA.title)),
       h("p.sub", null, `${moment(began)} to ${until} UTC`),
+      DATA.bill ? h("p.sub", null, `cost: ${DATA.bill[1]}`) : null,
       h("p.tallies", null, states),
     ),
     figures(cells),

@@ -68,7 +68,7 @@ function headlineOf(run) {
   if (STATE.rank[run])
     cells.push(["rank", `${GROUPED.format(STATE.rank[run])}`, `of ${GROUPED.format(STATE.ranked.length)}`]);
   if (tookOf(run)) cells.push(["time", duration(tookOf(run))]);
-  if (RUNS.cost[run] !== null) cells.push(["cost", dollars(RUNS.cost[run])]);
+  if (RUNS.cost[run] !== null) cells.push(["cost, its share", dollars(RUNS.cost[run])]);
   return figures(cells);
 }
 

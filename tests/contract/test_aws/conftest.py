@@ -25,6 +25,7 @@ from cloudrun.aws.session import Aws, connect
 from cloudrun.core.records import LaunchRequest
 
 CANONICAL = "099720109477"
+AMAZON = "898082745236"
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,12 @@ IMAGES = [
     _image("ami-00000000000000004", f"{_NOBLE}-amd64-server-20990101", owner_id="123456789099"),
     _image("ami-00000000000000005", "Windows_Server-2022-English-Full-Base", platform="windows"),
     _image("ami-00000000000000006", "al2023-ami-2023.7-kernel-6.1-x86_64"),
-    _image("ami-00000000000000007", "our-base-17"),
+    _image("ami-00000000000000007", "our-base-17", owner_id="111122223333"),
+    _image(
+        "ami-00000000000000008", "Deep Learning Base OSS Nvidia Driver GPU AMI (Ubuntu 24.04) 20250602", owner_id=AMAZON
+    ),
+    _image("ami-00000000000000009", "golden-12", owner_id="136693071363"),
+    _image("ami-0000000000000000a", "trainer", owner_id=AMAZON, description="made from Rocky Linux 9"),
 ]
 
 

@@ -85,6 +85,16 @@ def test_a_clock_that_is_wrong_is_told(cli: Cli, endpoint: Endpoint) -> None:
     assert "set-ntp" in clock["next_step"]
 
 
+def test_a_network_of_ones_own_is_looked_at(cli: Cli, endpoint: Endpoint) -> None:
+    found = examined(cli, code=0)["network"]["found"]
+    assert found.startswith("the default VPC, vpc-")
+    (cli.folder / "cloudrun.toml").write_text('zone = "us-east-1b"\n')
+    found = examined(cli, code=0)["network"]["found"]
+    assert "in us-east-1b, at public addresses" in found
+    (cli.folder / "cloudrun.toml").write_text('subnet = "subnet-00000000000000000"\n')
+    assert examined(cli, code=1)["network"]["verdict"] == "problem"
+
+
 def test_keys_that_aws_does_not_know_end_it_there(cli: Cli, endpoint: Endpoint) -> None:
     endpoint.denied.add("GetCallerIdentity")
     checks = examined(cli, code=1)

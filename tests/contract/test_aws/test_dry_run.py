@@ -89,6 +89,17 @@ def test_for_people_it_says_the_same(cli: Cli, endpoint: Endpoint) -> None:
     assert "the sandbox" not in done.stdout
 
 
+def test_what_the_machine_gets_beside_python_is_told(cli: Cli, endpoint: Endpoint) -> None:
+    (cli.folder / "setup.yml").write_text("- hosts: all\n  tasks: []\n")
+    words = ("--apt", "libgomp1", "--playbook", "setup.yml", "--zone", "us-east-1a")
+    launch = told(cli, endpoint, *words)["launch"]
+    assert (launch["apt"], launch["types"][0]["zones"]) == (["libgomp1"], ["us-east-1a"])
+    assert launch["playbook"].endswith("setup.yml")
+    done = cli("submit", "train.py", "--provider", "aws", "--dry-run", *words)
+    assert "would install  libgomp1" in done.stdout
+    assert "in us-east-1a\n" in done.stdout
+
+
 def test_what_would_be_refused_is_refused(cli: Cli, endpoint: Endpoint) -> None:
     done = cli("submit", "train.py", "--provider", "aws", "--dry-run", "--instance-type", "m7i.lrage")
     assert done.returncode == 2

@@ -10,6 +10,7 @@ from cloudrun.core.errors import UsageError
 
 from .conftest import Endpoint
 
+GPU_PARAMETER = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
 PARAMETER = "/aws/service/canonical/ubuntu/server/24.04/stable/current/{}/hvm/ebs-gp3/ami-id"
 
 
@@ -36,8 +37,31 @@ def test_an_image_of_ones_own_is_found_by_id(aws: Aws) -> None:
     assert (image.image_id, image.name, image.user) == ("ami-00000000000000007", "our-base-17", "trainer")
 
 
-def test_the_login_user_follows_from_the_images_name(aws: Aws) -> None:
-    assert Images(aws).find("m7i.large", image_id="ami-00000000000000006").user == "ec2-user"
+@pytest.mark.parametrize(
+    ("image_id", "user"),
+    [
+        ("ami-00000000000000006", "ec2-user"),  # by its name
+        ("ami-00000000000000009", "admin"),  # by its owner, who is Debian
+        ("ami-0000000000000000a", "rocky"),  # by its description
+    ],
+)
+def test_the_login_user_is_the_one_that_the_images_maker_documents(aws: Aws, image_id: str, user: str) -> None:
+    assert Images(aws).find("m7i.large", image_id=image_id).user == user
+
+
+def test_a_type_with_a_gpu_boots_an_image_that_has_its_drivers(aws: Aws, endpoint: Endpoint) -> None:
+    endpoint.parameters[GPU_PARAMETER] = "ami-00000000000000008"
+    image = Images(aws).find("g5.xlarge")
+    assert (image.image_id, image.user, image.gpu) == ("ami-00000000000000008", "ubuntu", True)
+    assert not Images(aws).find("m7i.large", image_id="ami-00000000000000002").gpu
+
+
+def test_where_no_image_with_drivers_is_known_it_says_how_to_find_one(aws: Aws) -> None:
+    with pytest.raises(UsageError, match=r"g5\.xlarge computes on an accelerator of NVIDIA") as caught:
+        Images(aws).find("g5.xlarge")
+    assert "--image" in caught.value.next_step
+    assert "--owners amazon" in caught.value.next_step
+    assert Images(aws).find("g5.xlarge", image_id="ami-00000000000000002").gpu, "whoever names one knows"
 
 
 @pytest.mark.parametrize(

@@ -188,3 +188,34 @@ def test_an_interruption_is_told_by_its_code(raw: tuple[str, str], reason: str |
         assert instance.state_reason == reason
     assert instance.state_reason.count(raw[0]) == 1 or not raw[0]
     assert was_interrupted(instance) is interrupted
+
+
+def test_a_disk_and_a_role_are_asked_for_as_they_were_wished(
+    aws: Aws, endpoint: Endpoint, request_for_two: LaunchRequest
+) -> None:
+    request = dataclasses.replace(
+        request_for_two,
+        count=1,
+        volume_type="gp3",
+        volume_iops=6000,
+        volume_throughput=500,
+        instance_profile="none-such",
+    )
+    with pytest.raises(CloudrunError, match="none-such"):
+        Instances(aws).run(request)
+    call = endpoint.calls[-1]
+    assert call["IamInstanceProfile.Name"] == "none-such"
+    disk = {name.rpartition(".")[2]: value for name, value in call.items() if ".Ebs." in name}
+    assert disk == {
+        "VolumeSize": "20", "VolumeType": "gp3", "Iops": "6000", "Throughput": "500",
+        "Encrypted": "true", "DeleteOnTermination": "true",
+    }  # fmt: skip
+
+
+def test_without_a_word_there_is_no_role_and_nothing_about_speed(
+    aws: Aws, endpoint: Endpoint, request_for_two: LaunchRequest
+) -> None:
+    launched = Instances(aws).run(request_for_two)
+    call = endpoint.calls[-1]
+    assert not any(name.startswith("IamInstanceProfile") or name.endswith((".Iops", ".Throughput")) for name in call)
+    Instances(aws).terminate([one.instance_id for one in launched])

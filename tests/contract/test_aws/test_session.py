@@ -39,6 +39,9 @@ sso_start_url = https://example.awsapps.com/start
 sso_region = us-east-1
 sso_account_id = 123456789012
 sso_role_name = trainer
+[profile trainer]
+role_arn = arn:aws:iam::123456789012:role/trainer
+source_profile = login
 [profile helper]
 credential_process = /nowhere/helper
 [profile circle]
@@ -144,11 +147,16 @@ def test_a_config_file_that_is_no_config_file_is_named(configured: Path) -> None
         connect(region="us-east-1")
 
 
-def test_a_login_that_has_ended_says_how_to_log_in(configured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("profile", ["login", "trainer"])
+def test_a_login_that_has_ended_says_how_to_log_in(
+    configured: Path, monkeypatch: pytest.MonkeyPatch, profile: str
+) -> None:
+    """Also where a role is assumed with it."""
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     with pytest.raises(CredentialsError) as caught:
-        connect(region="us-east-1", profile="login").account_id()
-    assert "aws sso login" in caught.value.next_step
+        connect(region="us-east-1", profile=profile).account_id()
+    assert "`aws sso login --profile login`" in caught.value.next_step
+    assert caught.value.exit_code == 4
 
 
 def test_an_endpoint_variable_that_is_no_address_is_a_config_error(

@@ -4,110 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
-from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from cloudrun.cli.main import run
 from cloudrun.core.errors import NotFound, UsageError
-from cloudrun.core.ids import new_id
 from cloudrun.core.records import (
-    Artifact,
     GridRecord,
-    LaunchRecord,
-    LaunchRequest,
-    Place,
-    RunRecord,
-    Timings,
-    UnitRecord,
 )
-from cloudrun.core.states import EndReason, GridState, LaunchState, RunState, UnitState
+from cloudrun.core.states import EndReason, GridState
 from cloudrun.ledger import Ledger
-
-NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
-PLACE = Place("sandbox", "us-east-1", "g1")
-Made = Callable[..., str]
-
-
-@pytest.fixture
-def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
-    """A ledger with one live unit; the working directory is its project."""
-    (tmp_path / "cloudrun.toml").write_text("")
-    monkeypatch.chdir(tmp_path)
-    made = Ledger(tmp_path)
-    request = LaunchRequest("token", 1, "m7i.large", "ami-1", "/dev/sda1", 20, "key", "sg-1", "", {})
-    made.intend(
-        LaunchRecord("l-1", PLACE, LaunchState.INTENDED, request, "ubuntu", "c-1", NOON, "terminate", "key", NOON)
-    )
-    made.move_launch("l-1", LaunchState.REQUESTED)
-    unit = UnitRecord(
-        "i-1", "l-1", PLACE, UnitState.BOOTING, "m7i.large", "ubuntu", None, 22, "key", NOON, "terminate", "c-1", NOON
-    )
-    made.resolve_launch("l-1", [unit])
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def ended(ledger: Ledger, tmp_path: Path) -> Made:
-    """Adds a run that has ended; returns its id."""
-    count = iter(range(1000))
-
-    def add(
-        name: str,
-        scores: Mapping[str, float] | None = None,
-        *,
-        files: Mapping[str, str] | None = None,
-        logs: Mapping[str, str] | None = None,
-        params: Mapping[str, Any] | None = None,
-        reason: EndReason = EndReason.COMPLETED,
-        minimize: bool = False,
-    ) -> str:
-        run_id, at = new_id("r"), NOON + timedelta(minutes=next(count))
-        ledger.add_run(RunRecord(run_id, name, f"{name}.py", RunState.QUEUED, at, params=params or {}))
-        ledger.begin_attempt(run_id, "i-1", at)
-        ledger.move_run(run_id, RunState.RUNNING)
-        ledger.move_run(run_id, RunState.PULLING)
-        artifacts = []
-        for kind, contents in (("output", files or {}), ("log", logs or {})):
-            for path, content in contents.items():
-                (tmp_path / "made").write_text(content)
-                entry = ledger.artifacts.add(tmp_path / "made")
-                (tmp_path / "made").unlink()
-                artifacts.append(Artifact(path, entry.size, entry.sha256, kind))
-        succeeded = reason is EndReason.COMPLETED
-        ledger.finish_run(
-            run_id,
-            RunState.SUCCEEDED if succeeded else RunState.FAILED,
-            reason=reason,
-            exit_code=0 if succeeded else 3,
-            detail="" if succeeded else "it exited with code 3",
-            scores=scores or {},
-            metric=next(iter(scores), None) if scores else None,
-            minimize=minimize,
-            artifacts=artifacts,
-            passport=None,
-            timings=Timings(launch_s=0.5, run_s=2.25, total_s=3.1),
-            at=at + timedelta(seconds=3),
-        )
-        return run_id
-
-    return add
-
-
-def document(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
-    """The one JSON document that a command prints."""
-    assert run(arguments) == 0
-    captured = capsys.readouterr()
-    assert captured.err == ""
-    parsed = json.loads(captured.out, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
-    assert parsed["schema_version"] == 1
-    return parsed
+from tests.cli.conftest import NOON, Made, document
 
 
 def test_an_empty_ledger_says_what_to_type(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,7 +25,10 @@ def test_an_empty_ledger_says_what_to_type(ledger: Ledger, capsys: pytest.Captur
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "next: cloudrun submit" in captured.err
-    assert document(capsys, "results", "--json") == {"schema_version": 1, "runs": []}
+    assert document(capsys, "results", "--json") == {"schema_version": 1, "rankings": [], "runs": []}
+    assert run(["results", "--where", "anything<1", "--sort", "anything"]) == 0, (
+        "there is nothing yet to be wrong about"
+    )
 
 
 def test_results_rank_best_first_and_the_rest_below(
@@ -144,7 +57,6 @@ def test_results_by_another_score_smallest_first(
         (["--metric", "x", "--minimize"], [low, high, none]),
         (["--metric", "x", "--maximize"], [high, low, none]),
         (["--metric", "x", "--minimize", "--limit", "1"], [low]),
-        (["--metric", "nowhere", "--limit", "0"], [none, low, high]),
     ):
         listed = document(capsys, "results", "--json", *arguments)["runs"]
         assert [each["run_id"] for each in listed] == expected
@@ -163,8 +75,10 @@ def test_each_parameter_has_a_column_and_filters_and_sorts(
         ended(f"n{number}", {"accuracy": 0.5 + number / 10}, params={"alpha": alpha, "kind": "l1"})
     ended("plain", reason=EndReason.EXITED)
     assert table(capsys)[0] == ["rank", "run", "name", "state", "accuracy", "alpha", "kind", "when"]
-    assert [row[1] for row in table(capsys, "--sort", "alpha")[1:]] == ["n0", "n2", "n1", "plain"]
-    assert [row[1] for row in table(capsys, "--sort", "alpha", "--reverse")[1:]] == ["n1", "n2", "n0", "plain"]
+    assert [row[2] for row in table(capsys, "--sort", "alpha")[1:]] == ["n0", "n2", "n1", "plain"]
+    assert [row[0] for row in table(capsys, "--sort", "alpha")[1:]] == ["3", "1", "2", "-"], "ranks stay what they are"
+    assert [row[2] for row in table(capsys, "--sort", "alpha", "--reverse")[1:]] == ["n1", "n2", "n0", "plain"]
+    assert [row[0] for row in table(capsys, "--reverse")[1:]] == ["3", "2", "1", "-"]
     assert [row[2] for row in table(capsys, "--where", "alpha<5 and state=succeeded")[1:]] == ["n2", "n0"]
     assert table(capsys, "--columns", "rank, alpha,scores.accuracy,run_s", "--limit", "2") == [
         ["rank", "alpha", "accuracy", "run_s"],
@@ -184,7 +98,7 @@ def test_results_are_ranked_per_dollar_where_the_price_is_known(
     printed = table(capsys, "--sort", "score_per_usd")
     assert printed[0][:7] == ["rank", "run", "name", "state", "accuracy", "score_per_usd", "cost_usd"]
     assert [row[0] for row in printed[1:]] == ["1", "2", "-"]
-    assert printed[1][5:7] == ["80", "0.01"]
+    assert printed[1][5:7] == ["80", "$0.01"]
 
 
 def test_results_as_comma_separated_values_are_all_runs_with_all_digits(
@@ -217,7 +131,16 @@ def test_only_the_cells_of_a_grid_are_listed(ledger: Ledger, ended: Made, capsys
     ("arguments", "problem"),
     [
         (["--where", "alpha ~ 1"], "character 7: after alpha comes one of"),
-        (["--sort", "alhpa"], "none of these runs has 'alhpa'"),
+        (["--sort", "alhpa"], "no run here has 'alhpa'; did you mean alpha[?]"),
+        (["--where", "alhpa<1 and accuracy>0"], "character 1: no run here has 'alhpa'; did you mean alpha[?]"),
+        (
+            ["--where", "alpha<1 and scores.acuracy>0"],
+            "character 13: no run here has the score 'acuracy'; .* accuracy[?]",
+        ),
+        (["--columns", "rank,Alpha"], "no run here has 'Alpha'; did you mean alpha[?]"),
+        (["--columns", "rank,cost_us"], "did you mean cost_usd[?]"),
+        (["--metric", "acuracy"], "no run here has the score 'acuracy'; did you mean accuracy[?]"),
+        (["--script", "trian.py"], "no run here is of the script 'trian.py'; did you mean train.py[?]"),
         (["--sort", "timings.x"], "no run has the timing 'x'"),
         (["--columns", "alpha,,run_id"], "a name missing"),
         (["--csv", "--json"], "two forms"),
@@ -229,6 +152,142 @@ def test_what_results_cannot_show_is_said(ledger: Ledger, ended: Made, arguments
     with pytest.raises(UsageError, match=problem) as caught:
         run(["results", *arguments])
     assert caught.value.next_step
+
+
+def test_scripts_are_never_mixed_in_one_ranking(
+    ledger: Ledger, ended: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    worse, better = ended("a", {"accuracy": 0.5}), ended("b", {"accuracy": 0.6})
+    other = ended("c", {"f1": 0.9, "accuracy": 0.99}, script="jobs/other.py")
+    assert run(["results"]) == 0
+    said = capsys.readouterr()
+    blocks = [block.splitlines() for block in said.out.strip().split("\n\n")]
+    assert [block[0] for block in blocks] == [
+        "jobs/other.py: 1 run by f1, larger is better",
+        "train.py: 2 runs by accuracy, larger is better",
+    ]
+    assert [line.split()[:2] for line in blocks[0][2:]] == [["1", other]]
+    assert [line.split()[:2] for line in blocks[1][2:]] == [["1", better], ["2", worse]]
+    assert "other scores: accuracy (--metric accuracy)" in said.err
+
+    listed = document(capsys, "results", "--json")
+    assert [(each["rank"], each["run_id"]) for each in listed["runs"]] == [(1, other), (1, better), (2, worse)]
+    assert [(each["script"], each["metric"]) for each in listed["rankings"]] == [
+        ("jobs/other.py", "f1"),
+        ("train.py", "accuracy"),
+    ]
+    assert [each["run_id"] for each in document(capsys, "results", "--script", "other.py", "--json")["runs"]] == [other]
+    assert [each["run_id"] for each in document(capsys, "results", "--metric", "f1", "--json")["runs"]] == [other]
+    assert run(["results", "--csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(row["script"], row["rank"]) for row in rows] == [
+        ("jobs/other.py", "1"),
+        ("train.py", "1"),
+        ("train.py", "2"),
+    ]
+
+
+def test_functions_are_one_kind_however_many_pools_they_were_of(
+    ledger: Ledger, ended: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = ended("area", {"s": 1.0}, script=".cloudrun/calls/c-1/called.py")
+    two = ended("area", {"s": 2.0}, script=".cloudrun/calls/c-2/called.py")
+    assert run(["results"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in printed[1:]] == [["1", two], ["2", one]]
+    assert len(document(capsys, "results", "--script", "functions", "--json")["runs"]) == 2
+
+
+def test_scores_have_enough_digits_to_tell_neighbours_apart(
+    ledger: Ledger, ended: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for score in (0.97111111, 0.97111112, 0.5, 1 / 3):
+        ended("a", {"accuracy": score})
+    assert [row[4] for row in table(capsys)[1:]] == ["0.97111112", "0.97111111", "0.5", "0.33333333"]
+    assert document(capsys, "results", "--json")["runs"][3]["scores"]["accuracy"] == 1 / 3
+
+
+def test_what_the_table_has_no_room_for_or_leaves_out_is_said(
+    ledger: Ledger, ended: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(25):
+        ended(f"n{number}", {"accuracy": number / 100})
+    assert run(["results"]) == 0
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 21
+    assert "20 of 25 runs; --limit 0 lists all" in said.err
+    assert len(document(capsys, "results", "--json")["runs"]) == 25, "a program gets all"
+
+
+def test_a_spreadsheet_computes_nothing_of_a_csv_file(
+    ledger: Ledger, ended: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = {
+        "a": '=HYPERLINK("http://x")',
+        "b": "+1",
+        "c": "-2+3",
+        "d": "@SUM(1)",
+        "e": "\t=1",
+        "number": -2.5,
+        "fine": "x=1",
+    }
+    ended("=name", {"accuracy": -1.0, "@score": 2.0}, params=evil)
+    assert run(["results", "--csv"]) == 0
+    [row] = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert [row[name] for name in "abcde"] == [f"'{evil[name]}" for name in "abcde"]
+    assert (row["name"], row["number"], row["accuracy"], row["fine"]) == ("'=name", "-2.5", "-1.0", "x=1")
+    assert "'@score" in row
+
+
+def test_a_filter_that_makes_no_sense_is_shown_with_a_mark(ledger: Ledger, ended: Made) -> None:
+    ended("a", {"accuracy": 1.0}, params={"größe": 1})
+    with pytest.raises(UsageError) as caught:
+        run(["results", "--where", "größe<1 and alpha ~ 1"])
+    assert str(caught.value).splitlines()[1:] == ["größe<1 and alpha ~ 1", " " * 18 + "^"]
+
+
+def test_what_can_be_sorted_by_is_listed(ledger: Ledger, ended: Made) -> None:
+    ended("a", {"accuracy": 1.0}, params={"alpha": 1})
+    with pytest.raises(UsageError) as caught:
+        run(["results", "--sort", "nothing"])
+    for name in ("accuracy", "alpha", "run_s", "cost_usd", "score_per_usd", "created_at"):
+        assert name in caught.value.next_step
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("width", [40, 60, 200])
+def test_a_narrow_terminal_gets_whole_cells(
+    ledger: Ledger, ended: Made, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
+) -> None:
+    for number in range(3):
+        params = {f"parameter_{each}": 10**each + number for each in range(5)}
+        ended("a-rather-long-name", {"accuracy": number / 3}, params={**params, "alike": "the same"})
+    screen = Terminal()
+    monkeypatch.setattr("sys.stdout", screen)
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "xterm")
+    assert run(["results"]) == 0
+    printed = re.sub(r"\x1b\[[0-9;]*m", "", screen.getvalue()).splitlines()
+    assert max(map(len, printed)) <= width
+    assert "…" not in "".join(printed)
+    assert printed[0].split()[:3] == ["rank", "run", "name"][: 3 if width == 200 else 2] + ["accuracy"] * (width < 200)
+    assert ("no room for" in capsys.readouterr().err) == (width < 200)
+
+
+def test_a_terminal_too_narrow_for_any_table_gets_lines(
+    ledger: Ledger, ended: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = ended("a", {"accuracy": 0.5})
+    screen = Terminal()
+    monkeypatch.setattr("sys.stdout", screen)
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setenv("TERM", "xterm")
+    assert run(["results"]) == 0
+    assert f"run       {run_id}" in screen.getvalue().splitlines()
 
 
 def test_names_with_control_characters_are_harmless_in_a_table(
@@ -254,7 +313,7 @@ def test_show_tells_all_of_one_run(ledger: Ledger, ended: Made, capsys: pytest.C
     run_id = ended("digits", {"accuracy": 0.5}, files={"out/model.joblib": "x" * 1500}, params={"C": 0.1})
     assert run(["show", run_id]) == 0
     shown = capsys.readouterr().out
-    for expected in ("digits.py", "succeeded", "C=0.1", "accuracy 0.5", "out/model.joblib", "1.5 kB", "run 2.2 s"):
+    for expected in ("train.py", "succeeded", "C = 0.1", "accuracy 0.5", "out/model.joblib", "1.5 kB", "2.2 s"):
         assert expected in shown
     whole = document(capsys, "show", "digits", "--json")
     assert whole["run_id"] == run_id

@@ -11,7 +11,7 @@ import pytest
 from cloudrun.core.errors import UsageError
 from cloudrun.core.events import Event, Note
 from cloudrun.core.settings import Settings
-from cloudrun.units.opening import _warn_of_expiry, check_budget
+from cloudrun.units.beforehand import check_budget, say_beforehand
 from cloudrun.wiring import Cloud
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -19,8 +19,8 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 def said(expires: datetime | None, **settings: Any) -> list[Event]:
     told: list[Event] = []
-    cloud = cast("Cloud", SimpleNamespace(credentials_expire_at=lambda: expires))
-    _warn_of_expiry(cloud, Settings(**settings), NOW, told.append)
+    cloud = cast("Cloud", SimpleNamespace(credentials_expire_at=lambda: expires, notes=()))
+    say_beforehand(cloud, Settings(**settings), NOW, told.append)
     return told
 
 
@@ -33,7 +33,7 @@ def test_credentials_that_end_before_the_machine_are_told_of() -> None:
     (note,) = said(NOW + timedelta(minutes=50))
     assert isinstance(note, Note)
     assert note.level == "warning"
-    assert "expire in 50 min, before the machine's deadline in 4 h" in note.text
+    assert "expire in 50 min (at 12:50 UTC), before the machine's deadline in 4 h" in note.text
     assert "upload" not in note.text
     (note,) = said(NOW - timedelta(minutes=1), bucket="results")
     assert isinstance(note, Note)

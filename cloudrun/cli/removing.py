@@ -1,0 +1,154 @@
+"""`cloudrun rm` and `gc`: forget runs, and free what nothing refers to. Neither needs the network."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from cloudrun import garbage
+from cloudrun.cli.parser import Json
+from cloudrun.cli.printing import is_terminal, print_json, printable
+from cloudrun.core.errors import CloudrunError, UsageError
+from cloudrun.garbage import Garbage
+from cloudrun.ledger import Ledger
+from cloudrun.plan.quantities import duration_s, size_text
+from cloudrun.sandbox import leftovers
+
+NAMED = 10  # things that are named before one is asked
+KINDS = {
+    "artifact": "files that no run refers to",
+    "code": "versions of code without a run",
+    "part": "transfers that nobody went on with",
+    "log": "copies of logs that are home",
+    "call": "functions of pools that have ended",
+    "sandbox": "machines of sandboxes that have ended",
+}
+
+Yes = Annotated[bool, Parameter(help="Do not ask. Example: --yes")]
+
+
+def rm(
+    *runs: Annotated[
+        str,
+        Parameter(
+            help="Runs by id, its beginning, or name; or a grid by its id, with all cells that no other grid has."
+            " Example: r-0s1dq4xk8m2vt"
+        ),
+    ],
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Forget runs that are over. Their files stay until `cloudrun gc` frees those that no other run has.
+
+    All of them or none; never one that is under way or waits to be brought home, and no cell of a grid that goes on.
+
+    Type, for example:
+        cloudrun rm r-0s1dq4xk8m2vt
+        cloudrun rm g-0tr2f4a95x9kx --yes
+    """
+    if not runs:
+        raise UsageError("which runs are to be removed?", next_step="cloudrun results lists what there is")
+    with closing(Ledger()) as ledger:
+        grids = [ledger.grid(each) for each in runs if each.startswith("g-")]
+        found = {run.run_id: run for run in (ledger.run(each) for each in runs if not each.startswith("g-"))}
+        ledger.check_over(found)
+        for grid in grids:
+            print(f"  {grid.grid_id} ({printable(grid.name)}): {grid.cells} cells, {grid.state}", file=sys.stderr)
+        for run in list(found.values())[:NAMED]:
+            print(f"  {run.run_id} ({printable(run.name)}) {run.state}", file=sys.stderr)
+        if len(found) > NAMED:
+            print(f"  and {len(found) - NAMED:,} more", file=sys.stderr)
+        _confirm("remove them from the ledger?", yes=yes, again=f"cloudrun rm {' '.join(runs)} --yes")
+        with ledger.together():
+            ledger.remove_runs(found)
+            removed = [*found, *(run_id for grid in grids for run_id in ledger.remove_grid(grid.grid_id))]
+    if as_json:
+        print_json({"removed": removed, "grids": [grid.grid_id for grid in grids]})
+    else:
+        many = f"{len(removed):,} runs" if len(removed) != 1 else "1 run"
+        print(f"removed {many}; cloudrun gc frees the files that no other run has", file=sys.stderr)
+
+
+def gc(
+    *,
+    older_than: Annotated[
+        str,
+        Parameter(help="Only what nobody has touched for that long; 1h by default. Example: --older-than 7d"),
+    ] = "1h",
+    dry_run: Annotated[bool, Parameter(help="Only say what would be freed. Example: cloudrun gc --dry-run")] = False,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> int:
+    """Free what nothing refers to: files of removed runs, transfers that nobody went on with, copies of logs that are
+    home, what ended pools and sandboxes have left. Says what that is, and asks.
+
+    Nothing that belongs to a run is touched, nor what a process may be writing: files are freed only while nobody
+    brings any home.
+
+    Type, for example:
+        cloudrun gc --dry-run
+        cloudrun gc --older-than 7d --yes
+    """
+    try:
+        alone_s = duration_s(older_than)
+    except ValueError as problem:
+        raise UsageError(f"--older-than: {problem}", next_step="cloudrun gc --older-than 7d") from problem
+    with closing(Ledger()) as ledger:
+        found = [*garbage.find(ledger, alone_s=alone_s), *_of_sandboxes(alone_s)]
+        for line in _summary(found):
+            print(f"  {line}", file=sys.stderr)
+        freed = garbage.Freed()
+        if found and not dry_run:
+            _confirm("free them?", yes=yes, again="cloudrun gc --yes")
+            freed = garbage.free(ledger, found, alone_s=alone_s, others=partial(_free_of_sandbox, alone_s=alone_s))
+    if as_json:
+        things = [{"kind": each.kind, "name": each.name, "size": each.size, "why": each.why} for each in found]
+        problems = list(freed.problems)
+        print_json({"dry_run": dry_run, "garbage": things, "freed_bytes": freed.size, "problems": problems})
+    elif not found:
+        print("nothing to free", file=sys.stderr)
+    elif not dry_run:
+        print(f"freed {size_text(freed.size)}", file=sys.stderr)
+    for why in freed.problems:
+        print(f"cloudrun: some of it stays: {printable(why)}\n  next: cloudrun gc, in a while", file=sys.stderr)
+    return CloudrunError.exit_code if freed.problems else 0
+
+
+def _of_sandboxes(alone_s: float) -> Iterator[Garbage]:
+    before = time.time() - alone_s
+    for folder, size in leftovers.find(lambda path: garbage.size_if_left_alone(path, before)):
+        yield Garbage("sandbox", str(folder), size, "a machine of a sandbox that has ended")
+
+
+def _free_of_sandbox(each: Garbage, *, alone_s: float) -> int:
+    folder = Path(each.name)
+    size = garbage.size_if_left_alone(folder, time.time() - alone_s)
+    return size if size is not None and leftovers.free(folder) else 0
+
+
+def _summary(found: list[Garbage]) -> list[str]:
+    """A line for each kind, and one for all."""
+    count, sizes = Counter[str](each.kind for each in found), Counter[str]()
+    for each in found:
+        sizes[each.kind] += each.size
+    lines = [f"{size_text(sizes[kind]):>7}  {count[kind]:,} {words}" for kind, words in KINDS.items() if count[kind]]
+    return [*lines, f"{size_text(sizes.total()):>7}  in all"] if len(lines) > 1 else lines
+
+
+def _confirm(question: str, *, yes: bool, again: str) -> None:
+    """Raises UsageError where nobody is there to be asked, CloudrunError where the answer is no."""
+    if yes:
+        return
+    if not (sys.stdin.isatty() and is_terminal(sys.stderr)):
+        raise UsageError("nobody is there to be asked", next_step=again)
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise CloudrunError("nothing was done", next_step=again)

@@ -1,0 +1,97 @@
+"""`rm` and `gc`: what they ask, what they say, and what they do not do."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from cloudrun.cli.main import run
+from cloudrun.core.errors import NotFound, UsageError
+from cloudrun.core.records import GridRecord
+from cloudrun.core.states import GridState
+from cloudrun.ledger import Ledger
+from tests.cli.conftest import NOON, Made, document
+
+
+def aged(ledger: Ledger) -> None:
+    """Everything in the store was left alone since yesterday."""
+    yesterday = time.time() - 86400
+    for sha256, _ in ledger.artifacts.digests():
+        os.utime(ledger.artifacts.path(sha256), (yesterday, yesterday))
+
+
+def test_a_run_is_removed_and_its_files_are_freed_later(
+    ledger: Ledger, ended: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone, stays = ended("a", files={"m": "1" * 1000, "same": "2"}), ended("b", files={"same": "2"})
+    with pytest.raises(UsageError, match="nobody is there to be asked") as caught:
+        run(["rm", gone])
+    assert caught.value.next_step == f"cloudrun rm {gone} --yes"
+    assert run(["rm", "a", "--yes"]) == 0
+    assert "removed 1 run" in capsys.readouterr().err
+    assert [each.run_id for each in ledger.runs()] == [stays]
+
+    aged(ledger)
+    assert run(["gc", "--dry-run"]) == 0
+    assert "1.0 kB  1 files that no run refers to" in capsys.readouterr().err
+    assert run(["gc", "--older-than", "2d", "--yes"]) == 0
+    assert "nothing to free" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="nobody is there"):
+        run(["gc"])
+    capsys.readouterr()
+    assert run(["gc", "--yes", "--json"]) == 0
+    said = capsys.readouterr()
+    assert '"freed_bytes": 1000' in said.out
+    assert ledger.get(stays).path("same").read_text() == "2"
+
+
+def test_a_whole_grid_is_removed(ledger: Ledger, ended: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    cells = [ended(f"n{number}") for number in range(3)]
+    ledger.begin_grid(GridRecord("g-1", "sweep", "train.py", GridState.OPEN, NOON, "same", 3))
+    ledger.add_cells("g-1", list(enumerate(cells)))
+    with pytest.raises(UsageError, match="not over"):
+        run(["rm", "g-1", "--yes"])
+    ledger.end_grid("g-1", GridState.DONE)
+    capsys.readouterr()
+    assert run(["rm", "g-1", "--yes", "--json"]) == 0
+    assert ledger.runs() == []
+
+
+def test_what_is_not_there_is_not_removed_nor_is_anything_else(ledger: Ledger, ended: Made) -> None:
+    kept = ended("digits")
+    with pytest.raises(NotFound, match="near: digits"):
+        run(["rm", "digits", "digit", "--yes"])
+    assert [each.run_id for each in ledger.runs()] == [kept]
+    with pytest.raises(UsageError, match="which runs"):
+        run(["rm"])
+    with pytest.raises(UsageError, match="--older-than"):
+        run(["gc", "--older-than", "soon"])
+
+
+def test_machines_of_a_sandbox_that_has_ended_are_freed_and_nothing_else_there(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "sandbox"
+    for name in ("units/i-1", "units/notes", "cache/files"):
+        (home / name).mkdir(parents=True)
+        (home / name / "file").write_text("x" * 500)
+    monkeypatch.setenv("CLOUDRUN_SANDBOX_DIR", str(home))
+    assert document(capsys, "gc", "--dry-run", "--json")["garbage"] == [], "just written"
+    for path in [*home.rglob("*"), home]:
+        os.utime(path, (1e9, 1e9))
+    found = document_of_gc(capsys)
+    assert [(each["kind"], each["size"]) for each in found] == [("sandbox", 500)]
+    assert run(["gc", "--yes"]) == 0
+    assert sorted(path.name for path in (home / "units").iterdir()) == ["notes"]
+    assert (home / "cache/files/file").exists()
+
+
+def document_of_gc(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+    import json
+
+    assert run(["gc", "--dry-run", "--json"]) == 0
+    found: list[dict[str, object]] = json.loads(capsys.readouterr().out)["garbage"]
+    return found

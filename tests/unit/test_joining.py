@@ -1,0 +1,96 @@
+"""What becomes of a unit that could not be joined after all: it is left as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from cloudrun.core.errors import CapacityError, LaunchError, UsageError
+from cloudrun.core.events import nobody
+from cloudrun.core.settings import Settings
+from cloudrun.core.states import UnitState
+from cloudrun.ledger import Ledger
+from cloudrun.ssh.keys import make_key
+from cloudrun.units.clients import this_client
+from cloudrun.units.joining import start
+from cloudrun.units.unit import OpenUnit
+from tests.fakes import HOUR, Ec2, ManualClock, cloud_of, launch_one
+
+
+class FullEc2(Ec2):
+    def start(self, ids: Sequence[str]) -> None:
+        raise CapacityError("EC2 has none left")
+
+    def stop(self, ids: Sequence[str]) -> None:
+        raise AssertionError("it is stopped already")
+
+    def terminate(self, ids: Sequence[str]) -> None:
+        raise AssertionError("its disk is the user's")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path)
+
+
+def stopped(ledger: Ledger, clock: ManualClock, ec2: Ec2) -> str:
+    unit = launch_one(ledger, clock, ec2)
+    for state in (UnitState.BOOTING, UnitState.READY, UnitState.STOPPING, UnitState.STOPPED):
+        ledger.move_unit(unit.instance_id, state)
+    ledger.update_unit(unit.instance_id, client_id="", on_exit="stop")
+    ec2.states[unit.instance_id] = "stopped"
+    return unit.instance_id
+
+
+def test_one_that_ec2_has_no_room_to_start_stays_stopped_and_is_left_to_its_owner(ledger: Ledger) -> None:
+    clock, ec2 = ManualClock(), FullEc2()
+    name = stopped(ledger, clock, ec2)
+    unit = OpenUnit(cloud_of(ec2), ledger, Settings(), nobody, clock)
+    client = this_client(clock.now())
+    ledger.register_client(client)
+    unit.client_id = client.client_id
+    with pytest.raises(CapacityError):
+        unit.join(name, client)
+    unit.close()
+    row = ledger.unit(name)
+    assert (row.state, row.on_exit, row.client_id) == (UnitState.STOPPED, "stop", "")
+
+
+def test_one_that_ec2_has_ended_is_not_waited_for(ledger: Ledger) -> None:
+    clock, ec2 = ManualClock(), FullEc2()
+    name = stopped(ledger, clock, ec2)
+    ec2.states[name] = "terminated"
+    with pytest.raises(UsageError, match="not there any more"):
+        start(cloud_of(ec2), ledger, ledger.unit(name), Settings(), clock)
+
+
+def test_its_ledger_has_the_later_deadline_before_it_is_started(ledger: Ledger) -> None:
+    clock, ec2 = ManualClock(), FullEc2()
+    name = stopped(ledger, clock, ec2)
+    before = ledger.unit(name).deadline
+    clock.sleep((5 * HOUR).total_seconds())
+    with pytest.raises(CapacityError):
+        start(cloud_of(ec2), ledger, ledger.unit(name), Settings(deadline_s=3600.0), clock)
+    assert ledger.unit(name).deadline == clock.now() + HOUR > before
+
+
+def test_a_kept_one_that_ec2_has_forgotten_is_not_waited_for_either(ledger: Ledger) -> None:
+    clock, ec2 = ManualClock(), Ec2()
+    row = launch_one(ledger, clock, ec2)
+    for state in (UnitState.BOOTING, UnitState.READY):
+        ledger.move_unit(row.instance_id, state)
+    ledger.update_unit(row.instance_id, client_id="", on_exit="keep", address="127.0.0.1", ssh_port=9)
+    ledger.key_path(row.launch_id).parent.mkdir(parents=True, exist_ok=True)
+    key = make_key("test")
+    ledger.key_path(row.launch_id).write_text(key.private)
+    ledger.update_unit(row.instance_id, host_key=" ".join(key.public.split()[:2]))
+    clock.sleep(HOUR.total_seconds())
+    ec2.states.clear()
+    unit = OpenUnit(cloud_of(ec2), ledger, Settings(), nobody, clock)
+    client = this_client(clock.now())
+    ledger.register_client(client)
+    unit.client_id = client.client_id
+    with pytest.raises(LaunchError, match="EC2 no longer knows it"):
+        unit.join(row.instance_id, client)
