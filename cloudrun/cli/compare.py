@@ -29,6 +29,7 @@ from cloudrun.plan.comparing import compare as compare_runs
 from cloudrun.plan.costs import usd_text
 from cloudrun.plan.quantities import duration_text
 
+TITLES = {"run": [], "params": ["param"], "scores": ["score"], "timings": ["time"], "environment": ["package"]}
 COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 
 
@@ -64,8 +65,8 @@ def compare(
         return
     shown = [(line, texts) for line in lines if (texts := _texts(line)) and (all_of_it or len(set(texts)) > 1)]
     if shown:
-        rows = [[*_titles(line), *texts] for line, texts in shown]
-        print_table(["", "", *(run.run_id for run in found)], rows)
+        rows = [[_title(line), *texts] for line, texts in shown]
+        print_table(["", *(run.run_id for run in found)], rows)
     for one, other, diff in diffs:
         print(f"\ncode of {other} beside {one}:" if shown else f"code of {other} beside {one}:")
         _print_diff(diff)
@@ -73,10 +74,9 @@ def compare(
         print("  they do not differ; --all shows what they have", file=sys.stderr)
 
 
-def _titles(line: Line) -> tuple[str, str]:
-    if line.part == "timings":
-        return "time", line.name.removesuffix("_s")
-    return "" if line.part == "run" else line.part, line.name
+def _title(line: Line) -> str:
+    name = line.name.removesuffix("_s") if line.part == "timings" else line.name
+    return " ".join([*TITLES[line.part], name])
 
 
 def _texts(line: Line) -> list[str]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from cloudrun.cli.parser import Json, new_app
-from cloudrun.cli.printing import columns, print_json, print_table, printable
+from cloudrun.cli.printing import print_json, print_table
 
 app = new_app(
     "config",
@@ -68,17 +67,4 @@ def show(
         unset = ENTRIES[field].unset if field in ENTRIES else ""
         where = origins[field].where if field in origins else "default"
         rows.append([config.key_of(field), text or (f"({unset})" if unset else "-"), *([where] if origin else [])])
-    _print_rows(["setting", "value", *(["from"] if origin else [])], rows)
-
-
-def _print_rows(headers: list[str], rows: list[list[str]]) -> None:
-    """As a table; where that is wider than the screen nothing of it may be cut off, so each part has a line."""
-    width = columns(sys.stdout)
-    wide = sum(max(len(cell) for cell in column) + 2 for column in zip(headers, *rows, strict=True))
-    if width is None or wide <= width:
-        print_table(headers, rows)
-        return
-    for name, value, *where in rows:
-        print(f"{name} = {printable(value)}")
-        for each in where:
-            print(f"    {printable(each)}")
+    print_table(["setting", "value", *(["from"] if origin else [])], rows)

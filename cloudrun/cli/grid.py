@@ -24,7 +24,7 @@ from cloudrun.grids.cells import Tally
 from cloudrun.grids.grid import Finished, Wishes, run_grid
 from cloudrun.grids.machines import units_of
 from cloudrun.ledger import Ledger
-from cloudrun.plan.costs import AT_LIST_PRICES, usd_text
+from cloudrun.plan.costs import AT_LIST_PRICES, mark, usd_text
 from cloudrun.plan.estimate import work_s
 from cloudrun.plan.grid import Grid
 from cloudrun.plan.quantities import duration_text
@@ -186,7 +186,8 @@ class GridDisplay:
         if pool.limits.usd_per_hour:
             most = f" of ${pool.limits.budget_usd:g}" if pool.limits.budget_usd is not None else ""
             expected = f", some {usd_text(expected_usd)} expected in all" if expected_usd is not None else ""
-            lines.append(f"spent: {usd_text(pool.spent_usd)}{most} {AT_LIST_PRICES}{expected}")
+            spent = f"spent: {usd_text(pool.spent_usd)}{most} {AT_LIST_PRICES}{expected}"
+            lines.append(spent + mark(pool.settings.provider))
         if pool.why:
             lines.append(f"why:   {pool.why}")
         if self._best is not None and self._best.metric:
@@ -237,7 +238,11 @@ def submit_grid(
             changed=display.changed,
             over=display.over,
             detach=detach,
-            estimated=lambda estimate: display.say(str(estimate)) if estimate.cells else None,
+            estimated=lambda estimate: (
+                display.say(f"{estimate}{mark(settings.provider) if estimate.usd_per_hour else ''}")
+                if estimate.cells
+                else None
+            ),
         )
         return close_with(finished, ledger, display, as_json=as_json)
 

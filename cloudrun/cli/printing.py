@@ -141,10 +141,14 @@ def _print_plainly(headers: Sequence[str], rows: Sequence[Sequence[str]], right:
 
 
 def _print_blocks(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Each row as lines of a name and a value, with an empty line between two rows."""
+    """Each row as lines of a name and a value, with an empty line between two rows; a column without a name is the
+    row's own, in front."""
     width = max(map(len, headers))
     blocks = [
-        "".join(f"{printable(header):<{width}}  {printable(cell)}\n" for header, cell in zip(headers, row, strict=True))
+        "".join(
+            f"{printable(header):<{width}}  {printable(cell)}\n" if header else f"{printable(cell)}\n"
+            for header, cell in zip(headers, row, strict=True)
+        )
         for row in rows
     ]
     sys.stdout.write("\n".join(blocks))

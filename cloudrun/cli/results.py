@@ -18,13 +18,14 @@ from cyclopts import Parameter
 
 from cloudrun.cli.parser import Json
 from cloudrun.cli.printing import print_json_list, printable
-from cloudrun.cli.result_tables import RANK, Columns, Table, print_csv
+from cloudrun.cli.result_tables import COST, RANK, Columns, Table, print_csv
 from cloudrun.core.errors import UsageError
 from cloudrun.core.near import did_you_mean
 from cloudrun.core.states import RunState
 from cloudrun.ledger import Ledger, Run
 from cloudrun.ledger.names import FUNCTIONS
 from cloudrun.ledger.results import Ordering
+from cloudrun.plan.costs import AT_LIST_PRICES, mark
 from cloudrun.plan.filters import PER_USD, Column, Comparison, all_columns, check_column, nonsense, parse_column
 from cloudrun.plan.filters import parse_where as parse_filter
 
@@ -259,8 +260,9 @@ def _print_tables(
         columns = Columns.of(each)
         if len(looks) > 1 or unseen:
             print(f"{os.linesep if place else ''}{_what(each.script)}: {_by(each)}", flush=True)
-        left_out = Table(each.order, named or columns.usual(each.order)).print(each.ranked(), columns)
-        _say_what_else(each, columns, left_out, other_metric=other_metric)
+        table = Table(each.order, named or columns.usual(each.order))
+        left_out = table.print(each.ranked(), columns)
+        _say_what_else(each, columns, table.columns, left_out, other_metric=other_metric)
     if unseen:
         names = ", ".join(_what(script) for script in unseen[:10]) + (", ..." if len(unseen) > 10 else "")
         print(f"  older: {names}; cloudrun results --script {printable(unseen[0])}", file=sys.stderr)
@@ -274,7 +276,9 @@ def _by(look: Look) -> str:
     return f"{runs} by {printable(PER_USD if look.order.per_usd else look.order.metric)}, {way} is better"
 
 
-def _say_what_else(look: Look, columns: Columns, left_out: Sequence[str], *, other_metric: bool) -> None:
+def _say_what_else(
+    look: Look, columns: Columns, shown: Sequence[Column], left_out: Sequence[str], *, other_metric: bool
+) -> None:
     """On stderr: what there is and is not in the table."""
     notes = []
     if look.count > columns.count:
@@ -285,6 +289,10 @@ def _say_what_else(look: Look, columns: Columns, left_out: Sequence[str], *, oth
             f"ranked by {printable(look.order.metric)}; other scores: {', '.join(map(printable, others[:5]))}"
             f"{', ...' if len(others) > 5 else ''} (--metric {printable(others[0])})"
         )
+    if COST in shown:
+        runs = look.ledger.results(look.grid_id, script=look.script, where=look.where, limit=1)
+        provider = next((run.place.provider for run in runs if run.place), None)
+        notes.append(f"cost_usd is a run's share {AT_LIST_PRICES}, without overhead{mark(provider)}")
     if left_out:
         notes.append(f"no room for {', '.join(map(printable, left_out))} (--columns)")
     for note in notes:

@@ -23,7 +23,7 @@ from cloudrun.functions.standing import Standing, Task
 from cloudrun.grids.grid import Wishes, check_money, limits_of, on_its_share, terms_of
 from cloudrun.grids.gridwork import GridWork
 from cloudrun.ledger import Ledger
-from cloudrun.plan.costs import AT_LIST_PRICES, usd_text
+from cloudrun.plan.costs import AT_LIST_PRICES, mark, usd_text
 from cloudrun.pools.pool import Pool
 from cloudrun.runs.prepared import Prepared
 from cloudrun.runs.submit import with_data
@@ -132,14 +132,14 @@ class Engine:
 
     def facts(self) -> dict[str, str]:
         """For people: how it stands."""
-        pool = self._pool
+        pool, provider = self._pool, self.settings.provider
         backlog = pool.backlog
         states = [hand.state for hand in list(pool.hands.values())]
         alive = ", ".join(f"{states.count(word)} {word}" for word in dict.fromkeys(states))
         return {
             "is": f"{backlog.running} running, {backlog.queued} waiting",
             "machines now": alive or "none",
-            "cost so far": f"{usd_text(pool.spent_usd)} {AT_LIST_PRICES}, runs and overhead",
+            "cost so far": f"{usd_text(pool.spent_usd)} {AT_LIST_PRICES}, runs and overhead{mark(provider)}",
             "why": pool.why or str(self.error or ""),
         }
 

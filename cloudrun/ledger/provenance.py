@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 
-from cloudrun.core.records import Environment, FileEntry
+from cloudrun.core.records import Environment, FileEntry, System, Wheel
 from cloudrun.ledger.artifacts import ArtifactStore
 from cloudrun.ledger.database import Database
 from cloudrun.ledger.rows import as_json, text
@@ -67,7 +68,7 @@ class Provenance:
             if connection.execute(known, [environment.fingerprint]).fetchone():
                 return
         with self._database.writing() as connection:
-            row = (environment.fingerprint, as_json({**vars(environment), "requirements": environment.requirements}))
+            row = (environment.fingerprint, as_json(asdict(replace(environment, logins=""))))  # secrets stay in memory
             connection.execute("INSERT OR IGNORE INTO environments VALUES (?, ?)", row)
 
     def environment(self, fingerprint: str) -> Environment | None:
@@ -78,4 +79,8 @@ class Provenance:
         if row is None:
             return None
         fields = json.loads(row["environment"])
-        return Environment(**{**fields, "requirements": tuple(fields["requirements"])})
+        system = System(**{**fields["system"], "apt": tuple(fields["system"]["apt"])})
+        wheels = tuple(Wheel(**wheel) for wheel in fields["wheels"])
+        return Environment(
+            **{**fields, "requirements": tuple(fields["requirements"]), "system": system, "wheels": wheels}
+        )

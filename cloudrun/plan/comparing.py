@@ -78,7 +78,9 @@ def packages(run: RunRecord, environment: Environment | None) -> dict[str, str]:
     if environment is not None:
         pinned = (_REQUIREMENT.match(line) for line in environment.requirements)
         versions = {match[1].lower().replace("_", "-"): match[2] for match in pinned if match}
-        return {"python": environment.python, "architecture": environment.architecture, **versions}
+        apt = {f"apt {package}": "yes" for package in environment.system.apt}
+        playbook = {"playbook": environment.system.playbook_digest[:16]} if environment.system.playbook else {}
+        return {"python": environment.python, "architecture": environment.architecture, **versions, **apt, **playbook}
     if run.passport is not None:
         return {"python": run.passport.python, **run.passport.packages}
     return {}

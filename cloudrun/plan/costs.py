@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from cloudrun.plan import budget
 
 AT_LIST_PRICES = "at list prices"
+CHARGING = frozenset({"aws"})  # providers that send a bill
 ONLY_EC2_WOULD = "sandbox: what EC2 would have charged"
 
 
@@ -99,7 +100,7 @@ class Bill:
         text = f"{usd_text(self.usd)}{so_far} {AT_LIST_PRICES}: {parts}"
         if self.unpriced:
             text += f", and machines without a list price ({', '.join(self.unpriced)})"
-        return text if self.is_charged else f"{text} ({ONLY_EC2_WOULD})"
+        return text + ("" if self.is_charged else f" ({ONLY_EC2_WOULD})")
 
     def document(self) -> dict[str, object]:
         return {
@@ -111,6 +112,11 @@ class Bill:
             "is_charged": self.is_charged,
             "is_over": self.is_over,
         }
+
+
+def mark(provider: str | None) -> str:
+    """What is put behind an amount that nobody charges; "" where somebody does, or nobody knows who."""
+    return "" if provider is None or provider in CHARGING else f" ({ONLY_EC2_WOULD})"
 
 
 def usd_text(usd: float) -> str:

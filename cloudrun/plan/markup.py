@@ -11,7 +11,7 @@ from typing import Any
 
 from cloudrun.core.records import RunRecord, Timings
 from cloudrun.core.states import RunState, is_terminal
-from cloudrun.plan.costs import AT_LIST_PRICES, usd_text
+from cloudrun.plan.costs import AT_LIST_PRICES, mark, usd_text
 from cloudrun.plan.quantities import duration_text, size_text
 
 SHOWN = 50  # rows of a ranking, and files of a run
@@ -27,7 +27,7 @@ def run_html(run: RunRecord) -> str:
         ("scores", text(", ".join(f"{name} {value_text(value)}" for name, value in _scores(run)))),
         ("unit", text(f"{run.instance_id}, {run.instance_type}" if run.instance_id else "")),
         ("time", text(_times(run.timings))),
-        ("cost", text(f"{usd_text(run.cost_usd)} {AT_LIST_PRICES}, its share" if run.cost_usd is not None else "")),
+        ("cost", text(_cost(run))),
         ("why", text(run.detail)),
         ("files", _files(run)),
     ]
@@ -41,12 +41,14 @@ def ranking_html(runs: Sequence[RunRecord]) -> str:
         return "<i>no runs</i>"
     metrics = dict.fromkeys(run.metric for run in runs[:SHOWN] if run.metric)
     params = dict.fromkeys(name for run in runs[:SHOWN] for name in run.params)
-    head = ["", "run", "name", *metrics, *params]
+    scripts = ["script"] if len({run.script for run in runs[:SHOWN]}) > 1 else []  # never mixed silently
+    head = ["", "run", "name", *scripts, *metrics, *params]
     rows = [
         [
             text(str(place)),
             text(run.run_id),
             text(run.name),
+            *(text(run.script) for _ in scripts),
             *(text(value_text(run.scores.get(name or ""))) for name in metrics),
             *(text(value_text(run.params.get(name))) for name in params),
         ]
@@ -92,6 +94,12 @@ def value_text(value: Any) -> str:
 
 def _scores(run: RunRecord) -> list[tuple[str, float]]:
     return sorted(run.scores.items(), key=lambda pair: pair[0] != run.metric)
+
+
+def _cost(run: RunRecord) -> str:
+    if run.cost_usd is None:
+        return ""
+    return f"{usd_text(run.cost_usd)} {AT_LIST_PRICES}, its share{mark(run.place.provider if run.place else None)}"
 
 
 def _state(run: RunRecord) -> str:

@@ -10,10 +10,9 @@ from datetime import UTC, datetime
 from cloudrun.core.errors import CloudrunError
 from cloudrun.core.records import AttemptRecord, UnitRecord
 from cloudrun.ledger import Ledger
-from cloudrun.plan.costs import Bill, MachineCost, Stay, machine_cost
+from cloudrun.plan.costs import CHARGING, Bill, MachineCost, Stay, machine_cost
 from cloudrun.prices import usd_per_hour
 
-CHARGING = frozenset({"aws"})  # providers that send a bill
 BATCH = 1000  # runs in one transaction
 
 

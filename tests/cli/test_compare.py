@@ -31,11 +31,11 @@ def test_only_what_differs_is_shown(two: tuple[str, str], capsys: pytest.Capture
     assert run(["compare", "one", "two"]) == 0
     table, _, code = capsys.readouterr().out.partition("\n\n")
     rows = {tuple(line.split()[:2]): line.split()[2:] for line in table.splitlines()[1:]}
-    assert rows[("params", "b")] == ["x", "-"]
-    assert rows[("params", "c")] == ["-", "null"]
-    assert rows[("scores", "f1")] == ["0.5", "0.75"]
-    assert rows[("environment", "numpy")] == ["2.1.0", "2.2.0"]
-    assert not {("params", "a"), ("scores", "loss"), ("environment", "joblib"), ("time", "run")} & rows.keys()
+    assert rows[("param", "b")] == ["x", "-"]
+    assert rows[("param", "c")] == ["-", "null"]
+    assert rows[("score", "f1")] == ["0.5", "0.75"]
+    assert rows[("package", "numpy")] == ["2.1.0", "2.2.0"]
+    assert not {("param", "a"), ("score", "loss"), ("package", "joblib"), ("time", "run")} & rows.keys()
     assert f"--- {two[0]}/helper.py\n+++ {two[1]}/helper.py\n" in code
     assert "-x = 1\n+x = 2\n" in code
     assert "train.py" not in code.partition("\n")[2]
@@ -44,7 +44,7 @@ def test_only_what_differs_is_shown(two: tuple[str, str], capsys: pytest.Capture
 def test_all_of_it_is_shown_when_asked(two: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["compare", *two, "--all"]) == 0
     rows = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
-    for expected in (["params", "a"], ["scores", "loss"], ["environment", "joblib"], ["time", "run"]):
+    for expected in (["param", "a"], ["score", "loss"], ["package", "joblib"], ["time", "run"]):
         assert expected in rows
 
 

@@ -28,6 +28,7 @@ def pool(**limits: Any) -> Pool:
         hands={"i-0123456789abcdef0": hand},
         limits=SimpleNamespace(usd_per_hour=0.1, budget_usd=None, **limits),
         spent_usd=0.0123,
+        settings=SimpleNamespace(provider="aws"),
         why="",
         backlog=Backlog(70, 4, 10.0),
     )
