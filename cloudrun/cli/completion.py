@@ -6,6 +6,7 @@ Commands and options are written into the script when it is made. Ids are asked 
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ Shell = Literal["bash", "zsh", "fish"]
 ASK = "__names"  # the word that `main` takes for the question
 # Values that are a few words, by option; "file" completes paths, other kinds are asked of the ledger.
 WORDS = {"--provider": "sandbox aws", "--on-exit": "terminate stop keep", "--stream": "stdout stderr"}
+SAID = {"run": "run", "grid": "grid", "unit": "unit|machine|instance"}  # kinds of ids, by the words for them
 KINDS = {"--instance-id": "unit", "--instance": "unit", "--grid": "grid", "--data": "file", "--output": "file"}
 
 
@@ -92,8 +94,8 @@ def _line(app: App, path: str) -> Line:
         for name in named:
             known = "file" if Path in hints else KINDS.get(name, "")
             options.append(Option(name, bool not in hints, WORDS.get(name, ""), known))
-        if not named:
-            kind = kind or _kind(argument.names[0], hints, about)
+        if argument.index is not None:  # it has a place, whether it may be named or not
+            kind = kind or _kind(argument.names[0].lstrip("-").upper(), hints, about)
             words = words or (" ".join(map(str, get_args(argument.hint))) if _is_choice(argument.hint) else "")
     return Line(path, tuple(sorted(options, key=lambda option: option.name)), kind, words)
 
@@ -106,11 +108,8 @@ def _kind(name: str, hints: Sequence[Any], about: str) -> str:
     """What an argument is, by what it is called and said to be."""
     if "SCRIPT" in name or Path in hints:
         return "file"
-    if "run or a grid" in about:
-        return "run grid"
-    if "UNIT" in name or "INSTANCE" in name:
-        return "unit"
-    return "run" if "RUN" in name else ""
+    said = f"{name.lower()} {about.partition('example:')[0]}"
+    return " ".join(kind for kind, words in SAID.items() if re.search(rf"\b({words})s?\b", said))
 
 
 # -- bash, and zsh by its own way of reading bash's -------------------------------------------------------------------

@@ -15,7 +15,7 @@ def print_names(kinds: Sequence[str]) -> None:
 
         project = find_project(None)
         found: dict[str, str] = {}
-        for kind in kinds:
+        for kind in " ".join(kinds).split():  # zsh hands several over as one word
             if kind in KINDS:
                 listed = names(project, kind)
                 if kind != "unit":

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from cloudrun.cli.catalogue import COMMANDS
-from cloudrun.cli.completion import script_for
+from cloudrun.cli.completion import commands, script_for
 from cloudrun.cli.main import run
+from cloudrun.cli.parser import application
 from cloudrun.core.records import RunRecord
 from cloudrun.core.states import RunState
 from cloudrun.ledger import Ledger
@@ -83,6 +84,25 @@ def test_a_word_is_completed(shell: str, words: list[str], expected: set[str], p
     assert set(completed(shell, words, project)) == expected
 
 
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("submit", "file"),
+        ("show", "run"),
+        ("get", "run"),
+        ("attach", "run grid"),
+        ("extend", "run grid unit"),
+        ("reap", "unit"),
+        ("ssh", "run unit"),
+        ("sandbox interrupt", "unit"),
+        ("config show", ""),
+        ("sandbox shortage", ""),
+    ],
+)
+def test_what_an_argument_is_is_known_by_what_is_said_of_it(path: str, kind: str) -> None:
+    assert {line.path: line.kind for line in commands(application())}[path] == kind
+
+
 def test_ids_and_names_are_offered_where_a_shell_takes_them_as_they_are(project: Path) -> None:
     assert completed("bash", ["cloudrun", "show", ""], project) == [
         "digits",
@@ -123,6 +143,14 @@ def test_where_the_ledger_cannot_be_read_nothing_is_said(damage: str, cli: Cli) 
         database.touch()
     done = cli("__names", "run", "grid", "unit", "nonsense")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_several_kinds_may_come_as_one_word(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(project)
+    assert run(["__names", "grid run"]) == 0
+    assert "r-0tr2aaaaaaaaa\tdigits\n" in capsys.readouterr().out
 
 
 def test_completing_changes_nothing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
