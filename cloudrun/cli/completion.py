@@ -109,7 +109,7 @@ def _kind(name: str, hints: Sequence[Any], about: str) -> str:
     if "SCRIPT" in name or Path in hints:
         return "file"
     said = f"{name.lower()} {about.partition('example:')[0]}"
-    return " ".join(kind for kind, words in SAID.items() if re.search(rf"\b({words})s?\b", said))
+    return " ".join(kind for kind, words in SAID.items() if re.search(rf"(?<![\w-])({words})s?(?![\w-])", said))
 
 
 # -- bash, and zsh by its own way of reading bash's -------------------------------------------------------------------
