@@ -5,169 +5,22 @@ from __future__ import annotations
 import math
 import os
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from cloudrun.core.errors import ConfigError
 from cloudrun.core.settings import NAMES, Settings
-from cloudrun.plan import naming
-from cloudrun.plan.jumping import check_jump
-from cloudrun.plan.quantities import duration_s, size_bytes
-from cloudrun.plan.tagging import read_tags
+from cloudrun.plan.setting_values import READERS
 from cloudrun.plan.toml_lines import error_line, line_of, table_at
-from cloudrun.plan.volumes import VOLUME_TYPES
 
 # Read elsewhere, or set for jobs: variables of ours that are no settings.
-LEAST_LIMIT_BYTES = 1_000_000
 _PATHS = frozenset({"playbook"})
-OTHER_VARIABLES = frozenset({"DEBUG", "INDEX_CREDENTIALS", "SANDBOX_DIR", "SANDBOX_IDLE_S", "RUN_ID", "PARAMS"})
-
-
-# -- one value -------------------------------------------------------------------------------------------------------
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{value!r} is not a text between quotes")
-    return value.strip()
-
-
-def _texts(value: object) -> tuple[str, ...]:
-    """A list of texts; in an environment variable they are separated by commas."""
-    words = value.split(",") if isinstance(value, str) else value
-    if not isinstance(words, list | tuple):
-        raise ValueError(f"{value!r} is not a list of texts")
-    return tuple(_text(word) for word in words)
-
-
-def _one_of(*words: str) -> Callable[[object], str]:
-    def read(value: object) -> str:
-        if value not in words:
-            near = get_close_matches(str(value), words, n=1)
-            raise ValueError(
-                f"{value!r} is none of {', '.join(words)}" + (f"; did you mean {near[0]}?" if near else "")
-            )
-        return str(value)
-
-    return read
-
-
-_SWITCH_WORDS = {
-    "true": True,
-    "yes": True,
-    "on": True,
-    "1": True,
-    "false": False,
-    "no": False,
-    "off": False,
-    "0": False,
-}
-
-
-def _price(value: object) -> float:
-    try:
-        usd = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
-    except ValueError:
-        usd = math.nan
-    if not 0 < usd < math.inf:
-        raise ValueError(f"{value!r} is not a price in US dollars an hour, as in 0.05")
-    return usd
-
-
-def _switch(value: object) -> bool:
-    word = str(value).strip().lower()  # an environment variable has no booleans
-    if isinstance(value, (bool, str)) and word in _SWITCH_WORDS:
-        return _SWITCH_WORDS[word]
-    raise ValueError(f"{value!r} is neither true nor false")
-
-
-def _count(value: object) -> int:
-    if isinstance(value, str) and value.strip().isdecimal() and len(value) <= 18:
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{value!r} is not a whole number from 1 up")
-    return value
-
-
-def _duration(value: object) -> float:
-    if not isinstance(value, (str, int, float)):
-        raise ValueError(f"{value!r} is not a duration, as in 4h, 30m or 90s")
-    return duration_s(value)
-
-
-def _size(value: object) -> int:
-    if not isinstance(value, (str, int, float)):
-        raise ValueError(f"{value!r} is not a size, as in 200MB or 2GB")
-    return size_bytes(value)
-
-
-def _limit(value: object) -> int:
-    """A size that a run may not pass: 5 would be five bytes, which nobody means."""
-    size = _size(value)
-    if size < LEAST_LIMIT_BYTES:
-        raise ValueError(f"{value!r} is too little for any Python; write its unit too, as in 500MB or 6GB")
-    return size
-
-
-def _as(check: Callable[[str], str]) -> Callable[[object], str]:
-    """A reader of texts of that form."""
-    return lambda value: check(_text(value))
-
-
-def _packages(value: object) -> tuple[str, ...]:
-    return tuple(naming.debian_package(name) for name in _texts(value))
-
-
-_READERS: Mapping[str, Callable[[object], object]] = {
-    "provider": _one_of("sandbox", "aws"),
-    "region": _text,
-    "profile": _text,
-    "instance_type": _text,
-    "fallback_types": _texts,
-    "image": _text,
-    "user": _text,
-    "spot": _switch,
-    "max_price": _price,
-    "zone": _text,
-    "vpc": _as(partial(naming.aws_id, "vpc")),
-    "subnet": _as(partial(naming.aws_id, "subnet")),
-    "security_group": _as(partial(naming.aws_id, "sg")),
-    "address": _one_of("public", "private"),
-    "ssh_from": _as(naming.ip_network),
-    "ssh_jump": _as(check_jump),
-    "volume_gib": _count,
-    "volume_type": _one_of(*VOLUME_TYPES),
-    "volume_iops": _count,
-    "volume_throughput": _count,
-    "tags": read_tags,
-    "instance_profile": _as(naming.instance_profile),
-    "index_url": _as(naming.index_url),
-    "apt": _packages,
-    "playbook": _text,
-    "deadline_s": _duration,
-    "grace_s": _duration,
-    "idle_s": _duration,
-    "on_exit": _one_of("terminate", "stop", "keep"),
-    "wall_time_s": _duration,
-    "memory_bytes": _limit,
-    "disk_bytes": _limit,
-    "fresh": _switch,
-    "bucket": _text,
-    "data": _texts,
-    "metric": _text,
-    "minimize": _switch,
-    "ship_warn_bytes": _size,
-    "ship_refuse_bytes": _size,
-    "output_max_bytes": _size,
-    "output_max_files": _count,
-    "boot_timeout_s": _duration,
-    "provision_timeout_s": _duration,
-    "terminate_timeout_s": _duration,
-}
+OTHER_VARIABLES = frozenset(
+    {"CACHE_DIR", "DEBUG", "INDEX_CREDENTIALS", "SANDBOX_DIR", "SANDBOX_IDLE_S", "RUN_ID", "PARAMS"}
+)
 
 
 def key_of(field: str) -> str:
@@ -177,6 +30,18 @@ def key_of(field: str) -> str:
 
 def is_setting(name: str) -> bool:
     return name in _FIELDS
+
+
+def field_of(name: str) -> str:
+    """The field of `Settings` for a setting's name. Raises ConfigError that names the nearest."""
+    return _field(Given(name, None, "flag"))
+
+
+def read(key: str, value: object) -> object:
+    """One setting's value as `Settings` has it. Raises ValueError that says what is wrong with it."""
+    field = _FIELDS[key]
+    _require_unit(Given(key, value, "flag"), field)
+    return READERS[field](value)
 
 
 # both spellings are understood, with hyphens as well
@@ -208,6 +73,16 @@ class Given:
     @property
     def line(self) -> int | None:
         return line_of(self.text, self.table, self.key) if self.path else None
+
+    @property
+    def kind(self) -> str:
+        """For programs: "flag", "variable" or "file"."""
+        return "file" if self.path else "variable" if self.origin.startswith("CLOUDRUN_") else "flag"
+
+    @property
+    def where(self) -> str:
+        """For people: a flag, a variable's name, or the file and line."""
+        return f"{self.path}:{self.line}" if self.path else self.origin
 
     @property
     def name(self) -> str:
@@ -260,7 +135,7 @@ def _read_layer(layer: Iterable[Given]) -> tuple[dict[str, Any], dict[str, Given
             raise given.error(f"{given.name} is set twice, also as {origins[field].name}", "keep one of the two")
         try:
             _require_unit(given, field)
-            values[field] = _READERS[field](given.value)
+            values[field] = READERS[field](given.value)
             if field in _PATHS:  # also when one stands elsewhere later
                 values[field] = str(given.folder / Path(values[field]).expanduser())
         except ValueError as problem:
@@ -306,6 +181,11 @@ def _environment(variables: Mapping[str, str]) -> Iterator[Given]:
         # Google's Cloud Run tooling uses the prefix too: what is not even near a setting of ours is left alone.
         if key.lower() in _FIELDS or get_close_matches(key.lower(), _FIELDS, n=1, cutoff=0.8):
             yield Given(key.lower(), value, variable)
+
+
+def table_in_pyproject(folder: Path) -> bool:
+    """Whether the folder's pyproject.toml speaks of cloudrun. Raises ConfigError for one that nobody can read."""
+    return _from_file(folder / "pyproject.toml", ("tool", "cloudrun")) is not None
 
 
 def _user_file(variables: Mapping[str, str]) -> Sequence[Given]:

@@ -15,9 +15,11 @@ from cloudrun.core.records import Image, Place
 from cloudrun.core.settings import Settings
 
 if TYPE_CHECKING:
+    from cloudrun.aws.account import Account
     from cloudrun.aws.images import Images
     from cloudrun.aws.instances import Instances
     from cloudrun.aws.network import Network
+    from cloudrun.aws.prices import Prices
     from cloudrun.aws.session import Aws
     from cloudrun.aws.storage import Storage
     from cloudrun.sandbox import client
@@ -26,8 +28,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Cloud:
     """The adapters for one place. `caller_cidr` tells from where SSH is let in; `exists` is false where the place has
-    gone with all that was in it; `credentials_expire_at` is None for those that do not. `refuses`: settings that
-    it cannot honour, and why; `differs` tells in a sentence what of them will not be as it was asked for."""
+    gone with all that was in it; `credentials_expire_at` is None for those that do not; `prices` is None where there is
+    no price list. `refuses`: settings that it cannot honour, and why; `differs` tells in a sentence what of them will
+    not be as it was asked for."""
 
     place: Place
     instances: Instances
@@ -38,6 +41,7 @@ class Cloud:
     credentials_expire_at: Callable[[], datetime | None]
     exists: Callable[[], bool] = lambda: True
     notes: tuple[str, ...] = ()
+    prices: Callable[[], Prices] | None = None
     refuses: Mapping[str, str] = field(default_factory=dict)
     differs: Callable[[Settings, Image], str] = lambda _settings, _image: ""
 
@@ -59,6 +63,22 @@ def connect(
     if provider == "aws":
         return _aws(region, profile)
     raise UsageError(f"there is no provider {provider!r}", next_step="use sandbox or aws")
+
+
+def account(region: str | None, profile: str | None) -> Account:
+    """The AWS account that settings name, to be looked at. No request is made yet; raises as `connect` does."""
+    from cloudrun.aws.account import Account
+    from cloudrun.aws.session import connect as aws_connect
+
+    return Account(aws_connect(region=region, profile=profile))
+
+
+def sandbox_machines() -> tuple[str, tuple[str, ...]]:
+    """What machines of a sandbox would be on this computer ("namespaces", "plain"), and what is weaker then."""
+    from cloudrun.sandbox import machine
+
+    driver = machine.driver()
+    return driver, machine.weaker(driver)
 
 
 def reconnect(place: Place, profile: str | None = None) -> Cloud | None:
@@ -137,7 +157,14 @@ def _aws(region: str | None, profile: str | None) -> Cloud:
         notes += (
             "HTTPS_PROXY is set: machines let in the address that AWS sees; if SSH leaves by another, say --ssh-from",
         )
-    return _bundle(lambda: aws, Place("aws", aws.region, account), None, notes)
+    cloud = _bundle(lambda: aws, Place("aws", aws.region, account), None, notes)
+
+    def prices() -> Prices:
+        from cloudrun.aws.prices import Prices
+
+        return Prices(aws)
+
+    return replace(cloud, prices=prices)
 
 
 def _bundle(

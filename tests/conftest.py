@@ -23,8 +23,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_OWNED] = folder
     os.environ["CLOUDRUN_SANDBOX_DIR"] = str(folder / "sandbox")
     os.environ["XDG_CONFIG_HOME"] = str(folder / "config")  # the user's own settings are not under test
+    os.environ["CLOUDRUN_CACHE_DIR"] = str(folder / "cache")
     for name in [name for name in os.environ if name.startswith(("AWS_", "CLOUDRUN_"))]:
-        if name not in ("CLOUDRUN_SANDBOX_DIR", "AWS_CA_BUNDLE"):
+        if name not in ("CLOUDRUN_CACHE_DIR", "CLOUDRUN_SANDBOX_DIR", "AWS_CA_BUNDLE"):
             del os.environ[name]
 
 

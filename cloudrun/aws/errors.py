@@ -5,20 +5,31 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import boto3.exceptions
 import botocore.exceptions as boto
 from botocore.parsers import ResponseParserError
 
-from cloudrun.core.errors import (
-    CapacityError,
-    CloudrunError,
-    ConfigError,
-    CredentialsError,
-    QuotaError,
-    UsageError,
+from cloudrun.aws.actions import actions_of
+from cloudrun.aws.error_table import (
+    ACCOUNT,
+    ADDRESSES,
+    CAPACITY,
+    CLOCK,
+    DEFAULT,
+    EXPIRED,
+    GARBLED,
+    KEYS,
+    PERMISSION,
+    QUOTA,
+    SERVER,
+    SPOT_PRICE,
+    THROTTLED,
+    Rule,
+    rule_of_class,
+    rule_of_code,
 )
+from cloudrun.core.errors import CloudrunError
 
 # what boto3 may raise: three roots, two that botocore left without one, and the KeyError of an answer that is somebody
 # else's (a login page) or lacks what every answer has
@@ -32,207 +43,8 @@ LIBRARY_ERRORS = (
 )
 
 
-@dataclass(frozen=True)
-class Rule:
-    """What an error of the library means to a user. `error` None leaves the class to the caller."""
-
-    error: type[CloudrunError] | None
-    next_step: str
-
-
-_CREDENTIALS = Rule(CredentialsError, "run `aws configure` or set AWS_PROFILE, then try `aws sts get-caller-identity`")
-_KEYS = Rule(
-    CredentialsError,
-    "try `aws sts get-caller-identity`, then `aws configure` or another AWS_PROFILE; "
-    "a region that the account has not enabled looks like this too",
-)
-_EXPIRED = Rule(CredentialsError, "log in again (`aws sso login`, or get new temporary keys), then repeat the command")
-_PERMISSION = Rule(CredentialsError, "ask for the permission that is named here, or use another AWS_PROFILE")
-_ACCOUNT = Rule(CredentialsError, "finish the account's sign-up or enable the region in the AWS console, then repeat")
-_CLOCK = Rule(CredentialsError, "set this computer's clock right: AWS refuses requests that look old")
-_CONFIG = Rule(ConfigError, "correct the setting in ~/.aws/config or in the AWS_* variable it names")
-_REGION = Rule(UsageError, "name a region with --region or AWS_REGION, for example us-east-1")
-_NETWORK = Rule(None, "check the network (and HTTPS_PROXY if there is one), then repeat; the sandbox needs neither")
-_PROXY = Rule(None, "check HTTPS_PROXY and NO_PROXY, then repeat")
-_TLS = Rule(None, "if a proxy inspects TLS here, point AWS_CA_BUNDLE at its certificate; then repeat")
-_GARBLED = Rule(
-    None, "something between here and AWS changed the answer: check for a proxy or a login page, then repeat"
-)
-_CAPACITY = Rule(CapacityError, "try another --instance-type or --region, or the same again in some minutes")
-_ADDRESSES = Rule(CapacityError, "use a larger subnet or another region: this one has no free address left")
-_SPOT_PRICE = Rule(CapacityError, "leave out --spot, or try another --instance-type or --region")
-_QUOTA = Rule(QuotaError, "see `cloudrun units`, or ask for more in the Service Quotas console")
-_THROTTLED = Rule(None, "wait a minute and repeat: the account makes too many requests at once")
-_INPUT = Rule(UsageError, "correct the value that is named here, then repeat")
-_UNSUPPORTED = Rule(UsageError, "try another --instance-type, --image or --region: they do not go together here")
-_NO_VPC = Rule(UsageError, "run `aws ec2 create-default-vpc`, or name another --region")
-_ARCHIVED = Rule(UsageError, "restore it from its archive storage class with `aws s3api restore-object`, then repeat")
-_TOKEN = Rule(None, "repeat the command: it launches under a token of its own")
-_STATE = Rule(None, "look with `cloudrun units`, then repeat: it may be on its way to another state")
-_SERVER = Rule(None, "repeat in a minute; https://health.aws.amazon.com says whether the region has trouble")
-_DEPENDENCY = Rule(None, "install what is named here beside cloudrun, or use other credentials")
-_BUG = Rule(None, "this should not happen: please report it with the output of `pip list`")
-
-# the first class that matches decides, so the particular come before the general
-_CLASSES: tuple[tuple[tuple[type[BaseException], ...], Rule], ...] = (
-    ((boto.UnauthorizedSSOTokenError, boto.SSOTokenLoadError, boto.LoginRefreshRequired), _EXPIRED),
-    (
-        (
-            boto.NoCredentialsError,
-            boto.PartialCredentialsError,
-            boto.CredentialRetrievalError,
-            boto.TokenRetrievalError,
-            boto.NoAuthTokenError,
-            boto.SSOError,
-            boto.LoginError,
-            boto.RefreshWithMFAUnsupportedError,
-            boto.UnknownCredentialError,
-            boto.UnknownTokenProviderError,
-            boto.MetadataRetrievalError,
-        ),
-        _CREDENTIALS,
-    ),
-    (
-        (
-            boto.NoRegionError,
-            boto.InvalidRegionError,
-            boto.UnknownRegionError,
-            boto.UnknownEndpointError,
-            boto.ServiceNotInRegionError,
-            boto.UnknownFIPSEndpointError,
-            boto.EndpointVariantError,
-            boto.BaseEndpointResolverError,
-            boto.EndpointProviderError,
-        ),
-        _REGION,
-    ),
-    (
-        (
-            boto.ProfileNotFound,
-            boto.ConfigNotFound,
-            boto.ConfigParseError,
-            boto.InvalidConfigError,
-            boto.InvalidRetryConfigurationError,
-            boto.InvalidDefaultsMode,
-            boto.InvalidChecksumConfigError,
-            boto.InvalidEndpointConfigurationError,
-            boto.InvalidEndpointDiscoveryConfigurationError,
-            boto.InvalidIMDSEndpointError,
-            boto.InvalidIMDSEndpointModeError,
-            boto.InvalidProxiesConfigError,
-            boto.InvalidS3AddressingStyleError,
-            boto.InvalidS3UsEast1RegionalEndpointConfigError,
-            boto.InvalidSTSRegionalEndpointsConfigError,
-            boto.UnsupportedS3AccesspointConfigurationError,
-            boto.UnsupportedS3ConfigurationError,
-            boto.UnsupportedS3ControlConfigurationError,
-            boto.UnknownSignatureVersionError,
-            boto.UnsupportedSignatureVersionError,
-        ),
-        _CONFIG,
-    ),
-    ((boto.ProxyConnectionError,), _PROXY),
-    ((boto.SSLError,), _TLS),
-    ((boto.ConnectionError, boto.HTTPClientError), _NETWORK),
-    (
-        (
-            boto.IncompleteReadError,
-            boto.ChecksumError,
-            boto.FlexibleChecksumError,
-            boto.AwsChunkedWrapperError,
-            boto.UnseekableStreamError,
-            ResponseParserError,
-            KeyError,
-        ),
-        _GARBLED,
-    ),
-    ((boto.CapacityNotAvailableError,), _THROTTLED),  # botocore's own brake after too many retries
-    ((boto.MissingDependencyException, boto.MD5UnavailableError), _DEPENDENCY),
-    (
-        (
-            boto.ParamValidationError,
-            boto.ValidationError,
-            boto.AliasConflictParameterError,
-            boto.MissingParametersError,
-            boto.InvalidDNSNameError,
-            boto.InvalidHostLabelError,
-            boto.UnsupportedOutpostResourceError,
-            boto.UnsupportedS3ArnError,
-            boto.UnsupportedS3ControlArnError,
-        ),
-        _INPUT,
-    ),
-    (
-        (
-            boto.ApiVersionNotFoundError,
-            boto.DataNotFoundError,
-            boto.UndefinedModelAttributeError,
-            boto.UnknownClientMethodError,
-            boto.UnknownServiceStyle,
-            boto.UnsupportedServiceProtocolsError,
-            boto.OperationNotPageableError,
-            boto.InvalidExpressionError,
-            boto.PaginationError,
-            boto.StubResponseError,
-            boto.WaiterError,
-            boto.WaiterConfigError,
-            boto3.exceptions.Boto3Error,
-        ),
-        _BUG,
-    ),
-)
-
-# Error codes, from "Error codes for the Amazon EC2 API" and the common ones of S3, SSM and STS. The first line with a
-# pattern for the whole code decides, so the particular come before the general. A lack of capacity is an HTTP 500
-# there: the code is asked before the status.
-_CODES: tuple[tuple[Rule, re.Pattern[str]], ...] = tuple(
-    (rule, re.compile("|".join(patterns)))
-    for rule, *patterns in (
-        (_EXPIRED, r"ExpiredToken(Exception)?", "RequestExpired", "TokenRefreshRequired"),
-        (_CLOCK, "RequestTimeTooSkewed", "RequestInTheFuture", r"InvalidSecurity\.RequestHasExpired"),
-        (_KEYS, "AuthFailure", "InvalidClientTokenId", "InvalidAccessKeyId", "InvalidToken", "NotAuthorized"),
-        (_KEYS, r"UnrecognizedClient(Exception)?", r"MissingAuthenticationToken(Exception)?"),
-        (_KEYS, r"IncompleteSignature(Exception)?", "SignatureDoesNotMatch", r"InvalidSignature(Exception)?"),
-        (_PERMISSION, r"UnauthorizedOperation(\..+)?", r"AccessDenied(Exception)?", "OperationNotPermitted"),
-        (
-            _PERMISSION,
-            "AllAccessDisabled",
-            "AccountProblem",
-            "CustomerKeyHasBeenRevoked",
-            "InaccessibleStorageLocation",
-            ".*PermissionIssue",
-        ),
-        (_PERMISSION, "AllAccessDisabled", "AccountProblem"),
-        (_ACCOUNT, "OptInRequired", "PendingVerification", "Blocked", r"SubscriptionRequired(Exception)?"),
-        (_THROTTLED, "RequestLimitExceeded", "Throttl.*", r"TooManyRequests(Exception)?", "SlowDown"),
-        (_THROTTLED, "BandwidthLimitExceeded", "RequestThrottled.*", "PriorRequestNotComplete", "ConcurrentTagAccess"),
-        (_THROTTLED, ".*RateExceeded", "Concurrent.*LimitExceeded"),
-        (_ADDRESSES, "InsufficientFreeAddressesInSubnet", "InsufficientAddressCapacity"),
-        (_SPOT_PRICE, "SpotMaxPriceTooLow"),
-        (_CAPACITY, "Insufficient.*Capacity.*", "ReservationCapacityExceeded", "ReservedInstancesUnavailable"),
-        (_CAPACITY, "UnfulfillableCapacity", "(Unavailable|Incompatible)HostRequirements", ".*SlotUnavailable"),
-        (_QUOTA, r".*LimitExceeded(Exception)?", ".*CountExceeded", ".*CapacityExceeded", "VolumeIOPSLimit"),
-        (_NO_VPC, "DefaultVpcDoesNotExist", "VPCIdNotSpecified", "VPCResourceNotSpecified"),
-        (_UNSUPPORTED, r"(.*\.)?Unsupported.*", r".*Unsupported(\..+)?", r".*NotSupported(Exception)?"),
-        (_UNSUPPORTED, "NonEBSInstance", "VolumeTypeNotAvailableInZone", "ZonesMismatched", "InvalidInstanceFamily"),
-        (_ARCHIVED, "InvalidObjectState"),
-        (_REGION, "PermanentRedirect", "IllegalLocationConstraintException", "AuthorizationHeaderMalformed"),
-        (_STATE, "DependencyViolation", r".*InUse(Exception)?", "InUse.*", "Incorrect.*", ".*State", ".*InProgress"),
-        (_STATE, ".*AlreadyExists.*", ".*Conflict", r".*\.Duplicate", "CannotDelete", r"Resource\.Already.*"),
-        (_GARBLED, r"[34]\d\d"),  # botocore's word for an answer that is not in AWS's form
-        (
-            _SERVER,
-            "Internal(Error|Failure|ServerError)",
-            "(Service)?Unavailable(Exception)?",
-            r"RequestTimeout.*|5\d\d",
-        ),
-        (_TOKEN, "Idempotent.*"),
-        (_INPUT, "Invalid.*", "Missing.*", "Malformed.*", "Unknown.*", r"Validation(Error|Exception)"),
-        (_INPUT, r".*NotFound(Exception)?", ".*Malformed", ".*Mismatch", ".*TooLarge", "NoSuch.*"),
-    )
-)
-_REFUSALS = (_CAPACITY, _ADDRESSES, _SPOT_PRICE, _QUOTA)
-_DEFAULT = Rule(None, "see what AWS says here; `aws ec2 help` and the EC2 documentation explain its words")
+_ENCODED = re.compile(r"\s*Encoded authorization failure message: \S+")
+_REFUSALS = (CAPACITY, ADDRESSES, SPOT_PRICE, QUOTA)
 
 
 @contextmanager
@@ -246,19 +58,32 @@ def translated(action: str, *, otherwise: type[CloudrunError] = CloudrunError) -
 
 def translate(error: Exception, action: str, *, otherwise: type[CloudrunError] = CloudrunError) -> CloudrunError:
     """The error of ours that says what one of `LIBRARY_ERRORS` said."""
-    rule = rule_of(error) or _DEFAULT
-    return (rule.error or otherwise)(f"could not {action}: {_words(error)}", next_step=rule.next_step)
+    rule = rule_of(error) or DEFAULT
+    next_step = _how_to_allow(error) if is_denial(error) else rule.next_step
+    return (rule.error or otherwise)(f"could not {action}: {_words(error)}", next_step=next_step)
+
+
+def is_denial(error: Exception) -> bool:
+    """Whether AWS knows who asks, and does not allow it."""
+    return isinstance(error, boto.ClientError) and rule_of(error) is PERMISSION
+
+
+def _how_to_allow(error: Exception) -> str:
+    """The permission that is missing, by IAM's name for it: as AWS says it, or else as the call implies it."""
+    said = str(error)
+    named = re.search(r"(?:perform: |allows the )([a-z0-9-]+:[A-Za-z]+)", said)
+    action = named[1] if named else " and ".join(actions_of(getattr(error, "operation_name", "")))
+    step = f"allow {action} (cloudrun init --iam-policy prints all that cloudrun needs), or use another AWS_PROFILE"
+    if _ENCODED.search(said):
+        step += "; with --debug AWS's encoded reason is shown, for `aws sts decode-authorization-message`"
+    return step
 
 
 def rule_of(error: Exception) -> Rule | None:
     """The rule for an error, or None where no table knows it."""
     if isinstance(error, boto.ClientError) and code_of(error):
-        return _rule_of_code(code_of(error))
-    return next((rule for classes, rule in _CLASSES if isinstance(error, classes)), None)
-
-
-def _rule_of_code(code: str) -> Rule | None:
-    return next((rule for rule, pattern in _CODES if pattern.fullmatch(code.removeprefix("Client."))), None)
+        return rule_of_code(code_of(error))
+    return rule_of_class(error)
 
 
 def code_of(error: BaseException) -> str:
@@ -283,8 +108,8 @@ def answer_lost(error: Exception) -> bool:
 
 def outcome_unknown(code: str, status: int) -> bool:
     """Whether an error answer leaves open what has happened: a server error that is not one of EC2's refusals."""
-    rule = _rule_of_code(code)
-    return rule is _SERVER or (status >= 500 and rule not in (*_REFUSALS, _THROTTLED))
+    rule = rule_of_code(code)
+    return rule is SERVER or (status >= 500 and rule not in (*_REFUSALS, THROTTLED))
 
 
 def refused(error: Exception) -> bool:
@@ -292,7 +117,7 @@ def refused(error: Exception) -> bool:
     return (
         isinstance(error, boto.ClientError)
         and not answer_lost(error)
-        and rule_of(error) not in (_KEYS, _EXPIRED, _CLOCK, _PERMISSION, _ACCOUNT, _THROTTLED, _GARBLED)
+        and rule_of(error) not in (KEYS, EXPIRED, CLOCK, PERMISSION, ACCOUNT, THROTTLED, GARBLED)
     )
 
 
@@ -305,5 +130,5 @@ def _words(error: Exception) -> str:
     code = code_of(error)
     message = " ".join(str(error.response["Error"].get("Message", "")).split())
     # kilobytes of base64 that say nothing to a reader
-    message = re.sub(r"\s*Encoded authorization failure message: \S+", "", message)
+    message = _ENCODED.sub("", message)
     return f"{message.rstrip('.')} ({code})" if message else code

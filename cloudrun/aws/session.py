@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import boto3
 import botocore.session
@@ -30,6 +30,7 @@ READ_TIMEOUT_S = 30  # RunInstances of many units takes ten seconds and more
 ATTEMPTS = 4  # the first one included
 FIRST_ATTEMPTS = 2  # the very first call, to STS, says that there is no network, and soon
 FIRST_READ_TIMEOUT_S = 10
+_ASKED_ASIDE = ("sts", "pricing", "service-quotas")  # as soon: nothing waits long for what is only good to know
 _CHECK_SETTINGS = "correct ~/.aws/config or the AWS_* variable behind this; `aws configure list` shows what is set"
 
 
@@ -58,16 +59,18 @@ class Aws:
     def client(self, service: Literal["ssm"]) -> SSMClient: ...
     @overload
     def client(self, service: Literal["sts"]) -> STSClient: ...
-    def client(self, service: Literal["ec2", "s3", "ssm", "sts"], region: str | None = None) -> Any:
+    @overload
+    def client(self, service: Literal["pricing", "service-quotas"], region: str | None = None) -> Any: ...
+    def client(self, service: str, region: str | None = None) -> Any:
         """A boto3 client. Only modules of this package call it: no boto3 object leaves them."""
         region = region or self.region
         with self._lock, _configured(f"use {service} in {region}"):
             if (service, region) not in self._clients:
-                config = _patience(first=service == "sts", direct=self.endpoint_url is not None)
+                config = _patience(first=service in _ASKED_ASIDE, direct=self.endpoint_url is not None)
                 if service == "s3":
                     config = config.merge(self._addressing())
                 self._clients[service, region] = self._session.client(
-                    service, region_name=region, endpoint_url=self.endpoint_url, config=config
+                    cast("Any", service), region_name=region, endpoint_url=self.endpoint_url, config=config
                 )
             return self._clients[service, region]
 
@@ -91,6 +94,11 @@ class Aws:
             credentials.get_frozen_credentials()  # fetches them where that was put off, renews them where it is time
         expires_at = getattr(credentials, "_expiry_time", None)  # botocore has no public word for it
         return expires_at.astimezone(UTC) if expires_at is not None else None
+
+    def credentials_source(self) -> tuple[str, str]:
+        """The profile, and where it had its keys from in botocore's word, as in ("research", "sso"). No secrets."""
+        credentials = self._session.get_credentials()
+        return self._session.profile_name, str(credentials.method) if credentials is not None else ""
 
     def account_id(self) -> str:
         """The account the credentials belong to: the cheap check that they work and that AWS can be reached.

@@ -63,16 +63,20 @@ class Storage:
         A new one is private: since April 2023 S3 itself blocks all public access to new buckets, and their ACLs.
         Raises UsageError (a name that cannot be, or is somebody else's; another region) and CredentialsError.
         """
+        return not self.has_bucket(bucket) and self._create(bucket)
+
+    def has_bucket(self, bucket: str) -> bool:
+        """Whether the bucket is there, in this region, and ours to use. Raises as `ensure_bucket` does."""
         check_bucket_name(bucket)
         region = self._look_up(bucket)
         if region is None:
-            return self._create(bucket)
+            return False
         if region != self._aws.region:
             raise UsageError(
                 f"the bucket {bucket} is in {region}, the machine would be in {self._aws.region}",
                 next_step=f"name a bucket in {self._aws.region}, or --region {region}",
             )
-        return False
+        return True
 
     def _look_up(self, bucket: str) -> str | None:
         """The region of a bucket that may be used; None where there is no such bucket."""

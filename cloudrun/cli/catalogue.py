@@ -49,6 +49,20 @@ COMMANDS = (
     Command("units", "cloudrun.cli.units:units", "the machines that are alive", "cloudrun units"),
     Command("ssh", "cloudrun.cli.ssh:ssh", "a shell on a machine", "cloudrun ssh RUN"),
     Command("reap", "cloudrun.cli.units:reap", "end the machines that nobody needs", "cloudrun reap --dry-run"),
+    Command("init", "cloudrun.cli.init:init", "write a commented cloudrun.toml", "cloudrun init"),
+    Command(
+        "config",
+        "cloudrun.cli.config:app",
+        "every setting, its value, and who says so",
+        "cloudrun config show --origin",
+    ),
+    Command("doctor", "cloudrun.cli.doctor:doctor", "what is missing, and what mends it", "cloudrun doctor"),
+    Command(
+        "completion",
+        "cloudrun.cli.completion:completion",
+        "complete commands and ids in your shell",
+        "source <(cloudrun completion bash)",
+    ),
     Command(
         "sandbox", "cloudrun.cli.sandbox:app", "the region on localhost, to try everything", "cloudrun sandbox status"
     ),
@@ -70,12 +84,16 @@ Commands
 {commands}
 
     cloudrun COMMAND --help     every option of a command, each with an example
-    cloudrun --version          the version
+    cloudrun --version          the version; --verbose for those that a bug report needs
+    cloudrun ... --debug        with an error also its traceback
 """
 
 
-def front_page() -> str:
-    """What `cloudrun` alone prints: what it is for, what to type first, and every command with an example."""
-    width = max(len(command.example) for command in COMMANDS)
-    lines = [f"    {command.example:<{width}}  {command.summary}" for command in COMMANDS]
+def front_page(width: int | None = None) -> str:
+    """What `cloudrun` alone prints: what it is for, what to type first, and every command with an example. `width`: the
+    columns there are; None is as many as it takes."""
+    longest = max(len(command.example) for command in COMMANDS)
+    lines = [f"    {command.example:<{longest}}  {command.summary}" for command in COMMANDS]
+    if width is not None and max(map(len, lines)) > width:
+        lines = [f"    {command.example}\n        {command.summary}" for command in COMMANDS]
     return FRONT_PAGE.format(commands="\n".join(lines))

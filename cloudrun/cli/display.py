@@ -13,8 +13,8 @@ from typing import IO, TYPE_CHECKING, Any, Literal, Self
 from cloudrun.cli.printing import abandon, is_terminal, printable
 from cloudrun.core.events import Event, Note, Output, Phase, PhaseEnded, PhaseStarted, Progress, Rented
 from cloudrun.plan.budget import cost_usd
-from cloudrun.plan.pricing import usd_per_hour
 from cloudrun.plan.quantities import duration_text, size_text
+from cloudrun.prices import usd_per_hour
 
 if TYPE_CHECKING:
     from rich.live import Live

@@ -44,6 +44,8 @@ _begun: list[_Begun] = []
 def begin(arguments: Sequence[str]) -> None:
     """Where `arguments` are a submission to a kept machine."""
     words = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
+    if "--dry-run" in words:
+        return
     for place, word in enumerate(words):
         if word == FLAG and place + 1 < len(words):
             _begun.append(_Begun(words[place + 1]))

@@ -247,6 +247,21 @@ def submit_grid(
         return close_with(finished, ledger, display, as_json=as_json)
 
 
+def show_grid(job: Job, grid: Grid, settings: Settings, wishes: Wishes, *, as_json: bool) -> int:
+    """Say what it would do, and do nothing."""
+    from cloudrun.cli.preview import grid_lines
+    from cloudrun.grids.preview import document as preview_document
+    from cloudrun.grids.preview import preview_grid
+
+    with closing(Ledger()) as ledger, GridDisplay(settings.metric) as display:
+        seen = preview_grid(job, grid, settings, wishes, ledger=ledger, observe=display)
+    if as_json:
+        print_json(preview_document(seen))
+    else:
+        print("\n".join(grid_lines(seen)))
+    return 0
+
+
 def close_with(finished: Finished, ledger: Ledger, display: GridDisplay, *, as_json: bool) -> int:
     """Say how it went; returns the exit code."""
     is_left_alone = finished.grid.state is GridState.OPEN

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from cloudrun.cli.catalogue import COMMANDS, front_page
 from cloudrun.cli.early import begin
-from cloudrun.cli.printing import abandon, print_json, printed_json
+from cloudrun.cli.printing import abandon, columns, print_json, printed_json
 from cloudrun.core.errors import Cancelled, CloudrunError, UsageError, exit_code_of
 
 LOOK_STEP = "cloudrun results shows what came home, cloudrun units what is alive"
@@ -22,7 +22,7 @@ def main() -> NoReturn:
     _tolerant_streams()
     received = _signals_end_blocks()
     try:
-        code = run(sys.argv[1:])
+        code = run(_without_debug(sys.argv[1:]))
         sys.stdout.flush()
     except BrokenPipeError:
         abandon(sys.stdout)
@@ -47,22 +47,56 @@ def main() -> NoReturn:
 
 
 def _wants_json() -> bool:
-    """Whether stdout is for a program. What comes after -- is the script's."""
-    words = sys.argv[1:]
-    return "--json" in (words[: words.index("--")] if "--" in words else words)
+    """Whether stdout is for a program."""
+    return "--json" in _ours(sys.argv[1:])[0]
+
+
+def _without_debug(words: list[str]) -> list[str]:
+    """`--debug` may stand anywhere; it is the variable CLOUDRUN_DEBUG=1 from here on."""
+    ours, scripts = _ours(words)
+    if "--debug" in ours:
+        os.environ["CLOUDRUN_DEBUG"] = "1"
+    return [word for word in ours if word != "--debug"] + scripts
+
+
+def _ours(words: list[str]) -> tuple[list[str], list[str]]:
+    """What comes after -- is the script's, with that word."""
+    end = words.index("--") if "--" in words else len(words)
+    return words[:end], words[end:]
 
 
 def run(arguments: Sequence[str]) -> int:
     """Carry out one command line; returns the exit code. Raises CloudrunError."""
     if not arguments or arguments[0] in {"--help", "-h", "help"}:
-        sys.stdout.write(front_page())
+        sys.stdout.write(front_page(columns(sys.stdout)))
+        return 0
+    if arguments[0] == "__names":  # asked by a shell: see `cli.completion`
+        from cloudrun.cli.names import print_names
+
+        print_names(arguments[1:])
         return 0
     if arguments[0] == "--version":
+        _print_version(arguments[1:])
+        return 0
+    return _command(arguments)() or 0
+
+
+def _print_version(options: Sequence[str]) -> None:
+    """One line; with --verbose what a bug report should say, with --json all of it as a document."""
+    if unknown := set(options) - {"--verbose", "-v", "--json"}:
+        raise UsageError(f"--version knows no {min(unknown)}", next_step="cloudrun --version --verbose")
+    if not options:
         from importlib.metadata import version
 
         sys.stdout.write(f"cloudrun {version('cloudrun')}\n")
-        return 0
-    return _command(arguments)() or 0
+        return
+    from cloudrun.setup.versions import versions
+
+    found = versions()
+    if "--json" in options:
+        print_json({"versions": found})
+    else:
+        sys.stdout.writelines(f"{name:<16}{version}\n" for name, version in found.items())
 
 
 def _command(arguments: Sequence[str]) -> Callable[[], int | None]:
@@ -124,10 +158,15 @@ def _crash(error: Exception) -> int:
     import tempfile
     import traceback
 
-    with tempfile.NamedTemporaryFile("w", prefix="cloudrun-crash-", suffix=".log", delete=False) as log:
-        log.write(" ".join(["cloudrun", *sys.argv[1:]]) + "\n")
-        traceback.print_exception(error, file=log)
-    message = f"a bug in cloudrun: {type(error).__name__}: {error}\nlog: {log.name}"
+    message = f"a bug in cloudrun: {type(error).__name__}: {error}"
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="cloudrun-crash-", suffix=".log", delete=False) as log:
+            log.write(" ".join(["cloudrun", *sys.argv[1:]]) + "\n")
+            traceback.print_exception(error, file=log)
+        message += f"\nlog: {log.name}"
+    except OSError as unwritten:  # the full disk may be what the bug is about
+        whole = "".join(traceback.format_exception(error))
+        message += f"\nno log could be written ({unwritten}): here is what it would say\n{whole}"
     _tell(message, error, "report the log; cloudrun units shows what is alive, cloudrun reap ends it")
     return 1
 

@@ -23,6 +23,9 @@ RunOrGrid = Annotated[str, Parameter(help="A run or a grid, by id, its beginning
 RunId = Annotated[str, Parameter(help="A run: its id, the beginning of its id, or its name. Example: r-0s1dq4xk8m2vt")]
 
 
+PLAIN = Parameter(negative=(), show_default=False)
+
+
 def new_app(name: str, summary: str) -> App:
     """An application in our manner: plain words, no negative twins of options unless they mean something."""
     return App(
@@ -30,7 +33,7 @@ def new_app(name: str, summary: str) -> App:
         help=summary,
         help_format="plaintext",
         version_flags=(),
-        default_parameter=Parameter(negative=(), show_default=False),
+        default_parameter=PLAIN,
     )
 
 

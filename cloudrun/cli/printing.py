@@ -55,6 +55,26 @@ def is_terminal(stream: IO[Any]) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
+def columns(stream: IO[Any]) -> int | None:
+    """How wide the screen is that a stream is shown on; None where it is none."""
+    if not is_terminal(stream):
+        return None
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or None
+    except (OSError, ValueError):
+        return None
+
+
+STYLES = {"good": "32", "careful": "33", "bad": "1;31", "heading": "1"}  # ECMA-48's numbers
+
+
+def styled(text: str, style: str) -> str:
+    """The text as it is shown on stdout: in colour only on a terminal whose user has nothing against it."""
+    if not is_terminal(sys.stdout) or os.environ.get("NO_COLOR"):
+        return text
+    return f"\x1b[{STYLES[style]}m{text}\x1b[0m"
+
+
 def abandon(stream: IO[Any]) -> None:
     """Let a stream that cannot be written any more swallow the rest, or every later flush would complain again."""
     with suppress(OSError, ValueError):  # it has no descriptor, or is closed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -16,6 +16,10 @@ from cloudrun.cli.printing import print_json
 from cloudrun.cli.summary import closing_lines, detached_lines, exit_code
 from cloudrun.core.errors import UsageError, before_launch
 from cloudrun.units.costs import bill_of_run
+
+if TYPE_CHECKING:
+    from cloudrun.core.settings import Settings
+    from cloudrun.runs.prepared import Job
 
 
 def submit(
@@ -191,6 +195,10 @@ def submit(
             "Example: --detach"
         ),
     ] = False,
+    dry_run: Annotated[
+        bool,
+        Parameter(help="Say what would be launched, shipped and built, and what it may cost. Example: --dry-run"),
+    ] = False,
     bucket: Annotated[
         str | None,
         Parameter(help="S3: where the machine puts outputs that nobody fetches. Example: --detach --bucket my-results"),
@@ -254,6 +262,7 @@ def submit(
         cloudrun submit train.py
         cloudrun submit train.py --set alpha=0.1 --set seed=7
         cloudrun submit train.py --provider aws --deadline 2h -- --epochs 3
+        cloudrun submit train.py --provider aws --dry-run
         cloudrun submit train.py --detach
         cloudrun submit train.py --set alpha=0.1,1,10 --units 3 --detach
 
@@ -332,11 +341,18 @@ def submit(
         from cloudrun.cli.grid import submit_grid
         from cloudrun.grids.grid import Wishes
 
-        wishes = Wishes(1 if units is None else units, max_units, slots, cpus, budget, retries, keep_going, again)
+        most_usd = settings.budget if budget is None else budget
+        wishes = Wishes(1 if units is None else units, max_units, slots, cpus, most_usd, retries, keep_going, again)
+        if dry_run:
+            from cloudrun.cli.grid import show_grid
+
+            return show_grid(Job(script, arguments, {}, name), cells, settings, wishes, as_json=as_json)
         return submit_grid(
             script, arguments, cells, name, settings, wishes, detach=detach, verbose=verbose, as_json=as_json
         )
     params = next(cells.cells())
+    if dry_run:
+        return _show(Job(script, arguments, params, name), settings, instance_id, as_json=as_json)
 
     with closing(Ledger()) as ledger, Display(verbose=verbose, job_stdout=not as_json) as display:
         job = Job(script, arguments, params, name)
@@ -359,3 +375,18 @@ def submit(
         elif detach:
             print(run.run_id)
     return 0 if detach else exit_code(run)
+
+
+def _show(job: Job, settings: Settings, instance_id: str | None, *, as_json: bool) -> int:
+    """What would be done."""
+    from cloudrun.cli import preview as words
+    from cloudrun.ledger import Ledger
+    from cloudrun.runs.preview import document, preview
+
+    with closing(Ledger()) as ledger, Display() as display:
+        seen, _ = preview(job, settings, ledger=ledger, observe=display, instance_id=instance_id)
+    if as_json:
+        print_json(document(seen))
+    else:
+        print("\n".join(words.lines(seen)))
+    return 0

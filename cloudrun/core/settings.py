@@ -24,6 +24,7 @@ class Settings:
     user: str | None = None  # the image's login user; None is the image's own
     spot: bool = False
     max_price: float | None = None  # US dollars an hour that a spot machine may cost; None is the on-demand price
+    budget: float | None = None  # US dollars that a run's machine, or a grid's machines, cannot cost more than
     zone: str | None = None  # an availability zone; None leaves it to EC2
     vpc: str | None = None  # None is the default VPC
     subnet: str | None = None
@@ -62,6 +63,8 @@ class Settings:
 
 
 IDLE_S = 600.0
+# Less free space than this at home and nothing is launched: the ledger itself needs room to say how a run ended.
+LEAST_FREE_BYTES = 100 * MEGABYTE
 
 
 def idle_limit_s(settings: Settings) -> float | None:

@@ -95,7 +95,8 @@ class process_pool(Executor):  # noqa: N801 - used like a function: `with proces
             raise UsageError("the machines of a pool end with it", next_step="process_unit(on_exit=...) keeps one")
         self._ledger = Ledger(project)
         self._settings = config.load(self._ledger.project, given_keywords(settings), origin="keyword")
-        self._wishes = Wishes(units, max_units, slots, cpus, budget, retries, keep_going)
+        most_usd = self._settings.budget if budget is None else budget
+        self._wishes = Wishes(units, max_units, slots, cpus, most_usd, retries, keep_going)
         self._observe = observe or write_warnings
         self._lock = threading.RLock()
         self._pid = os.getpid()

@@ -17,7 +17,7 @@ from cloudrun.grids.machines import units_ever_of
 from cloudrun.ledger import Ledger
 from cloudrun.plan import budget
 from cloudrun.plan.grid import Grid
-from cloudrun.plan.pricing import usd_per_hour
+from cloudrun.prices import usd_per_hour
 from cloudrun.runs import attaching
 from cloudrun.runs.prepared import Job, settings_from
 

@@ -27,11 +27,12 @@ from cloudrun.plan.costs import Bill
 from cloudrun.plan.estimate import Estimate, estimate
 from cloudrun.plan.expecting import Expectation
 from cloudrun.plan.grid import Grid
-from cloudrun.plan.pricing import usd_per_hour, vcpus
+from cloudrun.plan.pricing import vcpus
 from cloudrun.plan.retrying import Failures
 from cloudrun.plan.scheduling import Backlog, Limits, Terms, decide, least_life_s
 from cloudrun.pools.pool import Pool, QueueSlots
 from cloudrun.pools.work import Joined
+from cloudrun.prices import refresh, usd_per_hour
 from cloudrun.runs import provenance
 from cloudrun.runs.prepared import Job, Prepared
 from cloudrun.runs.submit import checked
@@ -98,9 +99,10 @@ def run_grid(
     something has moved. Raises UsageError before anything is launched, where another process goes on with the same grid
     too; and what `Pool.run` raises.
     """
-    _check(wishes)
+    check_wishes(wishes)
     with before_launch():
         cloud, image, plan = checked(job, settings, ledger, observe)
+        refresh(cloud, (settings.instance_type, *settings.fallback_types), SystemClock().now())
         say_beforehand(cloud, settings, SystemClock().now(), observe)
         say_what_differs(cloud, settings, image, observe)
     terms = terms_of(wishes, settings, cloud.place.region)
@@ -298,7 +300,7 @@ class GridRun:
 # -- before it ---------------------------------------------------------------------------------------------------------
 
 
-def _check(wishes: Wishes) -> None:
+def check_wishes(wishes: Wishes) -> None:
     """Raises UsageError for numbers that mean nothing."""
     counts = {"--units": wishes.units, "--max-units": wishes.max_units, "--slots": wishes.slots, "--cpus": wishes.cpus}
     for flag, count in counts.items():

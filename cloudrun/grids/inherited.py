@@ -18,8 +18,8 @@ from cloudrun.grids.lost import recover
 from cloudrun.grids.machines import launches_of
 from cloudrun.ledger import Ledger
 from cloudrun.plan import budget
-from cloudrun.plan.pricing import usd_per_hour
 from cloudrun.pools.work import Joined
+from cloudrun.prices import usd_per_hour
 from cloudrun.units.clients import is_alive
 from cloudrun.wiring import Cloud
 

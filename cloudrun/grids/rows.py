@@ -40,7 +40,7 @@ def begin(
 
     Raises UsageError where another process has it, and where it is another one than `only`.
     """
-    identity = _identity(plan, grid)
+    identity = identity_of(plan, grid)
     former = ledger.find_grid(identity)
     if only is not None and (former is None or former.grid_id != only):
         raise _has_changed(ledger.grid(only))
@@ -103,7 +103,7 @@ def _has_changed(record: GridRecord) -> UsageError:
     )
 
 
-def _identity(plan: Prepared, grid: Grid) -> str:
+def identity_of(plan: Prepared, grid: Grid) -> str:
     """What the same command with the same code, data and environment has again: and nothing of how it is run."""
     lines = [
         "cloudrun grid 1",

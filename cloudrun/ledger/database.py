@@ -206,6 +206,11 @@ class Database:
         return connection
 
 
+def sqlite_version() -> str:
+    """As in "3.40.1"."""
+    return sqlite3.sqlite_version
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """A connection that starts no transaction by itself, waits for other writers, and commits to the disk.
 

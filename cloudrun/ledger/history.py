@@ -180,6 +180,15 @@ class History:
                 raise _no_such_run(connection, reference)
             return run_records(connection, [run_id])[0]
 
+    def knows_environment(self, fingerprint: str) -> bool:
+        """Whether a run that has succeeded had this very environment."""
+        with self._database.reading() as connection:
+            row = connection.execute(
+                "SELECT 1 FROM runs WHERE environment_digest = ? AND state = ? LIMIT 1",
+                (fingerprint, str(RunState.SUCCEEDED)),
+            ).fetchone()
+        return row is not None
+
     def get(self, reference: str) -> Run:
         """As `run`, with ways to its model, files and logs."""
         return Run.of(self.run(reference), self._artifacts)

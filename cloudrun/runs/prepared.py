@@ -14,7 +14,7 @@ from cloudrun.core import rundir
 from cloudrun.core.errors import UsageError
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.records import DataSet, Environment, RunRecord, System, Upload
-from cloudrun.core.settings import NAMES, Settings
+from cloudrun.core.settings import LEAST_FREE_BYTES, NAMES, Settings
 from cloudrun.ledger import Ledger
 from cloudrun.plan.fingerprint import code_digest
 from cloudrun.plan.imports import ImportScan, scan_imports
@@ -22,8 +22,6 @@ from cloudrun.plan.parameters import check_name
 from cloudrun.plan.quantities import size_text
 from cloudrun.runs.project import Shipment, shipment
 
-# Less free space than this at home and nothing is launched: the ledger itself needs room to say how a run ended.
-ROOM_BYTES = 100_000_000
 BESIDE_FILES = 10_000  # of a larger project nothing is written down: some 500 kB for each state of its files
 NO_INPUT = (".py", ".ipynb", ".md", ".rst", "LICENSE", "pyproject.toml", "cloudrun.toml", ".lock")
 # What BLAS, OpenMP and joblib ask for the number of threads, by the names that threadpoolctl and joblib document.
@@ -168,9 +166,10 @@ def _checked_params(params: Mapping[str, Any]) -> None:
 def _checked_room(ledger: Ledger) -> None:
     _ = ledger.ledger_id  # makes the ledger, or says why it cannot be made
     free = shutil.disk_usage(ledger.project).free
-    if free < ROOM_BYTES:
+    if free < LEAST_FREE_BYTES:
+        needed = size_text(LEAST_FREE_BYTES)
         raise UsageError(
-            f"only {size_text(free)} are free under {ledger.project}, and results need some {size_text(ROOM_BYTES)}",
+            f"only {size_text(free)} are free under {ledger.project}, and results need some {needed}",
             next_step="free some space, then submit again",
         )
 

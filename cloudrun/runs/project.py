@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,6 +109,7 @@ def shipment(
             chosen.append((name, found))
         elif found:
             left_out.append((name, found))
+    _require_script(path.relative_to(root).as_posix(), left_out)
     if total > warn_bytes:
         left_out.append(("", f"{size_text(total)} travel to the unit, in {len(chosen)} files"))
     cwd = (caller_cwd or Path.cwd()).absolute()
@@ -120,6 +122,18 @@ def shipment(
         start.relative_to(root).as_posix(),
         _digested(chosen, Digests(root, cache_dir)),
         tuple(left_out),
+    )
+
+
+def _require_script(script: str, left_out: Iterable[tuple[str, str]]) -> None:
+    """Raises UsageError where the script itself cannot travel."""
+    why = dict(left_out).get(script)
+    if why is None:
+        return
+    in_utf8 = sys.getfilesystemencoding() == "utf-8"
+    raise UsageError(
+        f"the script {script!r} cannot be shipped: {why}",
+        next_step="give it a plain name" if in_utf8 else "export LC_ALL=C.UTF-8, or give it a plain name",
     )
 
 

@@ -80,9 +80,16 @@ def resume(run_id: str, settings: Settings, *, ledger: Ledger, observe: Observer
 
 
 def checked(
-    job: Job, settings: Settings, ledger: Ledger, observe: Observer, instance_id: str | None = None
+    job: Job,
+    settings: Settings,
+    ledger: Ledger,
+    observe: Observer,
+    instance_id: str | None = None,
+    *,
+    make: bool = True,
 ) -> tuple[Cloud, Image, Prepared]:
-    """All that can be wrong with a job, looked at before anything is launched. Raises UsageError, CredentialsError."""
+    """All that can be wrong with a job, looked at before anything is launched. Without `make` not even a bucket is made
+    that it needs. Raises UsageError, CredentialsError."""
     goods = prepared.inspect(job, settings, ledger, observe)
     if instance_id is None:
         cloud = wiring.connect(settings.provider, settings.region, settings.profile, lambda words: observe(Note(words)))
@@ -91,7 +98,7 @@ def checked(
         cloud = place_of(ledger, instance_id, settings.profile)
         image = launching.image_of(cloud, ledger, ledger.unit(instance_id))
     plan = prepared.prepare(job, settings, ledger, image.architecture, observe, goods)
-    return cloud, image, with_data(plan, cloud, observe)
+    return cloud, image, with_data(plan, cloud, observe, make=make)
 
 
 def place_of(ledger: Ledger, instance_id: str, profile: str | None) -> Cloud:
@@ -102,10 +109,10 @@ def place_of(ledger: Ledger, instance_id: str, profile: str | None) -> Cloud:
     return cloud
 
 
-def with_data(plan: Prepared, cloud: Cloud, observe: Observer) -> Prepared:
-    """The plan with its data sets found, and its bucket there. Raises UsageError, CredentialsError."""
+def with_data(plan: Prepared, cloud: Cloud, observe: Observer, *, make: bool = True) -> Prepared:
+    """The plan with its data sets found, and (`make`) its bucket there. Raises UsageError, CredentialsError."""
     settings = plan.settings
-    if settings.bucket:
+    if settings.bucket and make:
         bucket.check(cloud, settings.bucket, settings.deadline_s, observe)
     if not settings.data:
         return plan

@@ -11,7 +11,7 @@ from cloudrun.core.errors import CloudrunError
 from cloudrun.core.records import AttemptRecord, UnitRecord
 from cloudrun.ledger import Ledger
 from cloudrun.plan.costs import CHARGING, Bill, MachineCost, Stay, machine_cost
-from cloudrun.plan.pricing import usd_per_hour
+from cloudrun.prices import usd_per_hour
 
 BATCH = 1000  # runs in one transaction
 

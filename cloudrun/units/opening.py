@@ -20,7 +20,7 @@ from cloudrun.core.settings import Settings
 from cloudrun.core.states import UnitState
 from cloudrun.ledger import Ledger
 from cloudrun.units import launching
-from cloudrun.units.beforehand import say_beforehand, say_what_differs
+from cloudrun.units.beforehand import check_budget, say_beforehand, say_what_differs
 from cloudrun.units.clients import this_client
 from cloudrun.units.connection import EarlyLogin
 from cloudrun.units.leases import beat
@@ -48,6 +48,8 @@ def open_unit(
 
     if settings.spot and settings.on_exit == "stop":
         raise UsageError("EC2 does not stop a spot machine", next_step="leave out --spot, or --on-exit stop")
+    if instance_id is None:
+        check_budget(settings, cloud.place.region)
     check_playbook()  # a unit that cannot be provisioned is not worth launching
     say_beforehand(cloud, settings, (clock or SystemClock()).now(), observe)
     unit = OpenUnit(cloud, ledger, settings, observe, clock or SystemClock())

@@ -10,6 +10,7 @@ import pytest
 from cloudrun.core.rundir import RunDir
 from cloudrun.ledger import Ledger
 from tests.bucket_server import Bucket, serving
+from tests.command import Cli
 from tests.fakes import ManualClock
 from tests.uploads import begin
 
@@ -24,6 +25,12 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
     opened = Ledger(tmp_path)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """The command line in an empty folder."""
+    return Cli(tmp_path)
 
 
 @pytest.fixture

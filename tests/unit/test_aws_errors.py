@@ -9,6 +9,8 @@ import botocore.exceptions
 import pytest
 from botocore.parsers import ResponseParserError
 
+from cloudrun.aws.error_codes import DOCUMENTED
+from cloudrun.aws.error_table import library_classes, rule_of_code, table
 from cloudrun.aws.errors import LIBRARY_ERRORS, answer_lost, refused, rule_of, translate, translated
 from cloudrun.core.errors import (
     CapacityError,
@@ -20,65 +22,7 @@ from cloudrun.core.errors import (
     UsageError,
 )
 
-EXCEPTIONS = sorted(
-    {
-        member
-        for module in (botocore.exceptions, boto3.exceptions)
-        for _, member in inspect.getmembers(module, inspect.isclass)
-        if issubclass(member, Exception) and not issubclass(member, Warning) and member.__module__ == module.__name__
-        if not issubclass(member, botocore.exceptions.ClientError)  # of these the code decides, see below
-    }
-    - {botocore.exceptions.BotoCoreError},
-    key=lambda member: member.__name__,
-)
-
-# "Error codes for the Amazon EC2 API": common ones, then those of single actions that cloudrun calls or that a launch
-# can meet, then the server's; and the common ones of SSM and STS
-CODES = """
-AuthFailure Blocked DryRunOperation IdempotentParameterMismatch IncompleteSignature InvalidAction InvalidCharacter
-InvalidClientTokenId InvalidPaginationToken InvalidParameter InvalidParameterCombination InvalidParameterDependency
-InvalidParameterValue InvalidQueryParameter MalformedQueryString MissingAction MissingAuthenticationToken
-MissingParameter OptInRequired PendingVerification RequestExpired UnauthorizedOperation UnknownParameter
-UnsupportedInstanceAttribute UnsupportedOperation UnsupportedProtocol ValidationError
-
-AttachmentLimitExceeded BootForVolumeTypeUnsupported CannotDelete ConcurrentTagAccess CustomerKeyHasBeenRevoked
-DefaultVpcDoesNotExist DependencyViolation DiskImageSizeTooLarge EncryptedVolumesNotSupported FilterLimitExceeded
-HostLimitExceeded IdempotentInstanceTerminated InaccessibleStorageLocation IncompatibleHostRequirements
-IncorrectInstanceState IncorrectModificationState IncorrectState InstanceCreditSpecification.NotSupported
-InstanceLimitExceeded InsufficientCapacityOnHost InsufficientFreeAddressesInSubnet
-InsufficientReservedInstancesCapacity InvalidAMIID.Malformed InvalidAMIID.NotFound InvalidAMIID.Unavailable
-InvalidAvailabilityZone InvalidBlockDeviceMapping InvalidClientToken InvalidDevice.InUse InvalidFilter InvalidFormat
-InvalidGroup.Duplicate InvalidGroup.InUse InvalidGroup.NotFound InvalidGroup.Reserved InvalidGroupId.Malformed
-InvalidID InvalidInput InvalidInstanceAttributeValue InvalidInstanceFamily InvalidInstanceID
-InvalidInstanceID.Malformed InvalidInstanceID.NotFound InvalidInstanceState InvalidInstanceType
-InvalidInterface.IpAddressLimitExceeded InvalidKey.Format InvalidKeyPair.Duplicate InvalidKeyPair.Format
-InvalidKeyPair.NotFound InvalidMaxResults InvalidNetworkInterface.InUse InvalidNextToken InvalidPermission.Duplicate
-InvalidPermission.Malformed InvalidPermission.NotFound InvalidPlacementGroup.Unknown InvalidRegion InvalidRequest
-InvalidReservationID.NotFound InvalidSecurity.RequestHasExpired InvalidSecurityGroupID.NotFound
-InvalidSecurityGroupId.Malformed InvalidSnapshot.NotFound InvalidSpotInstanceRequestID.NotFound InvalidState
-InvalidSubnet InvalidSubnetID.NotFound InvalidTagKey.Malformed InvalidTenancy InvalidTime InvalidUserID.Malformed
-InvalidVolume.NotFound InvalidVolume.ZoneMismatch InvalidVpcID.NotFound InvalidVpcState InvalidZone.NotFound
-KeyPairLimitExceeded MaxIOPSLimitExceeded MaxScheduledInstanceCapacityExceeded MaxSpotInstanceCountExceeded
-MissingInput NetworkInterfaceLimitExceeded NonEBSInstance NoSuchVersion OperationNotPermitted
-PrivateIpAddressLimitExceeded RequestResourceCountExceeded ReservationCapacityExceeded ReservedInstancesUnavailable
-Resource.AlreadyAssigned Resource.AlreadyAssociated ResourceCountExceeded ResourceCountLimitExceeded
-ResourceLimitExceeded RulesPerSecurityGroupLimitExceeded ScheduledInstanceSlotUnavailable
-SecurityGroupLimitExceeded SecurityGroupsPerInstanceLimitExceeded SecurityGroupsPerInterfaceLimitExceeded
-SignatureDoesNotMatch SnapshotCopyUnsupported.InterRegion SnapshotCreationPerVolumeRateExceeded SpotMaxPriceTooLow
-TagLimitExceeded UnavailableHostRequirements UnknownPrincipalType.Unsupported UnknownVolumeType Unsupported
-UnsupportedException UnsupportedHibernationConfiguration UnsupportedTenancy VPCIdNotSpecified
-VPCResourceNotSpecified VcpuLimitExceeded VolumeIOPSLimit VolumeInUse VolumeLimitExceeded
-VolumeTypeNotAvailableInZone ZonesMismatched
-
-InsufficientAddressCapacity InsufficientCapacity InsufficientHostCapacity InsufficientInstanceCapacity
-InsufficientReservedInstanceCapacity InsufficientVolumeCapacity InternalError InternalFailure RequestLimitExceeded
-ServiceUnavailable Unavailable
-
-AccessDenied AccessDeniedException ExpiredToken ExpiredTokenException IncompleteSignatureException
-InternalServerError InvalidSignatureException MissingAuthenticationTokenException ParameterNotFound
-ParameterVersionNotFound RequestTimeout RequestTimeoutException Throttling ThrottlingException
-TooManyRequestsException UnrecognizedClientException ValidationException
-""".split()  # noqa: SIM905 - as a list it would be two hundred lines
+CODES = sorted({code for codes in DOCUMENTED.values() for code in codes})
 
 
 def refusal(code: str, status: int = 400, message: str = "because") -> botocore.exceptions.ClientError:
@@ -86,7 +30,19 @@ def refusal(code: str, status: int = 400, message: str = "because") -> botocore.
     return botocore.exceptions.ClientError(response, "RunInstances")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("member", EXCEPTIONS, ids=lambda member: member.__name__)
+# -- the table
+
+
+def test_every_exception_of_the_two_libraries_is_in_the_table() -> None:
+    known = {member for _, member in library_classes()}
+    for module in (botocore.exceptions, boto3.exceptions):
+        for _, member in inspect.getmembers(module, inspect.isclass):
+            if issubclass(member, Exception) and member.__module__ == module.__name__ and member not in known:
+                by_code = issubclass(member, botocore.exceptions.ClientError)
+                assert by_code or issubclass(member, Warning) or member is botocore.exceptions.BotoCoreError, member
+
+
+@pytest.mark.parametrize("member", [each for _, each in library_classes()], ids=lambda member: member.__name__)
 def test_every_exception_of_boto_has_a_rule(member: type[Exception]) -> None:
     error = member.__new__(member)  # each wants other arguments, and the rule asks for the class only
     assert isinstance(error, LIBRARY_ERRORS)
@@ -95,11 +51,43 @@ def test_every_exception_of_boto_has_a_rule(member: type[Exception]) -> None:
     assert rule.next_step
 
 
-@pytest.mark.parametrize("code", [code for code in CODES if code != "DryRunOperation"])
-def test_every_error_code_has_a_rule(code: str) -> None:
+@pytest.mark.parametrize("code", CODES)
+def test_every_documented_error_code_has_a_rule(code: str) -> None:
     rule = rule_of(refusal(code))
     assert rule is not None
     assert rule.next_step
+
+
+def test_every_error_that_the_models_of_our_calls_name_is_in_the_table() -> None:
+    """EC2's and STS's models name hardly any; the others' do."""
+    session = boto3.Session(region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
+    calls = {
+        "s3": ("CreateBucket", "DeleteObjects", "GetObject", "HeadBucket", "HeadObject", "ListObjectsV2", "PutObject"),
+        "ssm": ("GetParameter",),
+        "sts": ("GetCallerIdentity",),
+        "pricing": ("GetProducts",),
+        "service-quotas": ("GetServiceQuota",),
+    }
+    found = set()
+    for service, names in calls.items():
+        model = session.client(service).meta.service_model
+        for name in names:
+            for shape in model.operation_model(name).error_shapes:
+                found.add(shape.error_code)
+                assert rule_of_code(shape.error_code) is not None, (service, name, shape.error_code)
+    assert len(found) > 15, "the models say something"
+
+
+def test_each_line_of_the_table_says_what_to_do_and_with_which_exit_code() -> None:
+    lines = list(table())
+    assert len(lines) > 400
+    assert {line.exit_code for line in lines} == {1, 2, 4, 6}
+    assert all(line.next_step for line in lines)
+    assert len({(line.source, line.name) for line in lines}) == len(lines), "each once"
+
+
+def test_a_code_that_nobody_documents_has_a_next_step_too() -> None:
+    assert translate(refusal("ACodeThatIsNewToUs"), "launch").next_step
 
 
 @pytest.mark.parametrize(
@@ -153,6 +141,30 @@ def test_the_message_says_what_could_not_be_done_and_why_in_one_line() -> None:
         raise cause
     assert str(caught.value) == "could not launch 2 x m7i.large: Not allowed (UnauthorizedOperation)"
     assert caught.value.__cause__ is cause
+
+
+def test_a_missing_permission_is_named_with_what_allows_it() -> None:
+    said = refusal(
+        "UnauthorizedOperation",
+        message="You are not authorized to perform this operation. User: arn:aws:iam::1:user/x is not authorized to"
+        " perform: ec2:RunInstances on resource: * because no identity-based policy allows it."
+        " Encoded authorization failure message: abc",
+    )
+    step = translate(said, "launch").next_step
+    assert step.startswith("allow ec2:RunInstances (cloudrun init --iam-policy")
+    assert "--debug" in step
+    assert "decode-authorization-message" in step
+
+
+@pytest.mark.parametrize(
+    ("operation", "action"), [("HeadBucket", "s3:ListBucket"), ("StopInstances", "ec2:StopInstances")]
+)
+def test_a_permission_that_aws_does_not_name_is_known_by_the_call(operation: str, action: str) -> None:
+    response = {"Error": {"Code": "AccessDenied", "Message": "Access Denied"}}
+    error = botocore.exceptions.ClientError(response, operation)  # type: ignore[arg-type]
+    step = translate(error, "look").next_step
+    assert step.startswith(f"allow {action} (")
+    assert "decode" not in step
 
 
 def test_errors_that_are_not_botos_pass_unchanged() -> None:

@@ -14,6 +14,7 @@ from cloudrun.cli import early
         ["train.py", "--", "--instance-id", "i-1"],
         ["train.py", "--instance-id"],
         ["--instance-ids", "i-1"],
+        ["train.py", "--instance-id", "i-1", "--dry-run"],
     ],
 )
 def test_a_line_that_names_none_begins_nothing(words: list[str]) -> None:

@@ -323,6 +323,14 @@ def test_a_bug_is_a_short_message_and_a_crash_log(acted: Acted, tmp_path: Path) 
     assert log.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_bug_whose_log_cannot_be_written_is_told_whole(acted: Acted) -> None:
+    done = acted("import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\nraise RuntimeError('oh')")
+    assert done.returncode == 1
+    assert done.stderr.startswith("cloudrun: a bug in cloudrun: RuntimeError: oh\n  no log could be written (")
+    assert 'raise RuntimeError("oh")' in done.stderr or "raise RuntimeError('oh')" in done.stderr
+    assert "next: report the log" in done.stderr
+
+
 def test_an_error_is_a_document_where_a_program_reads(
     cloudrun: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cloudrun.config import _READERS, key_of, load, load_with_origins
+from cloudrun.config import key_of, load, load_with_origins
 from cloudrun.core.errors import ConfigError
 from cloudrun.core.settings import NAMES, Settings
+from cloudrun.plan.setting_values import READERS
 
 
 @pytest.fixture
@@ -39,14 +40,14 @@ def refusal(project: Path, home: Mapping[str, str], flags: Mapping[str, object] 
 
 
 def test_every_setting_has_a_reader() -> None:
-    assert tuple(_READERS) == NAMES
+    assert tuple(READERS) == NAMES
 
 
 def test_every_default_is_what_its_reader_makes_of_it() -> None:
     defaults = Settings()
     for name in NAMES:
         if getattr(defaults, name) is not None:
-            assert _READERS[name](getattr(defaults, name)) == getattr(defaults, name)
+            assert READERS[name](getattr(defaults, name)) == getattr(defaults, name)
 
 
 def test_without_a_word_from_anybody_the_defaults_hold(project: Path, home: Mapping[str, str]) -> None:

@@ -11,7 +11,14 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "cloudrun"
 ADAPTERS = {"aws", "ssh", "provisioning", "ledger"}
 FACES = {"cli", "report", "serving"}
-STORIES = ["units", "runs", "pools", "grids", "functions"]  # folders of services, each told with the ones before it
+STORIES = [
+    "units",
+    "setup",
+    "runs",
+    "pools",
+    "grids",
+    "functions",
+]  # folders of services, each told with the ones before it
 SERVICES = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__", "wiring"} | set(STORIES)
 
 # What each layer may import; a layer may always import itself.

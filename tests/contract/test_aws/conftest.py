@@ -50,6 +50,10 @@ class Endpoint:
     faults: list[Fault] = field(default_factory=list)
     parameters: dict[str, str] = field(default_factory=dict)  # of SSM, which moto lets nobody set below /aws/
     answers: dict[str, bytes] = field(default_factory=dict)  # by client token, which moto forgets and EC2 does not
+    denied: set[str] = field(default_factory=set)  # actions that the account may not
+    refused: dict[str, Refusal] = field(default_factory=dict)  # other answers, by action
+    documents: dict[str, dict[str, object]] = field(default_factory=dict)  # what services that moto lacks say, by call
+    ahead_s: float = 0.0  # by how much its clock is ahead of this computer's
 
     def actions(self) -> list[str]:
         return [call.get("Action", "") for call in self.calls]
@@ -141,16 +145,28 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.headers.get("X-Amz-Target") == "AmazonSSM.GetParameter":
+        target = self.headers.get("X-Amz-Target", "")
+        if target == "AmazonSSM.GetParameter":
             self._parameter(json.loads(body)["Name"])
+            return
+        if target:
+            self._document(target.partition(".")[2])
             return
         call = dict(urllib.parse.parse_qsl(body.decode()))
         self.endpoint.calls.append(call)
+        if call.get("Action") in self.endpoint.denied:
+            reason = (
+                f"You are not authorized to perform: ec2:{call['Action']}. Encoded authorization failure message: x"
+            )
+            self._error(403, "UnauthorizedOperation", reason)
+            return
+        if (refusal := self.endpoint.refused.get(call.get("Action", ""))) is not None:
+            self._error(refusal.status, refusal.code, "the test says so")
+            return
         launching = call.get("Action") == "RunInstances"
         fault = self.endpoint.faults.pop(0) if launching and self.endpoint.faults else None
         if isinstance(fault, Refusal):
-            error = f"<Error><Code>{fault.code}</Code><Message>the test says so</Message></Error>"
-            self._answer(fault.status, f"<Response><Errors>{error}</Errors></Response>".encode())
+            self._error(fault.status, fault.code, "the test says so")
             return
         token = call.get("ClientToken", "") if launching else ""
         status, answer = (200, self.endpoint.answers[token]) if token in self.endpoint.answers else self._forward(body)
@@ -182,6 +198,20 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._answer(200, json.dumps({"Parameter": {"Name": name, "Value": value}}).encode())
 
+    def _document(self, call: str) -> None:
+        self.endpoint.calls.append({"Action": call})
+        if call in self.endpoint.denied:
+            self._answer(400, b'{"__type": "AccessDeniedException", "message": "not authorized to perform that"}')
+        else:
+            self._answer(200, json.dumps(self.endpoint.documents.get(call, {})).encode())
+
+    def _error(self, status: int, code: str, message: str) -> None:
+        error = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+        self._answer(status, f"<Response><Errors>{error}</Errors></Response>".encode())
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return super().date_time_string((timestamp or time.time()) + self.endpoint.ahead_s)
+
     def _answer(self, status: int, body: bytes, *, sent: int | None = None) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
@@ -211,8 +241,11 @@ def shared_endpoint(moto_url: str) -> Iterator[Endpoint]:
 
 @pytest.fixture
 def endpoint(shared_endpoint: Endpoint) -> Endpoint:
-    for memory in (shared_endpoint.calls, shared_endpoint.faults, shared_endpoint.parameters, shared_endpoint.answers):
+    known = shared_endpoint
+    for memory in (known.calls, known.faults, known.parameters, known.answers, known.denied, known.refused):
         memory.clear()
+    known.documents.clear()
+    known.ahead_s = 0.0
     return shared_endpoint
 
 

@@ -109,6 +109,13 @@ def test_a_bucket_is_made_once(storage: Storage, bucket: str) -> None:
     assert storage.ensure_bucket(bucket) is False
 
 
+def test_looking_for_a_bucket_makes_none(storage: Storage, bucket: str) -> None:
+    assert storage.has_bucket(bucket) is True
+    other = f"results-{uuid.uuid4().hex}"
+    assert storage.has_bucket(other) is False
+    assert storage.has_bucket(other) is False
+
+
 @pytest.mark.parametrize(
     "name",
     ["", "ab", "A-bucket", "my_bucket", "-bucket", "bucket-", "a" * 64, "a..b", "192.168.1.1", "xn--a", "x/y", "a\nb"],

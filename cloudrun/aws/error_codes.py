@@ -1,0 +1,101 @@
+"""The error codes that AWS documents for the calls cloudrun makes, by where they are documented.
+
+- `ec2`: "Error codes for the Amazon EC2 API" (API reference): common client errors, those of single actions that we
+  call or that a launch can meet, then server errors.
+- `s3`: "Error responses" (Amazon S3 API reference), less those of features that cloudrun does not use (access points,
+  analytics, replication, locks, website, select).
+- `ssm`, `sts`, `pricing`, `service-quotas`: "Common errors" of each API reference and those of the calls themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_EC2 = """
+AuthFailure Blocked IdempotentParameterMismatch IncompleteSignature InvalidAction InvalidCharacter InvalidClientTokenId
+InvalidPaginationToken InvalidParameter InvalidParameterCombination InvalidParameterDependency InvalidParameterValue
+InvalidQueryParameter MalformedQueryString MissingAction MissingAuthenticationToken MissingParameter OptInRequired
+PendingVerification RequestExpired UnauthorizedOperation UnknownParameter UnsupportedInstanceAttribute
+UnsupportedOperation UnsupportedProtocol ValidationError
+
+ActiveVpcPeeringConnectionPerVpcLimitExceeded AddressLimitExceeded AttachmentLimitExceeded BootForVolumeTypeUnsupported
+CannotDelete ConcurrentTagAccess CustomerKeyHasBeenRevoked DefaultVpcAlreadyExists DefaultVpcDoesNotExist
+DependencyViolation DiskImageSizeTooLarge EncryptedVolumesNotSupported FilterLimitExceeded HostLimitExceeded
+IdempotentInstanceTerminated InaccessibleStorageLocation IncompatibleHostRequirements IncorrectInstanceState
+IncorrectModificationState IncorrectState InstanceCreditSpecification.NotSupported InstanceLimitExceeded
+InsufficientCapacityOnHost InsufficientFreeAddressesInSubnet InsufficientReservedInstancesCapacity
+InvalidAMIID.Malformed InvalidAMIID.NotFound InvalidAMIID.Unavailable InvalidAvailabilityZone
+InvalidBlockDeviceMapping InvalidClientToken InvalidDevice.InUse InvalidFilter InvalidFormat InvalidGroup.Duplicate
+InvalidGroup.InUse InvalidGroup.NotFound InvalidGroup.Reserved InvalidGroupId.Malformed InvalidHostId.NotFound
+InvalidIamInstanceProfileArn.Malformed InvalidID InvalidInput InvalidInstanceAttributeValue InvalidInstanceFamily
+InvalidInstanceID InvalidInstanceID.Malformed InvalidInstanceID.NotFound InvalidInstanceID.NotLinkable
+InvalidInstanceState InvalidInstanceType InvalidInterface.IpAddressLimitExceeded InvalidKey.Format
+InvalidKeyPair.Duplicate InvalidKeyPair.Format InvalidKeyPair.NotFound InvalidMaxResults
+InvalidNetworkInterface.InUse InvalidNetworkInterface.NotFound InvalidNetworkInterfaceID.NotFound InvalidNextToken
+InvalidPermission.Duplicate InvalidPermission.Malformed InvalidPermission.NotFound InvalidPlacementGroup.InUse
+InvalidPlacementGroup.Unknown InvalidRegion InvalidRequest InvalidReservationID.Malformed
+InvalidReservationID.NotFound InvalidSecurity.RequestHasExpired InvalidSecurityGroupID.NotFound
+InvalidSecurityGroupId.Malformed InvalidSnapshot.NotFound InvalidSpotInstanceRequestID.Malformed
+InvalidSpotInstanceRequestID.NotFound InvalidState InvalidSubnet InvalidSubnet.Conflict InvalidSubnetID.NotFound
+InvalidTagKey.Malformed InvalidTenancy InvalidTime InvalidUserID.Malformed InvalidVolume.NotFound
+InvalidVolume.ZoneMismatch InvalidVolumeID.Malformed InvalidVpcID.NotFound InvalidVpcState InvalidZone.NotFound
+KeyPairLimitExceeded MaxIOPSLimitExceeded MaxScheduledInstanceCapacityExceeded MaxSpotInstanceCountExceeded
+MissingInput NetworkInterfaceLimitExceeded NonEBSInstance NoSuchVersion OperationNotPermitted
+OptInRequired PrivateIpAddressLimitExceeded RequestResourceCountExceeded ReservationCapacityExceeded
+ReservedInstancesUnavailable Resource.AlreadyAssigned Resource.AlreadyAssociated ResourceCountExceeded
+ResourceCountLimitExceeded ResourceLimitExceeded RulesPerSecurityGroupLimitExceeded ScheduledInstanceSlotUnavailable
+SecurityGroupLimitExceeded SecurityGroupsPerInstanceLimitExceeded SecurityGroupsPerInterfaceLimitExceeded
+SignatureDoesNotMatch SnapshotCopyUnsupported.InterRegion SnapshotCreationPerVolumeRateExceeded SpotMaxPriceTooLow
+TagLimitExceeded UnavailableHostRequirements UnknownPrincipalType.Unsupported UnknownVolumeType Unsupported
+UnsupportedException UnsupportedHibernationConfiguration UnsupportedTenancy VPCIdNotSpecified
+VPCResourceNotSpecified VcpuLimitExceeded VolumeIOPSLimit VolumeInUse VolumeLimitExceeded
+VolumeTypeNotAvailableInZone VpcLimitExceeded ZonesMismatched
+
+BandwidthLimitExceeded InsufficientAddressCapacity InsufficientCapacity InsufficientHostCapacity
+InsufficientInstanceCapacity InsufficientReservedInstanceCapacity InsufficientVolumeCapacity InternalError
+InternalFailure RequestLimitExceeded ServiceUnavailable Unavailable UnfulfillableCapacity
+"""
+_S3 = """
+AccessDenied AccessControlListNotSupported AccountProblem AllAccessDisabled AuthorizationHeaderMalformed
+AuthorizationQueryParametersError BadDigest BadRequest BucketAlreadyExists BucketAlreadyOwnedByYou BucketNotEmpty
+ConditionalRequestConflict ConnectionClosedByRequester CredentialsNotSupported EntityTooLarge EntityTooSmall
+ExpiredToken IllegalLocationConstraintException IncompleteBody IncorrectNumberOfFilesInPostRequest InternalError
+InvalidAccessKeyId InvalidArgument InvalidBucketName InvalidBucketState InvalidDigest InvalidEncryptionAlgorithmError
+InvalidLocationConstraint InvalidObjectState InvalidPolicyDocument InvalidRange InvalidRegion InvalidRequest
+InvalidSecurity InvalidSessionException InvalidSignature InvalidStorageClass InvalidToken InvalidURI KeyTooLongError
+MalformedPOSTRequest MalformedXML MaxMessageLengthExceeded MaxPostPreDataLengthExceededError MetadataTooLarge
+MethodNotAllowed MissingAuthenticationToken MissingContentLength MissingRequestBodyError MissingSecurityElement
+MissingSecurityHeader NoSuchBucket NoSuchKey NoSuchUpload NoSuchVersion NotDeviceOwnerError NotImplemented NotModified
+NotSignedUp OperationAborted PermanentRedirect
+PreconditionFailed Redirect RequestHeaderSectionTooLarge RequestIsNotMultiPartContent RequestTimeTooSkewed
+RequestTimeout RequestTorrentOfBucketError ServiceUnavailable
+SignatureDoesNotMatch SlowDown TemporaryRedirect TokenCodeInvalidError TokenRefreshRequired TooManyBuckets
+EncryptionTypeMismatch InvalidWriteOffset TooManyParts UnauthorizedAccessError UnexpectedContent UserKeyMustBeSpecified
+"""
+_COMMON = """
+AccessDeniedException ExpiredTokenException IncompleteSignature IncompleteSignatureException InternalFailure
+InternalServerError InvalidAction InvalidClientTokenId InvalidSignatureException MalformedHttpRequestException
+MissingAuthenticationToken MissingAuthenticationTokenException NotAuthorized OptInRequired RequestAbortedException
+RequestEntityTooLargeException RequestExpired RequestTimeoutException ServiceUnavailable Throttling
+ThrottlingException UnknownOperationException UnrecognizedClientException ValidationError ValidationException
+"""
+
+
+def _words(*texts: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(" ".join(texts).split()))
+
+
+DOCUMENTED: Mapping[str, tuple[str, ...]] = {
+    "ec2": _words(_EC2),
+    "s3": _words(_S3),
+    "ssm": _words(_COMMON, "InvalidKeyId ParameterNotFound ParameterVersionNotFound RequestTimeout"),
+    "sts": _words(_COMMON, "AccessDenied ExpiredToken InvalidIdentityToken RegionDisabledException"),
+    "pricing": _words(
+        _COMMON,
+        "ExpiredNextTokenException InternalErrorException InvalidNextTokenException InvalidParameterException"
+        " NotFoundException ResourceNotFoundException",
+    ),
+    "service-quotas": _words(
+        _COMMON, "IllegalArgumentException NoSuchResourceException ServiceException TooManyRequestsException"
+    ),
+}

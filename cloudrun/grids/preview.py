@@ -1,0 +1,115 @@
+"""What a grid would do: how many of its cells are left, on how many machines, and what that may cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cloudrun.core.events import Observer
+from cloudrun.core.settings import Settings
+from cloudrun.core.states import GridState
+from cloudrun.grids.cells import ON_UNITS
+from cloudrun.grids.grid import Wishes, check_money, check_wishes, limits_of, on_its_share, terms_of
+from cloudrun.grids.rows import batches, identity_of
+from cloudrun.ledger import Ledger
+from cloudrun.plan.estimate import Estimate, estimate
+from cloudrun.plan.expecting import Expectation
+from cloudrun.plan.grid import Grid
+from cloudrun.runs import datasets, dispatch
+from cloudrun.runs.prepared import Job, Prepared
+from cloudrun.runs.preview import Preview, preview
+from cloudrun.runs.preview import document as run_document
+
+
+@dataclass(frozen=True)
+class GridPreview:
+    """`succeeded` are taken from the ledger, `under_way` are on machines of the grid `grid_id` ("": none) that would be
+    gone on with; `estimate` is of those that are left."""
+
+    seen: Preview
+    cells: int
+    succeeded: int
+    under_way: int
+    grid_id: str
+    estimate: Estimate
+    budget_usd: float | None
+
+    @property
+    def left(self) -> int:
+        return self.cells - self.succeeded
+
+
+def preview_grid(
+    job: Job, grid: Grid, settings: Settings, wishes: Wishes, *, ledger: Ledger, observe: Observer
+) -> GridPreview:
+    """All that `run_grid` would check and do, with nothing written or launched. Raises what it raises before that."""
+    check_wishes(wishes)
+    first = replace(job, params=next(grid.cells()))
+    seen, cloud = preview(first, settings, ledger=ledger, observe=observe, whole=False)
+    terms = terms_of(wishes, settings, cloud.place.region)
+    limits = limits_of(wishes, settings, terms)
+    check_money(limits)
+    plan = on_its_share(seen.plan, wishes, terms)
+    succeeded, expected_s = _counted(plan, grid, ledger, again=wishes.again)
+    former = ledger.find_grid(identity_of(plan, grid))
+    if wishes.again or former is None or former.state not in (GridState.OPEN, GridState.STOPPED):
+        former = None
+    counts = ledger.counts(former.grid_id) if former is not None else {}
+    left = grid.size - succeeded
+    return GridPreview(
+        seen=seen,
+        cells=grid.size,
+        succeeded=succeeded,
+        under_way=sum(counts.get(state, 0) for state in ON_UNITS),
+        grid_id=former.grid_id if former is not None else "",
+        budget_usd=wishes.budget_usd,
+        estimate=estimate(
+            left,
+            expected_s,
+            units=limits.max_units,
+            slots=limits.slots,
+            usd_per_hour=limits.usd_per_hour,
+            boot_s=limits.boot_s,
+            deadline_s=limits.deadline_s,
+            budget_usd=limits.budget_usd,
+            dearest_usd_per_hour=max((terms(name).usd_per_hour for name in settings.fallback_types), default=0.0),
+        ),
+    )
+
+
+def _counted(plan: Prepared, grid: Grid, ledger: Ledger, *, again: bool) -> tuple[int, float | None]:
+    """How many cells have succeeded, and the mean seconds that the others are expected to take (None: nobody knows)."""
+    data_digest = datasets.digest(plan.data)
+    expectation = Expectation(ledger.timed(plan.shipment.script))
+    succeeded = 0
+    expected: list[float] = []
+    for batch in batches(grid.cells()):
+        keys = [dispatch.key_of(plan, params, data_digest) for params in batch]
+        known = {} if again else ledger.succeeded_by_cell(keys)
+        for params, key in zip(batch, keys, strict=True):
+            if key in known:
+                succeeded += 1
+            elif (seconds := expectation.seconds(params)) is not None:
+                expected.append(seconds)
+    return succeeded, sum(expected) / len(expected) if expected else None
+
+
+def document(seen: GridPreview) -> dict[str, Any]:
+    """As that of one run, and `grid`: cells by what becomes of them, and the estimate in seconds and US dollars."""
+    told = seen.estimate
+    return {
+        **run_document(seen.seen),
+        "grid": {
+            "goes_on_with": seen.grid_id or None,
+            "cells": seen.cells,
+            "succeeded": seen.succeeded,
+            "under_way": seen.under_way,
+            "left": seen.left,
+            "units": told.units,
+            "slots": told.slots,
+            "expected_s": told.seconds,
+            "expected_usd": told.usd,
+            "most_usd": told.most_usd if told.usd_per_hour else None,
+            "budget_usd": seen.budget_usd,
+        },
+    }

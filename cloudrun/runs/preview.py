@@ -1,0 +1,186 @@
+"""What a submission would do, found out without doing any of it: EC2 is asked only what it has and what it says."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+from cloudrun import prices
+from cloudrun.core.clock import SystemClock
+from cloudrun.core.errors import CloudrunError
+from cloudrun.core.events import Note, Observer
+from cloudrun.core.records import DataSet, Environment, FileEntry, Image
+from cloudrun.core.settings import Settings
+from cloudrun.ledger import Ledger
+from cloudrun.plan import budget
+from cloudrun.runs.prepared import Job, Prepared, command_line
+from cloudrun.runs.submit import checked
+from cloudrun.units.beforehand import check_budget, say_beforehand, say_what_differs
+from cloudrun.wiring import Cloud
+
+LARGEST = 5
+
+
+@dataclass(frozen=True)
+class Rent:
+    """What one machine of a type costs. `usd_per_hour` is what is counted with, on demand or the most that a spot
+    machine may cost; None where nobody knows. `spot_usd`: the market's price by zone now. `as_of`: of the list."""
+
+    instance_type: str
+    zones: tuple[str, ...]
+    usd_per_hour: float | None
+    as_of: date | None
+    spot_usd: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Preview:
+    """`rents` are the types in the order in which EC2 would be asked for them, none where a kept machine is used
+    (`instance_id`). `most_usd` is what one machine of the dearest may cost until its deadline."""
+
+    provider: str
+    region: str
+    instance_id: str | None
+    image: Image
+    rents: tuple[Rent, ...]
+    settings: Settings
+    plan: Prepared
+    environment_known: bool
+    bucket_is_there: bool | None  # None: none is used
+    price_problem: str = ""
+
+    @property
+    def most_usd(self) -> float | None:
+        known = [rent.usd_per_hour for rent in self.rents]
+        if not known or None in known:
+            return None
+        return max(budget.least_usd(usd or 0.0, self.settings.deadline_s) for usd in known)
+
+    @property
+    def largest(self) -> list[FileEntry]:
+        return heapq.nlargest(LARGEST, self.plan.shipment.entries, key=lambda entry: entry.size)
+
+
+def preview(
+    job: Job,
+    settings: Settings,
+    *,
+    ledger: Ledger,
+    observe: Observer,
+    instance_id: str | None = None,
+    whole: bool = True,
+) -> tuple[Preview, Cloud]:
+    """All that `submit` would check, and what it would do then. Raises what `submit` raises before it launches.
+
+    `whole`: it is all of a submission, and not a cell of a grid, whose budget is the grid's. The ledger's folder is
+    made where it is missing, and remembers the environment that was found.
+    """
+    cloud, image, plan = checked(job, settings, ledger, observe, instance_id, make=False)
+    types = () if instance_id else tuple(dict.fromkeys((settings.instance_type, *settings.fallback_types)))
+    problem = prices.refresh(cloud, types, SystemClock().now())
+    if problem:
+        observe(Note(f"AWS's price list was not to be had, so the snapshot's prices hold: {problem}"))
+    say_beforehand(cloud, settings, SystemClock().now(), observe)
+    say_what_differs(cloud, settings, image, observe)
+    if whole and instance_id is None:
+        check_budget(settings, cloud.place.region)
+    seen = Preview(
+        provider=cloud.place.provider,
+        region=cloud.place.region,
+        instance_id=instance_id,
+        image=image,
+        rents=tuple(_rent(cloud, settings, name) for name in types),
+        settings=settings,
+        plan=plan,
+        environment_known=ledger.knows_environment(plan.environment.fingerprint),
+        bucket_is_there=cloud.storage().has_bucket(settings.bucket) if settings.bucket else None,
+        price_problem=problem,
+    )
+    return seen, cloud
+
+
+def _rent(cloud: Cloud, settings: Settings, instance_type: str) -> Rent:
+    listed = prices.usd_per_hour(instance_type, cloud.place.region)
+    usd = listed.usd_per_hour if listed else None
+    spot: Mapping[str, float] = {}
+    if settings.spot:
+        usd = settings.max_price if settings.max_price is not None else usd
+        spot = _spot(cloud, instance_type)
+    zones = (settings.zone,) if settings.zone else tuple(cloud.instances.zones(instance_type))
+    return Rent(instance_type, zones, usd, listed.as_of if listed else None, spot)
+
+
+def _spot(cloud: Cloud, instance_type: str) -> Mapping[str, float]:
+    """What is only good to know: where it cannot be had, the list price says enough."""
+    try:
+        return cloud.prices().spot(instance_type) if cloud.prices else {}
+    except CloudrunError:
+        return {}
+
+
+def document(seen: Preview) -> dict[str, Any]:
+    """For programs. `largest` and `requirements` as they would travel; sizes in bytes, durations in seconds."""
+    goods, environment = seen.plan.shipment, seen.plan.environment
+    return {
+        "dry_run": True,
+        "launch": {
+            "provider": seen.provider,
+            "region": seen.region,
+            "instance_id": seen.instance_id,
+            "types": [_rent_document(rent) for rent in seen.rents],
+            "spot": seen.settings.spot,
+            "image": {
+                "image_id": seen.image.image_id,
+                "name": seen.image.name,
+                "architecture": seen.image.architecture,
+                "user": seen.settings.user or seen.image.user,
+            },
+            "volume_gib": max(seen.settings.volume_gib, seen.image.root_gib),
+            "apt": list(seen.settings.apt),
+            "playbook": seen.settings.playbook,
+            "deadline_s": seen.settings.deadline_s,
+            "most_usd": seen.most_usd,
+            "price_problem": seen.price_problem or None,
+        },
+        "ship": {
+            "root": str(goods.root),
+            "cwd": goods.cwd,
+            "script": goods.script,
+            "files": len(goods.entries),
+            "bytes": goods.total_bytes,
+            "largest": [{"path": entry.path, "size": entry.size} for entry in seen.largest],
+            "left_out": [{"path": path, "why": why} for path, why in goods.left_out if path],
+        },
+        "data": [_data_document(data) for data in seen.plan.data],
+        "bucket": {"name": seen.settings.bucket, "is_there": seen.bucket_is_there} if seen.settings.bucket else None,
+        "environment": _environment_document(environment, known=seen.environment_known),
+        "command": command_line(seen.plan),
+    }
+
+
+def _rent_document(rent: Rent) -> dict[str, Any]:
+    return {
+        "instance_type": rent.instance_type,
+        "zones": list(rent.zones),
+        "usd_per_hour": rent.usd_per_hour,
+        "price_as_of": str(rent.as_of) if rent.as_of else None,
+        "spot_usd_per_hour": dict(rent.spot_usd),
+    }
+
+
+def _data_document(data: DataSet) -> dict[str, Any]:
+    files = len(data.remote) + len(data.entries)
+    return {"source": data.source, "path": data.link, "files": files, "bytes": data.total_bytes}
+
+
+def _environment_document(environment: Environment, *, known: bool) -> dict[str, Any]:
+    return {
+        "python": environment.python,
+        "source": environment.source,
+        "fingerprint": environment.fingerprint,
+        "requirements": list(environment.requirements),
+        "known": known,
+    }

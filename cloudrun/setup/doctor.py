@@ -1,0 +1,74 @@
+"""Everything that may be missing before the first run, by what it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cloudrun import config, wiring
+from cloudrun.core.errors import CloudrunError, ConfigError
+from cloudrun.core.settings import Settings
+from cloudrun.core.states import UnitState
+from cloudrun.ledger import Ledger
+from cloudrun.ledger.home import DATABASE, FOLDER, find_project
+from cloudrun.setup import account, computer
+from cloudrun.setup.checks import Check, from_error, side_by_side
+
+
+def examine(start: Path, flags: Mapping[str, object]) -> dict[str, list[Check]]:
+    """What was found, by group. Only what the chosen provider needs is looked at. Raises nothing that is about what is
+    examined."""
+    try:
+        settings, settled = config.load(start, flags), [Check("settings", "ok", _told(start, flags))]
+    except ConfigError as error:
+        settings, settled = Settings(), [from_error("settings", error)]
+    project = find_project(None)
+    groups = {"this computer": [*settled, *side_by_side(computer.looks(project))]}
+    if settings.provider == "aws":
+        machine = _one_of_ours(project, settings)
+        groups["AWS"] = account.checks(settings, lambda: datetime.now(UTC), machine)
+    else:
+        groups["sandbox"] = side_by_side([("machines", _machines), ("sandbox", _sandbox)])
+    return groups
+
+
+def all_is_well(groups: Mapping[str, Sequence[Check]]) -> bool:
+    return not any(check.verdict == "problem" for checks in groups.values() for check in checks)
+
+
+def _told(start: Path, flags: Mapping[str, object]) -> str:
+    _, origins = config.load_with_origins(start, flags)
+    files = dict.fromkeys(str(given.path) for given in origins.values() if given.path)
+    return f"from {' and '.join(files)}" if files else "no file: the defaults, variables and flags"
+
+
+def _machines() -> Check:
+    driver, weaker = wiring.sandbox_machines()
+    if driver == "namespaces":
+        return Check("machines", "ok", "user namespaces work: each machine is a container of its own")
+    return Check(
+        "machines",
+        "warning",
+        " ".join(weaker),
+        "sudo sysctl -w kernel.unprivileged_userns_clone=1 (Debian) or kernel.apparmor_restrict_unprivileged_userns=0"
+        " (Ubuntu); on macOS there are none",
+    )
+
+
+def _sandbox() -> Check:
+    cloud = wiring.connect("sandbox")
+    return Check("sandbox", "ok", f"it runs, as {cloud.place.region}")
+
+
+def _one_of_ours(project: Path, settings: Settings) -> str | None:
+    """A machine of this ledger that EC2 has, in the region that is looked at: permissions scoped by tag show on it."""
+    if not (project / FOLDER / DATABASE).exists():
+        return None
+    with suppress(CloudrunError), closing(Ledger(project)) as ledger:
+        for unit in ledger.units():
+            in_region = settings.region in (None, unit.place.region)
+            if unit.place.provider == "aws" and in_region and unit.state is UnitState.READY:
+                return unit.instance_id
+    return None
