@@ -66,6 +66,7 @@ def _write(ledger: Ledger, run: Run, folder: Path) -> None:
     environment = ledger.environment(run.environment_digest)
     if environment is not None:
         lines = [f"# Python {environment.python}, {environment.architecture}", *environment.requirements]
+        lines += [f"# apt install {package}" for package in environment.system.apt]
         (folder / "environment.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     for path, sha256 in ledger.code_files(run.code_digest).items():
         ledger.artifacts.copy_out(sha256, _below(folder / "code", path))

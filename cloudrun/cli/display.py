@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
 import time
@@ -139,6 +140,22 @@ class Display:
             for line in text.split("\n"):
                 self._write(self._words, (printable(line) + "\n").encode("utf-8", "backslashreplace"))
             self._start_moving()
+
+    def close(self, lines: list[str], *, good: bool) -> None:
+        """The closing lines, in a frame where a person watches."""
+        drawn = None
+        if self._moving:
+            from cloudrun.cli.panel import framed
+
+            width = shutil.get_terminal_size().columns
+            drawn = framed(lines, self._words, width, good=good)
+        if drawn is None:
+            self.say("\n".join(lines))
+            return
+        with self._lock:
+            self._stop_moving()
+            self._end_line()
+            self._write(self._words, drawn)
 
     def _phase_started(self, event: PhaseStarted) -> None:
         self._stop_moving()

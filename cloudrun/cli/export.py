@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -80,6 +81,9 @@ def _to_folder(ledger: Ledger, words: tuple[str, ...], *, as_json: bool) -> None
 def _to_mlflow(ledger: Ledger, words: tuple[str, ...], *, as_json: bool) -> None:
     from cloudrun.tracking import export_to_mlflow
 
+    os.environ.setdefault(
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"
+    )  # its own 7 are minutes before a wrong address is said
     addresses = [word for word in words if _is_address(word)]
     references = [word for word in words if not _is_address(word)]
     if len(addresses) > 1 or len(references) > 1:

@@ -24,12 +24,12 @@ from cloudrun.sandbox import leftovers
 
 NAMED = 10  # things that are named before one is asked
 KINDS = {
-    "artifact": "files that no run refers to",
-    "code": "versions of code without a run",
-    "part": "transfers that nobody went on with",
-    "log": "copies of logs that are home",
-    "call": "functions of pools that have ended",
-    "sandbox": "machines of sandboxes that have ended",
+    "artifact": "file{s} that no run refers to",
+    "code": "version{s} of code without a run",
+    "part": "transfer{s} that nobody went on with",
+    "log": "folder{s} of logs that are home",
+    "call": "pool{s} that could not clear up",
+    "sandbox": "machine{s} of sandboxes that have ended",
 }
 
 Yes = Annotated[bool, Parameter(help="Do not ask. Example: --yes")]
@@ -139,7 +139,11 @@ def _summary(found: list[Garbage]) -> list[str]:
     count, sizes = Counter[str](each.kind for each in found), Counter[str]()
     for each in found:
         sizes[each.kind] += each.size
-    lines = [f"{size_text(sizes[kind]):>7}  {count[kind]:,} {words}" for kind, words in KINDS.items() if count[kind]]
+    lines = [
+        f"{size_text(sizes[kind]):>7}  {count[kind]:,} {words.format(s='' if count[kind] == 1 else 's')}"
+        for kind, words in KINDS.items()
+        if count[kind]
+    ]
     return [*lines, f"{size_text(sizes.total()):>7}  in all"] if len(lines) > 1 else lines
 
 

@@ -240,7 +240,7 @@ def _what(script: str | None) -> str:
 def _print_json(looks: Sequence[Look]) -> None:
     rankings = [
         {
-            "script": each.script,
+            "script": each.script or (each.ledger.grid(each.grid_id).script if each.grid_id else None),
             "metric": each.order.metric,
             "minimize": each.order.minimize,
             "by": PER_USD if each.order.per_usd else each.order.metric,

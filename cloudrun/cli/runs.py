@@ -313,7 +313,8 @@ def pull(run: RunOrGrid, /, *, profile: Profile = None, as_json: Json = False) -
 def _tell(run: Run, ledger: Ledger, display: Display, *, as_json: bool) -> int:
     from cloudrun.units.costs import bill_of_run
 
-    display.say("\n".join(closing_lines(run.record, ledger.artifacts.path, bill_of_run(ledger, run.run_id))))
+    lines = closing_lines(run.record, ledger.artifacts.path, bill_of_run(ledger, run.run_id))
+    display.close(lines, good=exit_code(run.record) == 0)
     if as_json:
         print_json(run.to_dict())
     return exit_code(run.record)

@@ -365,8 +365,11 @@ def submit(
             instance_id=instance_id,
             early=taken(instance_id),
         )
-        lines = detached_lines(run, ledger.unit(run.instance_id or "")) if detach else None
-        display.say("\n".join(lines or closing_lines(run, ledger.artifacts.path, bill_of_run(ledger, run.run_id))))
+        if detach:
+            display.say("\n".join(detached_lines(run, ledger.unit(run.instance_id or ""))))
+        else:
+            lines = closing_lines(run, ledger.artifacts.path, bill_of_run(ledger, run.run_id))
+            display.close(lines, good=exit_code(run) == 0)
         if as_json:
             print_json(run.to_dict())
         elif detach:

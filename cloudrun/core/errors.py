@@ -11,6 +11,7 @@
     │   └── UnresolvedLaunch      1    nobody knows yet whether a launch happened; resolve it before anything else
     ├── ConnectionLost            1    SSH could not be opened, or went away
     │   ├── HostKeyMismatch       1    the machine that answered is not the one that was launched
+    │   ├── JumpRefused           1    the host in between lets nobody through (before a launch it is a UsageError)
     │   └── Interrupted           1    the provider took the machine back
     ├── ProvisionError            1    the playbook failed (knows the task and the log)
     ├── TransferError             1    bytes did not arrive whole
@@ -95,6 +96,10 @@ class ConnectionLost(CloudrunError):
 
 
 class HostKeyMismatch(ConnectionLost):
+    pass
+
+
+class JumpRefused(ConnectionLost):
     pass
 
 

@@ -10,6 +10,7 @@ import fcntl
 import os
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,31 +22,47 @@ IMPATIENCE_S = 2.0  # with those who keep files: that may take hours
 POLL_S = 0.01
 
 
+_gates: weakref.WeakSet[Gate] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """The locks are the parent's, and its threads are not here: one may have been in the middle of something."""
+    for gate in list(_gates):
+        gate.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 class Gate:
     """One for each process and folder, used by any thread. A block of `shared` may be inside another one."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.forget()
+        _gates.add(self)
+
+    def forget(self) -> None:
+        """Hold nothing. A descriptor stays open: closing it here is no harm, and no use."""
         self._turn = threading.Lock()
         self._descriptor = -1
         self._holders = 0
-        self._pid = 0
+        self._pid = os.getpid()
 
     @contextmanager
     def shared(self) -> Iterator[None]:
         """Keep files. Raises LedgerError where somebody who frees files does not let go."""
         with self._turn:
-            if self._pid != os.getpid():  # a fork: the lock of the parent's descriptor is the parent's
-                self._descriptor, self._holders, self._pid = -1, 0, os.getpid()
             if not self._holders:
                 why = "a process that frees files holds them for a long time"
                 self._descriptor = self._lock(fcntl.LOCK_SH, PATIENCE_S, why, "look for `cloudrun gc`, and end it")
             self._holders += 1
+            pid = self._pid
         try:
             yield
         finally:
             with self._turn:
-                if self._pid == os.getpid():
+                if self._pid == pid:  # else this is a child of whoever holds it
                     self._holders -= 1
                     if not self._holders:
                         os.close(self._descriptor)

@@ -5,13 +5,12 @@ A reader raises ValueError that says in words for the user what is wrong; who sa
 
 from __future__ import annotations
 
-import ipaddress
 import math
-import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from urllib.parse import urlsplit
+from functools import partial
 
+from cloudrun.plan import naming
 from cloudrun.plan.jumping import check_jump
 from cloudrun.plan.quantities import duration_s, size_bytes
 from cloudrun.plan.tagging import read_tags
@@ -108,53 +107,13 @@ def _limit(value: object) -> int:
     return size
 
 
-def _aws_id(kind: str) -> Callable[[object], str]:
-    def read(value: object) -> str:
-        text = _text(value)
-        if not re.fullmatch(rf"{kind}-[0-9a-f]+", text):
-            raise ValueError(f"{text!r} is not an id, as in {kind}-0123456789abcdef0")
-        return text
-
-    return read
-
-
-def _index_url(value: object) -> str:
-    text = _text(value)
-    address = urlsplit(text)
-    if address.scheme not in ("http", "https") or not address.hostname or re.search(r"\s", text):
-        raise ValueError("it is no address of a package index, as in https://packages.example.com/simple")
-    if address.username is not None:
-        raise ValueError(
-            "it holds credentials, and settings are written down; leave them out, and put them into ~/.netrc or the"
-            " variable CLOUDRUN_INDEX_CREDENTIALS (user:password)"
-        )
-    return text
+def _as(check: Callable[[str], str]) -> Callable[[object], str]:
+    """A reader of texts of that form."""
+    return lambda value: check(_text(value))
 
 
 def _packages(value: object) -> tuple[str, ...]:
-    names = _texts(value)
-    for name in names:
-        if not re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", name):  # Debian Policy Manual, 5.6.1
-            raise ValueError(f"{name!r} is not the name of a Debian package, as in libgomp1")
-    return names
-
-
-def _instance_profile(value: object) -> str:
-    text = _text(value)
-    if not re.fullmatch(r"(arn:aws[a-z-]*:iam::\d{12}:instance-profile/[\w+=,.@/-]+|[\w+=,.@-]{1,128})", text):
-        raise ValueError(f"{text!r} is neither the name nor the ARN of an instance profile")
-    return text
-
-
-def _network(value: object) -> str:
-    try:
-        return str(ipaddress.ip_network(_text(value)))
-    except ValueError as error:
-        raise ValueError(f"{value!r} is not a network, as in 203.0.113.0/24: {error}") from error
-
-
-def _jump(value: object) -> str:
-    return check_jump(_text(value))
+    return tuple(naming.debian_package(name) for name in _texts(value))
 
 
 READERS: Mapping[str, Callable[[object], object]] = {
@@ -169,19 +128,19 @@ READERS: Mapping[str, Callable[[object], object]] = {
     "max_price": _usd("a price in US dollars an hour, as in 0.05"),
     "budget": _usd("an amount of US dollars, as in 5"),
     "zone": _text,
-    "vpc": _aws_id("vpc"),
-    "subnet": _aws_id("subnet"),
-    "security_group": _aws_id("sg"),
+    "vpc": _as(partial(naming.aws_id, "vpc")),
+    "subnet": _as(partial(naming.aws_id, "subnet")),
+    "security_group": _as(partial(naming.aws_id, "sg")),
     "address": _one_of("public", "private"),
-    "ssh_from": _network,
-    "ssh_jump": _jump,
+    "ssh_from": _as(naming.ip_network),
+    "ssh_jump": _as(check_jump),
     "volume_gib": _count,
     "volume_type": _one_of(*VOLUME_TYPES),
     "volume_iops": _count,
     "volume_throughput": _count,
     "tags": read_tags,
-    "instance_profile": _instance_profile,
-    "index_url": _index_url,
+    "instance_profile": _as(naming.instance_profile),
+    "index_url": _as(naming.index_url),
     "apt": _packages,
     "playbook": _text,
     "deadline_s": _duration,

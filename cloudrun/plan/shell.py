@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cloudrun.core.records import SshTarget
+from cloudrun.plan.jumping import jump_command
 
 
 def known_hosts_line(target: SshTarget, name: str) -> str:
@@ -32,6 +33,8 @@ def ssh_words(target: SshTarget, name: str, known_hosts: Path, command: Sequence
         "ServerAliveInterval": "10",
         "LogLevel": "ERROR",
     }
+    if target.jump:  # that host's own settings, keys and known_hosts are the user's
+        options["ProxyCommand"] = shlex.join(jump_command(target.jump))
     words = ["ssh", "-F", "/dev/null"]  # the user's own settings are for other hosts
     for option, value in options.items():
         words += ["-o", f"{option}={value}"]

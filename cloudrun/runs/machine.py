@@ -9,7 +9,7 @@ from threading import Event
 from types import TracebackType
 from typing import Self
 
-from cloudrun.core.errors import CloudrunError, Interrupted
+from cloudrun.core.errors import CloudrunError, Interrupted, JobFailed
 from cloudrun.core.events import Note
 from cloudrun.core.states import RunState, is_terminal
 from cloudrun.ledger import Ledger, Run
@@ -60,6 +60,10 @@ class Machine:
         for left in reversed(range(ATTEMPTS_MAX)):
             try:
                 run = act(self.unit, plan, run_id=run_id)
+            except JobFailed as error:
+                settle(self.unit.ledger, [self.unit.instance_id])
+                error.run = self.unit.ledger.get(error.run.run_id)  # with its cost
+                raise
             except Interrupted as error:
                 run_id = error.run_id or run_id
                 if run_id is None:

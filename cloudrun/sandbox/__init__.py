@@ -13,6 +13,7 @@ NOT_EMULATED = (
     "services other than EC2, S3, SSM and STS, and accounts, users, roles and permissions: one key may do everything",
     "other regions: a request signed for one is refused",
     "instance sizes: any type runs on this computer's processor, memory and disk; an arm64 type runs as what this is",
+    "GPUs: a type with one has none, and its image no drivers",
     "a new machine's emptiness: environments built before are there already, read-only, as if baked into the image",
     "volumes, snapshots and the disks of stopped instances beyond the unit's own directory",
     "limits on a machine's processes and memory beyond this computer's",

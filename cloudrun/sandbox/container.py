@@ -129,8 +129,6 @@ def _become_the_unit(config: dict[str, Any], lifeline: int) -> None:
     trees = {name: _read_only(f"/{name}") for name in (*folders, "sys")}
     trees |= {f"etc/{name}": _read_only(f"/etc/{name}") for name in disk.SHARED_ETC if os.path.isdir(f"/etc/{name}")}
     trees |= {path[1:]: _read_only(path) for path in visible if os.path.isdir(path)}
-    if os.path.isdir(disk.PACKAGES):
-        trees[disk.PACKAGES[1:]] = _read_only(disk.PACKAGES)
     trees[disk.HOST_LOCAL_BIN[1:]] = _read_only("/usr/local/bin")
     devices = {path: _clone(f"/{path}") for path in disk.DEVICES}
     kernel.attach_tree(root, place)

@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 from contextlib import suppress
 
-from cloudrun.core.errors import UsageError
+from cloudrun.core.errors import JumpRefused, UsageError
 from cloudrun.core.records import SshTarget
 from cloudrun.plan.jumping import jump_command, login_command
 
@@ -48,14 +48,14 @@ class Tunnel:
                 raise
 
     def why(self) -> str:
-        """After a connection through it has failed: what OpenSSH said, "" where it said nothing. Raises UsageError
+        """After a connection through it has failed: what OpenSSH said, "" where it said nothing. Raises JumpRefused
         where the jump host lets nobody through."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_LAST_WORDS_S)
         self._said.seek(0)
         words = " ".join(self._said.read().decode("utf-8", "replace").split())
         if any(each in words.lower() for each in _HOPELESS):
-            raise _refusal(self._jump, words)
+            raise JumpRefused(_refusal(self._jump, words), next_step=_next_step(self._jump))
         return words
 
     def close(self) -> None:
@@ -76,15 +76,15 @@ def check_way(jump: str) -> None:
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_CHECK_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise _refusal(jump, str(error)) from error
+        raise UsageError(_refusal(jump, str(error)), next_step=_next_step(jump)) from error
     words = done.stderr.decode("utf-8", "replace")
     if done.returncode != 0 and not any(each in words.lower() for each in _LOGGED_IN):
-        raise _refusal(jump, words)
+        raise UsageError(_refusal(jump, words), next_step=_next_step(jump))
 
 
-def _refusal(jump: str, words: str) -> UsageError:
-    said = " ".join(words.split()) or "ssh said nothing"
-    return UsageError(
-        f"there is no way through the jump host {jump}: {said}",
-        next_step=f"{' '.join(login_command(jump))}  # once by hand, to accept its key; its login must need no typing",
-    )
+def _refusal(jump: str, words: str) -> str:
+    return f"there is no way through the jump host {jump}: {' '.join(words.split()) or 'ssh said nothing'}"
+
+
+def _next_step(jump: str) -> str:
+    return f"{' '.join(login_command(jump))}  # once by hand, to accept its key; its login must need no typing"

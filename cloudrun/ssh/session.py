@@ -54,7 +54,8 @@ class Session:
     def open(cls, target: SshTarget, *, timeout_s: float, cancelled: threading.Event | None = None) -> Self:
         """Wait until the unit answers and lets us in; both may take a while on a machine that is booting.
 
-        Raises HostKeyMismatch at once where another key than the pinned one answers, ConnectionLost when `timeout_s` is
+        Raises HostKeyMismatch at once where another key than the pinned one answers, JumpRefused where the host in
+        between lets nobody through, ConnectionLost when `timeout_s` is
         over, Cancelled when the event is set, UsageError for a key that cannot be read.
         """
         key, host_key = _login_key(target.key_path), _public_key(target.host_key)
@@ -183,7 +184,7 @@ def _connect(
     target: SshTarget, key: paramiko.PKey, host_key: paramiko.PKey, give_up: float
 ) -> tuple[paramiko.SSHClient, Tunnel | None]:
     """One try, with what leads there where that is not a connection of our own. Lets OSError, EOFError and SSHException
-    out, which mean "not yet"; HostKeyMismatch means "never", and so does UsageError, of a jump host."""
+    out, which mean "not yet"; HostKeyMismatch and JumpRefused mean "never"."""
     if not target.jump:
         return _log_in(target, key, host_key, give_up), None
     with ExitStack() as undo:

@@ -15,6 +15,7 @@ from cloudrun.core.errors import (
     CredentialsError,
     HostKeyMismatch,
     Interrupted,
+    JumpRefused,
     LaunchError,
     LedgerError,
 )
@@ -160,7 +161,7 @@ class Connection:
                     self.agent = Agent(self.session)
                 self.news = self.agent.orders(self._orders())
                 return
-            except HostKeyMismatch:
+            except (HostKeyMismatch, JumpRefused):
                 raise
             except ConnectionLost as error:
                 self.close()

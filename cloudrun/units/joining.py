@@ -82,6 +82,17 @@ def start(cloud: Cloud, ledger: Ledger, unit: UnitRecord, settings: Settings, cl
     return deadline
 
 
+def note_stopped(cloud: Cloud, ledger: Ledger, instance_id: str) -> bool:
+    """Whether a unit that should run was stopped by somebody else; then its row says so, and it can be started."""
+    found = cloud.instances.describe([instance_id]).get(instance_id)
+    if found is None or found.state not in ("stopping", "stopped"):
+        return False
+    terminating.move_on(ledger, instance_id, UnitState.STOPPING, None)
+    if found.state == "stopped":
+        terminating.move_on(ledger, instance_id, UnitState.STOPPED, None)
+    return True
+
+
 def tell_deadline(
     cloud: Cloud, ledger: Ledger, unit: UnitRecord, deadline: datetime, session: Session, observe: Observer
 ) -> None:

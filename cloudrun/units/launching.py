@@ -157,7 +157,12 @@ def find_image(cloud: Cloud, settings: Settings) -> Image:
             raise UsageError(f"{name}: {why}", next_step=f"leave out {name}, or use --provider aws")
     image = cloud.images.find(settings.instance_type, image_id=settings.image, user=settings.user)
     for instance_type in settings.fallback_types:
-        cloud.images.find(instance_type, image_id=image.image_id, user=image.user)
+        other = cloud.images.find(instance_type, image_id=image.image_id, user=image.user)
+        if other.gpu and not image.gpu and settings.image is None:
+            raise UsageError(
+                f"{instance_type} has a GPU and {settings.instance_type} has none: one image does not suit both",
+                next_step=f"write --instance-type {instance_type} and allow the other, or name an image that does",
+            )
     find_site(cloud, settings)
     if settings.ssh_jump:
         from cloudrun.ssh.jump import check_way

@@ -15,6 +15,7 @@ from cloudrun.core.errors import (
     Cancelled,
     CleanupIncomplete,
     CloudrunError,
+    LaunchError,
     LedgerError,
     UnresolvedLaunch,
 )
@@ -179,7 +180,12 @@ class OpenUnit:
                 deadline = joining.start(self.cloud, self.ledger, unit, self.settings, self.clock)
             if deadline is not None or unit.state is UnitState.LAUNCHING:
                 self._await_running()
-            self._log_in(joined=True)
+            try:
+                self._log_in(joined=True)
+            except LaunchError as error:
+                if joining.note_stopped(self.cloud, self.ledger, instance_id):
+                    error.next_step = "the same command again: it is started then"
+                raise
             if deadline is not None:
                 joining.tell_deadline(self.cloud, self.ledger, self.record, deadline, self.session, self.observe)
                 self.agent.orders(self._orders())

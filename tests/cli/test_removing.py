@@ -36,7 +36,7 @@ def test_a_run_is_removed_and_its_files_are_freed_later(
 
     aged(ledger)
     assert run(["gc", "--dry-run"]) == 0
-    assert "1.0 kB  1 files that no run refers to" in capsys.readouterr().err
+    assert "1.0 kB  1 file that no run refers to" in capsys.readouterr().err
     assert run(["gc", "--older-than", "2d", "--yes"]) == 0
     assert "nothing to free" in capsys.readouterr().err
     with pytest.raises(UsageError, match="nobody is there"):

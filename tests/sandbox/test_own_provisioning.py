@@ -42,7 +42,7 @@ def test_a_wheel_a_playbook_and_tags_are_where_they_should_be(
     write_wheel(project.root / "wheels")
     project.write("requirements.txt", "./wheels/mine-1.0-py3-none-any.whl\n")
     project.write("setup/extra.yml", PLAYBOOK)
-    project.write("cloudrun.toml", 'playbook = "setup/extra.yml"\ntags = { team = "ml" }\nvolume_type = "gp2"\n')
+    project.write("cloudrun.toml", 'playbook = "setup/extra.yml"\ntags = { team = "ml" }\napt = ["libc6"]\n')
     project.write("below/job.py", JOB)
     run = project.json("submit", "below/job.py", "--tag", "cost=42", "--tag", "team=ops")
     assert run["scores"] == {"n": 7}

@@ -195,6 +195,38 @@ def test_on_a_terminal_the_job_s_output_is_never_mangled() -> None:
     assert "  run             ...  train.py\nepoch 1 done\nepoch 2\n  run           2.0 s\n" in text
 
 
+CLOSING = [
+    "r-1 (digits) succeeded in 6.3 s: accuracy 0.97",
+    "  time   run 2.5 s",
+    "  model  d.joblib (8.1 kB) is /home/you/" + "a" * 90,
+    "  next   cloudrun get r-1 d.joblib",
+]
+
+
+@pytest.mark.parametrize(("columns", "is_framed"), [(100, True), (60, True), (40, False)])
+def test_the_closing_lines_are_framed_where_there_is_room(
+    columns: int, is_framed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    screen = Screen()
+    with Display(stdout=screen.stream, stderr=screen.stream) as display:
+        display.close(CLOSING, good=True)
+    lines = visible(screen.text()).splitlines()
+    assert lines[0].startswith("╭─ r-1 (digits) succeeded in 6.3 s ─" if is_framed else "r-1 (digits)")
+    assert "accuracy 0.97" in "".join(lines)
+    assert "cloudrun get r-1 d.joblib" in "".join(lines)
+    if is_framed:
+        assert {len(line) for line in lines if line} == {columns}
+        assert "".join(lines).count("a") >= 90, "nothing is cut off"
+
+
+def test_without_a_terminal_the_closing_lines_are_plain(streams: tuple[io.TextIOWrapper, io.TextIOWrapper]) -> None:
+    stdout, stderr = streams
+    with Display(stdout=stdout, stderr=stderr) as display:
+        display.close(CLOSING, good=True)
+    assert written(stderr).decode().splitlines() == CLOSING
+
+
 def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     screen = Screen()

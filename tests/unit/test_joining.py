@@ -76,7 +76,9 @@ def test_its_ledger_has_the_later_deadline_before_it_is_started(ledger: Ledger) 
     assert ledger.unit(name).deadline == clock.now() + HOUR > before
 
 
-def test_a_kept_one_that_ec2_has_forgotten_is_not_waited_for_either(ledger: Ledger) -> None:
+@pytest.fixture
+def kept(ledger: Ledger) -> tuple[ManualClock, Ec2, str]:
+    """A unit that was kept an hour ago, at an address where nobody answers."""
     clock, ec2 = ManualClock(), Ec2()
     row = launch_one(ledger, clock, ec2)
     for state in (UnitState.BOOTING, UnitState.READY):
@@ -87,10 +89,36 @@ def test_a_kept_one_that_ec2_has_forgotten_is_not_waited_for_either(ledger: Ledg
     ledger.key_path(row.launch_id).write_text(key.private)
     ledger.update_unit(row.instance_id, host_key=" ".join(key.public.split()[:2]))
     clock.sleep(HOUR.total_seconds())
-    ec2.states.clear()
+    return clock, ec2, row.instance_id
+
+
+def join(ledger: Ledger, clock: ManualClock, ec2: Ec2, name: str) -> None:
     unit = OpenUnit(cloud_of(ec2), ledger, Settings(), nobody, clock)
     client = this_client(clock.now())
     ledger.register_client(client)
     unit.client_id = client.client_id
+    try:
+        unit.join(name, client)
+    finally:
+        unit.close()
+
+
+def test_a_kept_one_that_ec2_has_forgotten_is_not_waited_for_either(
+    ledger: Ledger, kept: tuple[ManualClock, Ec2, str]
+) -> None:
+    clock, ec2, name = kept
+    ec2.states.clear()
     with pytest.raises(LaunchError, match="EC2 no longer knows it"):
-        unit.join(row.instance_id, client)
+        join(ledger, clock, ec2, name)
+
+
+def test_a_kept_one_that_somebody_has_stopped_can_be_started_next(
+    ledger: Ledger, kept: tuple[ManualClock, Ec2, str]
+) -> None:
+    clock, ec2, name = kept
+    ec2.states[name] = "stopped"
+    with pytest.raises(LaunchError, match="went to stopped") as caught:
+        join(ledger, clock, ec2, name)
+    assert "started" in caught.value.next_step
+    assert ledger.unit(name).state is UnitState.STOPPED
+    assert ec2.states[name] == "stopped", "it is left as it was"

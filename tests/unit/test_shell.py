@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,10 +30,28 @@ def test_openssh_understands_what_it_is_told(tmp_path: Path) -> None:
     assert (settings["hostkeyalias"], settings["identitiesonly"], settings["forwardagent"]) == ("i-1", "yes", "no")
 
 
+def test_a_machine_behind_a_jump_host_is_reached_through_it(tmp_path: Path) -> None:
+    target = SshTarget("10.0.0.7", 22, "ubuntu", tmp_path / "key", "ssh-ed25519 AAAA", jump="me@bastion:2222")
+    words = ssh_words(target, "i-1", tmp_path / "known_hosts")
+    shown = subprocess.run([*words[:1], "-G", *words[1:]], capture_output=True, text=True, check=True).stdout
+    (proxy,) = [line for line in shown.splitlines() if line.startswith("proxycommand ")]
+    assert proxy.endswith("-p 2222 -W '[%h]:%p' me@bastion")
+
+
 def test_a_command_is_a_text_for_the_shell_there_or_words() -> None:
     assert ssh_words(TARGET, "i-1", Path("k"), ["echo $HOME; id"])[-2:] == ["--", "echo $HOME; id"]
     assert ssh_words(TARGET, "i-1", Path("k"), ["echo", "$HOME it's"])[-1] == """echo '$HOME it'"'"'s'"""
     assert "--" not in ssh_words(TARGET, "i-1", Path("k"))
+
+
+def test_a_jump_host_is_gone_through_with_what_the_user_has_set_up_for_it() -> None:
+    words = ssh_words(replace(TARGET, jump="me@bastion:2200"), "i-1", Path("k"))
+    (proxy,) = [word for word in words if word.startswith("ProxyCommand=")]
+    assert "me@bastion" in proxy
+    assert "-W '[%h]:%p'" in proxy
+    told = subprocess.run(["ssh", "-G", *words[1:]], capture_output=True, text=True, check=True).stdout
+    assert "proxycommand ssh " in told
+    assert "stricthostkeychecking true" in told
 
 
 def test_only_the_pinned_key_is_known_under_the_units_own_name() -> None:

@@ -31,7 +31,6 @@ _FOLDERS = (
 _FRESH = ("run", "tmp", "var/tmp")  # emptied at every boot
 DEVICES = ("dev/null", "dev/zero", "dev/full", "dev/random", "dev/urandom", "dev/tty")
 LOCAL_BIN = "usr-local-bin"  # where the unit's own /usr/local/bin is kept, since /usr is the host's
-PACKAGES = "/var/lib/dpkg"  # which system packages the host has, and with it its machines
 HOST_LOCAL_BIN = "/run/cloudrun/host-bin"  # where the host's is mounted
 
 

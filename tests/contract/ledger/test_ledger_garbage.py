@@ -100,6 +100,23 @@ def test_who_keeps_files_waits_for_who_frees_some_and_not_for_ever(
         pass
 
 
+def test_a_forked_child_neither_holds_nor_lets_go_of_what_its_parent_holds(project: Ledger) -> None:
+    with project.artifacts.in_use():
+        child = os.fork()
+        if child == 0:
+            status = 1
+            with suppress(BaseException):
+                with project.artifacts.in_use():
+                    pass
+                status = 0
+            os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0
+        with pytest.raises(LedgerError, match="brought home"), Ledger(project.project).artifacts.alone():
+            pass
+    with Ledger(project.project).artifacts.alone():
+        pass
+
+
 def test_code_without_a_run_goes_unless_it_was_just_kept(project: Ledger, make: SimpleNamespace) -> None:
     files = {"train.py": b"print(1)\n", "helper.py": b""}
     digest = code_digest(files)
