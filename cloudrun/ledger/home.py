@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -52,6 +53,19 @@ def create_database(home: Path) -> None:
     create_home(home)
     with _home_errors(home), suppress(FileExistsError):
         os.close(os.open(home / DATABASE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+
+
+def check_writable(home: Path) -> None:
+    """Raises LedgerError where nothing can be written into `.cloudrun/` (which is made where it is missing)."""
+    create_home(home)
+    try:
+        with tempfile.TemporaryFile(dir=home):
+            pass
+    except OSError as error:
+        raise LedgerError(
+            f"{home} cannot be written: {error.strerror or error}",
+            next_step=f"make {home} writable, or free some space",
+        ) from error
 
 
 def create_keys_folder(home: Path) -> Path:

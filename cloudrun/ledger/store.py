@@ -15,7 +15,16 @@ from cloudrun.ledger.fleet import Fleet
 from cloudrun.ledger.frames import frame_of
 from cloudrun.ledger.grids import Grids
 from cloudrun.ledger.history import History
-from cloudrun.ledger.home import DATABASE, FOLDER, KEYS, create_database, create_home, create_keys_folder, find_project
+from cloudrun.ledger.home import (
+    DATABASE,
+    FOLDER,
+    KEYS,
+    check_writable,
+    create_database,
+    create_home,
+    create_keys_folder,
+    find_project,
+)
 from cloudrun.ledger.identity import settle
 from cloudrun.ledger.names import Names
 from cloudrun.ledger.provenance import Provenance
@@ -81,6 +90,11 @@ class Ledger(Fleet, History, Grids, Beside, Results, Names, Provenance, Removing
         """
         grid_id = None if grid is None else self.grid(grid).grid_id
         return frame_of(self.results(grid_id, script=script))
+
+    def check_writable(self) -> None:
+        """Raises LedgerError where nothing could be written down."""
+        check_writable(self.home)
+        _ = self.ledger_id
 
     @contextmanager
     def together(self) -> Iterator[None]:

@@ -164,7 +164,7 @@ def _checked_params(params: Mapping[str, Any]) -> None:
 
 
 def _checked_room(ledger: Ledger) -> None:
-    _ = ledger.ledger_id  # makes the ledger, or says why it cannot be made
+    ledger.check_writable()  # makes it, or says why it cannot be made
     free = shutil.disk_usage(ledger.project).free
     if free < LEAST_FREE_BYTES:
         needed = size_text(LEAST_FREE_BYTES)
