@@ -13,78 +13,106 @@ class Command:
     example: str
 
 
-COMMANDS = (
-    Command(
-        "submit",
-        "cloudrun.cli.submit:submit",
-        "run a script on a rented machine, bring everything home, end the machine",
-        "cloudrun submit train.py",
+GROUPS = (
+    (
+        "Run",
+        (
+            Command(
+                "submit",
+                "cloudrun.cli.submit:submit",
+                "run a script on a machine of its own",
+                "cloudrun submit train.py",
+            ),
+        ),
     ),
-    Command("results", "cloudrun.cli.results:results", "rank the runs, best first", "cloudrun results"),
-    Command("show", "cloudrun.cli.show:show", "one run in full, or its logs", "cloudrun show RUN --log"),
-    Command(
-        "compare",
-        "cloudrun.cli.compare:compare",
-        "runs side by side: what differs, their code too",
-        "cloudrun compare RUN RUN",
+    (
+        "While it runs",
+        (
+            Command("ps", "cloudrun.cli.runs:ps", "the runs that are not over", "cloudrun ps"),
+            Command("logs", "cloudrun.cli.runs:logs", "what a run has printed, or prints", "cloudrun logs -f RUN"),
+            Command(
+                "attach", "cloudrun.cli.runs:attach", "come back to a run and bring it home", "cloudrun attach RUN"
+            ),
+            Command("cancel", "cloudrun.cli.runs:cancel", "end a run, bring home what it has", "cloudrun cancel RUN"),
+            Command("pull", "cloudrun.cli.runs:pull", "bring home outputs that wait elsewhere", "cloudrun pull RUN"),
+            Command("extend", "cloudrun.cli.runs:extend", "give a machine more time", "cloudrun extend RUN 2h"),
+            Command("units", "cloudrun.cli.units:units", "the machines that are alive", "cloudrun units"),
+            Command("ssh", "cloudrun.cli.ssh:ssh", "a shell on a machine", "cloudrun ssh RUN"),
+            Command("reap", "cloudrun.cli.units:reap", "end the machines that nobody needs", "cloudrun reap --dry-run"),
+        ),
     ),
-    Command("get", "cloudrun.cli.show:get", "copy a file of a run out", "cloudrun get RUN model.joblib"),
-    Command(
-        "report",
-        "cloudrun.cli.report:report",
-        "all runs as one HTML file: ranking, charts, logs",
-        "cloudrun report --open",
+    (
+        "Afterwards",
+        (
+            Command("results", "cloudrun.cli.results:results", "rank the runs, best first", "cloudrun results"),
+            Command("show", "cloudrun.cli.show:show", "one run in full, or its logs", "cloudrun show RUN --log"),
+            Command(
+                "compare",
+                "cloudrun.cli.compare:compare",
+                "what differs between runs, their code too",
+                "cloudrun compare RUN RUN",
+            ),
+            Command("get", "cloudrun.cli.show:get", "copy a file of a run out", "cloudrun get RUN model.joblib"),
+            Command(
+                "report",
+                "cloudrun.cli.report:report",
+                "all runs as one HTML file with charts",
+                "cloudrun report --open",
+            ),
+            Command(
+                "export",
+                "cloudrun.cli.export:export",
+                "a run as plain files, or runs to MLflow",
+                "cloudrun export RUN DIR",
+            ),
+            Command("rm", "cloudrun.cli.removing:rm", "forget runs that are over", "cloudrun rm RUN"),
+            Command("gc", "cloudrun.cli.removing:gc", "free what nothing refers to", "cloudrun gc --dry-run"),
+        ),
     ),
-    Command("ps", "cloudrun.cli.runs:ps", "the runs that are not over", "cloudrun ps"),
-    Command("logs", "cloudrun.cli.runs:logs", "what a run has printed, or prints", "cloudrun logs -f RUN"),
-    Command("attach", "cloudrun.cli.runs:attach", "come back to a run and bring it home", "cloudrun attach RUN"),
-    Command("cancel", "cloudrun.cli.runs:cancel", "end a run, bring home what it has", "cloudrun cancel RUN"),
-    Command("pull", "cloudrun.cli.runs:pull", "bring home outputs that wait elsewhere", "cloudrun pull RUN"),
-    Command("extend", "cloudrun.cli.runs:extend", "give a machine more time", "cloudrun extend RUN 2h"),
-    Command(
-        "export", "cloudrun.cli.export:export", "a run as plain files, or runs to MLflow", "cloudrun export RUN DIR"
-    ),
-    Command("rm", "cloudrun.cli.removing:rm", "forget runs that are over", "cloudrun rm RUN"),
-    Command("gc", "cloudrun.cli.removing:gc", "free what nothing refers to", "cloudrun gc --dry-run"),
-    Command("units", "cloudrun.cli.units:units", "the machines that are alive", "cloudrun units"),
-    Command("ssh", "cloudrun.cli.ssh:ssh", "a shell on a machine", "cloudrun ssh RUN"),
-    Command("reap", "cloudrun.cli.units:reap", "end the machines that nobody needs", "cloudrun reap --dry-run"),
-    Command("init", "cloudrun.cli.init:init", "write a commented cloudrun.toml", "cloudrun init"),
-    Command(
-        "config",
-        "cloudrun.cli.config:app",
-        "every setting, its value, and who says so",
-        "cloudrun config show --origin",
-    ),
-    Command("doctor", "cloudrun.cli.doctor:doctor", "what is missing, and what mends it", "cloudrun doctor"),
-    Command(
-        "completion",
-        "cloudrun.cli.completion:completion",
-        "complete commands and ids in your shell",
-        "source <(cloudrun completion bash)",
-    ),
-    Command(
-        "sandbox", "cloudrun.cli.sandbox:app", "the region on localhost, to try everything", "cloudrun sandbox status"
+    (
+        "Set up",
+        (
+            Command("init", "cloudrun.cli.init:init", "write a commented cloudrun.toml", "cloudrun init"),
+            Command(
+                "config",
+                "cloudrun.cli.config:app",
+                "every setting, its value, and who says so",
+                "cloudrun config show --origin",
+            ),
+            Command("doctor", "cloudrun.cli.doctor:doctor", "what is missing, and what mends it", "cloudrun doctor"),
+            Command(
+                "completion",
+                "cloudrun.cli.completion:completion",
+                "complete commands and ids in your shell",
+                "cloudrun completion bash",
+            ),
+            Command(
+                "sandbox",
+                "cloudrun.cli.sandbox:app",
+                "the region on localhost, to try everything",
+                "cloudrun sandbox status",
+            ),
+        ),
     ),
 )
+COMMANDS = tuple(command for _, commands in GROUPS for command in commands)
 
 FRONT_PAGE = """\
 cloudrun rents an EC2 machine for exactly as long as a training script needs it.
 
-Type this first (it runs in the sandbox on your own computer: no account, no money):
+Type this first (in the sandbox on your own computer: no account, no money):
 
     cloudrun submit train.py
     cloudrun results
 
 With an AWS account, the same on a real machine:
 
-    cloudrun submit train.py --provider aws --instance-type m7i.large --deadline 2h
+    cloudrun submit train.py --provider aws --deadline 2h
 
-Commands
 {commands}
 
     cloudrun COMMAND --help     every option of a command, each with an example
-    cloudrun --version          the version; --verbose for those that a bug report needs
+    cloudrun --version          the version; --verbose: what a bug report needs
     cloudrun ... --debug        with an error also its traceback
 """
 
@@ -93,7 +121,13 @@ def front_page(width: int | None = None) -> str:
     """What `cloudrun` alone prints: what it is for, what to type first, and every command with an example. `width`: the
     columns there are; None is as many as it takes."""
     longest = max(len(command.example) for command in COMMANDS)
-    lines = [f"    {command.example:<{longest}}  {command.summary}" for command in COMMANDS]
-    if width is not None and max(map(len, lines)) > width:
-        lines = [f"    {command.example}\n        {command.summary}" for command in COMMANDS]
+    fits = width is None or width >= 4 + longest + 2 + max(len(command.summary) for command in COMMANDS)
+    lines: list[str] = []
+    for title, commands in GROUPS:
+        lines += ["", title] if lines else [title]
+        for command in commands:
+            if fits:
+                lines.append(f"    {command.example:<{longest}}  {command.summary}")
+            else:
+                lines += [f"    {command.example}", f"        {command.summary}"]
     return FRONT_PAGE.format(commands="\n".join(lines))
