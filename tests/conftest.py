@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+SANDBOX_TESTS = Path(__file__).parent / "sandbox"
 _OWNED = pytest.StashKey[Path]()
 
 
@@ -30,11 +31,31 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Slow variations of quicker tests run when they are asked for."""
+    """Slow variations of quicker tests run when they are asked for; of the others each worker begins with long ones."""
     if "slow" not in config.option.markexpr:
         slow = [item for item in items if item.get_closest_marker("slow")]
         items[:] = [item for item in items if item not in slow]
         config.hook.pytest_deselected(items=slow)
+    if (workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
+        items[:] = _dealt(items, workers)
+
+
+def _dealt(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
+    """Each worker is given as many tests that follow each other, and steals from the end of what others have left: so
+    the sandbox's modules, which take long and often wait, are spread over the beginnings of these shares."""
+    modules: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        if item.path.parent == SANDBOX_TESTS:
+            modules.setdefault(item.path, []).append(item)
+    shares: list[list[pytest.Item]] = [[] for _ in range(workers)]
+    for number, module in enumerate(modules.values()):
+        shares[number % workers] += module
+    others = [item for item in items if item.path not in modules]
+    for number, share in enumerate(shares):
+        room = max(0, len(items) * (number + 1) // workers - len(items) * number // workers - len(share))
+        share += others[:room]
+        del others[:room]
+    return [item for share in shares for item in share] + others
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import io
 import json
 import os
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
@@ -128,8 +126,6 @@ def aws(region: client.Region) -> Aws:
                 [*words, "--output", "json", "--region", region.region, "--endpoint-url", region.endpoint_url]
             )
             said.flush()
-        with warnings.catch_warnings(action="ignore", category=ResourceWarning):
-            gc.collect()  # it leaves the files open that it uploads
         assert code == 0
         text = said.buffer.getvalue().decode()
         return json.loads(text) if text.strip() else None

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import boto3
 import pytest
 
 from cloudrun.core.states import EndReason, RunState
@@ -97,6 +98,7 @@ def test_a_client_killed_at_once_loses_nothing(
     nothing_left(project)
 
 
+@pytest.mark.slow
 def test_ten_cuts_lose_and_double_nothing(project: Project, nothing_left: Callable[[Project], None]) -> None:
     project.write("talks.py", TALKS.format(lines=120, pause_s=0.05))
     run_id = detached(project, "talks.py")
@@ -250,18 +252,12 @@ def test_a_deadline_is_moved_by_its_owner_only(project: Project) -> None:
 def test_data_is_found_where_it_is_and_fetched_once(
     project: Project, region: client.Region, aws: Callable[..., object], tmp_path: Path
 ) -> None:
-    (tmp_path / "far.csv").write_text("1,2,3\n")
     aws("s3api", "create-bucket", "--bucket", "data-of-a-test")
-    aws(
-        "s3api",
-        "put-object",
-        "--bucket",
-        "data-of-a-test",
-        "--key",
-        "sets/iris/a.csv",
-        "--body",
-        str(tmp_path / "far.csv"),
-    )
+    s3 = boto3.client(
+        "s3", region_name=region.region, endpoint_url=region.endpoint_url,
+        aws_access_key_id=region.access_key, aws_secret_access_key=region.secret_key,
+    )  # fmt: skip
+    s3.put_object(Bucket="data-of-a-test", Key="sets/iris/a.csv", Body=b"1,2,3\n")
     project.write("big/b.csv", "4,5,6\n")
     project.write(
         "reads.py",
@@ -322,9 +318,8 @@ def test_limits_end_a_run_with_their_reason(project: Project) -> None:
     assert "kept.txt" in {artifact["path"] for artifact in document["artifacts"]}
 
 
-@pytest.mark.parametrize(
-    "killed", [pytest.param(False, marks=pytest.mark.slow), True], ids=["with its agent", "with its agent killed"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [False, True], ids=["with its agent", "with its agent killed"])
 def test_a_machine_ends_at_its_deadline_though_nobody_is_there(
     project: Project, aws: Callable[..., dict[str, object]], killed: bool
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.sandbox.conftest import Aws, Project
 
 
@@ -47,6 +49,7 @@ def test_a_dry_run_knows_what_has_been_done_before(project: Project) -> None:
     assert document["grid"]["expected_s"] > 0
 
 
+@pytest.mark.slow
 def test_a_budget_of_the_project_s_holds_for_one_run_for_a_grid_and_for_a_pool(project: Project) -> None:
     project.write("train.py", "print('n: 1')")
     project.write("cloudrun.toml", "budget = 0.0001\n")

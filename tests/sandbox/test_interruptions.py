@@ -282,6 +282,7 @@ def test_sigterm_ends_the_units_of_every_thread(project: Project, start: Start, 
     nothing_left(project)
 
 
+@pytest.mark.slow
 def test_a_failing_playbook_is_told_with_its_task_and_log(
     project: Project, start: Start, nothing_left: Nothing
 ) -> None:

@@ -12,6 +12,7 @@ from cloudrun.core.errors import NotFound
 from tests.sandbox.conftest import Aws, Project, wait_for
 
 
+@pytest.mark.slow
 def test_a_stopped_unit_whose_deadline_has_passed_starts_again_with_a_new_one(
     project: Project, nothing_left: Callable[[Project], None]
 ) -> None:

@@ -43,6 +43,7 @@ def test_one_command_brings_the_digits_model_home(project: Project, nothing_left
     nothing_left(project)
 
 
+@pytest.mark.slow
 def test_two_lines_of_python_do_the_same(project: Project, nothing_left: Callable[[Project], None]) -> None:
     project.write("ml.py", ML)
     project.write(

@@ -13,7 +13,12 @@ from cloudrun.ledger import Ledger
 from cloudrun.plan.pricing import usd_per_hour
 from cloudrun.units.costs import bill, bill_of_run, price_of, settle
 
-NOW = datetime.now(UTC)
+
+def now() -> datetime:
+    """Not that of the import: many tests may have run since."""
+    return datetime.now(UTC)
+
+
 AWS = Place("aws", "eu-west-1", "111122223333")
 
 
@@ -23,14 +28,14 @@ def launched(
     """A machine that was launched so many minutes ago, and is ready."""
     asked = LaunchRequest(name, 1, "m7i.large", "ami-1", "/dev/sda1", 20, "key", "sg-1", "", {})
     asked = replace(asked, **request)  # type: ignore[arg-type]
-    began = NOW - timedelta(minutes=minutes)
+    began = now() - timedelta(minutes=minutes)
     launch = LaunchRecord(
-        f"l-{name}", place, LaunchState.INTENDED, asked, "ubuntu", "c-1", NOW, "terminate", "key", began
+        f"l-{name}", place, LaunchState.INTENDED, asked, "ubuntu", "c-1", now(), "terminate", "key", began
     )
     ledger.intend(launch)
     ledger.move_launch(launch.launch_id, LaunchState.REQUESTED)
     unit = UnitRecord(
-        name, launch.launch_id, place, UnitState.BOOTING, asked.instance_type, "ubuntu", None, 22, "key", NOW,
+        name, launch.launch_id, place, UnitState.BOOTING, asked.instance_type, "ubuntu", None, 22, "key", now(),
         "terminate", "c-1", began,
     )  # fmt: skip
     ledger.resolve_launch(launch.launch_id, [unit])
@@ -39,12 +44,12 @@ def launched(
 
 
 def ran(ledger: Ledger, run_id: str, *, on: str = "i-1", minutes_ago: float = 20, took_s: float = 60.0) -> None:
-    began = NOW - timedelta(minutes=minutes_ago)
+    began = now() - timedelta(minutes=minutes_ago)
     ledger.begin_run(RunRecord(run_id, "n", "t.py", RunState.QUEUED, began), on, began)
     ledger.move_run(run_id, RunState.RUNNING)
     ledger.finish_run(
         run_id, RunState.FAILED, reason=EndReason.EXITED, exit_code=1, detail="", scores={}, metric=None,
-        minimize=False, artifacts=(), passport=None, timings=Timings(run_s=took_s), at=NOW - timedelta(minutes=1),
+        minimize=False, artifacts=(), passport=None, timings=Timings(run_s=took_s), at=now() - timedelta(minutes=1),
     )  # fmt: skip
 
 
@@ -71,7 +76,7 @@ def test_runs_pay_for_the_time_they_took_and_the_machine_for_its_whole_life(ledg
 def test_a_run_that_was_on_two_machines_pays_for_both(ledger: Ledger) -> None:
     for name in ("i-1", "i-2"):
         launched(ledger, name)
-    began = NOW - timedelta(minutes=20)
+    began = now() - timedelta(minutes=20)
     ledger.begin_run(RunRecord("r-1", "n", "t.py", RunState.QUEUED, began), "i-1", began)
     ledger.requeue_run("r-1", reason=EndReason.INTERRUPTED, detail="")
     ledger.begin_attempt("r-1", "i-2", began)
@@ -90,7 +95,7 @@ def test_a_machine_that_is_stopped_costs_nothing_meanwhile(ledger: Ledger) -> No
     again = ledger.unit("i-1")
     assert again.stopped_at is None
     assert again.stopped_s >= 0
-    later = replace(stopped, created_at=NOW - timedelta(hours=10), stopped_at=NOW - timedelta(hours=9))
+    later = replace(stopped, created_at=now() - timedelta(hours=10), stopped_at=now() - timedelta(hours=9))
     assert bill(ledger, [later]).usd == pytest.approx(hourly(), rel=0.01)
 
 
