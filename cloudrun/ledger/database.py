@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -22,6 +23,7 @@ JOURNAL_BYTES = 4 << 20  # what stays of the rollback journal's file between tra
 BUSY_TIMEOUT_S = 15.0  # how long one process waits for another's transaction, which takes milliseconds
 
 GROUP_MOST = 64  # transactions in one commit: the first of them waits for the last
+GROUP_WAIT_S = 0.5  # for others who are about to write
 GROUP_LOOK_S = 0.05  # how soon one that waits for others notices that they have given up
 
 _turn = threading.RLock()
@@ -34,7 +36,8 @@ def _before_fork() -> None:
     """A child never inherits half a transaction: at its end SQLite would take it back, in the parent's file."""
     _turn.acquire()
     for database in list(_open):
-        database.commit()
+        if not database.is_inside:  # a block that forks is not over: what it has written may still be taken back
+            database.commit()
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_turn.release, after_in_child=_turn.release)
@@ -66,6 +69,11 @@ class Database:
         self._inside = False  # whoever has the turn is in a block
         self._waiting: set[int] = set()  # threads that are about to write
 
+    @property
+    def is_inside(self) -> bool:
+        """Whether the thread that has the turn is in a block."""
+        return self._inside
+
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """One consistent view for as many queries as the block makes: of what is on the disk, and nothing else."""
@@ -84,8 +92,8 @@ class Database:
         is on the disk when that one is, and where it fails and the error is caught, the rest of that one is kept.
         """
         group: _Group | None = None
-        self._waiting.add(threading.get_ident())
         try:
+            self._waiting.add(threading.get_ident())
             with _turn, translated(self.path):
                 connection = self._opened()
                 self._waiting.discard(threading.get_ident())
@@ -117,6 +125,8 @@ class Database:
         if self._group is not None and self._group.members >= GROUP_MOST:
             self.commit()
         if self._group is None:
+            if connection.in_transaction:  # an interrupt came between this and the next line, once
+                connection.execute("ROLLBACK")
             connection.execute("BEGIN IMMEDIATE")
             self._group = _Group()
             _open.add(self)
@@ -145,7 +155,10 @@ class Database:
             _moved.notify_all()
             try:
                 # inside a block of another database nobody else is let in: that one would be let in there, too
+                give_up_at = time.monotonic() + GROUP_WAIT_S
                 while not (group.over or _blocks) and self._waiting and group.members < GROUP_MOST:
+                    if time.monotonic() >= give_up_at:  # one that was interrupted, perhaps: it does not come
+                        break
                     _moved.wait(GROUP_LOOK_S)
             finally:
                 if not group.over:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 from typing import Literal
 
@@ -148,6 +148,9 @@ def decide(
         elif launch:
             places = limits.max_units - len(units)
             launch, deadline, why = _leased(now, launch, places, next_s, limits, free_usd)
+    if limits.budget_usd is not None and queued and not assign and not launch and next_s != backlog.expected_s:
+        # no unit lasts long enough for the longest, and there is no money for one: the others are not kept from running
+        return decide(now, replace(backlog, next_s=None), units, limits, spent_usd, stopped=stopped, barred=barred)
     ended = not units and not launch and (not left or bool(why))
     if extend and drain:
         leaving = set(drain).difference(unit.unit_id for unit in ready if unit.homeward)

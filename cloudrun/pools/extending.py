@@ -6,7 +6,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from threading import Thread
 
-from cloudrun.core.errors import CloudrunError
 from cloudrun.core.events import Note, Observer
 from cloudrun.ledger import Ledger
 from cloudrun.pools.hands import Hand
@@ -24,10 +23,11 @@ def extend(
 ) -> None:
     """Move the deadline of the hand's unit, to seconds since 1970. `tell` has something done by the deciding thread.
 
-    Until the machine has agreed, money is counted to the later of the two deadlines and work planned to the earlier.
+    Money is counted to the later of the two deadlines from now on; where the machine was not told, work is planned to
+    the earlier from then on.
     """
     unit = hand.unit
-    if unit is None:
+    if unit is None or not unit.opened:
         return  # nobody can tell it yet: it is asked for again when somebody can
     before = hand.deadline if hand.sure_until is None else hand.sure_until
     hand.deadline = max(hand.deadline, deadline)  # the later of two, whichever it comes to hold
@@ -40,8 +40,8 @@ def extend(
             moment = datetime.fromtimestamp(deadline, UTC)
             move_deadline(cloud, ledger, ledger.unit(unit.instance_id), moment, unit.session, unit.agent, observe)
             tell(lambda: sure(None))
-        except CloudrunError as error:  # it may end as early as before
+        except Exception as error:  # noqa: BLE001  # whatever it is: the machine may end as early as before
             tell(lambda: sure(before))
-            observe(Note(f"{error}", "warning"))
+            observe(Note(f"{unit.instance_id} has no more time than before: {error}", "warning"))
 
     Thread(target=move, name="cloudrun-extend", daemon=True).start()

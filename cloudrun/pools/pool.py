@@ -379,7 +379,8 @@ class Pool:
             self._prospects.ended(worked=False)
         elif hand.worked:
             self._prospects.ended(worked=True)
-        for task in hand.tasks:  # it never came to them
+        tasks, hand.tasks, hand.homeward = hand.tasks, [], []
+        for task in tasks:  # it never came to them
             self._work.ended(task, UnitGone(f"{instance_id} has gone"))
 
     # -- ending --------------------------------------------------------------------------------------------------------

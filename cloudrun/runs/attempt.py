@@ -139,6 +139,8 @@ class Attempt:
             while (left_s := unit.seconds_left() - margin_s) > 0:  # asked again: the deadline may be moved meanwhile
                 if over.wait(min(left_s, LOOK_EVERY_S)):
                     return
+            if over.is_set():
+                return
             late.set()
             unit.stop.set()
 
@@ -148,7 +150,8 @@ class Attempt:
         except Interrupted:
             raise
         except (Cancelled, ConnectionLost) as error:
-            if late.is_set() and not unit.cancelled.is_set():
+            # `stop` without `cancelled` is only set in here: by this watch, or by that of a run beside it
+            if (late.is_set() or unit.stop.is_set()) and not unit.cancelled.is_set():
                 raise DeadlineReached(
                     f"{unit.instance_id} reached its deadline of {unit.record.deadline:%H:%M:%S} UTC",
                     next_step="submit again with a later --deadline",

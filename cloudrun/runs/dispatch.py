@@ -32,6 +32,7 @@ from cloudrun.runs import bucket, datasets
 from cloudrun.runs.attempt import Attempt
 from cloudrun.runs.furnishing import furnished
 from cloudrun.runs.prepared import Prepared, job_spec, submission
+from cloudrun.runs.pulling import requeue_unseen
 from cloudrun.units.lifeline import LIFELINE
 from cloudrun.units.phases import together
 
@@ -130,7 +131,10 @@ def _attempt(
             if isinstance(error, Interrupted):
                 error.run_id = attempt.run.run_id
             with LIFELINE.shield(drop=True):
-                attempt.rescue(error)
+                if at_once and isinstance(error, Cancelled) and not attempt.started and unit.holds():
+                    requeue_unseen(unit.ledger, attempt.run, "it had not begun")  # what it was given is given back
+                else:
+                    attempt.rescue(error)
         if isinstance(error, Exception) and not isinstance(error, ConnectionLost):
             unit.stay()
         if error is cause:
@@ -177,6 +181,9 @@ def _begin(unit: OpenUnit, plan: Prepared, run_id: str | None, new: RunRecord | 
 def _again(unit: OpenUnit, run_id: str, number: int = 0) -> Attempt:
     """One that is in the ledger: the last one, or that of the number."""
     run = unit.ledger.run(run_id)
+    if number and (run.attempts, run.state) != (number, RunState.SHIPPING):  # another client has gone on meanwhile
+        _raise_why_not(run, LedgerError(f"{run_id} is {run.state}"))
+        raise Cancelled(f"{run_id} was queued again meanwhile", next_step="cloudrun ps")
     unit.run_ids.append(run_id)
     return Attempt(unit, run, number or run.attempts)
 

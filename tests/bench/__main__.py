@@ -152,6 +152,7 @@ def _measure(folder: Path, arguments: argparse.Namespace, wanted: Sequence[str])
         if "ledger" in wanted:
             show.costs(ledger.costs(folder / "ledger", 100_000 if quick else 1_000_000, rounds(20), noise))
     show.phases(phases)
+    noise.look()
     show.noise(noise)
     return {
         "schema_version": 1,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cloudrun.core.errors import ConnectionLost, LedgerError, exit_code_of
+from cloudrun.core.errors import Cancelled, ConnectionLost, LedgerError, UsageError, exit_code_of
 from cloudrun.core.records import JobStatus, RunRecord
 from cloudrun.core.states import EndReason, RunState
 from cloudrun.ledger import Ledger
@@ -55,6 +55,27 @@ def test_a_run_whose_client_died_before_it_was_started_waits_again_and_its_machi
     assert dispatch.go_on(unit, RUN).state is RunState.QUEUED
     assert ledger.attempts(RUN)[0].end_reason is EndReason.INTERRUPTED
     unit.check_cancelled()
+
+
+def test_a_claim_that_another_client_has_given_away_meanwhile_is_not_begun(ledger: Ledger, clock: ManualClock) -> None:
+    unit = an_attempt(ledger, clock, Ec2(), Agent(status=None)).unit
+    ledger.requeue_run(RUN, reason=EndReason.INTERRUPTED, detail="it slept")
+    with pytest.raises(Cancelled, match="queued again meanwhile"):
+        dispatch._again(unit, RUN, 1)
+    ledger.begin_attempt(RUN, unit.instance_id, clock.now())
+    with pytest.raises(UsageError, match="another process goes on"):
+        dispatch._again(unit, RUN, 1)
+    assert dispatch._again(unit, RUN, 2).number == 2
+
+
+def test_a_claim_that_was_not_begun_when_the_user_stopped_waits_again(ledger: Ledger, clock: ManualClock) -> None:
+    unit = an_attempt(ledger, clock, Ec2(), Agent(status=None)).unit
+    ledger.requeue_run(RUN, reason=EndReason.INTERRUPTED, detail="")
+    ledger.begin_attempt(RUN, unit.instance_id, clock.now())
+    unit.cancel()
+    with pytest.raises(Cancelled):
+        dispatch._attempt(unit, lambda: dispatch._again(unit, RUN, 2), lambda _: pytest.fail("begun"), at_once=True)
+    assert ledger.run(RUN).state is RunState.QUEUED
 
 
 def test_what_comes_by_the_bucket_took_as_long_as_it_was_watched(

@@ -179,8 +179,18 @@ def test_a_machine_that_was_not_told_of_its_new_deadline_is_counted_on_until_the
         raise ConnectionLost("cut")
 
     session = SimpleNamespace(run=cut)
-    hand.unit = cast("Any", SimpleNamespace(instance_id=unit.instance_id, session=session, agent=None))
+    hand.unit = cast("Any", SimpleNamespace(instance_id=unit.instance_id, session=session, agent=None, opened=True))
     extend(pool.cloud, ledger, pool.observe, hand, new, pool.tell)
     until(lambda: pool._events)
     pool.do_what_was_told()
     assert (hand.view().deadline, hand.view().sure_until) == (new, old)
+
+
+def test_a_machine_that_nobody_has_logged_into_yet_is_extended_later(ledger: Ledger) -> None:
+    unit = joined_unit(ledger, ec2 := Ec2(), timedelta(hours=1))
+    old = unit.deadline.timestamp()
+    pool = a_pool(ledger, ec2, lambda _: None)
+    hand = Hand(unit, 1, USD_PER_HOUR, unit.created_at.timestamp(), old)
+    hand.unit = cast("Any", SimpleNamespace(instance_id=unit.instance_id, opened=False))
+    extend(pool.cloud, ledger, pool.observe, hand, old + 3600.0, pool.tell)
+    assert hand.deadline == old, "it is asked for again once somebody can tell it"

@@ -42,6 +42,15 @@ def test_a_unit_gets_the_next_cell_only_where_that_one_fits() -> None:
     assert decide(NOW, Backlog(9, 0, 60.0, next_s=500.0), [soon], LIMITS, 0.0).assign == (("i-1", 2),)
 
 
+def test_a_cell_that_the_budget_does_not_pay_for_keeps_no_other_from_running() -> None:
+    money = limits(budget_usd=0.1 * 25 / 60, min_units=1)  # 25 minutes
+    decision = decide(NOW, Backlog(101, 0, 60.0, next_s=1500.0), [], money, 0.0)
+    assert decision.launch
+    assert not decision.ended
+    paid = UnitView("i-1", "ready", 2, 0, NOW, NOW + 1200, 0.1)
+    assert decide(NOW, Backlog(101, 0, 60.0, next_s=1500.0), [paid], money, 0.0).assign == (("i-1", 2),)
+
+
 def test_what_comes_home_keeps_its_unit_alive_and_no_slot() -> None:
     money = limits(budget_usd=1.0)
     ending = dataclasses.replace(unit("i-1", left_s=60.0), homeward=1)
