@@ -65,7 +65,9 @@ def start(cloud: Cloud, ledger: Ledger, unit: UnitRecord, settings: Settings, cl
     """Ask EC2 to start a stopped unit. Returns the deadline that it shall have, `settings.deadline_s` from now.
 
     Its own timer has the old one: where that has passed, the machine waits some minutes for `tell_deadline`. The ledger
-    has the later of the two from now on, lest a reaper end it meanwhile. Raises UsageError where EC2 has ended it.
+    has the later of the two from now on, lest a reaper end it meanwhile; and it says that the machine boots before EC2
+    is asked: whatever goes wrong from there on, it may run, and has to be stopped again. Raises UsageError where EC2
+    has ended it.
     """
     name = unit.instance_id
     if unit.state is UnitState.STOPPING:  # whoever stopped it did not see it stopped
@@ -77,7 +79,9 @@ def start(cloud: Cloud, ledger: Ledger, unit: UnitRecord, settings: Settings, cl
             next_step="cloudrun reap, then launch a new unit",
         )
     deadline = clock.now() + timedelta(seconds=settings.deadline_s)
-    ledger.update_unit(name, deadline=max(deadline, unit.deadline))
+    with ledger.together():
+        ledger.update_unit(name, deadline=max(deadline, unit.deadline))
+        ledger.move_unit(name, UnitState.BOOTING)
     cloud.instances.start([name])
     return deadline
 

@@ -179,7 +179,7 @@ class OpenUnit:
             if unit.state in joining.STOPPED:
                 deadline = joining.start(self.cloud, self.ledger, unit, self.settings, self.clock)
             if deadline is not None or unit.state is UnitState.LAUNCHING:
-                self._await_running()
+                self._await_running(started=deadline is not None)
             try:
                 self._log_in(joined=True)
             except LaunchError as error:
@@ -199,7 +199,7 @@ class OpenUnit:
         self.ledger.move_unit(self.instance_id, UnitState.READY)
         self.ledger.update_unit(self.instance_id, host_key=self.agent.new_host_key())
 
-    def _await_running(self) -> None:
+    def _await_running(self, *, started: bool = False) -> None:
         launching.wait_running(
             self.cloud,
             self.ledger,
@@ -207,6 +207,7 @@ class OpenUnit:
             timeout_s=self.settings.boot_timeout_s,
             clock=self.clock,
             cancelled=self.check_cancelled,
+            started=started,
         )
         self.record = self.ledger.unit(self.instance_id)
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cloudrun.core.errors import CapacityError, LaunchError, UsageError
+from cloudrun.core.errors import Cancelled, CapacityError, ConnectionLost, LaunchError, UsageError
 from cloudrun.core.events import nobody
+from cloudrun.core.records import Instance
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import UnitState
 from cloudrun.ledger import Ledger
 from cloudrun.ssh.keys import make_key
 from cloudrun.units.clients import this_client
 from cloudrun.units.joining import start
+from cloudrun.units.launching import wait_running
 from cloudrun.units.unit import OpenUnit
 from tests.fakes import HOUR, Ec2, ManualClock, cloud_of, launch_one
 
@@ -23,11 +26,34 @@ class FullEc2(Ec2):
     def start(self, ids: Sequence[str]) -> None:
         raise CapacityError("EC2 has none left")
 
-    def stop(self, ids: Sequence[str]) -> None:
-        raise AssertionError("it is stopped already")
+    def stop(self, ids: Sequence[str]) -> None: ...  # as EC2 does where it is stopped already
 
     def terminate(self, ids: Sequence[str]) -> None:
         raise AssertionError("its disk is the user's")
+
+
+class StartingEc2(Ec2):
+    """One that starts what it is asked to. `behind` is how many answers after that still say `stopped`; `lost`, whether
+    the answer to the start is."""
+
+    behind: int = 0
+    lost: bool = False
+
+    def start(self, ids: Sequence[str]) -> None:
+        self.states.update((each, "running") for each in ids)
+        if self.lost:
+            raise ConnectionLost("no answer")
+
+    def stop(self, ids: Sequence[str]) -> None:
+        self.states.update((each, "stopped") for each in ids)
+        self.behind = 0
+
+    def describe(self, ids: Sequence[str]) -> dict[str, Instance]:
+        found = super().describe(ids)
+        if self.behind and "running" in self.states.values():
+            self.behind -= 1
+            return {each: replace(instance, state="stopped") for each, instance in found.items()}
+        return found
 
 
 @pytest.fixture
@@ -56,6 +82,51 @@ def test_one_that_ec2_has_no_room_to_start_stays_stopped_and_is_left_to_its_owne
     unit.close()
     row = ledger.unit(name)
     assert (row.state, row.on_exit, row.client_id) == (UnitState.STOPPED, "stop", "")
+
+
+def test_one_whose_start_is_interrupted_is_stopped_again(ledger: Ledger) -> None:
+    clock, ec2 = ManualClock(), StartingEc2()
+    name = stopped(ledger, clock, ec2)
+    unit = OpenUnit(cloud_of(ec2), ledger, Settings(), nobody, clock)
+    client = this_client(clock.now())
+    ledger.register_client(client)
+    unit.client_id = client.client_id
+    unit.cancel()
+    with pytest.raises(Cancelled):
+        unit.join(name, client)
+    assert (ledger.unit(name).state, ec2.states[name]) == (UnitState.BOOTING, "running"), "it was too late for this"
+    unit.close()
+    row = ledger.unit(name)
+    assert ec2.states[name] == "stopped"
+    assert (row.state, row.on_exit, row.client_id) == (UnitState.STOPPED, "stop", "")
+
+
+def test_one_whose_start_was_never_answered_is_stopped_again(ledger: Ledger) -> None:
+    clock, ec2 = ManualClock(), StartingEc2()
+    name = stopped(ledger, clock, ec2)
+    ec2.lost = True
+    with pytest.raises(ConnectionLost):
+        join(ledger, clock, ec2, name)
+    assert (ledger.unit(name).state, ec2.states[name]) == (UnitState.STOPPED, "stopped")
+
+
+def test_one_that_ec2_calls_stopped_right_after_its_start_is_waited_for(ledger: Ledger) -> None:
+    clock, ec2 = ManualClock(), StartingEc2()
+    name = stopped(ledger, clock, ec2)
+    start(cloud_of(ec2), ledger, ledger.unit(name), Settings(), clock)
+    ec2.behind = 5
+    found = wait_running(cloud_of(ec2), ledger, name, timeout_s=600, clock=clock, cancelled=lambda: None, started=True)
+    assert (ec2.behind, found.state, ledger.unit(name).state) == (0, "running", UnitState.BOOTING)
+
+
+def test_one_that_stays_stopped_is_not_waited_for_as_long_as_for_a_boot(ledger: Ledger) -> None:
+    clock, ec2 = ManualClock(), StartingEc2()
+    name = stopped(ledger, clock, ec2)
+    ec2.behind = 10**6
+    with pytest.raises(LaunchError, match="went to stopped"):
+        join(ledger, clock, ec2, name)
+    assert clock.slept_s < 60
+    assert (ledger.unit(name).state, ec2.states[name]) == (UnitState.STOPPED, "stopped")
 
 
 def test_one_that_ec2_has_ended_is_not_waited_for(ledger: Ledger) -> None:
