@@ -170,7 +170,7 @@ class OpenUnit:
         if not self.ledger.take_unit(instance_id, client.client_id, of=unit.client_id, on_exit=self.settings.on_exit):
             raise joining.in_use(instance_id)
         self.record = self.ledger.unit(instance_id)
-        self._as_it_was = unit.on_exit
+        self._as_it_was = "stop" if unit.state in joining.STOPPED else unit.on_exit
         self._connection.early = early
         self._ending.callback(self._release, unit.launch_id)
         self._ending.callback(self._end_instances, unit.launch_id)
@@ -178,13 +178,14 @@ class OpenUnit:
             deadline = None
             if unit.state in joining.STOPPED:
                 deadline = joining.start(self.cloud, self.ledger, unit, self.settings, self.clock)
-            if deadline is not None or unit.state is UnitState.LAUNCHING:
-                self._await_running(started=deadline is not None)
             try:
+                if deadline is not None or unit.state is UnitState.LAUNCHING:
+                    self._await_running(started=deadline is not None)
                 self._log_in(joined=True)
             except LaunchError as error:
-                if joining.note_stopped(self.cloud, self.ledger, instance_id):
-                    error.next_step = "the same command again: it is started then"
+                with suppress(CloudrunError):  # it must not hide why the unit was not joined
+                    if deadline is None and joining.note_stopped(self.cloud, self.ledger, instance_id):
+                        error.next_step = "the same command again: it is started then"
                 raise
             if deadline is not None:
                 joining.tell_deadline(self.cloud, self.ledger, self.record, deadline, self.session, self.observe)

@@ -15,6 +15,7 @@ from cloudrun.core.settings import Settings
 from cloudrun.core.states import UnitState
 from cloudrun.ledger import Ledger
 from cloudrun.ssh.keys import make_key
+from cloudrun.units import joining
 from cloudrun.units.clients import this_client
 from cloudrun.units.joining import start
 from cloudrun.units.launching import wait_running
@@ -110,6 +111,16 @@ def test_one_whose_start_was_never_answered_is_stopped_again(ledger: Ledger) -> 
     assert (ledger.unit(name).state, ec2.states[name]) == (UnitState.STOPPED, "stopped")
 
 
+def test_a_kept_one_that_somebody_had_stopped_does_not_run_on_where_its_start_goes_wrong(ledger: Ledger) -> None:
+    clock, ec2 = ManualClock(), StartingEc2()
+    name = stopped(ledger, clock, ec2)
+    ledger.update_unit(name, on_exit="keep")
+    ec2.lost = True
+    with pytest.raises(ConnectionLost):
+        join(ledger, clock, ec2, name)
+    assert (ledger.unit(name).state, ec2.states[name]) == (UnitState.STOPPED, "stopped")
+
+
 def test_one_that_ec2_calls_stopped_right_after_its_start_is_waited_for(ledger: Ledger) -> None:
     clock, ec2 = ManualClock(), StartingEc2()
     name = stopped(ledger, clock, ec2)
@@ -193,3 +204,29 @@ def test_a_kept_one_that_somebody_has_stopped_can_be_started_next(
     assert "started" in caught.value.next_step
     assert ledger.unit(name).state is UnitState.STOPPED
     assert ec2.states[name] == "stopped", "it is left as it was"
+
+
+def test_one_that_was_stopped_before_it_was_seen_to_run_can_be_started_next(ledger: Ledger) -> None:
+    clock, ec2 = ManualClock(), Ec2()
+    name = launch_one(ledger, clock, ec2).instance_id
+    ledger.update_unit(name, client_id="", on_exit="keep")
+    ec2.states[name] = "stopped"
+    assert ledger.unit(name).state is UnitState.LAUNCHING
+    with pytest.raises(LaunchError, match="went to stopped") as caught:
+        join(ledger, clock, ec2, name)
+    assert "started" in caught.value.next_step
+    assert ledger.unit(name).state is UnitState.STOPPED
+
+
+def test_why_one_was_not_joined_is_told_also_where_ec2_does_not_say_whether_it_was_stopped(
+    ledger: Ledger, kept: tuple[ManualClock, Ec2, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, ec2, name = kept
+    ec2.states[name] = "stopped"
+
+    def unanswered(*_: object) -> bool:
+        raise ConnectionLost("no answer")
+
+    monkeypatch.setattr(joining, "note_stopped", unanswered)
+    with pytest.raises(LaunchError, match="went to stopped"):
+        join(ledger, clock, ec2, name)
