@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from cloudrun.core.states import UnitState
 from cloudrun.ledger import Ledger
 from cloudrun.plan.reaping import ENDED
 from cloudrun.units import terminating
+from cloudrun.units.beforehand import check_budget
 from cloudrun.units.clients import is_alive
 from cloudrun.units.timer import set_timer
 from cloudrun.wiring import Cloud
@@ -55,6 +57,14 @@ def check_stop(ledger: Ledger, unit: UnitRecord, settings: Settings) -> None:
         raise UsageError(
             f"{unit.instance_id} is a spot machine, which EC2 does not stop", next_step="write --on-exit keep"
         )
+
+
+def check_start(unit: UnitRecord, settings: Settings) -> None:
+    """Raises UsageError where a stopped unit could cost more, until the deadline that its start gives it, than the
+    settings allow: what is to be launched is refused for the same."""
+    if unit.state in STOPPED:
+        its_own = replace(settings, instance_type=unit.instance_type, fallback_types=(), spot=False)
+        check_budget(its_own, unit.place.region)
 
 
 def in_use(instance_id: str) -> UsageError:

@@ -161,6 +161,7 @@ class OpenUnit:
         unit = joining.unit_to_join(self.ledger, instance_id)
         joining.check_free(self.ledger, unit, self.clock.now())
         joining.check_stop(self.ledger, unit, self.settings)
+        joining.check_start(unit, self.settings)
         self.opened = True  # by whoever launched it
         waiting = [run.run_id for run in self.ledger.unfinished_runs(instance_id)]
         if waiting:

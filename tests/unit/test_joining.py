@@ -140,6 +140,25 @@ def test_one_that_stays_stopped_is_not_waited_for_as_long_as_for_a_boot(ledger: 
     assert (ledger.unit(name).state, ec2.states[name]) == (UnitState.STOPPED, "stopped")
 
 
+@pytest.mark.parametrize("budget", [0.1, 0.0001])
+def test_one_that_could_cost_more_than_the_budget_until_its_new_deadline_is_not_started(
+    ledger: Ledger, budget: float
+) -> None:
+    clock, ec2 = ManualClock(), StartingEc2()
+    name = stopped(ledger, clock, ec2)
+    before = ledger.unit(name)
+    with pytest.raises(UsageError, match=r"a m7i\.large could cost"):
+        join(ledger, clock, ec2, name, Settings(budget=budget, instance_type="t3.nano"))
+    assert (ledger.unit(name), ec2.states[name]) == (before, "stopped")
+
+
+def test_one_that_the_budget_pays_for_is_started(ledger: Ledger) -> None:
+    clock, ec2 = ManualClock(), FullEc2()
+    name = stopped(ledger, clock, ec2)
+    with pytest.raises(CapacityError):  # EC2 was asked
+        join(ledger, clock, ec2, name, Settings(budget=0.1, deadline_s=1800.0))
+
+
 def test_one_that_ec2_has_ended_is_not_waited_for(ledger: Ledger) -> None:
     clock, ec2 = ManualClock(), FullEc2()
     name = stopped(ledger, clock, ec2)
@@ -174,8 +193,8 @@ def kept(ledger: Ledger) -> tuple[ManualClock, Ec2, str]:
     return clock, ec2, row.instance_id
 
 
-def join(ledger: Ledger, clock: ManualClock, ec2: Ec2, name: str) -> None:
-    unit = OpenUnit(cloud_of(ec2), ledger, Settings(), nobody, clock)
+def join(ledger: Ledger, clock: ManualClock, ec2: Ec2, name: str, settings: Settings | None = None) -> None:
+    unit = OpenUnit(cloud_of(ec2), ledger, settings or Settings(), nobody, clock)
     client = this_client(clock.now())
     ledger.register_client(client)
     unit.client_id = client.client_id
