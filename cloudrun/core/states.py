@@ -86,7 +86,7 @@ LAUNCH: Mapping[LaunchState, frozenset[LaunchState]] = {
 
 _END = frozenset({UnitState.TERMINATING, UnitState.TERMINATED})
 UNIT: Mapping[UnitState, frozenset[UnitState]] = {
-    UnitState.LAUNCHING: frozenset({UnitState.BOOTING}) | _END,
+    UnitState.LAUNCHING: frozenset({UnitState.BOOTING, UnitState.STOPPING}) | _END,
     UnitState.BOOTING: frozenset({UnitState.READY, UnitState.STOPPING}) | _END,
     UnitState.READY: frozenset({UnitState.DRAINING, UnitState.STOPPING}) | _END,
     UnitState.DRAINING: frozenset({UnitState.READY, UnitState.STOPPING}) | _END,

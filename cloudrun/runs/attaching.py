@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from cloudrun import config, wiring
@@ -13,8 +13,10 @@ from cloudrun.core.clock import Clock, SystemClock
 from cloudrun.core.errors import Interrupted, NotFound, UsageError
 from cloudrun.core.events import Note, Observer, Output
 from cloudrun.core.records import RunRecord, UnitRecord
+from cloudrun.core.settings import Settings
 from cloudrun.core.states import RunState, UnitState, is_terminal
 from cloudrun.ledger import Ledger, Run
+from cloudrun.plan.budget import least_usd
 from cloudrun.plan.endings import CANCELLED
 from cloudrun.plan.quantities import duration_text
 from cloudrun.runs import pulling, watching
@@ -25,6 +27,7 @@ from cloudrun.runs.prepared import submitted_settings
 from cloudrun.runs.submit import resume
 from cloudrun.units.clients import is_alive
 from cloudrun.units.connection import connected
+from cloudrun.units.costs import price_of
 from cloudrun.units.leases import Attended
 
 OTHER_CLIENT_S = 120.0  # for the process that looks after a run to bring home what was cancelled under it
@@ -165,7 +168,8 @@ def _await_end(ledger: Ledger, run_id: str, clock: Clock, at_most_s: float = flo
 def extend(ledger: Ledger, reference: str, by_s: float, *, observe: Observer, profile: str | None = None) -> UnitRecord:
     """Move the deadline of a unit, named by its id or by a run on it, `by_s` seconds later. Returns the unit.
 
-    Raises NotFound, UsageError, ConnectionLost, CloudrunError where the machine does not take it.
+    Raises NotFound, UsageError (also where a run's budget does not pay for it), ConnectionLost, CloudrunError where the
+    machine does not take it.
     """
     unit = _unit_of(ledger, reference)
     if unit.state in (UnitState.TERMINATING, UnitState.TERMINATED):
@@ -176,10 +180,29 @@ def extend(ledger: Ledger, reference: str, by_s: float, *, observe: Observer, pr
             f"{unit.instance_id} would live until {deadline:%Y-%m-%d %H:%M} UTC, over {duration_text(FARTHEST_S)} more",
             next_step="give it less, and again later: nothing makes a deadline earlier",
         )
+    _check_budget(ledger, unit, deadline)
     cloud = watching.running(unit, profile)
     with connected(cloud, ledger, unit, observe, timeout_s=pulling.LOGIN_S) as connection:
         move_deadline(cloud, ledger, unit, deadline, connection.session, connection.agent, observe)
     return ledger.unit(unit.instance_id)
+
+
+def _check_budget(ledger: Ledger, unit: UnitRecord, deadline: datetime) -> None:
+    """Raises UsageError where the machine could cost more than a single run on it was submitted with. Grids look after
+    their own. A run that found the machine used before does not answer for that."""
+    usd_per_hour = price_of(ledger, unit)
+    for run in ledger.unfinished_runs(unit.instance_id):
+        most_usd = (submitted_settings(run) or Settings()).budget
+        if run.grid_id is not None or most_usd is None or usd_per_hour is None:
+            continue
+        is_first = ledger.attempts_on([unit.instance_id])[0].run_id == run.run_id
+        began = unit.created_at + timedelta(seconds=unit.stopped_s) if is_first else run.created_at
+        could_usd = least_usd(usd_per_hour, (deadline - began).total_seconds())
+        if could_usd > most_usd:
+            raise UsageError(
+                f"{unit.instance_id} could cost ${could_usd:.4f} then, and the budget of {run.run_id} is ${most_usd:g}",
+                next_step="give it less time, or submit again with a larger budget",
+            )
 
 
 def _unit_of(ledger: Ledger, reference: str) -> UnitRecord:

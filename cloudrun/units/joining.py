@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from cloudrun.core.states import UnitState
 from cloudrun.ledger import Ledger
 from cloudrun.plan.reaping import ENDED
 from cloudrun.units import terminating
+from cloudrun.units.beforehand import check_budget
 from cloudrun.units.clients import is_alive
 from cloudrun.units.timer import set_timer
 from cloudrun.wiring import Cloud
@@ -57,6 +59,14 @@ def check_stop(ledger: Ledger, unit: UnitRecord, settings: Settings) -> None:
         )
 
 
+def check_start(unit: UnitRecord, settings: Settings) -> None:
+    """Raises UsageError where a stopped unit could cost more, until the deadline that its start gives it, than the
+    settings allow: what is to be launched is refused for the same."""
+    if unit.state in STOPPED:
+        its_own = replace(settings, instance_type=unit.instance_type, fallback_types=(), spot=False)
+        check_budget(its_own, unit.place.region)
+
+
 def in_use(instance_id: str) -> UsageError:
     return UsageError(f"{instance_id} is in use by another process or block", next_step="wait for its end, or end it")
 
@@ -65,7 +75,9 @@ def start(cloud: Cloud, ledger: Ledger, unit: UnitRecord, settings: Settings, cl
     """Ask EC2 to start a stopped unit. Returns the deadline that it shall have, `settings.deadline_s` from now.
 
     Its own timer has the old one: where that has passed, the machine waits some minutes for `tell_deadline`. The ledger
-    has the later of the two from now on, lest a reaper end it meanwhile. Raises UsageError where EC2 has ended it.
+    has the later of the two from now on, lest a reaper end it meanwhile; and it says that the machine boots before EC2
+    is asked: whatever goes wrong from there on, it may run, and has to be stopped again. Raises UsageError where EC2
+    has ended it.
     """
     name = unit.instance_id
     if unit.state is UnitState.STOPPING:  # whoever stopped it did not see it stopped
@@ -77,7 +89,9 @@ def start(cloud: Cloud, ledger: Ledger, unit: UnitRecord, settings: Settings, cl
             next_step="cloudrun reap, then launch a new unit",
         )
     deadline = clock.now() + timedelta(seconds=settings.deadline_s)
-    ledger.update_unit(name, deadline=max(deadline, unit.deadline))
+    with ledger.together():
+        ledger.update_unit(name, deadline=max(deadline, unit.deadline))
+        ledger.move_unit(name, UnitState.BOOTING)
     cloud.instances.start([name])
     return deadline
 

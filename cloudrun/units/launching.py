@@ -36,6 +36,7 @@ from cloudrun.wiring import Cloud
 SETTLED = (LaunchState.RESOLVED, LaunchState.REFUSED)
 RESOLVE_ATTEMPTS = 5
 UNWRITTEN_TIMEOUT_S = 120.0
+STARTING_S = 30.0  # for which EC2 may go on saying that an instance is stopped, after it was started
 
 
 class MakeKey(Protocol):
@@ -261,10 +262,19 @@ def _address(request: LaunchRequest, instance: Instance) -> str | None:
 
 
 def wait_running(
-    cloud: Cloud, ledger: Ledger, instance_id: str, *, timeout_s: float, clock: Clock, cancelled: Callable[[], None]
+    cloud: Cloud,
+    ledger: Ledger,
+    instance_id: str,
+    *,
+    timeout_s: float,
+    clock: Clock,
+    cancelled: Callable[[], None],
+    started: bool = False,
 ) -> Instance:
-    """Poll until EC2 says `running` with an address. `cancelled` raises where the user has had enough."""
-    end = clock.monotonic() + timeout_s
+    """Poll until EC2 says `running` with an address. `cancelled` raises where the user has had enough; `started` is a
+    machine that was stopped until a moment ago, as EC2 may still say for a while."""
+    begin = clock.monotonic()
+    end = begin + timeout_s
     pause = POLL_S[0]
     while True:
         cancelled()
@@ -273,7 +283,9 @@ def wait_running(
         if found is not None and found.state == "running" and found.address:
             note_running(ledger, found)
             return found
-        if found is not None and found.state in ("shutting-down", "terminated", "stopping", "stopped"):
+        old_news = started and clock.monotonic() < begin + STARTING_S
+        down = ("shutting-down", "terminated") if old_news else ("shutting-down", "terminated", "stopping", "stopped")
+        if found is not None and found.state in down:
             why = found.state_reason or "EC2 gave no reason"
             raise LaunchError(
                 f"{instance_id} went to {found.state} before it was up: {why}",
@@ -293,5 +305,6 @@ def note_running(ledger: Ledger, instance: Instance) -> UnitRecord:
     with ledger.together():
         request = ledger.launch(ledger.unit(instance.instance_id).launch_id).request
         ledger.update_unit(instance.instance_id, address=_address(request, instance), ssh_port=instance.ssh_port)
-        ledger.move_unit(instance.instance_id, UnitState.BOOTING)
+        if ledger.unit(instance.instance_id).state is not UnitState.BOOTING:  # one that was started is already
+            ledger.move_unit(instance.instance_id, UnitState.BOOTING)
         return ledger.unit(instance.instance_id)

@@ -161,6 +161,7 @@ class OpenUnit:
         unit = joining.unit_to_join(self.ledger, instance_id)
         joining.check_free(self.ledger, unit, self.clock.now())
         joining.check_stop(self.ledger, unit, self.settings)
+        joining.check_start(unit, self.settings)
         self.opened = True  # by whoever launched it
         waiting = [run.run_id for run in self.ledger.unfinished_runs(instance_id)]
         if waiting:
@@ -170,7 +171,7 @@ class OpenUnit:
         if not self.ledger.take_unit(instance_id, client.client_id, of=unit.client_id, on_exit=self.settings.on_exit):
             raise joining.in_use(instance_id)
         self.record = self.ledger.unit(instance_id)
-        self._as_it_was = unit.on_exit
+        self._as_it_was = "stop" if unit.state in joining.STOPPED else unit.on_exit
         self._connection.early = early
         self._ending.callback(self._release, unit.launch_id)
         self._ending.callback(self._end_instances, unit.launch_id)
@@ -178,13 +179,14 @@ class OpenUnit:
             deadline = None
             if unit.state in joining.STOPPED:
                 deadline = joining.start(self.cloud, self.ledger, unit, self.settings, self.clock)
-            if deadline is not None or unit.state is UnitState.LAUNCHING:
-                self._await_running()
             try:
+                if deadline is not None or unit.state is UnitState.LAUNCHING:
+                    self._await_running(started=deadline is not None)
                 self._log_in(joined=True)
             except LaunchError as error:
-                if joining.note_stopped(self.cloud, self.ledger, instance_id):
-                    error.next_step = "the same command again: it is started then"
+                with suppress(CloudrunError):  # it must not hide why the unit was not joined
+                    if deadline is None and joining.note_stopped(self.cloud, self.ledger, instance_id):
+                        error.next_step = "the same command again: it is started then"
                 raise
             if deadline is not None:
                 joining.tell_deadline(self.cloud, self.ledger, self.record, deadline, self.session, self.observe)
@@ -199,7 +201,7 @@ class OpenUnit:
         self.ledger.move_unit(self.instance_id, UnitState.READY)
         self.ledger.update_unit(self.instance_id, host_key=self.agent.new_host_key())
 
-    def _await_running(self) -> None:
+    def _await_running(self, *, started: bool = False) -> None:
         launching.wait_running(
             self.cloud,
             self.ledger,
@@ -207,6 +209,7 @@ class OpenUnit:
             timeout_s=self.settings.boot_timeout_s,
             clock=self.clock,
             cancelled=self.check_cancelled,
+            started=started,
         )
         self.record = self.ledger.unit(self.instance_id)
 

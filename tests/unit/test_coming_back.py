@@ -226,3 +226,25 @@ def test_what_was_allowed_when_a_run_was_submitted_is_allowed_when_it_comes_home
     assert submitted_settings(run) == settings
     home = pulling.homecoming(ledger, run, ledger.attempts(RUN)[0], "", nobody, clock)
     assert (home.max_bytes, home.max_files) == (50_000_000_000, 7)
+
+
+def test_a_machine_is_given_no_more_time_than_the_budget_of_its_run_pays_for(
+    ledger: Ledger, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ec2 = Ec2()
+    unit = launch_one(ledger, clock, ec2)
+    submission = {"root": "/elsewhere", "settings": asdict(Settings(budget=1.0))}
+    ledger.begin_run(
+        RunRecord(RUN, "train", "train.py", RunState.QUEUED, clock.now(), submission=submission),
+        unit.instance_id,
+        clock.now(),
+    )
+    ledger.move_run(RUN, RunState.RUNNING)
+    ec2.states[unit.instance_id] = "stopped"  # whoever asks EC2 learns that there is nothing to log in to
+    monkeypatch.setattr(wiring, "reconnect", lambda *_: cloud_of(ec2))
+    for reference in (RUN, unit.instance_id):
+        with pytest.raises(UsageError, match=r"could cost \$1\.\d+ then, and the budget of r-1 is \$1"):
+            attaching.extend(ledger, reference, 10 * 3600, observe=nobody)
+    with pytest.raises(watching.Gone):
+        attaching.extend(ledger, RUN, 3600, observe=nobody)
+    assert ledger.unit(unit.instance_id).deadline == unit.deadline

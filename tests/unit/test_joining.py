@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cloudrun.core.errors import CapacityError, LaunchError, UsageError
+from cloudrun.core.errors import Cancelled, CapacityError, ConnectionLost, LaunchError, UsageError
 from cloudrun.core.events import nobody
+from cloudrun.core.records import Instance
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import UnitState
 from cloudrun.ledger import Ledger
 from cloudrun.ssh.keys import make_key
+from cloudrun.units import joining
 from cloudrun.units.clients import this_client
 from cloudrun.units.joining import start
+from cloudrun.units.launching import wait_running
 from cloudrun.units.unit import OpenUnit
 from tests.fakes import HOUR, Ec2, ManualClock, cloud_of, launch_one
 
@@ -23,11 +27,34 @@ class FullEc2(Ec2):
     def start(self, ids: Sequence[str]) -> None:
         raise CapacityError("EC2 has none left")
 
-    def stop(self, ids: Sequence[str]) -> None:
-        raise AssertionError("it is stopped already")
+    def stop(self, ids: Sequence[str]) -> None: ...  # as EC2 does where it is stopped already
 
     def terminate(self, ids: Sequence[str]) -> None:
         raise AssertionError("its disk is the user's")
+
+
+class StartingEc2(Ec2):
+    """One that starts what it is asked to. `behind` is how many answers after that still say `stopped`; `lost`, whether
+    the answer to the start is."""
+
+    behind: int = 0
+    lost: bool = False
+
+    def start(self, ids: Sequence[str]) -> None:
+        self.states.update((each, "running") for each in ids)
+        if self.lost:
+            raise ConnectionLost("no answer")
+
+    def stop(self, ids: Sequence[str]) -> None:
+        self.states.update((each, "stopped") for each in ids)
+        self.behind = 0
+
+    def describe(self, ids: Sequence[str]) -> dict[str, Instance]:
+        found = super().describe(ids)
+        if self.behind and "running" in self.states.values():
+            self.behind -= 1
+            return {each: replace(instance, state="stopped") for each, instance in found.items()}
+        return found
 
 
 @pytest.fixture
@@ -56,6 +83,80 @@ def test_one_that_ec2_has_no_room_to_start_stays_stopped_and_is_left_to_its_owne
     unit.close()
     row = ledger.unit(name)
     assert (row.state, row.on_exit, row.client_id) == (UnitState.STOPPED, "stop", "")
+
+
+def test_one_whose_start_is_interrupted_is_stopped_again(ledger: Ledger) -> None:
+    clock, ec2 = ManualClock(), StartingEc2()
+    name = stopped(ledger, clock, ec2)
+    unit = OpenUnit(cloud_of(ec2), ledger, Settings(), nobody, clock)
+    client = this_client(clock.now())
+    ledger.register_client(client)
+    unit.client_id = client.client_id
+    unit.cancel()
+    with pytest.raises(Cancelled):
+        unit.join(name, client)
+    assert (ledger.unit(name).state, ec2.states[name]) == (UnitState.BOOTING, "running"), "it was too late for this"
+    unit.close()
+    row = ledger.unit(name)
+    assert ec2.states[name] == "stopped"
+    assert (row.state, row.on_exit, row.client_id) == (UnitState.STOPPED, "stop", "")
+
+
+def test_one_whose_start_was_never_answered_is_stopped_again(ledger: Ledger) -> None:
+    clock, ec2 = ManualClock(), StartingEc2()
+    name = stopped(ledger, clock, ec2)
+    ec2.lost = True
+    with pytest.raises(ConnectionLost):
+        join(ledger, clock, ec2, name)
+    assert (ledger.unit(name).state, ec2.states[name]) == (UnitState.STOPPED, "stopped")
+
+
+def test_a_kept_one_that_somebody_had_stopped_does_not_run_on_where_its_start_goes_wrong(ledger: Ledger) -> None:
+    clock, ec2 = ManualClock(), StartingEc2()
+    name = stopped(ledger, clock, ec2)
+    ledger.update_unit(name, on_exit="keep")
+    ec2.lost = True
+    with pytest.raises(ConnectionLost):
+        join(ledger, clock, ec2, name)
+    assert (ledger.unit(name).state, ec2.states[name]) == (UnitState.STOPPED, "stopped")
+
+
+def test_one_that_ec2_calls_stopped_right_after_its_start_is_waited_for(ledger: Ledger) -> None:
+    clock, ec2 = ManualClock(), StartingEc2()
+    name = stopped(ledger, clock, ec2)
+    start(cloud_of(ec2), ledger, ledger.unit(name), Settings(), clock)
+    ec2.behind = 5
+    found = wait_running(cloud_of(ec2), ledger, name, timeout_s=600, clock=clock, cancelled=lambda: None, started=True)
+    assert (ec2.behind, found.state, ledger.unit(name).state) == (0, "running", UnitState.BOOTING)
+
+
+def test_one_that_stays_stopped_is_not_waited_for_as_long_as_for_a_boot(ledger: Ledger) -> None:
+    clock, ec2 = ManualClock(), StartingEc2()
+    name = stopped(ledger, clock, ec2)
+    ec2.behind = 10**6
+    with pytest.raises(LaunchError, match="went to stopped"):
+        join(ledger, clock, ec2, name)
+    assert clock.slept_s < 60
+    assert (ledger.unit(name).state, ec2.states[name]) == (UnitState.STOPPED, "stopped")
+
+
+@pytest.mark.parametrize("budget", [0.1, 0.0001])
+def test_one_that_could_cost_more_than_the_budget_until_its_new_deadline_is_not_started(
+    ledger: Ledger, budget: float
+) -> None:
+    clock, ec2 = ManualClock(), StartingEc2()
+    name = stopped(ledger, clock, ec2)
+    before = ledger.unit(name)
+    with pytest.raises(UsageError, match=r"a m7i\.large could cost"):
+        join(ledger, clock, ec2, name, Settings(budget=budget, instance_type="t3.nano"))
+    assert (ledger.unit(name), ec2.states[name]) == (before, "stopped")
+
+
+def test_one_that_the_budget_pays_for_is_started(ledger: Ledger) -> None:
+    clock, ec2 = ManualClock(), FullEc2()
+    name = stopped(ledger, clock, ec2)
+    with pytest.raises(CapacityError):  # EC2 was asked
+        join(ledger, clock, ec2, name, Settings(budget=0.1, deadline_s=1800.0))
 
 
 def test_one_that_ec2_has_ended_is_not_waited_for(ledger: Ledger) -> None:
@@ -92,8 +193,8 @@ def kept(ledger: Ledger) -> tuple[ManualClock, Ec2, str]:
     return clock, ec2, row.instance_id
 
 
-def join(ledger: Ledger, clock: ManualClock, ec2: Ec2, name: str) -> None:
-    unit = OpenUnit(cloud_of(ec2), ledger, Settings(), nobody, clock)
+def join(ledger: Ledger, clock: ManualClock, ec2: Ec2, name: str, settings: Settings | None = None) -> None:
+    unit = OpenUnit(cloud_of(ec2), ledger, settings or Settings(), nobody, clock)
     client = this_client(clock.now())
     ledger.register_client(client)
     unit.client_id = client.client_id
@@ -122,3 +223,29 @@ def test_a_kept_one_that_somebody_has_stopped_can_be_started_next(
     assert "started" in caught.value.next_step
     assert ledger.unit(name).state is UnitState.STOPPED
     assert ec2.states[name] == "stopped", "it is left as it was"
+
+
+def test_one_that_was_stopped_before_it_was_seen_to_run_can_be_started_next(ledger: Ledger) -> None:
+    clock, ec2 = ManualClock(), Ec2()
+    name = launch_one(ledger, clock, ec2).instance_id
+    ledger.update_unit(name, client_id="", on_exit="keep")
+    ec2.states[name] = "stopped"
+    assert ledger.unit(name).state is UnitState.LAUNCHING
+    with pytest.raises(LaunchError, match="went to stopped") as caught:
+        join(ledger, clock, ec2, name)
+    assert "started" in caught.value.next_step
+    assert ledger.unit(name).state is UnitState.STOPPED
+
+
+def test_why_one_was_not_joined_is_told_also_where_ec2_does_not_say_whether_it_was_stopped(
+    ledger: Ledger, kept: tuple[ManualClock, Ec2, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, ec2, name = kept
+    ec2.states[name] = "stopped"
+
+    def unanswered(*_: object) -> bool:
+        raise ConnectionLost("no answer")
+
+    monkeypatch.setattr(joining, "note_stopped", unanswered)
+    with pytest.raises(LaunchError, match="went to stopped"):
+        join(ledger, clock, ec2, name)
