@@ -20,8 +20,9 @@ from cloudrun.core.errors import UsageError
 
 VARIABLE = "CLOUDRUN_INDEX_CREDENTIALS"
 _VARIABLE_IN_URL = re.compile(r"\$\{([A-Z0-9_]+)\}")  # as pip and uv read requirement files
-_WITH_LOGIN = re.compile(r"(https?://)([^/\s@]+)@")
-_GIT_WITH_LOGIN = re.compile(r"git\+https?://[^/\s@]+@")
+# up to the last @ before the path, since a password may have one in it
+_WITH_LOGIN = re.compile(r"(https?://)([^/\s]+)@")
+_GIT_WITH_LOGIN = re.compile(r"git\+https?://[^/\s]+@")
 _URL = re.compile(r"https?://[^\s;]+")
 
 Logins = Mapping[str, tuple[str, str]]  # by host: user and password

@@ -40,6 +40,16 @@ def test_lines_are_written_without_credentials() -> None:
     assert "hunter2" not in str(caught.value)
 
 
+def test_a_password_with_an_at_sign_is_one_password() -> None:
+    line = "--index-url https://me:p@ssw0rd@packages.example.com/simple"
+    assert cleaned([line]) == (f"--index-url {URL}",)
+    assert logins_in(line) == {"packages.example.com": ("me", "p@ssw0rd")}
+    with pytest.raises(UsageError, match="named with credentials") as caught:
+        cleaned(["foo @ git+https://me:p@ssw0rd@github.com/me/foo@abc"])
+    assert "ssw0rd" not in str(caught.value)
+    assert cleaned(["foo @ git+https://github.com/me/foo@abc"]) == ("foo @ git+https://github.com/me/foo@abc",)
+
+
 def test_credentials_in_a_requirements_file_are_read_with_variables_in_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKEN", "s%3Ecret")
     text = "--index-url https://me:${TOKEN}@a.example/simple\nfoo @ https://token@b.example/foo.whl\nbar==1\n"
