@@ -67,12 +67,16 @@ def logins_for(lines: Iterable[str], index_url: str | None, inline: Logins) -> d
 def netrc_text(logins: Logins) -> str:
     """A netrc file; "" for nobody. Raises UsageError for what it cannot say."""
     for host, words in logins.items():
-        if any(not word or re.search(r"\s", word) for word in words):
+        if not _can_be_said(words):
             raise UsageError(
                 f"the credentials for {host} have a part that is empty or has a space in it, which netrc cannot say",
                 next_step=f"write {VARIABLE} as user:password",
             )
     return "".join(f"machine {host} login {user} password {password}\n" for host, (user, password) in logins.items())
+
+
+def _can_be_said(words: tuple[str, str]) -> bool:
+    return all(word and not re.search(r"\s", word) for word in words)
 
 
 @contextmanager
@@ -83,7 +87,9 @@ def local_netrc(index_url: str | None) -> Iterator[dict[str, str]]:
         yield {}
         return
     with tempfile.NamedTemporaryFile("w", prefix="cloudrun-netrc-") as file:  # readable by its owner alone
-        file.write(netrc_text({**_of_the_user(), **own}))
+        # entries of the user's that cannot be written again are most likely of other hosts: they are left out
+        others = {host: words for host, words in _of_the_user().items() if _can_be_said(words)}
+        file.write(netrc_text({**others, **own}))
         file.flush()
         yield {"NETRC": file.name}
 

@@ -8,7 +8,7 @@ import pytest
 
 from cloudrun import config
 from cloudrun.core.errors import ConfigError, UsageError
-from cloudrun.provisioning.indexes import VARIABLE, cleaned, logins_for, logins_in, netrc_text
+from cloudrun.provisioning.indexes import VARIABLE, cleaned, local_netrc, logins_for, logins_in, netrc_text
 
 URL = "https://packages.example.com/simple"
 
@@ -83,3 +83,17 @@ def test_what_netrc_cannot_say_is_refused() -> None:
     for login in (("b", ""), ("b c", "d"), ("b", "c\nmachine x")):
         with pytest.raises(UsageError, match="netrc cannot say"):
             netrc_text({"a": login})
+
+
+def test_entries_for_other_hosts_that_cannot_be_written_again_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".netrc").write_text(
+        'machine nobody.example password x\nmachine quoted.example login a password "b c"\n'
+        "machine other.example login a password b\n"
+    )
+    monkeypatch.setenv(VARIABLE, "u:p")
+    with local_netrc(URL) as variables:
+        written = Path(variables["NETRC"]).read_text()
+    assert written == "machine other.example login a password b\nmachine packages.example.com login u password p\n"
+    assert logins_for([f"--index-url {URL}"], URL, {}) == {"packages.example.com": ("u", "p")}
