@@ -57,6 +57,12 @@ def logins_in(text: str) -> Logins:
     return found
 
 
+def has_secret(text: str) -> bool:
+    """Whether an address in it has a password or a token written out, not named as a variable."""
+    logins = [login.partition(":") for _, login in _WITH_LOGIN.findall(_VARIABLE_IN_URL.sub("", text))]
+    return any(password or (user and not colon) for user, colon, password in logins)
+
+
 def logins_for(lines: Iterable[str], index_url: str | None, inline: Logins) -> dict[str, tuple[str, str]]:
     """Who one is to each host that these requirement lines name, as far as anybody said. Raises UsageError."""
     given = {**_of_the_user(), **_of_variable(index_url), **inline}

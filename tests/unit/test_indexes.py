@@ -8,7 +8,7 @@ import pytest
 
 from cloudrun import config
 from cloudrun.core.errors import ConfigError, UsageError
-from cloudrun.provisioning.indexes import VARIABLE, cleaned, local_netrc, logins_for, logins_in, netrc_text
+from cloudrun.provisioning.indexes import VARIABLE, cleaned, has_secret, local_netrc, logins_for, logins_in, netrc_text
 
 URL = "https://packages.example.com/simple"
 
@@ -54,6 +54,14 @@ def test_credentials_in_a_requirements_file_are_read_with_variables_in_them(monk
     monkeypatch.setenv("TOKEN", "s%3Ecret")
     text = "--index-url https://me:${TOKEN}@a.example/simple\nfoo @ https://token@b.example/foo.whl\nbar==1\n"
     assert logins_in(text) == {"a.example": ("me", "s>cret"), "b.example": ("token", "")}
+
+
+@pytest.mark.parametrize(
+    ("login", "secret"),
+    [("me:hunter2@", True), ("token@", True), ("${TOKEN}@", False), ("me:${TOKEN}@", False), ("", False)],
+)
+def test_a_variable_is_no_secret_and_what_is_written_out_is(login: str, secret: bool) -> None:
+    assert has_secret(f"--index-url https://{login}a.example/simple") is secret
 
 
 def test_the_file_comes_before_the_variable_and_that_before_netrc(
