@@ -131,8 +131,8 @@ def test_nothing_of_the_users_settings_is_used(
 
 
 def test_a_template_in_a_requirement_is_text_and_runs_nothing_here(host: Host, private: Path, tmp_path: Path) -> None:
-    trap = tmp_path / "ran here"
-    line = f"""# {{{{ lookup('pipe', 'touch "{trap}"') }}}} {{% set a = 1 %}} {{# gone #}}"""  # to uv a comment
+    trap = tmp_path / "trap"
+    line = f"""# {{{{ lookup('pipe', 'touch {trap}') }}}} {{% set a = 1 %}} {{# gone #}}"""  # to uv a comment
     wanted = environment("joblib==1.4.0", line)
     provision(host.target, wanted, private_dir=private, timeout_s=TIMEOUT_S)
     assert not trap.exists()
