@@ -44,7 +44,7 @@ _begun: list[_Begun] = []
 def begin(arguments: Sequence[str]) -> None:
     """Where `arguments` are a submission to a kept machine."""
     words = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
-    if "--dry-run" in words:
+    if any(word.startswith("--dry-run") for word in words):  # --dry-run=true too
         return
     for place, word in enumerate(words):
         if word == FLAG and place + 1 < len(words):

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from cloudrun.cli.catalogue import COMMANDS, front_page
 from cloudrun.cli.early import begin
-from cloudrun.cli.printing import abandon, columns, print_json, printed_json
+from cloudrun.cli.printing import abandon, columns, print_json, printable, printed_json
 from cloudrun.core.errors import Cancelled, CloudrunError, UsageError, exit_code_of
 
 LOOK_STEP = "cloudrun results shows what came home, cloudrun units what is alive"
@@ -138,7 +138,10 @@ def _signals_end_blocks() -> list[int]:
 
 
 def _tell(message: str, error: BaseException, next_step: str) -> None:
-    """What happened, why, and what to type next; notes on the error (clean-up that failed too) come after its cause."""
+    """What happened, why, and what to type next; notes on the error (clean-up that failed too) come after its cause.
+
+    Control characters become escapes: what a machine printed may be part of the message, and moves no cursor here.
+    """
     what, *why = message.splitlines() or [type(error).__name__]
     log_path = getattr(error, "log_path", None)
     if log_path and str(log_path) not in message:
@@ -147,7 +150,8 @@ def _tell(message: str, error: BaseException, next_step: str) -> None:
         why += note.splitlines()
     if next_step:
         why.append(f"next: {next_step}")
-    print("\n".join([f"cloudrun: {what}", *(f"  {line}" for line in why)]), file=sys.stderr)
+    lines = [f"cloudrun: {what}", *(f"  {line}" for line in why)]
+    print("\n".join(printable(line.expandtabs()) for line in lines), file=sys.stderr)
     if os.environ.get("CLOUDRUN_DEBUG") == "1":
         import traceback
 

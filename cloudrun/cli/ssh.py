@@ -67,7 +67,7 @@ def ssh(
             }
         )
         return 0
-    with tempfile.TemporaryDirectory(prefix="cloudrun-ssh-") as folder, _left_to_ssh():
+    with tempfile.TemporaryDirectory(prefix="cloudrun-ssh-") as folder, left_to_ssh():
         known_hosts = Path(folder) / KNOWN_HOSTS
         known_hosts.write_text(known_hosts_line(target, name), encoding="ascii")
         code = subprocess.run(ssh_words(target, name, known_hosts, command), check=False).returncode
@@ -75,9 +75,10 @@ def ssh(
 
 
 @contextmanager
-def _left_to_ssh() -> Iterator[None]:
-    """Ctrl-C is for what runs there: ssh gets it from the terminal, as we do."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def left_to_ssh() -> Iterator[None]:
+    """Ctrl-C is for what runs there: ssh gets it from the terminal, as we do. A handler, since what is ignored stays
+    ignored in a program that is started, and ssh would not end."""
+    before = signal.signal(signal.SIGINT, lambda *_: None)
     try:
         yield
     finally:

@@ -44,6 +44,7 @@ class ScriptBlock:
 
     dependencies: tuple[str, ...]
     requires_python: str | None
+    content: str  # its TOML
 
 
 def scan_imports(script: str, read: Reader) -> ImportScan:
@@ -235,4 +236,4 @@ def script_block(source: bytes, path: str) -> ScriptBlock | None:
         raise UsageError(f"{path}:{line}: `dependencies` in its `# /// script` block must be a list of strings")
     if requires_python is not None and not isinstance(requires_python, str):
         raise UsageError(f"{path}:{line}: `requires-python` in its `# /// script` block must be a string")
-    return ScriptBlock(tuple(dependencies), requires_python)
+    return ScriptBlock(tuple(dependencies), requires_python, content)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 from cloudrun.core.errors import ProvisionError, UsageError
 from cloudrun.core.records import Environment, SshTarget
@@ -106,8 +107,20 @@ def write_inventory(target: SshTarget, environment: Environment, work: Path) -> 
         "environment_record": json.dumps(record),
     }
     path = work / "hosts.json"
-    path.write_text(json.dumps({"all": {"hosts": {"unit": host}}}, indent=2), encoding="utf-8")
+    path.write_text(json.dumps({"all": {"hosts": {"unit": _literal(host)}}}, indent=2), encoding="utf-8")
     return path
+
+
+def _literal(value: Any) -> Any:
+    """The same with all texts marked as no templates: Ansible would carry out a `{{ lookup(...) }}` in them, here.
+
+    The mark is that of Ansible's JSON (`ansible-inventory --list` writes it so for what YAML calls `!unsafe`).
+    """
+    if isinstance(value, str):
+        return {"__ansible_unsafe": value}
+    if isinstance(value, dict):
+        return {name: _literal(each) for name, each in value.items()}
+    return [_literal(each) for each in value] if isinstance(value, list) else value
 
 
 def _ssh_quoted(path: Path) -> str:

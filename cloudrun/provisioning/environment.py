@@ -30,7 +30,7 @@ from cloudrun.core.rundir import read_json, write_json
 from cloudrun.plan.fingerprint import environment_fingerprint
 from cloudrun.plan.imports import ImportScan, scan_imports, script_block
 from cloudrun.provisioning import locks
-from cloudrun.provisioning.indexes import Logins, cleaned, logins_for, logins_in, netrc_text
+from cloudrun.provisioning.indexes import VARIABLE, Logins, cleaned, has_secret, logins_for, logins_in, netrc_text
 from cloudrun.provisioning.uv import resolve
 from cloudrun.provisioning.wheels import local_wheels, wheels_of
 
@@ -150,6 +150,12 @@ def _plan(script: Path, root: Path) -> _Plan:
     scan = scan_imports(relative, lambda path: _read(root, path))  # also where a block or file decides: is it Python?
     block = script_block(content, relative)
     if block is not None:
+        if has_secret(block.content):
+            raise UsageError(
+                f"the script block of {relative} has an address with credentials, which would be kept with the script",
+                next_step="write the address without them, and who you are to its host in ~/.netrc, or as user:password"
+                f" of --index-url's host in {VARIABLE}",
+            )
         text = content.decode(errors="replace")
         inputs = [text, *_wheel_facts(text, script.parent)]
         return _Plan(f"the script block of {relative}", block.requires_python, inputs, script, text)

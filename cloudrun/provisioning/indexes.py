@@ -20,8 +20,9 @@ from cloudrun.core.errors import UsageError
 
 VARIABLE = "CLOUDRUN_INDEX_CREDENTIALS"
 _VARIABLE_IN_URL = re.compile(r"\$\{([A-Z0-9_]+)\}")  # as pip and uv read requirement files
-_WITH_LOGIN = re.compile(r"(https?://)([^/\s@]+)@")
-_GIT_WITH_LOGIN = re.compile(r"git\+https?://[^/\s@]+@")
+# up to the last @ before the path, since a password may have one in it
+_WITH_LOGIN = re.compile(r"(https?://)([^/\s]+)@")
+_GIT_WITH_LOGIN = re.compile(r"git\+https?://[^/\s]+@")
 _URL = re.compile(r"https?://[^\s;]+")
 
 Logins = Mapping[str, tuple[str, str]]  # by host: user and password
@@ -56,6 +57,12 @@ def logins_in(text: str) -> Logins:
     return found
 
 
+def has_secret(text: str) -> bool:
+    """Whether an address in it has a password or a token written out, not named as a variable."""
+    logins = [login.partition(":") for _, login in _WITH_LOGIN.findall(_VARIABLE_IN_URL.sub("", text))]
+    return any(password or (user and not colon) for user, colon, password in logins)
+
+
 def logins_for(lines: Iterable[str], index_url: str | None, inline: Logins) -> dict[str, tuple[str, str]]:
     """Who one is to each host that these requirement lines name, as far as anybody said. Raises UsageError."""
     given = {**_of_the_user(), **_of_variable(index_url), **inline}
@@ -66,12 +73,16 @@ def logins_for(lines: Iterable[str], index_url: str | None, inline: Logins) -> d
 def netrc_text(logins: Logins) -> str:
     """A netrc file; "" for nobody. Raises UsageError for what it cannot say."""
     for host, words in logins.items():
-        if any(not word or re.search(r"\s", word) for word in words):
+        if not _can_be_said(words):
             raise UsageError(
                 f"the credentials for {host} have a part that is empty or has a space in it, which netrc cannot say",
                 next_step=f"write {VARIABLE} as user:password",
             )
     return "".join(f"machine {host} login {user} password {password}\n" for host, (user, password) in logins.items())
+
+
+def _can_be_said(words: tuple[str, str]) -> bool:
+    return all(word and not re.search(r"\s", word) for word in words)
 
 
 @contextmanager
@@ -82,7 +93,9 @@ def local_netrc(index_url: str | None) -> Iterator[dict[str, str]]:
         yield {}
         return
     with tempfile.NamedTemporaryFile("w", prefix="cloudrun-netrc-") as file:  # readable by its owner alone
-        file.write(netrc_text({**_of_the_user(), **own}))
+        # entries of the user's that cannot be written again are most likely of other hosts: they are left out
+        others = {host: words for host, words in _of_the_user().items() if _can_be_said(words)}
+        file.write(netrc_text({**others, **own}))
         file.flush()
         yield {"NETRC": file.name}
 

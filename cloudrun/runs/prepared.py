@@ -149,7 +149,20 @@ def inspect(job: Job, settings: Settings, ledger: Ledger, observe: Observer, roo
     )
     for path, why in goods.left_out:
         observe(Note(f"{path!r} is not shipped: {why}" if path else why, "warning"))
+    _say_secrets(goods, observe)
     return goods
+
+
+def _say_secrets(goods: Shipment, observe: Observer) -> None:
+    from cloudrun.provisioning import locks
+    from cloudrun.provisioning.indexes import has_secret
+
+    file = locks.root_file(goods.root)
+    shipped = {goods.root / each.path for each in goods.entries}
+    for path, text in (locks.contents(file) if file else {}).items():
+        if path in shipped and has_secret(text):
+            words = "is shipped with the credentials in it, which stay on the machine: ${TOKEN} or ~/.netrc avoids that"
+            observe(Note(f"{path.name} {words}", "warning"))
 
 
 def _checked_params(params: Mapping[str, Any]) -> None:

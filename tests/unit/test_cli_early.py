@@ -15,6 +15,7 @@ from cloudrun.cli import early
         ["train.py", "--instance-id"],
         ["--instance-ids", "i-1"],
         ["train.py", "--instance-id", "i-1", "--dry-run"],
+        ["train.py", "--dry-run=true", "--instance-id", "i-1"],
     ],
 )
 def test_a_line_that_names_none_begins_nothing(words: list[str]) -> None:

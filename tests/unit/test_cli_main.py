@@ -355,6 +355,19 @@ def test_with_debug_the_traceback_is_shown(acted: Acted, environment: dict[str, 
     assert "Traceback" in done.stderr
 
 
+def test_what_a_machine_printed_moves_no_cursor_here(acted: Acted) -> None:
+    done = acted(
+        "from cloudrun.core.errors import CloudrunError\n"
+        "error = CloudrunError('broken: \\x1b[2J\\x07', next_step='do \\x1b]0;x')\n"
+        "error.add_note('and: \\ta \\x1b[1A\\r')\nraise error"
+    )
+    assert done.stderr.splitlines() == [
+        r"cloudrun: broken: \x1b[2J\x07",
+        r"  and:  a \x1b[1A",
+        r"  next: do \x1b]0;x",
+    ]
+
+
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=lambda each: str(each)
 )

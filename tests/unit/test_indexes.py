@@ -8,7 +8,7 @@ import pytest
 
 from cloudrun import config
 from cloudrun.core.errors import ConfigError, UsageError
-from cloudrun.provisioning.indexes import VARIABLE, cleaned, logins_for, logins_in, netrc_text
+from cloudrun.provisioning.indexes import VARIABLE, cleaned, has_secret, local_netrc, logins_for, logins_in, netrc_text
 
 URL = "https://packages.example.com/simple"
 
@@ -40,10 +40,28 @@ def test_lines_are_written_without_credentials() -> None:
     assert "hunter2" not in str(caught.value)
 
 
+def test_a_password_with_an_at_sign_is_one_password() -> None:
+    line = "--index-url https://me:p@ssw0rd@packages.example.com/simple"
+    assert cleaned([line]) == (f"--index-url {URL}",)
+    assert logins_in(line) == {"packages.example.com": ("me", "p@ssw0rd")}
+    with pytest.raises(UsageError, match="named with credentials") as caught:
+        cleaned(["foo @ git+https://me:p@ssw0rd@github.com/me/foo@abc"])
+    assert "ssw0rd" not in str(caught.value)
+    assert cleaned(["foo @ git+https://github.com/me/foo@abc"]) == ("foo @ git+https://github.com/me/foo@abc",)
+
+
 def test_credentials_in_a_requirements_file_are_read_with_variables_in_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKEN", "s%3Ecret")
     text = "--index-url https://me:${TOKEN}@a.example/simple\nfoo @ https://token@b.example/foo.whl\nbar==1\n"
     assert logins_in(text) == {"a.example": ("me", "s>cret"), "b.example": ("token", "")}
+
+
+@pytest.mark.parametrize(
+    ("login", "secret"),
+    [("me:hunter2@", True), ("token@", True), ("${TOKEN}@", False), ("me:${TOKEN}@", False), ("", False)],
+)
+def test_a_variable_is_no_secret_and_what_is_written_out_is(login: str, secret: bool) -> None:
+    assert has_secret(f"--index-url https://{login}a.example/simple") is secret
 
 
 def test_the_file_comes_before_the_variable_and_that_before_netrc(
@@ -73,3 +91,17 @@ def test_what_netrc_cannot_say_is_refused() -> None:
     for login in (("b", ""), ("b c", "d"), ("b", "c\nmachine x")):
         with pytest.raises(UsageError, match="netrc cannot say"):
             netrc_text({"a": login})
+
+
+def test_entries_for_other_hosts_that_cannot_be_written_again_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".netrc").write_text(
+        'machine nobody.example password x\nmachine quoted.example login a password "b c"\n'
+        "machine other.example login a password b\n"
+    )
+    monkeypatch.setenv(VARIABLE, "u:p")
+    with local_netrc(URL) as variables:
+        written = Path(variables["NETRC"]).read_text()
+    assert written == "machine other.example login a password b\nmachine packages.example.com login u password p\n"
+    assert logins_for([f"--index-url {URL}"], URL, {}) == {"packages.example.com": ("u", "p")}

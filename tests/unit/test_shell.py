@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cloudrun.cli.ssh import left_to_ssh
 from cloudrun.core.errors import NotFound, UsageError
 from cloudrun.core.records import SshTarget
 from cloudrun.core.states import UnitState
@@ -83,3 +85,12 @@ def test_what_a_unit_does_is_a_word_or_two(ledger: Ledger, clock: ManualClock) -
         ledger.move_unit(unit.instance_id, state)
     unit = ledger.unit(unit.instance_id)
     assert [doing(runs, unit) for runs in ([], ["r-1"], ["r-1", "r-2"])] == ["nothing", "run r-1", "2 runs"]
+
+
+def test_an_interruption_ends_what_was_started_and_not_who_waits_for_it() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with left_to_ssh():
+        done = subprocess.run(["sh", "-c", "kill -INT $$; echo went on"], capture_output=True, text=True, check=False)
+        signal.raise_signal(signal.SIGINT)
+    assert (done.returncode, done.stdout) == (-signal.SIGINT, "")
+    assert signal.getsignal(signal.SIGINT) is before

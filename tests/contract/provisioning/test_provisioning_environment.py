@@ -83,6 +83,20 @@ def test_a_script_block_is_resolved_with_what_it_needs(make: Maker, wheels: Call
     assert "delta==1.0" in make(block("alpha<2"), architecture="arm64").requirements
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        '# [[tool.uv.index]]\n# url = "https://me:p@hunter2@packages.example.com/simple"\n',
+        '# [tool.uv]\n# extra-index-url = ["https://hunter2@packages.example.com/simple"]\n',
+    ],
+)
+def test_credentials_in_a_script_block_are_refused_since_the_script_is_kept(make: Maker, line: str) -> None:
+    with pytest.raises(UsageError, match=r"script block of job\.py") as caught:
+        make(block().removesuffix("# ///\n") + line + "# ///\n")
+    assert "~/.netrc" in caught.value.next_step
+    assert "hunter2" not in str(caught.value) + caught.value.next_step
+
+
 def test_versions_installed_here_are_kept_where_the_block_leaves_them_open(
     make: Maker, wheels: Callable[..., None]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -127,6 +128,16 @@ def test_nothing_of_the_users_settings_is_used(
 
 
 # -- how it fails ----------------------------------------------------------------------------------------------------
+
+
+def test_a_template_in_a_requirement_is_text_and_runs_nothing_here(host: Host, private: Path, tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    line = f"""# {{{{ lookup('pipe', 'touch {trap}') }}}} {{% set a = 1 %}} {{# gone #}}"""  # to uv a comment
+    wanted = environment("joblib==1.4.0", line)
+    provision(host.target, wanted, private_dir=private, timeout_s=TIMEOUT_S)
+    assert not trap.exists()
+    record = json.loads((host.home / env_ready(wanted.fingerprint)).read_text())
+    assert record["requirements"] == ["joblib==1.4.0", line]
 
 
 def test_a_requirement_that_cannot_be_installed_is_told_in_uvs_words(host: Host, private: Path) -> None:

@@ -14,12 +14,16 @@ from pathlib import Path
 import pytest
 
 from cloudrun.core.errors import UsageError
+from cloudrun.core.events import Event, Note
 from cloudrun.core.records import Environment
 from cloudrun.core.rundir import INDEX_LOGINS, env_python
+from cloudrun.core.settings import Settings
+from cloudrun.ledger import Ledger
 from cloudrun.provisioning.environment import environment_for
 from cloudrun.provisioning.indexes import VARIABLE
 from cloudrun.provisioning.playbook import provision
 from cloudrun.runs.furnishing import furnished
+from cloudrun.runs.prepared import Job, inspect
 from cloudrun.ssh.session import Session
 
 from .conftest import Host, WheelMaker
@@ -162,3 +166,19 @@ def test_without_credentials_the_index_refuses_and_it_says_so(index: Index, proj
     with pytest.raises(UsageError, match="does not resolve"):
         made(project, tmp_path, index.url)
     assert index.refused
+
+
+def test_a_password_that_is_shipped_in_a_requirements_file_is_warned_of(project: Path, tmp_path: Path) -> None:
+    def said(login: str) -> list[Event]:
+        (project / "more.txt").write_text(f"--index-url https://{login}@packages.example.com/simple\n")
+        events: list[Event] = []
+        inspect(Job(project / "job.py"), Settings(), Ledger(tmp_path), events.append, project)
+        return events
+
+    (project / "requirements.txt").write_text("-r more.txt\n")
+    (note,) = said(f"me:{SECRET}")
+    assert isinstance(note, Note)
+    assert note.level == "warning"
+    assert note.text.startswith("more.txt is shipped with the credentials in it")
+    assert SECRET not in note.text
+    assert said("me:${TOKEN}") == []
