@@ -12,6 +12,11 @@ from cloudrun.core.events import Observer, Output
 Stream = Literal["stdout", "stderr"]
 
 
+def logs_in(folder: Path) -> dict[str, Path]:
+    """The logs that a client keeps of an attempt in its folder, by name."""
+    return {path.name: path for path in sorted(folder.glob("*.log"))}
+
+
 class Printed:
     """The sink of `Agent.follow`. `offsets` says where another connection has to go on."""
 
