@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -37,9 +37,11 @@ class Printed:
         """Copies by the name of the log they are the beginning of."""
         return {path.name: path for path in map(self._path, self.offsets) if path.exists()}
 
-    def discard(self) -> None:
-        for path in self.logs().values():
-            path.unlink(missing_ok=True)
+    def discard(self, names: Container[str] | None = None) -> None:
+        """Delete the copies of these logs, or all."""
+        for name, path in self.logs().items():
+            if names is None or name in names:
+                path.unlink(missing_ok=True)
 
     def _path(self, stream: str) -> Path:
         return self._folder / f"{stream}.log"
