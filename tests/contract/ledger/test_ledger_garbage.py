@@ -177,9 +177,9 @@ def test_a_run_that_is_not_over_is_never_removed(project: Ledger, make: SimpleNa
 def test_a_cell_of_a_grid_that_goes_on_stays_and_a_grid_goes_with_its_own_cells(
     project: Ledger, make: SimpleNamespace
 ) -> None:
-    for name in ("run-1", "run-2"):
-        make.finished(project, make.run(name), {"a": 1.0})
     project.begin_grid(make.grid("g-1", cells=2))
+    for name in ("run-1", "run-2"):
+        make.finished(project, make.run(name, grid_id="g-1"), {"a": 1.0})
     project.add_cells("g-1", [(0, "run-1"), (1, "run-2")])
     for act in (lambda: project.remove_runs(["run-1"]), lambda: project.remove_grid("g-1")):
         with pytest.raises(UsageError, match="not over"):
@@ -187,11 +187,26 @@ def test_a_cell_of_a_grid_that_goes_on_stays_and_a_grid_goes_with_its_own_cells(
     project.end_grid("g-1", GridState.DONE)
     project.begin_grid(make.grid("g-2", cells=1))
     project.add_cells("g-2", [(0, "run-2")])
-    assert project.remove_grid("g-1") == ["run-1"], "the other one is a cell of g-2 too"
+    assert project.remove_grid("g-1") == (["run-1"], ["run-2"]), "the other one is a cell of g-2 too"
     assert [run.run_id for run in project.runs()] == ["run-2"]
     assert [run.run_id for run in project.ranking("a", grid_id="g-2")] == ["run-2"]
     with pytest.raises(NotFound):
         project.grid("g-1")
+
+
+def test_a_grid_goes_without_the_runs_that_it_has_only_taken_over(project: Ledger, make: SimpleNamespace) -> None:
+    make.finished(project, make.run("run-1", cell_key="k" * 64), {"a": 1.0})
+    project.begin_grid(make.grid("g-1", cells=1))
+    make.finished(project, make.run("run-2", grid_id="g-1"))
+    project.add_cells("g-1", [(0, "run-2")])
+    project.end_grid("g-1", GridState.DONE)
+    project.begin_grid(make.grid("g-2", cells=3))
+    make.finished(project, make.run("run-3", grid_id="g-2"))
+    project.add_cells("g-2", [(0, project.succeeded_by_cell(["k" * 64])["k" * 64]), (1, "run-2"), (2, "run-3")])
+    project.end_grid("g-2", GridState.DONE)
+    assert project.remove_grid("g-2") == (["run-3"], ["run-1", "run-2"])
+    assert {run.run_id for run in project.runs()} == {"run-1", "run-2"}
+    assert project.remove_grid("g-1") == (["run-2"], [])
 
 
 # -- two processes ---------------------------------------------------------------------------------------------------
