@@ -20,6 +20,8 @@ from cloudrun.core.clock import SystemClock
 from cloudrun.core.errors import LedgerError, NotFound
 from cloudrun.core.states import is_terminal
 from cloudrun.ledger import Ledger
+from cloudrun.runs.homecoming import logs_at_home
+from cloudrun.runs.printed import logs_in
 from cloudrun.units.clients import is_alive
 
 ALONE_S = 3600.0  # how long a thing was left alone before it is garbage, unless the user says another time
@@ -129,11 +131,15 @@ def _parts(ledger: Ledger, before: float) -> Iterator[Garbage]:
 
 
 def _logs(ledger: Ledger, before: float) -> Iterator[Garbage]:
-    """What was kept of a run's output until its logs were home."""
+    """What was kept of a run's output until its logs were home; a log that never came is the only copy, and stays."""
     for folder in sorted((ledger.home / RUNS).glob("*.*")):
+        run_id, _, number = folder.name.rpartition(".")
+        if not number.isdecimal():
+            continue
         try:
-            run = ledger.run(folder.name.rpartition(".")[0])
-            why = f"copies of logs of a run that is {run.state}" if is_terminal(run.state) else ""
+            run = ledger.run(run_id)
+            is_home = is_terminal(run.state) and logs_in(folder).keys() <= logs_at_home(ledger, run_id, int(number))
+            why = f"copies of logs of a run that is {run.state}" if is_home else ""
         except NotFound:
             why = "logs of a run that was removed"
         if why and (size := size_if_left_alone(folder, before)) is not None:

@@ -39,8 +39,8 @@ def rm(
     *runs: Annotated[
         str,
         Parameter(
-            help="Runs by id, its beginning, or name; or a grid by its id, with all cells that no other grid has."
-            " Example: r-0s1dq4xk8m2vt"
+            help="Runs by id, its beginning, or name; or a grid by its id, with the runs that it has made and that"
+            " no other grid has. Example: r-0s1dq4xk8m2vt"
         ),
     ],
     yes: Yes = False,
@@ -69,12 +69,23 @@ def rm(
         _confirm("remove them from the ledger?", yes=yes, again=f"cloudrun rm {' '.join(runs)} --yes")
         with ledger.together():
             ledger.remove_runs(found)
-            removed = [*found, *(run_id for grid in grids for run_id in ledger.remove_grid(grid.grid_id))]
+            removed, stay = list(found), set[str]()
+            for grid in sorted(grids, key=lambda grid: grid.created_at, reverse=True):  # who took runs over, then whose
+                gone, others = ledger.remove_grid(grid.grid_id)
+                removed += gone
+                stay.update(others)
+    stay.difference_update(removed)
     if as_json:
-        print_json({"removed": removed, "grids": [grid.grid_id for grid in grids]})
+        print_json({"removed": removed, "stay": sorted(stay), "grids": [grid.grid_id for grid in grids]})
     else:
-        many = f"{len(removed):,} runs" if len(removed) != 1 else "1 run"
-        print(f"removed {many}; cloudrun gc frees the files that no other run has", file=sys.stderr)
+        print(f"removed {_runs(len(removed))}; cloudrun gc frees the files that no other run has", file=sys.stderr)
+        if stay:
+            verb = "stays" if len(stay) == 1 else "stay"
+            print(f"{_runs(len(stay))} of theirs {verb}: made outside them, or in another grid too", file=sys.stderr)
+
+
+def _runs(count: int) -> str:
+    return f"{count:,} run{'' if count == 1 else 's'}"
 
 
 def gc(

@@ -41,23 +41,27 @@ class Removing:
             for run_id in run_ids:
                 _check_over(connection, run_id)
 
-    def remove_grid(self, grid_id: str) -> list[str]:
-        """Forget a grid, and of its cells those that no other grid has; returns their ids. Raises as `remove_runs`."""
+    def remove_grid(self, grid_id: str) -> tuple[list[str], list[str]]:
+        """Forget a grid, and of its runs those that it has made itself and that no other grid has. Returns the ids of
+        the runs that are gone, and of those that stay. Raises as `remove_runs`."""
         with self._database.writing() as connection:
             row = connection.execute("SELECT state FROM grids WHERE grid_id = ?", [grid_id]).fetchone()
             if row is None:
                 raise NotFound(f"no grid {grid_id} in the ledger", next_step="cloudrun results")
             if GridState(row["state"]) is GridState.OPEN:
                 raise UsageError(f"{grid_id} is not over", next_step=f"cloudrun cancel {grid_id}, then remove it")
-            rows = connection.execute("SELECT run_id FROM cells WHERE grid_id = ?", [grid_id]).fetchall()
+            cells = "SELECT run_id, runs.grid_id FROM cells JOIN runs USING (run_id) WHERE cells.grid_id = ?"
+            rows = connection.execute(cells, [grid_id]).fetchall()
             connection.execute("DELETE FROM cells WHERE grid_id = ?", [grid_id])
             connection.execute("DELETE FROM ranked WHERE scope = ?", [grid_id])
             elsewhere = "SELECT 1 FROM cells WHERE run_id = ? LIMIT 1"
-            alone = [row[0] for row in rows if not connection.execute(elsewhere, [row[0]]).fetchone()]
-            self.remove_runs(alone)
+            made = [row["run_id"] for row in rows if row["grid_id"] == grid_id]
+            gone = [run_id for run_id in made if not connection.execute(elsewhere, [run_id]).fetchone()]
+            self.remove_runs(gone)
             connection.execute("UPDATE runs SET grid_id = NULL WHERE grid_id = ?", [grid_id])
             connection.execute("DELETE FROM grids WHERE grid_id = ?", [grid_id])
-            return alone
+            removed = set(gone)
+            return gone, [row["run_id"] for row in rows if row["run_id"] not in removed]
 
     def unreferenced(self, digests: Sequence[str]) -> set[str]:
         """Which of them no run, no attempt and no code refers to."""

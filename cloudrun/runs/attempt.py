@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, TypeVar
@@ -26,7 +26,7 @@ from cloudrun.core.events import Note
 from cloudrun.core.records import JobStatus, RunRecord
 from cloudrun.core.states import EndReason, RunState
 from cloudrun.plan.endings import Ending, interruption
-from cloudrun.runs.homecoming import Homecoming
+from cloudrun.runs.homecoming import Homecoming, logs_at_home
 from cloudrun.runs.prepared import submitted_settings
 from cloudrun.runs.printed import Printed
 from cloudrun.runs.pulling import pull_stored
@@ -95,11 +95,11 @@ class Attempt:
         if status.reason == "interrupted":
             detail = "the provider took the machine back"
             self.home.requeue(unit.agent, detail, status, self._logs(), finished)
-            self.printed.discard()
+            self._discard_copies()
             raise Interrupted(f"{unit.instance_id} was taken back by the provider")
         self.despite_cuts(lambda: self.home.bring(unit.agent, status, logs=self._logs(), finished=finished))
         unit.is_home(self.place)
-        self.printed.discard()
+        self._discard_copies()
 
     def despite_cuts(self, act: Callable[[], T]) -> T:
         """Do it, over a new connection where the old one is lost: the job does not depend on either."""
@@ -127,6 +127,11 @@ class Attempt:
         if self.provision_log is not None and self.provision_log.exists():
             logs["provision.log"] = self.provision_log
         return logs
+
+    def _discard_copies(self) -> None:
+        """Of the logs that are home: of one that found no room there the copy is the only one."""
+        with suppress(CloudrunError):  # what cannot be looked up stays
+            self.printed.discard(logs_at_home(self.unit.ledger, self.run.run_id, self.number))
 
     @contextmanager
     def in_time(self) -> Iterator[None]:
@@ -182,7 +187,7 @@ class Attempt:
         try:
             if self.started and not unit.hurried.is_set():
                 self._end_and_bring(error, ending)
-                self.printed.discard()
+                self._discard_copies()
                 error.add_note(f"{run_id} is recorded as {unit.ledger.run(run_id).state}; what it had written is home")
                 return
         except Exception as failure:  # noqa: BLE001 - whatever it is, it must not take the place of the first cause
@@ -195,7 +200,7 @@ class Attempt:
                 return
         try:
             self.home.end(ending, logs=self._logs())
-            self.printed.discard()
+            self._discard_copies()
             error.add_note(f"{run_id} is recorded as {ending.state}")
         except Exception as failure:  # noqa: BLE001
             error.add_note(f"the run's end could not be recorded: {failure}")
@@ -233,7 +238,7 @@ class Attempt:
         except CloudrunError as failure:
             error.add_note(f"its bucket could not be read: {failure}")
             return False
-        self.printed.discard()
+        self._discard_copies()
         error.add_note(f"{run_id} is recorded as {unit.ledger.run(run_id).state}: its bucket had what it had written")
         return True
 
@@ -261,7 +266,7 @@ class Attempt:
                 return
             reason = EndReason.UNIT_LOST if isinstance(error, UnitGone) else EndReason.INTERRUPTED
             self.home.requeue(None, str(error), logs=self._logs(), reason=reason)
-            self.printed.discard()
+            self._discard_copies()
         except CloudrunError as failure:
             error.add_note(f"the run could not be queued again: {failure}")
 

@@ -45,6 +45,16 @@ def earlier_log(number: int, name: str) -> str:
     return f"attempt-{number}/{name}"
 
 
+def logs_at_home(ledger: Ledger, run_id: str, number: int) -> set[str]:
+    """Names of the logs of attempt `number` that are among the artifacts of its run. Raises NotFound, LedgerError."""
+    run, attempts = ledger.run(run_id), ledger.attempts(run_id)
+    saved = attempts[number - 1].outputs if number <= len(attempts) else ()
+    logs = {each.path for each in (*run.artifacts, *saved) if each.kind == "log"}
+    earlier = earlier_log(number, "")
+    names = {path.removeprefix(earlier) for path in logs if path.startswith(earlier)}
+    return names | logs if number == len(attempts) else names  # without a prefix they are the last attempt's
+
+
 @dataclass(frozen=True)
 class Homecoming:
     """Everything needed to end one attempt in the ledger; also used by a later client for an earlier one's run."""

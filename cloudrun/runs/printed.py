@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -10,6 +10,11 @@ from typing import Literal
 from cloudrun.core.events import Observer, Output
 
 Stream = Literal["stdout", "stderr"]
+
+
+def logs_in(folder: Path) -> dict[str, Path]:
+    """The logs that a client keeps of an attempt in its folder, by name."""
+    return {path.name: path for path in sorted(folder.glob("*.log"))}
 
 
 class Printed:
@@ -32,9 +37,11 @@ class Printed:
         """Copies by the name of the log they are the beginning of."""
         return {path.name: path for path in map(self._path, self.offsets) if path.exists()}
 
-    def discard(self) -> None:
-        for path in self.logs().values():
-            path.unlink(missing_ok=True)
+    def discard(self, names: Container[str] | None = None) -> None:
+        """Delete the copies of these logs, or all."""
+        for name, path in self.logs().items():
+            if names is None or name in names:
+                path.unlink(missing_ok=True)
 
     def _path(self, stream: str) -> Path:
         return self._folder / f"{stream}.log"

@@ -11,6 +11,7 @@ from cloudrun.core.records import RunRecord, UnitRecord
 from cloudrun.core.states import EndReason, RunState
 from cloudrun.ledger import Ledger
 from cloudrun.plan.endings import Ending
+from cloudrun.runs.printed import logs_in
 from cloudrun.runs.pulling import clear_stores, despite_cuts, homecoming, pull_run, pull_stored
 from cloudrun.units import terminating
 from cloudrun.units.connection import connected
@@ -50,9 +51,10 @@ def end_unit(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, unit
 
 
 def end_lost(ledger: Ledger, run: RunRecord, ending: Ending, clock: Clock) -> None:
-    """Close a run that nobody can bring home any more."""
-    home = homecoming(ledger, run, ledger.attempts(run.run_id)[-1], "", nobody, clock)
-    home.end(ending)
+    """Close a run that nobody can bring home any more, with what its client had seen of its logs."""
+    attempt = ledger.attempts(run.run_id)[-1]
+    home = homecoming(ledger, run, attempt, "", nobody, clock)
+    home.end(ending, logs=logs_in(ledger.home / "runs" / f"{run.run_id}.{attempt.number}"))
 
 
 def _terminate(cloud: Cloud, ledger: Ledger, clock: Clock, unit: UnitRecord) -> None:

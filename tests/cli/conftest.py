@@ -65,10 +65,13 @@ def ended(ledger: Ledger, tmp_path: Path) -> Made:
         script: str = "train.py",
         code: str = "",
         environment: str = "",
+        grid_id: str | None = None,
     ) -> str:
         run_id, at = new_id("r"), NOON + timedelta(minutes=next(count))
         digests = {"code_digest": code, "environment_digest": environment}
-        ledger.add_run(RunRecord(run_id, name, script, RunState.QUEUED, at, params=params or {}, **digests))
+        ledger.add_run(
+            RunRecord(run_id, name, script, RunState.QUEUED, at, params=params or {}, grid_id=grid_id, **digests)
+        )
         ledger.begin_attempt(run_id, "i-1", at)
         ledger.move_run(run_id, RunState.RUNNING)
         ledger.move_run(run_id, RunState.PULLING)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -48,16 +50,27 @@ def test_a_run_is_removed_and_its_files_are_freed_later(
     assert ledger.get(stays).path("same").read_text() == "2"
 
 
-def test_a_whole_grid_is_removed(ledger: Ledger, ended: Made, capsys: pytest.CaptureFixture[str]) -> None:
-    cells = [ended(f"n{number}") for number in range(3)]
+def test_a_whole_grid_is_removed_but_not_what_it_had_taken_over(
+    ledger: Ledger, ended: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    baseline = ended("baseline")
     ledger.begin_grid(GridRecord("g-1", "sweep", "train.py", GridState.OPEN, NOON, "same", 3))
-    ledger.add_cells("g-1", list(enumerate(cells)))
+    cells = [ended(f"n{number}", grid_id="g-1") for number in range(2)]
+    ledger.add_cells("g-1", list(enumerate([*cells, baseline])))
+    ledger.begin_grid(GridRecord("g-2", "more", "train.py", GridState.OPEN, NOON + timedelta(hours=1), "other", 1))
+    ledger.add_cells("g-2", [(0, cells[0])])
+    ledger.end_grid("g-2", GridState.DONE)
     with pytest.raises(UsageError, match="not over"):
         run(["rm", "g-1", "--yes"])
     ledger.end_grid("g-1", GridState.DONE)
     capsys.readouterr()
+    assert run(["rm", "g-2", "--yes"]) == 0
+    assert "removed 0 runs" in (said := capsys.readouterr().err)
+    assert "1 run of theirs stays" in said
     assert run(["rm", "g-1", "--yes", "--json"]) == 0
-    assert ledger.runs() == []
+    said = json.loads(capsys.readouterr().out)
+    assert (sorted(said["removed"]), said["stay"]) == (sorted(cells), [baseline])
+    assert [each.run_id for each in ledger.runs()] == [baseline]
 
 
 def test_what_is_not_there_is_not_removed_nor_is_anything_else(ledger: Ledger, ended: Made) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cloudrun.core.errors import Cancelled, ConnectionLost, LedgerError, UsageError, exit_code_of
+from cloudrun.core.errors import Cancelled, ConnectionLost, Interrupted, LedgerError, UsageError, exit_code_of
+from cloudrun.core.events import Event
 from cloudrun.core.records import JobStatus, RunRecord
 from cloudrun.core.states import EndReason, RunState
 from cloudrun.ledger import Ledger
@@ -139,3 +141,25 @@ def test_a_new_connection_does_not_move_a_deadline_back(ledger: Ledger, clock: M
     later = unit.record.deadline + timedelta(hours=2)
     ledger.update_unit("i-l-1", deadline=later)  # by `cloudrun extend`, in another process
     assert unit._orders().deadline == later.timestamp()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("boom"), Interrupted("taken back")], ids=["ended", "queued again"])
+@pytest.mark.parametrize("room", [True, False])
+def test_a_log_that_finds_no_room_at_home_stays_where_it_is_said_to_stay(
+    ledger: Ledger, clock: ManualClock, error: Exception, room: bool
+) -> None:
+    attempt = an_attempt(ledger, clock, Ec2(), Agent())
+    attempt.started = False  # nothing is fetched: what was seen is all there is
+    said: list[Event] = []
+    attempt.unit._observer = said.append
+    attempt.printed("stdout", b"epoch 1\n")
+    copy = attempt.folder / "stdout.log"
+    if not room:
+        ledger.artifacts.root.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256(b"epoch 1\n").hexdigest()
+        (ledger.artifacts.root / digest[:2]).write_text("in the way")
+    attempt.rescue(error)
+    assert any(f"stdout.log stays at {copy}" in str(each) for each in said) is not room
+    run = ledger.run(RUN)
+    logs = ledger.attempts(RUN)[0].outputs if run.state is RunState.QUEUED else run.artifacts
+    assert (copy.exists(), len(logs)) == (not room, int(room))

@@ -14,8 +14,9 @@ from cloudrun.core.events import nobody
 from cloudrun.core.records import ClientRecord, Place, RunRecord
 from cloudrun.core.states import LaunchState, RunState, UnitState
 from cloudrun.ledger import Ledger
+from cloudrun.runs.printed import Printed
 from cloudrun.units.clients import this_client
-from tests.fakes import PLACE, Ec2, ManualClock, Network, cloud_of, intend, launch_one
+from tests.fakes import PLACE, RUN, Ec2, ManualClock, Network, begun, cloud_of, intend, launch_one
 
 
 def test_an_earlier_launch_that_asking_again_brings_about_is_ended(ledger: Ledger, clock: ManualClock) -> None:
@@ -78,6 +79,19 @@ def test_a_run_whose_machine_and_client_are_gone_does_not_go_on_for_ever(ledger:
     assert ledger.run("r-1").state is RunState.SHIPPING
     reaper._end_orphans(ledger, clock, nobody, None, dry_run=False)
     assert (ledger.run("r-1").state, ledger.attempts("r-1")[0].state) == (RunState.LOST, RunState.LOST)
+
+
+def test_a_lost_run_keeps_what_its_dead_client_had_seen_of_its_logs(ledger: Ledger, clock: ManualClock) -> None:
+    launch_one(ledger, clock, Ec2())
+    begun(ledger, clock)
+    Printed(ledger.home / "runs" / f"{RUN}.1", nobody)("stdout", b"epoch 1\naccuracy: 0.9\n")  # then it is killed
+    ledger.move_unit("i-l-1", UnitState.TERMINATED)
+    reaper._end_orphans(ledger, clock, nobody, None, dry_run=False)
+    run = ledger.get(RUN)
+    assert (run.state, run.scores) == (RunState.LOST, {"accuracy": 0.9})
+    [log] = run.record.artifacts
+    assert (log.path, log.kind) == ("stdout.log", "log")
+    assert ledger.artifacts.path(log.sha256).read_bytes() == b"epoch 1\naccuracy: 0.9\n"
 
 
 def test_a_run_that_its_living_client_still_ends_is_left_alone(ledger: Ledger, clock: ManualClock) -> None:

@@ -17,11 +17,14 @@ from types import SimpleNamespace
 import pytest
 
 from cloudrun import garbage
+from cloudrun.core.clock import SystemClock
 from cloudrun.core.errors import LedgerError, NotFound, UsageError
 from cloudrun.core.records import FileEntry
 from cloudrun.core.states import EndReason, GridState, RunState
 from cloudrun.ledger import Ledger
+from cloudrun.plan.endings import Ending
 from cloudrun.plan.fingerprint import code_digest
+from cloudrun.runs.rescue import end_lost
 
 SOON = time.time() + 1e6  # everything was touched before
 
@@ -174,9 +177,9 @@ def test_a_run_that_is_not_over_is_never_removed(project: Ledger, make: SimpleNa
 def test_a_cell_of_a_grid_that_goes_on_stays_and_a_grid_goes_with_its_own_cells(
     project: Ledger, make: SimpleNamespace
 ) -> None:
-    for name in ("run-1", "run-2"):
-        make.finished(project, make.run(name), {"a": 1.0})
     project.begin_grid(make.grid("g-1", cells=2))
+    for name in ("run-1", "run-2"):
+        make.finished(project, make.run(name, grid_id="g-1"), {"a": 1.0})
     project.add_cells("g-1", [(0, "run-1"), (1, "run-2")])
     for act in (lambda: project.remove_runs(["run-1"]), lambda: project.remove_grid("g-1")):
         with pytest.raises(UsageError, match="not over"):
@@ -184,11 +187,26 @@ def test_a_cell_of_a_grid_that_goes_on_stays_and_a_grid_goes_with_its_own_cells(
     project.end_grid("g-1", GridState.DONE)
     project.begin_grid(make.grid("g-2", cells=1))
     project.add_cells("g-2", [(0, "run-2")])
-    assert project.remove_grid("g-1") == ["run-1"], "the other one is a cell of g-2 too"
+    assert project.remove_grid("g-1") == (["run-1"], ["run-2"]), "the other one is a cell of g-2 too"
     assert [run.run_id for run in project.runs()] == ["run-2"]
     assert [run.run_id for run in project.ranking("a", grid_id="g-2")] == ["run-2"]
     with pytest.raises(NotFound):
         project.grid("g-1")
+
+
+def test_a_grid_goes_without_the_runs_that_it_has_only_taken_over(project: Ledger, make: SimpleNamespace) -> None:
+    make.finished(project, make.run("run-1", cell_key="k" * 64), {"a": 1.0})
+    project.begin_grid(make.grid("g-1", cells=1))
+    make.finished(project, make.run("run-2", grid_id="g-1"))
+    project.add_cells("g-1", [(0, "run-2")])
+    project.end_grid("g-1", GridState.DONE)
+    project.begin_grid(make.grid("g-2", cells=3))
+    make.finished(project, make.run("run-3", grid_id="g-2"))
+    project.add_cells("g-2", [(0, project.succeeded_by_cell(["k" * 64])["k" * 64]), (1, "run-2"), (2, "run-3")])
+    project.end_grid("g-2", GridState.DONE)
+    assert project.remove_grid("g-2") == (["run-3"], ["run-1", "run-2"])
+    assert {run.run_id for run in project.runs()} == {"run-1", "run-2"}
+    assert project.remove_grid("g-1") == (["run-2"], [])
 
 
 # -- two processes ---------------------------------------------------------------------------------------------------
@@ -295,8 +313,8 @@ def test_no_result_is_lost_to_a_process_that_frees_files_whenever_it_is_killed(
     assert set(kept(project)) == {artifact.sha256 for run in project.runs() for artifact in run.artifacts}
 
 
-def test_a_folder_of_logs_goes_when_its_run_is_over(project: Ledger, make: SimpleNamespace, tmp_path: Path) -> None:
-    make.finished(project, make.run("run-1"))
+def test_a_folder_of_logs_goes_when_they_are_home(project: Ledger, make: SimpleNamespace) -> None:
+    make.finished(project, make.run("run-1"), logs={"stdout.log": b"x" * 10})
     make.pulling(project, make.run("run-2"))
     for name in ("run-1.1", "run-2.1", "run-gone.1"):
         (project.home / "runs" / name).mkdir(parents=True)
@@ -304,3 +322,34 @@ def test_a_folder_of_logs_goes_when_its_run_is_over(project: Ledger, make: Simpl
     assert list(garbage.find(project)) == [], "just written"
     assert freed(project) == 20
     assert [folder.name for folder in (project.home / "runs").iterdir()] == ["run-2.1"]
+
+
+@pytest.mark.parametrize(
+    "come", [{}, {"stderr.log": b"y"}, {"attempt-2/stdout.log": b"y"}], ids=["none", "one", "another"]
+)
+def test_the_only_copy_of_a_log_of_a_run_that_is_over_stays(
+    project: Ledger, make: SimpleNamespace, come: dict[str, bytes]
+) -> None:
+    make.finished(project, make.run("run-1"), logs=come)
+    folder = project.home / "runs" / "run-1.1"
+    folder.mkdir(parents=True)
+    for name in ("stdout.log", "stderr.log"):
+        (folder / name).write_text("epoch 1")
+    assert freed(project) == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["stderr.log", "stdout.log"]
+    project.remove_runs(["run-1"])
+    freed(project)
+    assert not folder.exists()
+
+
+def test_a_log_of_an_interrupted_attempt_is_not_the_last_ones(project: Ledger, make: SimpleNamespace) -> None:
+    log = make.stored(project, "attempt-1/stdout.log", b"epoch 1", "log")
+    make.pulling(project, make.run("run-1"))
+    project.requeue_run("run-1", reason=EndReason.INTERRUPTED, detail="", outputs=[log])
+    project.begin_attempt("run-1", "i-1", make.noon)
+    end_lost(project, project.run("run-1"), Ending(RunState.LOST, EndReason.CLIENT_LOST, ""), SystemClock())
+    for number in (1, 2):
+        (project.home / "runs" / f"run-1.{number}").mkdir(parents=True)
+        (project.home / "runs" / f"run-1.{number}" / "stdout.log").write_text("epoch 1")
+    freed(project)
+    assert [folder.name for folder in (project.home / "runs").iterdir()] == ["run-1.2"]
