@@ -67,6 +67,7 @@ def stdout_of(run: Run) -> bytes:
     return run.path("stdout.log").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_client_killed_at_once_loses_nothing(
     project: Project, start: Start, nothing_left: Callable[[Project], None]
 ) -> None:

@@ -65,6 +65,7 @@ def test_machines_without_a_cell_are_not_left_by_a_client_that_is_killed(
     nothing_left(project)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
 )

@@ -6,6 +6,8 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.sandbox.conftest import Aws, Project
 
 PLAYBOOK = """
@@ -36,6 +38,7 @@ def write_wheel(folder: Path) -> None:
             archive.writestr(name, text)
 
 
+@pytest.mark.slow
 def test_a_wheel_a_playbook_and_tags_are_where_they_should_be(
     project: Project, aws: Aws, nothing_left: Callable[[Project], None]
 ) -> None:
