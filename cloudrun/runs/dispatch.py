@@ -132,7 +132,10 @@ def _attempt(
                 error.run_id = attempt.run.run_id
             with LIFELINE.shield(drop=True):
                 if at_once and isinstance(error, Cancelled) and not attempt.started and unit.holds():
-                    requeue_unseen(unit.ledger, attempt.run, "it had not begun")  # what it was given is given back
+                    try:
+                        requeue_unseen(unit.ledger, attempt.run, "it had not begun")  # what it was given is given back
+                    except LedgerError as failure:  # the first cause stays the first
+                        error.add_note(f"{attempt.run.run_id} could not be queued again: {failure}")
                 else:
                     attempt.rescue(error)
         if isinstance(error, Exception) and not isinstance(error, ConnectionLost):
