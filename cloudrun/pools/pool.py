@@ -391,7 +391,7 @@ class Pool:
         while self.hands or self._renting.asked:
             for hand in list(self.hands.values()):
                 if (error is not None or failures) and hand.unit is not None:
-                    hand.unit.cancel()
+                    hand.unit.cancel(error)
                 self._drain(hand)
             self._bell.wait(TICK_S)
             self._bell.clear()

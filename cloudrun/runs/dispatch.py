@@ -131,7 +131,7 @@ def _attempt(
             if isinstance(error, Interrupted):
                 error.run_id = attempt.run.run_id
             with LIFELINE.shield(drop=True):
-                if at_once and isinstance(error, Cancelled) and not attempt.started and unit.holds():
+                if at_once and isinstance(error, Cancelled) and unit.holds() and not attempt.has_begun():
                     try:
                         requeue_unseen(unit.ledger, attempt.run, "it had not begun")  # what it was given is given back
                     except LedgerError as failure:  # the first cause stays the first

@@ -67,6 +67,7 @@ class OpenUnit:
         self.hurried = threading.Event()
         self.ended = threading.Event()
         self.signalled = False
+        self.stopped_by: BaseException | None = None  # why `cancelled` is set
         self._at_work = 0  # how many threads are in the middle of something on it
         self._counting = threading.Lock()
         self.provisioning = threading.Lock()  # held by the thread that builds an environment: others find it
@@ -309,14 +310,15 @@ class OpenUnit:
 
     # -- ending -------------------------------------------------------------------------------------------------
 
-    def cancel(self) -> None:
-        """Whatever runs on it ends, and nothing else is started."""
+    def cancel(self, why: BaseException | None = None) -> None:
+        """Whatever runs on it ends, and nothing else is started. Of several causes the first is the one."""
+        self.stopped_by = self.stopped_by or why
         self.cancelled.set()
         self.stop.set()
 
     def interrupt(self) -> None:
         self.signalled = True
-        self.cancel()
+        self.cancel(LIFELINE.received)
         if not self._at_work:
             self.close()
 

@@ -31,6 +31,22 @@ def test_signals_are_named() -> None:
 
 
 @pytest.mark.parametrize(
+    ("error", "cause", "words"),
+    [
+        (KeyboardInterrupt(), None, "interrupted by Ctrl-C after 12 s; again"),
+        (errors.Cancelled("while waiting"), KeyboardInterrupt(), "interrupted by Ctrl-C after 12 s; again"),
+        (errors.Cancelled("while waiting"), SystemExit(143), "ended by SIGTERM after 12 s; again"),
+        (errors.Cancelled("while waiting"), errors.Cancelled("g-1 was cancelled"), "g-1 was cancelled after 12 s"),
+    ],
+)
+def test_what_the_user_stopped_says_how_and_what_to_do(
+    error: BaseException, cause: BaseException | None, words: str
+) -> None:
+    ending = interruption(error, started=True, cause=cause, ran_s=12.0, again="again")
+    assert (ending.state, ending.detail) == (RunState.CANCELLED, words)
+
+
+@pytest.mark.parametrize(
     ("error", "started", "state", "reason"),
     [
         (KeyboardInterrupt(), True, RunState.CANCELLED, EndReason.CANCELLED),
