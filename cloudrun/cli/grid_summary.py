@@ -21,7 +21,7 @@ def closing_lines(finished: Finished, ledger: Ledger) -> list[str]:
     counts += [f"{tally.left} left"] if tally.left else []
     counts += [f"{tally.elsewhere} on machines that cannot be reached"] if tally.elsewhere else []
     lines = [f"{grid.grid_id} ({grid.name}) {grid.state}: {', '.join(counts)}"]
-    if why := finished.why or (finished.failures.all_of(tally.cells) if _all_failed(finished) else ""):
+    if why := finished.why or (finished.failures.in_words(tally.cells) if _all_failed(finished) else ""):
         lines.append(f"  why    {why}")
     if bill := str(finished.bill):
         earlier = f", {usd_text(finished.earlier_usd)} of it before this command" if finished.earlier_usd else ""
@@ -37,7 +37,7 @@ def _all_failed(finished: Finished) -> bool:
 def _next_steps(finished: Finished) -> list[str]:
     grid, failures = finished.grid, finished.failures
     log = f"cloudrun show {failures.first_run} --log"
-    if _all_failed(finished) or (finished.why and finished.why == failures.stop()):
+    if _all_failed(finished) or (finished.why and finished.why == failures.stop(finished.tally.cells)):
         go_on = "" if _all_failed(finished) else " (--keep-going tries the other cells)"
         return [f"{log}, then correct the script and type the same command{go_on}"]
     steps = []

@@ -183,6 +183,8 @@ class Pool:
             stopped=work.stopped(),
             barred=self._prospects.hopeless,
         )
+        if why := work.stopped():
+            self._spare(why)
         self._obey(decision, offer)
         self.changed(self)
         if self.hands or self._renting.asked:
@@ -208,6 +210,12 @@ class Pool:
         self._let_linger(frozenset(decision.drain))
         if decision.launch and offer is not None:
             self._renting.ask(offer, decision.launch, decision.deadline)
+
+    def _spare(self, why: str) -> None:
+        """Whoever still gets ready for what is not to be begun any more need not."""
+        for hand in self.hands.values():
+            if hand.unit is not None and not (hand.unit.begins_jobs or hand.unit.cancelled.is_set()):
+                hand.unit.cancel(Cancelled(why))
 
     def _assign(self, assign: Sequence[tuple[str, int]]) -> None:
         given: list[tuple[str, Any]] = []
@@ -342,6 +350,7 @@ class Pool:
             detached=was_let_go, queue_slots=self.queue_slots(hand.record.instance_type),
             spreading=self._spreading,
         )  # fmt: skip
+        unit.begins_jobs = bool(hand.tasks)  # those of a client that is dead run there already
         hand.begin(unit, self._work.carry_out, self._tell)
 
     def _drain(self, hand: Hand) -> None:
@@ -371,7 +380,8 @@ class Pool:
             self.bill.leaves(hand, now)
         else:
             self.bill.stays(hand, now)
-        never_ready = hand.ready_at is None and not isinstance(error, Cancelled)
+        is_given_up = hand.unit is not None and hand.unit.cancelled.is_set()
+        never_ready = hand.ready_at is None and not (is_given_up or isinstance(error, Cancelled))
         if never_ready:
             self._prospects.failure = error
             self.observe(Note(f"{instance_id} did not get ready: {error}", "warning"))

@@ -86,6 +86,7 @@ def go_on(unit: OpenUnit, run_id: str, freed: Callable[[], None] = lambda: None)
         known = unit.agent.status(attempt.place)
         if known is None:
             raise _NeverStarted(f"its client died before it had started it on {unit.instance_id}")
+        unit.begins_jobs = True
         if known.state != "queued":
             attempt.mark_running()
         attempt.printed.discard()  # what that client had seen of its log comes once more
@@ -245,6 +246,7 @@ def store_of(ledger: Ledger, plan: Prepared, run_id: str, number: int) -> str:
 
 def _carry_out(attempt: Attempt, plan: Prepared, freed: Callable[[], None]) -> None:
     furnish(attempt, plan)
+    attempt.unit.begins_jobs = True
     finished = _perform(attempt, plan, _spec(attempt, plan))
     _conclude(attempt, finished, freed)
 

@@ -68,6 +68,7 @@ class OpenUnit:
         self.ended = threading.Event()
         self.signalled = False
         self.stopped_by: BaseException | None = None  # why `cancelled` is set
+        self.begins_jobs = False  # it has all that they need
         self._at_work = 0  # how many threads are in the middle of something on it
         self._counting = threading.Lock()
         self.provisioning = threading.Lock()  # held by the thread that builds an environment: others find it

@@ -66,7 +66,7 @@ def test_a_grid_whose_first_cells_fail_alike_stops_unless_it_is_told_to_go_on(
     project.write("cell.py", "raise ValueError('no such parameter: ' + str(hash('x')))\n")
     stopped = project.cloudrun(*command(10))
     assert stopped.returncode == 5, stopped.stderr
-    assert "the first 3 cells to end failed in the same way: ValueError: no such parameter" in stopped.stderr
+    assert "failed with the same error, so no other was begun: ValueError: no such parameter" in stopped.stderr
     assert len(project.ledger.runs(states=[RunState.FAILED])) == 3
     assert only_grid(project).state is GridState.STOPPED
     project.write("cell.py", "import json, os\nn = json.loads(os.environ['CLOUDRUN_PARAMS'])['n']\nassert n > 1\n")

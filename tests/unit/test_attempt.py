@@ -14,6 +14,7 @@ from cloudrun.core.errors import (
     Cancelled,
     CloudrunError,
     ConnectionLost,
+    DeadlineReached,
     Interrupted,
     LedgerError,
     UsageError,
@@ -209,6 +210,22 @@ def test_a_run_that_was_let_go_is_not_told_to_be_another_clients(ledger: Ledger,
     error = KeyboardInterrupt()
     attempt.rescue(error)
     assert error.__notes__ == [f"{RUN} goes on; cloudrun attach {RUN} comes back to it, cloudrun cancel ends it"]
+
+
+@pytest.mark.parametrize("user_too", [False, True])
+def test_a_run_beside_one_that_met_the_deadline_met_it_as_well(
+    ledger: Ledger, clock: ManualClock, user_too: bool
+) -> None:
+    """Whoever of them watches sees it first, and what it sets stops all."""
+    attempt = an_attempt(ledger, clock, Ec2(), Agent())
+    expected: type[CloudrunError] = Cancelled if user_too else DeadlineReached
+    with pytest.raises(expected) as told, attempt.in_time():
+        (attempt.unit.cancel if user_too else attempt.unit.stop.set)()
+        raise Cancelled("cancelled while waiting for the unit")
+    attempt.rescue(told.value)
+    run = ledger.run(RUN)
+    reason = EndReason.CANCELLED if user_too else EndReason.DEADLINE
+    assert (run.state, run.end_reason) == (RunState.CANCELLED if user_too else RunState.FAILED, reason)
 
 
 def test_a_new_connection_does_not_move_a_deadline_back(ledger: Ledger, clock: ManualClock) -> None:
