@@ -219,8 +219,8 @@ def test_a_run_beside_one_that_met_the_deadline_met_it_as_well(
     """Whoever of them watches sees it first, and what it sets stops all."""
     attempt = an_attempt(ledger, clock, Ec2(), Agent())
     expected: type[CloudrunError] = Cancelled if user_too else DeadlineReached
+    (attempt.unit.cancel if user_too else attempt.unit.stop.set)()
     with pytest.raises(expected) as told, attempt.in_time():
-        (attempt.unit.cancel if user_too else attempt.unit.stop.set)()
         raise Cancelled("cancelled while waiting for the unit")
     attempt.rescue(told.value)
     run = ledger.run(RUN)
