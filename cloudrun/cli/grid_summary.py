@@ -15,7 +15,7 @@ RANKED = 10  # cells in the ranking at the end
 def closing_lines(finished: Finished, ledger: Ledger) -> list[str]:
     tally, grid = finished.tally, finished.grid
     counts = [f"{tally.succeeded} succeeded"]
-    counts += [f"{tally.taken} of them before"] if tally.taken else []
+    counts += [f"{tally.taken} of them before"] if 0 < tally.taken < tally.cells else []
     counts += [f"{tally.failed} failed"] if tally.failed else []
     counts += [f"{tally.cancelled} cancelled"] if tally.cancelled else []
     counts += [f"{tally.left} left"] if tally.left else []
@@ -26,7 +26,7 @@ def closing_lines(finished: Finished, ledger: Ledger) -> list[str]:
     if bill := str(finished.bill):
         earlier = f", {usd_text(finished.earlier_usd)} of it before this command" if finished.earlier_usd else ""
         lines.append(f"  cost   {bill}{earlier}")
-    lines += [f"  {line}" for line in _ranking(finished, ledger)]
+    lines += [f"  {line}" for line in ranking(finished, ledger)]
     return [*lines, *(f"  next   {step}" for step in _next_steps(finished))]
 
 
@@ -49,7 +49,7 @@ def _next_steps(finished: Finished) -> list[str]:
     return [*steps, f"cloudrun results --grid {grid.grid_id}, or cloudrun report {grid.grid_id} --open"]
 
 
-def _ranking(finished: Finished, ledger: Ledger) -> list[str]:
+def ranking(finished: Finished, ledger: Ledger) -> list[str]:
     """The best cells, best first; nothing where none has a score."""
     lines = []
     grid_id = finished.grid.grid_id

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
 from cloudrun.core.clock import SystemClock
-from cloudrun.core.errors import Cancelled, CloudrunError, UsageError, before_launch
+from cloudrun.core.errors import BEGIN_AGAIN, Cancelled, CloudrunError, UsageError, before_launch, stopped
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.records import GridRecord, Image, RunRecord
 from cloudrun.core.settings import Settings
@@ -24,6 +24,7 @@ from cloudrun.grids.rows import begin, failed_of, fill, is_again, tally_of
 from cloudrun.ledger import Ledger
 from cloudrun.plan import budget
 from cloudrun.plan.costs import Bill
+from cloudrun.plan.endings import in_words
 from cloudrun.plan.estimate import Estimate, estimate
 from cloudrun.plan.expecting import Expectation
 from cloudrun.plan.grid import Grid
@@ -125,6 +126,8 @@ def run_grid(
 
         try:
             changed(run.tally, None)
+            if run.was_done:
+                return run.finish(earlier_usd=bill_of(ledger, run.grid_id).usd)
             if detach:
                 estimated(_estimate(run, settings, limits, terms))
                 take_over = partial(run.inherit, cloud, image)
@@ -193,6 +196,7 @@ class GridRun:
                 only=only,
             )
         self.grid_id = record.grid_id
+        self.was_done = record.state is GridState.DONE  # by an earlier command: there is nothing to do
         if former is not None:  # begun anew before it was over: nobody needs its machines any more
             why = f"it was begun anew as {record.grid_id}"
             ledger.end_grid(former.grid_id, GridState.CANCELLED, why)
@@ -229,6 +233,8 @@ class GridRun:
 
     def check(self) -> None:
         """Raises Cancelled where somebody has cancelled the grid, LedgerError where another client has taken it."""
+        if self.was_done:
+            return
         self._ledger.guard_grid(self.grid_id, self._client_id)
         if self._ledger.grid(self.grid_id).state is GridState.CANCELLED:
             raise Cancelled(f"{self.grid_id} was cancelled", next_step=f"cloudrun results --grid {self.grid_id}")
@@ -240,7 +246,13 @@ class GridRun:
             grid = self._ledger.grid(self.grid_id)
             if grid.client_id != self._client_id or grid.state is not GridState.OPEN:
                 return
-            error.add_note(f"{self._how_far()}; the same command goes on with {self.grid_id}")
+            counts = self._ledger.counts(self.grid_id)
+            if counts[RunState.QUEUED] == self.tally.cells:
+                error.add_note("no cell was begun")
+                stopped(error, BEGIN_AGAIN)
+            else:
+                error.add_note(self._how_far(counts))
+                stopped(error, f"the same command goes on with {self.grid_id}; cloudrun show {self.grid_id}")
             left = [
                 unit for unit in units_of(self._ledger, self.grid_id) if not unit.client_id and unit.on_exit == "keep"
             ]
@@ -250,11 +262,10 @@ class GridRun:
                     f"{names}: detached, and going on with what they have; cloudrun attach {self.grid_id} comes back to"
                     f" them, cloudrun cancel {self.grid_id} ends them"
                 )
-            self._ledger.end_grid(self.grid_id, GridState.STOPPED, str(error) or "the user interrupted it")
+            self._ledger.end_grid(self.grid_id, GridState.STOPPED, in_words(error))
         self.let_go()
 
-    def _how_far(self) -> str:
-        counts = self._ledger.counts(self.grid_id)
+    def _how_far(self, counts: Mapping[RunState, int]) -> str:
         others = {"failed": failed_of(counts), "cancelled while they ran": counts[RunState.CANCELLED]}
         words = [f"{counts[RunState.SUCCEEDED]} of {self.tally.cells} cells have succeeded"]
         return ", ".join([*words, *(f"{count} {word}" for word, count in others.items() if count)])
@@ -275,7 +286,8 @@ class GridRun:
     def finish(self, why_not: str = "", used: Iterable[str] = (), earlier_usd: float = 0.0) -> Finished:
         """Write down its end. `why_not`: what the pool says of cells that are left; `used`: the units it had."""
         why = self.cells.stopped() or ("" if self.is_done else why_not)
-        self._ledger.end_grid(self.grid_id, GridState.DONE if self.is_done else GridState.STOPPED, why)
+        if not self.was_done:
+            self._ledger.end_grid(self.grid_id, GridState.DONE if self.is_done else GridState.STOPPED, why)
         self.let_go()
         bill = bill_of(self._ledger, self.grid_id, used)
         return Finished(self._ledger.grid(self.grid_id), self.tally, bill, why, self.cells.failures, earlier_usd)

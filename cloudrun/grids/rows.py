@@ -35,8 +35,8 @@ def begin(
     budget_usd: float | None,
     only: str | None,
 ) -> tuple[GridRecord, GridRecord | None]:
-    """The grid of this very command that is not over, else a new one; and with `again` the one that it takes the place
-    of. Where that was begun with `again` itself, it is gone on with.
+    """The grid of this very command that is not over, or that has all of its cells; else a new one, and with `again`
+    the one that it takes the place of. Where that was begun with `again` itself, it is gone on with.
 
     Raises UsageError where another process has it, and where it is another one than `only`.
     """
@@ -62,6 +62,8 @@ def begin(
                 wishes={**wishes, "again": was_again},
             )
             return ledger.grid(former.grid_id), None
+    elif former is not None and not again and _has_all(former, ledger):
+        return former, None
     else:
         former = None
     goods = plan.shipment
@@ -86,6 +88,11 @@ def begin(
     )
     ledger.begin_grid(record)
     return record, former
+
+
+def _has_all(record: GridRecord, ledger: Ledger) -> bool:
+    """Whether it is done, and nothing of it was removed since."""
+    return record.state is GridState.DONE and ledger.counts(record.grid_id)[RunState.SUCCEEDED] == record.cells
 
 
 def is_again(record: GridRecord) -> bool:

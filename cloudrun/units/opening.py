@@ -7,11 +7,13 @@ from contextlib import suppress
 from cloudrun import reaper
 from cloudrun.core.clock import Clock, SystemClock
 from cloudrun.core.errors import (
+    BEGIN_AGAIN,
     Cancelled,
     CloudrunError,
     LedgerError,
     UsageError,
     note_clean_up,
+    stopped,
     untouched,
 )
 from cloudrun.core.events import Note, Observer
@@ -96,6 +98,7 @@ def _say_what_is_left(unit: OpenUnit, error: BaseException, joined: str | None) 
     """Whoever interrupts a command wants to know first whether it goes on costing money."""
     if unit.is_let_go:
         return  # its run says so
+    stopped(error, f"cloudrun show {unit.run_ids[-1]}" if unit.run_ids else BEGIN_AGAIN)
     record = unit.ledger.unit(unit.instance_id) if hasattr(unit, "record") else None
     if record is None and joined is not None:
         error.add_note(untouched(joined))

@@ -307,7 +307,7 @@ class OpenUnit:
 
     def check_cancelled(self) -> None:
         if self.cancelled.is_set():
-            raise Cancelled("the process was told to stop", next_step="cloudrun results")
+            raise Cancelled("the process was told to stop")
 
     # -- ending -------------------------------------------------------------------------------------------------
 
