@@ -19,11 +19,12 @@ from cloudrun.core.states import EndReason, RunState, is_terminal
 from cloudrun.functions.packing import Parcel, outcome, outcome_file
 from cloudrun.ledger import Ledger, Run
 from cloudrun.plan.endings import Ending
-from cloudrun.plan.retrying import next_step
+from cloudrun.plan.retrying import ends_of, next_step
 from cloudrun.plan.scheduling import Backlog
 from cloudrun.pools.pooled import PooledUnit
 from cloudrun.runs import dispatch
 from cloudrun.runs.homecoming import end_queued
+from cloudrun.runs.slots import Recalled, Turn
 
 
 class RunFuture(Future[Any]):
@@ -119,15 +120,15 @@ class Calls:
         """Each is written down once it is sure that nobody cancels it any more."""
         return [task for _, task in given]
 
-    def carry_out(self, unit: PooledUnit, task: Call, freed: Callable[[], None]) -> None:
+    def carry_out(self, unit: PooledUnit, task: Call, turn: Turn) -> None:
         if not task.future.running() and not task.future.set_running_or_notify_cancel():
             return
         plan, run_id = task.parcel.plan(), task.future.run_id
         if task.is_begun:
-            run = dispatch.execute(unit, plan, check=False, run_id=run_id, freed=freed)
+            run = dispatch.execute(unit, plan, check=False, run_id=run_id, turn=turn)
         else:
             new = replace(dispatch.new_run(plan, task.asked_at), run_id=run_id, cell_key=task.key)
-            run = dispatch.execute(unit, plan, check=False, new=new, freed=freed)
+            run = dispatch.execute(unit, plan, check=False, new=new, turn=turn)
         task.is_failed = run.state is RunState.FAILED and self._step(task) == "again"
         if not task.is_failed:
             self._settle(task, run)
@@ -205,29 +206,30 @@ class Calls:
             self._fail(call, error)
 
     def _step(self, call: Call) -> str:
-        attempts = self._ledger.attempts(call.future.run_id)
-        return next_step(
-            [*call.ends, *(each.end_reason for each in attempts if each.end_reason)], retries=self._retries
-        )
+        return next_step(call.ends + self._ends(call), retries=self._retries)
+
+    def _ends(self, call: Call) -> list[EndReason]:
+        state = self._ledger.run(call.future.run_id).state
+        return ends_of(state, (each.end_reason for each in self._ledger.attempts(call.future.run_id)))
 
     def _once_more(self, call: Call, error: CloudrunError) -> None:
         """Its machine failed it: another one gets it, unless it has taken too many down."""
         name, run_id = call.parcel.name, call.future.run_id
-        if self._ledger.attempts(run_id) and self._step(call) == "quarantine":
+        if self._ends(call) and self._step(call) == "quarantine":
             why = "it was there when several machines went down, and is not tried on another"
             end_queued(self._ledger, run_id, Ending(RunState.FAILED, EndReason.UNIT_LOST, why))
             failure = JobFailed(f"{name}: {why}", run=self._ledger.get(run_id), next_step=f"cloudrun show {run_id}")
             failure.__cause__ = error
             self._fail(call, failure)
             return
-        self._observe(Note(f"{name} ({run_id}) goes to another machine: {error}", "warning"))
+        if not isinstance(error, Recalled):
+            self._observe(Note(f"{name} ({run_id}) goes to another machine: {error}", "warning"))
         call.is_begun = True
         self._queue.append(call)
 
     def _again(self, call: Call) -> None:
         """As another run."""
-        attempts = self._ledger.attempts(call.future.run_id)
-        call.ends += [each.end_reason for each in attempts if each.end_reason]
+        call.ends += self._ends(call)
         call.is_failed = call.is_begun = False
         call.future.run_id = new_id("r")
         call.asked_at = SystemClock().now()

@@ -16,13 +16,14 @@ from cloudrun.grids.turns import Cell, Turns
 from cloudrun.ledger import Claim, Ledger
 from cloudrun.plan.endings import CANCELLED, Ending
 from cloudrun.plan.expecting import Expectation
-from cloudrun.plan.retrying import SUSPICIOUS, UNITS_TAKEN_DOWN, Failures, next_step
+from cloudrun.plan.retrying import SUSPICIOUS, UNITS_TAKEN_DOWN, Failures, ends_of, next_step
 from cloudrun.plan.scheduling import Backlog
 from cloudrun.pools.pooled import PooledUnit
 from cloudrun.runs import dispatch
 from cloudrun.runs.failing import why_failed
 from cloudrun.runs.homecoming import end_queued
 from cloudrun.runs.prepared import Prepared
+from cloudrun.runs.slots import Turn
 
 __all__ = ["ON_UNITS", "Cell", "Cells", "Tally"]
 
@@ -142,12 +143,13 @@ class Cells:
             begun = {}
         return [replace(cell, attempt=begun.get(cell.run.run_id, 0)) for _, cell in given]
 
-    def carry_out(self, unit: PooledUnit, task: Cell, freed: Callable[[], None]) -> None:
+    def carry_out(self, unit: PooledUnit, task: Cell, turn: Turn) -> None:
         if task.on_unit:
-            dispatch.go_on(unit, task.run.run_id, freed)
+            dispatch.go_on(unit, task.run.run_id, turn)
         else:
+            turn.called_off = self.stopped
             plan = replace(self._plan, job=replace(self._plan.job, params=dict(task.run.params)))
-            dispatch.execute(unit, plan, check=False, run_id=task.run.run_id, begun=task.attempt, freed=freed)
+            dispatch.execute(unit, plan, check=False, run_id=task.run.run_id, begun=task.attempt, turn=turn)
 
     def ended(self, task: Cell, error: BaseException | None) -> None:
         self._tally.running -= 1
@@ -258,7 +260,7 @@ class Cells:
     def _ends(self, run: RunRecord) -> list[EndReason]:
         """How all attempts at its cell ended in this grid, those of earlier runs of it too."""
         before = [EndReason(word) for word in run.submission.get("ends", ())]
-        return before + [each.end_reason for each in self._ledger.attempts(run.run_id) if each.end_reason]
+        return before + ends_of(run.state, (each.end_reason for each in self._ledger.attempts(run.run_id)))
 
     def _queue(self, task: Cell, run: RunRecord) -> None:
         self._turns.put_back(replace(task, run=run, on_unit=False, attempt=0))

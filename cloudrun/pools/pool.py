@@ -204,7 +204,7 @@ class Pool:
         self.why = decision.why
         for instance_id, deadline in decision.extend:
             extend(self.cloud, self.ledger, self.observe, self.hands[instance_id], deadline, self.tell)
-        self._assign(decision.assign)
+        self._assign(decision.assign + decision.ahead)
         self._let_linger(frozenset(decision.drain))
         if decision.launch and offer is not None:
             self._renting.ask(offer, decision.launch, decision.deadline)
@@ -279,6 +279,7 @@ class Pool:
             elif hand.unit is not None and hand.unit.is_let_go:
                 self._drain(hand)
             self._work.ended(event.task, event.error)
+            event.turn.give_back()  # after one that did not end well it is decided first whether there is a next one
         else:
             self._closed(hand, event.error)
 
@@ -328,8 +329,7 @@ class Pool:
             hand = known or Hand(record, slots, price, created, record.deadline.timestamp())
             self.hands[record.instance_id] = hand
             for task in tasks:
-                hand.reserve(task)
-                hand.give(task, task)
+                hand.go_on(task)
             if known is None and record.address and record.state is not UnitState.LAUNCHING:
                 self._begin(hand)
 

@@ -25,7 +25,7 @@ from cloudrun.core.errors import (
 from cloudrun.core.events import Note, Progress
 from cloudrun.core.ids import new_id
 from cloudrun.core.records import FileEntry, JobStatus, RunRecord, System
-from cloudrun.core.states import RunState
+from cloudrun.core.states import EndReason, RunState
 from cloudrun.ledger import Ledger, Run
 from cloudrun.plan.fingerprint import cell_key
 from cloudrun.runs import bucket, datasets
@@ -33,6 +33,7 @@ from cloudrun.runs.attempt import Attempt
 from cloudrun.runs.furnishing import furnished
 from cloudrun.runs.prepared import Prepared, job_spec, submission
 from cloudrun.runs.pulling import requeue_unseen
+from cloudrun.runs.slots import Recalled, Turn
 from cloudrun.units.lifeline import LIFELINE
 from cloudrun.units.phases import together
 
@@ -49,12 +50,13 @@ def execute(
     run_id: str | None = None,
     new: RunRecord | None = None,
     begun: int = 0,
-    freed: Callable[[], None] = lambda: None,
+    turn: Turn | None = None,
 ) -> Run:
     """Run it. Returns when everything is home and recorded; raises JobFailed (with `.run`) where `check` is true.
 
     `run_id` is that of a run whose earlier attempt was interrupted; `new` one that is not in the ledger yet; `begun`
-    the number of an attempt that is there already. `freed` is called when the unit can begin another job.
+    the number of an attempt that is there already. `turn` is waited for with everything on the unit that the job needs;
+    it is over when the unit can begin another.
 
     Whatever interrupts this (Ctrl-C, SIGTERM, the deadline), the job is ended, what it wrote is brought home where the
     unit still answers, and the run says how far it came, before the interruption goes on its way. Raises Interrupted
@@ -63,7 +65,7 @@ def execute(
     attempt = _attempt(
         unit,
         lambda: _again(unit, run_id, begun) if run_id and begun else _begin(unit, plan, run_id, new),
-        lambda attempt: _carry_out(attempt, plan, freed),
+        lambda attempt: _carry_out(attempt, plan, turn or Turn()),
         at_once=begun > 0,
     )
     run = unit.ledger.get(attempt.run.run_id)
@@ -78,7 +80,7 @@ def detach(unit: OpenUnit, plan: Prepared, *, run_id: str | None = None) -> Run:
     return unit.ledger.get(attempt.run.run_id)
 
 
-def go_on(unit: OpenUnit, run_id: str, freed: Callable[[], None] = lambda: None) -> Run:
+def go_on(unit: OpenUnit, run_id: str, turn: Turn) -> Run:
     """Follow a run that a client which is dead has begun on this unit, and bring it home. As `execute`, unchecked; a
     run that never got as far as its job is queued again."""
 
@@ -92,7 +94,7 @@ def go_on(unit: OpenUnit, run_id: str, freed: Callable[[], None] = lambda: None)
         with attempt.in_time():
             finished = attempt.follow()
         attempt.mark_running()
-        _conclude(attempt, finished, freed)
+        _conclude(attempt, finished, turn)
 
     with suppress(_NeverStarted):
         _attempt(unit, lambda: _again(unit, run_id), follow)
@@ -131,9 +133,9 @@ def _attempt(
             if isinstance(error, Interrupted):
                 error.run_id = attempt.run.run_id
             with LIFELINE.shield(drop=True):
-                if at_once and isinstance(error, Cancelled) and not attempt.started and unit.holds():
+                if _is_given_back(error, at_once) and not attempt.started and unit.holds():
                     try:
-                        requeue_unseen(unit.ledger, attempt.run, "it had not begun")  # what it was given is given back
+                        requeue_unseen(unit.ledger, attempt.run, "it had not begun", EndReason.CANCELLED)
                     except LedgerError as failure:  # the first cause stays the first
                         error.add_note(f"{attempt.run.run_id} could not be queued again: {failure}")
                 else:
@@ -146,6 +148,11 @@ def _attempt(
     finally:
         working.close()
     return attempt
+
+
+def _is_given_back(error: BaseException, at_once: bool) -> bool:
+    """Whether a run that has not begun shall wait again."""
+    return isinstance(error, Recalled) or (at_once and isinstance(error, Cancelled))
 
 
 def _told_by_ec2(unit: OpenUnit, error: BaseException) -> BaseException:
@@ -243,17 +250,17 @@ def store_of(ledger: Ledger, plan: Prepared, run_id: str, number: int) -> str:
 # -- the steps -------------------------------------------------------------------------------------------------------
 
 
-def _carry_out(attempt: Attempt, plan: Prepared, freed: Callable[[], None]) -> None:
+def _carry_out(attempt: Attempt, plan: Prepared, turn: Turn) -> None:
     furnish(attempt, plan)
-    finished = _perform(attempt, plan, _spec(attempt, plan))
-    _conclude(attempt, finished, freed)
+    finished = _perform(attempt, plan, _spec(attempt, plan), turn)
+    _conclude(attempt, finished, turn)
 
 
-def _conclude(attempt: Attempt, finished: Finished, freed: Callable[[], None]) -> None:
+def _conclude(attempt: Attempt, finished: Finished, turn: Turn) -> None:
     """The next job does not wait until one that ended well is home. After one that did not, it is to be decided first
     whether there shall be another."""
     if finished.status.exit_code == 0 and not finished.status.reason:
-        freed()
+        turn.end()
     attempt.conclude(finished.status, finished)
 
 
@@ -262,7 +269,7 @@ def _start(attempt: Attempt, plan: Prepared) -> None:
     furnish(attempt, plan)
     spec = _spec(attempt, plan)
     with attempt.phases.phase("ship", _what_travels(plan)):
-        attempt.despite_cuts(lambda: _ship_and_start(attempt, plan, spec))
+        attempt.despite_cuts(lambda: _ship_and_start(attempt, plan, spec, unit.check_cancelled))
     with LIFELINE.shield():
         attempt.mark_running()
         unit.ledger.set_timings(attempt.run.run_id, together(attempt.run.timings, attempt.phases.timings()))
@@ -323,12 +330,20 @@ def spec_on(unit: OpenUnit, plan: Prepared, run_id: str, number: int) -> dict[st
     return job_spec(plan, run_id, number, upload)
 
 
-def _perform(attempt: Attempt, plan: Prepared, spec: dict[str, Any]) -> Finished:
-    """Ship, start and follow, at the cost of one round trip where all is well."""
+def _perform(attempt: Attempt, plan: Prepared, spec: dict[str, Any], turn: Turn) -> Finished:
+    """Ship, start and follow, at the cost of one round trip where all is well and it is its turn."""
     unit = attempt.unit
     cut = False
     with attempt.in_time(), ExitStack() as phase:
-        phase.enter_context(attempt.phases.phase("ship", _what_travels(plan)))
+        shipping = partial(attempt.phases.phase, "ship", _what_travels(plan))
+        phase.enter_context(shipping())
+
+        def wait() -> None:
+            unit.check_cancelled()
+            if not turn.take(wait=False):  # what it waits for is another's time
+                phase.close()
+                turn.take(check=unit.check_cancelled)
+                phase.enter_context(shipping())
 
         def started(_status: JobStatus) -> None:
             if not attempt.started:
@@ -342,7 +357,7 @@ def _perform(attempt: Attempt, plan: Prepared, spec: dict[str, Any]) -> Finished
                 started(status)
             cut = True  # whatever comes now, a second time it is asked how far the first one came
             if not attempt.started and attempt.home.earlier:
-                started(_ship_and_start(attempt, plan, spec))
+                started(_ship_and_start(attempt, plan, spec, wait))
             if attempt.started:
                 return attempt.follow()
             return unit.agent.perform(
@@ -351,6 +366,7 @@ def _perform(attempt: Attempt, plan: Prepared, spec: dict[str, Any]) -> Finished
                 plan.shipment.entries,
                 spec,
                 attempt.printed,
+                before_start=wait,
                 on_started=started,
                 on_progress=_progress(attempt),
                 offsets=attempt.printed.offsets,
@@ -362,14 +378,14 @@ def _perform(attempt: Attempt, plan: Prepared, spec: dict[str, Any]) -> Finished
         return attempt.despite_cuts(act)
 
 
-def _ship_and_start(attempt: Attempt, plan: Prepared, spec: dict[str, Any]) -> JobStatus:
+def _ship_and_start(attempt: Attempt, plan: Prepared, spec: dict[str, Any], wait: Callable[[], None]) -> JobStatus:
     """Step by step."""
     unit = attempt.unit
     known = unit.agent.status(attempt.place)
     if known is not None:
         return known  # by a connection that was lost before it could say so
     ship(attempt, plan)
-    unit.check_cancelled()
+    wait()
     return unit.agent.start(attempt.place, spec)
 
 

@@ -224,6 +224,7 @@ class Agent:
         spec: Mapping[str, Any],
         sink: Sink,
         *,
+        before_start: Callable[[], None] = lambda: None,
         on_started: Callable[[JobStatus], None],
         on_progress: OnProgress | None = None,
         offsets: Mapping[str, int] | None = None,
@@ -248,6 +249,7 @@ class Agent:
                     channel.reply()
             request = {"run_dir": run_dir, "area": "project"}
             transfer.ship(channel, request, root, entries, on_progress, inline=inline)
+            before_start()
             with channel.sending():
                 channel.ask("start", run_dir=run_dir, spec=dict(spec))
                 channel.ask("follow", run_dir=run_dir, offsets=dict(offsets or {}), wait=True, bring=bring_bytes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
 from threading import Event
@@ -12,6 +12,7 @@ import pytest
 
 from cloudrun.ledger import Ledger
 from cloudrun.pools.hands import Closed, Done, Freed, Hand, HandEvent, Opened
+from cloudrun.runs.slots import Turn
 from tests.fakes import Ec2, ManualClock, launch_one
 
 WAIT_S = 60.0
@@ -42,9 +43,10 @@ def test_a_slot_has_its_next_task_while_the_one_before_comes_home(hand: Hand) ->
     events: SimpleQueue[HandEvent] = SimpleQueue()
     home, begun = Event(), Event()
 
-    def carry_out(_unit: Any, task: str, freed: Callable[[], None]) -> None:
+    def carry_out(_unit: Any, task: str, turn: Turn) -> None:
+        turn.take()
         if task == "first":
-            freed()
+            turn.end()
             assert home.wait(WAIT_S)
         else:
             begun.set()
@@ -63,12 +65,12 @@ def test_a_slot_has_its_next_task_while_the_one_before_comes_home(hand: Hand) ->
     hand.reserve("second")
     hand.give("second", "second")
     assert begun.wait(WAIT_S), "it waits for the one that is on its way home"
-    assert events.get(timeout=WAIT_S) == Done("i-1", "second", None)
+    assert events.get(timeout=WAIT_S) == Done("i-1", "second", None, Turn())
     hand.ended("second", None)
     hand.drain()
     assert events.empty(), "it is not closed while something is on its way home"
     home.set()
-    assert events.get(timeout=WAIT_S) == Done("i-1", "first", None)
+    assert events.get(timeout=WAIT_S) == Done("i-1", "first", None, Turn())
     hand.ended("first", None)
     assert (hand.tasks, hand.homeward, hand.view().busy) == ([], [], 0)
     assert isinstance(events.get(timeout=WAIT_S), Closed)
