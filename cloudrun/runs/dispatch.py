@@ -80,7 +80,7 @@ def detach(unit: OpenUnit, plan: Prepared, *, run_id: str | None = None) -> Run:
     return unit.ledger.get(attempt.run.run_id)
 
 
-def go_on(unit: OpenUnit, run_id: str, turn: Turn) -> Run:
+def go_on(unit: OpenUnit, run_id: str, turn: Turn | None = None) -> Run:
     """Follow a run that a client which is dead has begun on this unit, and bring it home. As `execute`, unchecked; a
     run that never got as far as its job is queued again."""
 
@@ -94,7 +94,7 @@ def go_on(unit: OpenUnit, run_id: str, turn: Turn) -> Run:
         with attempt.in_time():
             finished = attempt.follow()
         attempt.mark_running()
-        _conclude(attempt, finished, turn)
+        _conclude(attempt, finished, turn or Turn())
 
     with suppress(_NeverStarted):
         _attempt(unit, lambda: _again(unit, run_id), follow)
@@ -338,11 +338,16 @@ def _perform(attempt: Attempt, plan: Prepared, spec: dict[str, Any], turn: Turn)
         shipping = partial(attempt.phases.phase, "ship", _what_travels(plan))
         phase.enter_context(shipping())
 
+        def still_there() -> None:
+            if unit.stop.is_set():
+                raise Recalled(f"{unit.instance_id} ends before its turn has come")
+
         def wait() -> None:
             unit.check_cancelled()
             if not turn.take(wait=False):  # what it waits for is another's time
                 phase.close()
-                turn.take(check=unit.check_cancelled)
+                with attempt.phases.not_counted():
+                    turn.take(check=still_there)
                 phase.enter_context(shipping())
 
         def started(_status: JobStatus) -> None:
