@@ -19,12 +19,12 @@ from cloudrun.core.states import EndReason, RunState, is_terminal
 from cloudrun.functions.packing import Parcel, outcome, outcome_file
 from cloudrun.ledger import Ledger, Run
 from cloudrun.plan.endings import Ending
-from cloudrun.plan.retrying import ends_of, next_step
+from cloudrun.plan.retrying import next_step
 from cloudrun.plan.scheduling import Backlog
 from cloudrun.pools.pooled import PooledUnit
 from cloudrun.runs import dispatch
 from cloudrun.runs.homecoming import end_queued
-from cloudrun.runs.slots import Recalled, Turn
+from cloudrun.runs.slots import Turn
 
 
 class RunFuture(Future[Any]):
@@ -206,30 +206,29 @@ class Calls:
             self._fail(call, error)
 
     def _step(self, call: Call) -> str:
-        return next_step(call.ends + self._ends(call), retries=self._retries)
-
-    def _ends(self, call: Call) -> list[EndReason]:
-        state = self._ledger.run(call.future.run_id).state
-        return ends_of(state, (each.end_reason for each in self._ledger.attempts(call.future.run_id)))
+        attempts = self._ledger.attempts(call.future.run_id)
+        return next_step(
+            [*call.ends, *(each.end_reason for each in attempts if each.end_reason)], retries=self._retries
+        )
 
     def _once_more(self, call: Call, error: CloudrunError) -> None:
         """Its machine failed it: another one gets it, unless it has taken too many down."""
         name, run_id = call.parcel.name, call.future.run_id
-        if self._ends(call) and self._step(call) == "quarantine":
+        if self._ledger.attempts(run_id) and self._step(call) == "quarantine":
             why = "it was there when several machines went down, and is not tried on another"
             end_queued(self._ledger, run_id, Ending(RunState.FAILED, EndReason.UNIT_LOST, why))
             failure = JobFailed(f"{name}: {why}", run=self._ledger.get(run_id), next_step=f"cloudrun show {run_id}")
             failure.__cause__ = error
             self._fail(call, failure)
             return
-        if not isinstance(error, Recalled):
-            self._observe(Note(f"{name} ({run_id}) goes to another machine: {error}", "warning"))
+        self._observe(Note(f"{name} ({run_id}) goes to another machine: {error}", "warning"))
         call.is_begun = True
         self._queue.append(call)
 
     def _again(self, call: Call) -> None:
         """As another run."""
-        call.ends += self._ends(call)
+        attempts = self._ledger.attempts(call.future.run_id)
+        call.ends += [each.end_reason for each in attempts if each.end_reason]
         call.is_failed = call.is_begun = False
         call.future.run_id = new_id("r")
         call.asked_at = SystemClock().now()

@@ -16,7 +16,7 @@ from cloudrun.grids.turns import Cell, Turns
 from cloudrun.ledger import Claim, Ledger
 from cloudrun.plan.endings import CANCELLED, Ending
 from cloudrun.plan.expecting import Expectation
-from cloudrun.plan.retrying import SUSPICIOUS, UNITS_TAKEN_DOWN, Failures, ends_of, next_step
+from cloudrun.plan.retrying import SUSPICIOUS, UNITS_TAKEN_DOWN, Failures, next_step
 from cloudrun.plan.scheduling import Backlog
 from cloudrun.pools.pooled import PooledUnit
 from cloudrun.runs import dispatch
@@ -260,7 +260,7 @@ class Cells:
     def _ends(self, run: RunRecord) -> list[EndReason]:
         """How all attempts at its cell ended in this grid, those of earlier runs of it too."""
         before = [EndReason(word) for word in run.submission.get("ends", ())]
-        return before + ends_of(run.state, (each.end_reason for each in self._ledger.attempts(run.run_id)))
+        return before + [each.end_reason for each in self._ledger.attempts(run.run_id) if each.end_reason]
 
     def _queue(self, task: Cell, run: RunRecord) -> None:
         self._turns.put_back(replace(task, run=run, on_unit=False, attempt=0))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cloudrun.core.states import EndReason, RunState
+from cloudrun.core.states import EndReason
 
 Step = Literal["done", "again", "failed", "quarantine", "cancelled"]
 
@@ -33,12 +33,6 @@ IDLE_UNITS = 5
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _NUMBER = re.compile(r"[-+]?(?:0x[0-9a-f]+|\d+(?:\.\d+)?(?:e[+-]?\d+)?)", re.IGNORECASE)
 _LINE_CHARACTERS = 200
-
-
-def ends_of(run: RunState, reasons: Iterable[EndReason | None]) -> list[EndReason]:
-    """Why the attempts at a run in that state ended. One that was given back before it had begun is none."""
-    ended = [reason for reason in reasons if reason is not None]
-    return ended if run is RunState.CANCELLED else [each for each in ended if each is not EndReason.CANCELLED]
 
 
 def next_step(ends: Sequence[EndReason], *, retries: int = 0) -> Step:

@@ -22,8 +22,8 @@ MARGIN = 2.0  # cells vary: time is looked after for so many times what one is e
 SOON_S = 300.0  # a deadline that is so near is looked after while there is still time to send it another
 LEAD_SHARE = 0.1  # of a unit's life: what it keeps at most for saving outputs, as `agent.power` does
 UNKNOWN_S = 1200.0  # by how much a deadline is moved where nobody knows how long cells take
-# Cells that are expected to take no longer are on a unit before it has a slot for them: of so short a cell the way
-# there is a large part, and one that waits behind another could not begin much earlier anywhere else.
+# Cells that are expected to take no longer are given out before there is a slot for them: of so short a cell a decision
+# is a large part, and one that waits behind another could not begin much earlier anywhere else.
 SHORT_S = 5.0
 
 

@@ -1,7 +1,7 @@
 """One unit of a pool, with its threads: one opens and closes it, and two for each slot carry out task after task.
 
 While one of the two brings home what a task has made, and writes that down, the other has the unit begin the next:
-one that was given out before there was a slot for it is on the unit by then, and waits for its turn."""
+one that was given out before there was a slot for it waits for that in its thread."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Hand:
     unneeded_since: float | None = None  # by the clock that does not jump
     sure_until: float | None = None  # where it may not have taken its deadline: the one that it had
     over: bool = False  # it never had a thread, and shall have none
-    _inbox: SimpleQueue[tuple[Any, bool] | None] = field(default_factory=SimpleQueue)  # tasks; whether they are begun
+    _inbox: SimpleQueue[tuple[Any, bool] | None] = field(default_factory=SimpleQueue)  # tasks; whether they have slots
     _slots: Slots = field(init=False)
 
     def __post_init__(self) -> None:
@@ -110,15 +110,15 @@ class Hand:
         self.tasks.append(task)
 
     def give(self, reserved: Any, task: Any) -> None:
-        """Begin one that was reserved, as it is now."""
+        """Begin one that was reserved, as it is now, or go on with it: it has a slot."""
         self.tasks[self.tasks.index(reserved)] = task
-        self._inbox.put((task, False))
-
-    def go_on(self, task: Any) -> None:
-        """With one that runs on it already."""
-        self.tasks.append(task)
         self._slots.occupy()
         self._inbox.put((task, True))
+
+    def give_ahead(self, task: Any) -> None:
+        """It begins as soon as there is a slot."""
+        self.tasks.append(task)
+        self._inbox.put((task, False))
 
     def begin(self, unit: PooledUnit, carry_out: CarryOut, tell: Callable[[HandEvent], None]) -> None:
         """It runs: log in, work, and close it when it is drained. `tell` is called from its threads."""
@@ -178,9 +178,9 @@ class Hand:
 
     def _serve(self, unit: PooledUnit, carry_out: CarryOut, tell: Callable[[HandEvent], None]) -> None:
         while (given := self._inbox.get()) is not None:
-            task, begun = given
+            task, has_slot = given
             error: BaseException | None = None
-            turn = Turn(self._slots, partial(tell, Freed(unit.instance_id, task)), begun=begun)
+            turn = Turn(self._slots, partial(tell, Freed(unit.instance_id, task)), has_slot=has_slot)
             try:
                 carry_out(unit, task, turn)
             except BaseException as failure:  # noqa: BLE001

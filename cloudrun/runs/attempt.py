@@ -30,7 +30,6 @@ from cloudrun.runs.homecoming import Homecoming, logs_at_home
 from cloudrun.runs.prepared import submitted_settings
 from cloudrun.runs.printed import Printed
 from cloudrun.runs.pulling import pull_stored
-from cloudrun.runs.slots import Recalled
 from cloudrun.units.phases import Phases
 
 if TYPE_CHECKING:
@@ -153,7 +152,7 @@ class Attempt:
         Thread(target=watch, name="cloudrun-deadline", daemon=True).start()
         try:
             yield
-        except (Interrupted, Recalled):
+        except Interrupted:
             raise
         except (Cancelled, ConnectionLost) as error:
             # `stop` without `cancelled` is only set in here: by this watch, or by that of a run beside it

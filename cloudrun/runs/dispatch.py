@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cloudrun.core import rundir
 from cloudrun.core.errors import (
     Cancelled,
     CloudrunError,
@@ -25,7 +26,7 @@ from cloudrun.core.errors import (
 from cloudrun.core.events import Note, Progress
 from cloudrun.core.ids import new_id
 from cloudrun.core.records import FileEntry, JobStatus, RunRecord, System
-from cloudrun.core.states import EndReason, RunState
+from cloudrun.core.states import RunState
 from cloudrun.ledger import Ledger, Run
 from cloudrun.plan.fingerprint import cell_key
 from cloudrun.runs import bucket, datasets
@@ -33,7 +34,7 @@ from cloudrun.runs.attempt import Attempt
 from cloudrun.runs.furnishing import furnished
 from cloudrun.runs.prepared import Prepared, job_spec, submission
 from cloudrun.runs.pulling import requeue_unseen
-from cloudrun.runs.slots import Recalled, Turn
+from cloudrun.runs.slots import Turn
 from cloudrun.units.lifeline import LIFELINE
 from cloudrun.units.phases import together
 
@@ -55,17 +56,21 @@ def execute(
     """Run it. Returns when everything is home and recorded; raises JobFailed (with `.run`) where `check` is true.
 
     `run_id` is that of a run whose earlier attempt was interrupted; `new` one that is not in the ledger yet; `begun`
-    the number of an attempt that is there already. `turn` is waited for with everything on the unit that the job needs;
-    it is over when the unit can begin another.
+    the number of an attempt that is there already. `turn` is waited for before anything is done, and is over when the
+    unit can begin another job.
 
     Whatever interrupts this (Ctrl-C, SIGTERM, the deadline), the job is ended, what it wrote is brought home where the
     unit still answers, and the run says how far it came, before the interruption goes on its way. Raises Interrupted
     (with `.run_id`) where the provider took the machine back: the run is queued again, with what it had saved.
     """
+    turn, shipped = turn or Turn(), ""
+    if not turn.take(wait=False):
+        shipped = _ship_ahead(unit, plan, run_id) if run_id else ""
+        turn.take(check=unit.check_cancelled)
     attempt = _attempt(
         unit,
         lambda: _again(unit, run_id, begun) if run_id and begun else _begin(unit, plan, run_id, new),
-        lambda attempt: _carry_out(attempt, plan, turn or Turn()),
+        lambda attempt: _carry_out(attempt, plan, turn, shipped),
         at_once=begun > 0,
     )
     run = unit.ledger.get(attempt.run.run_id)
@@ -133,9 +138,9 @@ def _attempt(
             if isinstance(error, Interrupted):
                 error.run_id = attempt.run.run_id
             with LIFELINE.shield(drop=True):
-                if _is_given_back(error, at_once) and not attempt.started and unit.holds():
+                if at_once and isinstance(error, Cancelled) and not attempt.started and unit.holds():
                     try:
-                        requeue_unseen(unit.ledger, attempt.run, "it had not begun", EndReason.CANCELLED)
+                        requeue_unseen(unit.ledger, attempt.run, "it had not begun")  # what it was given is given back
                     except LedgerError as failure:  # the first cause stays the first
                         error.add_note(f"{attempt.run.run_id} could not be queued again: {failure}")
                 else:
@@ -148,11 +153,6 @@ def _attempt(
     finally:
         working.close()
     return attempt
-
-
-def _is_given_back(error: BaseException, at_once: bool) -> bool:
-    """Whether a run that has not begun shall wait again."""
-    return isinstance(error, Recalled) or (at_once and isinstance(error, Cancelled))
 
 
 def _told_by_ec2(unit: OpenUnit, error: BaseException) -> BaseException:
@@ -250,9 +250,22 @@ def store_of(ledger: Ledger, plan: Prepared, run_id: str, number: int) -> str:
 # -- the steps -------------------------------------------------------------------------------------------------------
 
 
-def _carry_out(attempt: Attempt, plan: Prepared, turn: Turn) -> None:
+def _ship_ahead(unit: OpenUnit, plan: Prepared, run_id: str) -> str:
+    """The project to where the run's next attempt will look for it, while it waits; returns that place. "" where that
+    failed: whatever is wrong, the attempt is what meets it."""
+    with suppress(CloudrunError):
+        run = unit.ledger.run(run_id)
+        if run.state is RunState.QUEUED and not run.attempts:
+            place = rundir.run_dir(run_id, 1)
+            unit.agent.ship(place, plan.shipment.root, plan.shipment.entries)
+            unit.say_what_is_home()
+            return place
+    return ""
+
+
+def _carry_out(attempt: Attempt, plan: Prepared, turn: Turn, shipped: str) -> None:
     furnish(attempt, plan)
-    finished = _perform(attempt, plan, _spec(attempt, plan), turn)
+    finished = _perform(attempt, plan, _spec(attempt, plan), shipped)
     _conclude(attempt, finished, turn)
 
 
@@ -269,7 +282,7 @@ def _start(attempt: Attempt, plan: Prepared) -> None:
     furnish(attempt, plan)
     spec = _spec(attempt, plan)
     with attempt.phases.phase("ship", _what_travels(plan)):
-        attempt.despite_cuts(lambda: _ship_and_start(attempt, plan, spec, unit.check_cancelled))
+        attempt.despite_cuts(lambda: _ship_and_start(attempt, plan, spec))
     with LIFELINE.shield():
         attempt.mark_running()
         unit.ledger.set_timings(attempt.run.run_id, together(attempt.run.timings, attempt.phases.timings()))
@@ -330,25 +343,13 @@ def spec_on(unit: OpenUnit, plan: Prepared, run_id: str, number: int) -> dict[st
     return job_spec(plan, run_id, number, upload)
 
 
-def _perform(attempt: Attempt, plan: Prepared, spec: dict[str, Any], turn: Turn) -> Finished:
-    """Ship, start and follow, at the cost of one round trip where all is well and it is its turn."""
+def _perform(attempt: Attempt, plan: Prepared, spec: dict[str, Any], shipped: str) -> Finished:
+    """Ship, start and follow, at the cost of one round trip where all is well. `shipped`: where the project is."""
     unit = attempt.unit
+    is_there = attempt.place == shipped
     cut = False
     with attempt.in_time(), ExitStack() as phase:
-        shipping = partial(attempt.phases.phase, "ship", _what_travels(plan))
-        phase.enter_context(shipping())
-
-        def still_there() -> None:
-            if unit.stop.is_set():
-                raise Recalled(f"{unit.instance_id} ends before its turn has come")
-
-        def wait() -> None:
-            unit.check_cancelled()
-            if not turn.take(wait=False):  # what it waits for is another's time
-                phase.close()
-                with attempt.phases.not_counted():
-                    turn.take(check=still_there)
-                phase.enter_context(shipping())
+        phase.enter_context(attempt.phases.phase("ship", _what_travels(plan)))
 
         def started(_status: JobStatus) -> None:
             if not attempt.started:
@@ -358,20 +359,20 @@ def _perform(attempt: Attempt, plan: Prepared, spec: dict[str, Any], turn: Turn)
 
         def act() -> Finished:
             nonlocal cut
+            was_cut = cut
             if cut and (status := unit.agent.status(attempt.place)) is not None:
                 started(status)
             cut = True  # whatever comes now, a second time it is asked how far the first one came
             if not attempt.started and attempt.home.earlier:
-                started(_ship_and_start(attempt, plan, spec, wait))
+                started(_ship_and_start(attempt, plan, spec))
             if attempt.started:
                 return attempt.follow()
             return unit.agent.perform(
                 attempt.place,
                 plan.shipment.root,
-                plan.shipment.entries,
+                None if is_there and not was_cut else plan.shipment.entries,
                 spec,
                 attempt.printed,
-                before_start=wait,
                 on_started=started,
                 on_progress=_progress(attempt),
                 offsets=attempt.printed.offsets,
@@ -383,14 +384,14 @@ def _perform(attempt: Attempt, plan: Prepared, spec: dict[str, Any], turn: Turn)
         return attempt.despite_cuts(act)
 
 
-def _ship_and_start(attempt: Attempt, plan: Prepared, spec: dict[str, Any], wait: Callable[[], None]) -> JobStatus:
+def _ship_and_start(attempt: Attempt, plan: Prepared, spec: dict[str, Any]) -> JobStatus:
     """Step by step."""
     unit = attempt.unit
     known = unit.agent.status(attempt.place)
     if known is not None:
         return known  # by a connection that was lost before it could say so
     ship(attempt, plan)
-    wait()
+    unit.check_cancelled()
     return unit.agent.start(attempt.place, spec)
 
 

@@ -115,11 +115,11 @@ def _without_its_unit(
     raise ConnectionLost(f"{run.run_id} is lost: {ending.detail}", next_step=f"cloudrun reap, then {again}")
 
 
-def requeue_unseen(ledger: Ledger, run: RunRecord, detail: str, reason: EndReason = EndReason.INTERRUPTED) -> None:
+def requeue_unseen(ledger: Ledger, run: RunRecord, detail: str) -> None:
     """Let another attempt begin where the last one did: nobody could ask that one what it has. Raises LedgerError."""
     attempts = ledger.attempts(run.run_id)
     saved = attempts[-2].outputs if len(attempts) > 1 else ()
-    ledger.requeue_run(run.run_id, reason=reason, detail=detail, outputs=saved)
+    ledger.requeue_run(run.run_id, reason=EndReason.INTERRUPTED, detail=detail, outputs=saved)
 
 
 def waiting_run(ledger: Ledger, reference: str) -> tuple[RunRecord, AttemptRecord, UnitRecord]:

@@ -1,4 +1,4 @@
-"""The slots of one unit, as its threads share them: a task that was given out ahead of its turn waits for one here."""
+"""The slots of one unit, as its threads share them: a run that was given out ahead of its turn waits for one here."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Slots:
         self._changed = Condition()
 
     def occupy(self) -> None:
-        """By a task that runs there already, whether there is a slot for it or not."""
+        """For a task that runs there already, or begins now, whether there is one or not."""
         with self._changed:
             self._free -= 1
 
@@ -65,20 +65,21 @@ class Turn:
     """One task's claim to a slot: to be taken before it begins, and over once the unit can begin another."""
 
     def __init__(
-        self, slots: Slots | None = None, over: Callable[[], None] = lambda: None, *, begun: bool = False
+        self, slots: Slots | None = None, over: Callable[[], None] = lambda: None, *, has_slot: bool = False
     ) -> None:
-        """`slots`: None where it shares the unit with nothing. `over` is called when it is. `begun`: it runs already,
-        and has its slot."""
+        """`slots`: None where it shares the unit with nothing. `over` is called when it is. `has_slot`: one
+        was occupied for it."""
         self._slots = slots or Slots(1)
         self._over = over
-        self._has_slot = begun
+        self._has_slot = has_slot
         self.called_off: Callable[[], str] = lambda: ""  # why it is not to begin after all; "" where it is
 
     def take(self, *, wait: bool = True, check: Callable[[], None] = lambda: None) -> bool:
         """As `Slots.take`; a second time it is there already."""
-        self._has_slot = self._has_slot or self._slots.take(wait=wait, check=check)
-        if why := self.called_off():
-            raise Recalled(why)
+        if not self._has_slot:
+            self._has_slot = self._slots.take(wait=wait, check=check)
+            if why := self.called_off():
+                raise Recalled(why)
         return self._has_slot
 
     def end(self) -> None:

@@ -44,15 +44,6 @@ class Phases:
         self._spent[name] += elapsed_s
         self._began -= elapsed_s
 
-    @contextmanager
-    def not_counted(self) -> Iterator[None]:
-        """What happens in the block is no part of the whole either: it is another's time."""
-        began = self._clock.monotonic()
-        try:
-            yield
-        finally:
-            self._began += self._clock.monotonic() - began
-
     def has(self, name: Phase) -> bool:
         return name in self._spent
 

@@ -14,9 +14,7 @@ from cloudrun.core.events import Event
 from cloudrun.core.records import JobStatus, RunRecord
 from cloudrun.core.states import EndReason, RunState
 from cloudrun.ledger import Ledger
-from cloudrun.plan.retrying import ends_of
 from cloudrun.runs import bucket, dispatch
-from cloudrun.runs.slots import Recalled, Slots, Turn
 from tests.fakes import RUN, Agent, Ec2, ManualClock, an_attempt, open_unit
 
 
@@ -80,22 +78,6 @@ def test_a_claim_that_was_not_begun_when_the_user_stopped_waits_again(ledger: Le
     with pytest.raises(Cancelled):
         dispatch._attempt(unit, lambda: dispatch._again(unit, RUN, 2), lambda _: pytest.fail("begun"), at_once=True)
     assert ledger.run(RUN).state is RunState.QUEUED
-
-
-def test_a_claim_whose_turn_does_not_come_on_its_unit_waits_again_and_is_no_attempt_at_it(
-    ledger: Ledger, clock: ManualClock
-) -> None:
-    unit = an_attempt(ledger, clock, Ec2(), Agent(status=None)).unit
-    ledger.requeue_run(RUN, reason=EndReason.INTERRUPTED, detail="")
-    ledger.begin_attempt(RUN, unit.instance_id, clock.now())
-    slots = Slots(1)
-    slots.recall()
-    with pytest.raises(Recalled):
-        dispatch._attempt(unit, lambda: dispatch._again(unit, RUN, 2), lambda _: Turn(slots).take())
-    assert ledger.run(RUN).state is RunState.QUEUED
-    reasons = [each.end_reason for each in ledger.attempts(RUN)]
-    assert reasons == [EndReason.INTERRUPTED, EndReason.CANCELLED]
-    assert ends_of(RunState.QUEUED, reasons) == [EndReason.INTERRUPTED]
 
 
 def test_what_comes_by_the_bucket_took_as_long_as_it_was_watched(

@@ -88,9 +88,9 @@ def test_a_task_given_ahead_of_its_turn_begins_when_the_one_before_is_judged(han
 
     hand.begin(cast("Any", Unit()), carry_out, events.put)
     assert isinstance(events.get(timeout=WAIT_S), Opened)
-    for task in ("first", "second"):
-        hand.reserve(task)
-        hand.give(task, task)
+    hand.reserve("first")
+    hand.give("first", "first")
+    hand.give_ahead("second")
     first = events.get(timeout=WAIT_S)
     assert isinstance(first, Done)
     assert begun == ["first"], "it is decided first whether there shall be another"
@@ -115,9 +115,9 @@ def test_what_waits_for_its_turn_on_a_unit_that_ends_comes_back_as_it_was(hand: 
 
     hand.begin(cast("Any", Unit()), carry_out, events.put)
     assert isinstance(events.get(timeout=WAIT_S), Opened)
-    hand.go_on("first")
-    hand.reserve("second")
-    hand.give("second", "second")
+    hand.reserve("first")
+    hand.give("first", "first")
+    hand.give_ahead("second")
     assert hand.view().busy == 2
     hand.drain()
     second = events.get(timeout=WAIT_S)

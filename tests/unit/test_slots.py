@@ -90,7 +90,7 @@ def test_a_task_that_is_called_off_has_no_turn_though_there_is_a_slot() -> None:
 
 def test_tasks_that_run_there_already_have_their_slots() -> None:
     shared = Slots(1)
-    running = [Turn(shared, begun=True) for _ in range(2)]
+    running = [Turn(shared, has_slot=True) for _ in range(2)]
     shared.occupy()
     shared.occupy()
     running[0].end()
