@@ -90,6 +90,11 @@ class Hand:
         """Whether EC2 has not said yet that it runs."""
         return self.unit is None and not self.over
 
+    @property
+    def ahead(self) -> int:
+        """Tasks that wait for a slot."""
+        return max(0, len(self.tasks) - len(self.homeward) - self.slots)
+
     def view(self) -> UnitView:
         return UnitView(
             self.record.instance_id,
