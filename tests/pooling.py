@@ -18,6 +18,7 @@ from cloudrun.ledger import Ledger
 from cloudrun.plan.scheduling import Backlog, Limits
 from cloudrun.pools import pool as pools
 from cloudrun.pools.pooled import PooledUnit
+from cloudrun.runs.slots import Turn
 from tests.fakes import Ec2, cloud_of, launch_one
 
 IMAGE = Image("ami-1", "/dev/sda1", "x86_64", "/dev/sda1", "ubuntu", 8)
@@ -66,7 +67,7 @@ class Cells:
     def begin(self, given: Sequence[tuple[str, Any]]) -> list[Any]:
         return [task for _, task in given]
 
-    def carry_out(self, unit: PooledUnit, task: Any, freed: Callable[[], None]) -> None:
+    def carry_out(self, unit: PooledUnit, task: Any, turn: Turn) -> None:
         self._carry_out(unit)
 
     def ended(self, task: Any, error: BaseException | None) -> None:
