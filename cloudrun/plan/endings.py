@@ -92,7 +92,7 @@ def interruption(
     if isinstance(error, Interrupted):
         return Ending(RunState.LOST, EndReason.INTERRUPTED, detail)
     if isinstance(error, ConnectionLost):
-        return Ending(RunState.LOST, EndReason.UNIT_LOST, detail)
+        return Ending(RunState.LOST, EndReason.UNIT_LOST if started else EndReason.SHIP_FAILED, detail)
     if isinstance(error, Cancelled) or not isinstance(error, Exception):
         return Ending(RunState.CANCELLED, EndReason.CANCELLED, detail)
     return Ending(RunState.FAILED, EndReason.PULL_FAILED if started else EndReason.SHIP_FAILED, detail)

@@ -187,7 +187,7 @@ class Attempt:
         if not unit.holds():
             error.add_note(f"another client has taken {unit.instance_id} over: the run is left to it")
             return
-        if isinstance(error, Interrupted):
+        if isinstance(error, Interrupted) or (isinstance(error, DeadlineReached) and self._is_for_another()):
             self._requeue(error)
             return
         if isinstance(error, LedgerError | TransferError) and self._can_be_pulled_later(error):
@@ -288,16 +288,21 @@ class Attempt:
         mark_incomplete(error)  # it is billing until then
         return True
 
-    def _requeue(self, error: Interrupted) -> None:
+    def _is_for_another(self) -> bool:
+        """Whether it had no part in what became of its machine, and another one takes its place."""
+        return self.unit.replaceable and not self.started
+
+    def _requeue(self, error: Interrupted | DeadlineReached) -> None:
         """The machine went before its job could be asked what it has: the next attempt begins where this one did, or
-        with what is in the bucket."""
+        with what is in the bucket. Only one that had begun can have brought the machine down."""
         unit = self.unit
         try:
             if unit.ledger.run(self.run.run_id).state is RunState.QUEUED:
                 return  # by `conclude`, with what was saved
             if self._came_by_bucket(error):
                 return
-            reason = EndReason.UNIT_LOST if isinstance(error, UnitGone) else EndReason.INTERRUPTED
+            is_suspect = isinstance(error, UnitGone) and self.started
+            reason = EndReason.UNIT_LOST if is_suspect else EndReason.INTERRUPTED
             self.home.requeue(None, str(error), logs=self._logs(), reason=reason)
             self._discard_copies()
         except CloudrunError as failure:

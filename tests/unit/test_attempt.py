@@ -17,6 +17,7 @@ from cloudrun.core.errors import (
     DeadlineReached,
     Interrupted,
     LedgerError,
+    UnitGone,
     UsageError,
     exit_code_of,
 )
@@ -24,6 +25,7 @@ from cloudrun.core.events import Event
 from cloudrun.core.records import JobStatus, RunRecord
 from cloudrun.core.states import EndReason, RunState
 from cloudrun.ledger import Ledger
+from cloudrun.plan.retrying import SUSPICIOUS, next_step
 from cloudrun.runs import bucket, dispatch
 from cloudrun.runs.attempt import Attempt
 from tests.fakes import RUN, Agent, Ec2, ManualClock, an_attempt, open_unit
@@ -210,6 +212,30 @@ def test_a_run_that_was_let_go_is_not_told_to_be_another_clients(ledger: Ledger,
     error = KeyboardInterrupt()
     attempt.rescue(error)
     assert error.__notes__ == [f"{RUN} goes on; cloudrun attach {RUN} comes back to it, cloudrun cancel ends it"]
+
+
+@pytest.mark.parametrize("error", [UnitGone("it went away"), DeadlineReached("its time was up")])
+def test_only_a_cell_that_had_begun_is_suspected_of_what_became_of_its_machine(
+    ledger: Ledger, clock: ManualClock, error: CloudrunError
+) -> None:
+    """Two machines may go while their environments are built, and the cell that was to run there is as good as ever."""
+    attempt = an_attempt(ledger, clock, Ec2(), Agent(status=None))
+    attempt.unit.replaceable = True
+    attempt.started = False
+    for number in (1, 2):
+        attempt.rescue(error)
+        assert ledger.run(RUN).state is RunState.QUEUED
+        if number == 1:
+            ledger.begin_attempt(RUN, attempt.unit.instance_id, clock.now())
+            attempt.home = replace(attempt.home, number=2)
+    ends = [each.end_reason for each in ledger.attempts(RUN) if each.end_reason]
+    assert next_step(ends) == "again"
+
+    ledger.begin_attempt(RUN, attempt.unit.instance_id, clock.now())
+    ledger.move_run(RUN, RunState.RUNNING)
+    attempt.started = True
+    attempt.rescue(error)
+    assert ledger.attempts(RUN)[-1].end_reason in SUSPICIOUS
 
 
 @pytest.mark.parametrize("user_too", [False, True])

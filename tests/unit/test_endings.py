@@ -54,6 +54,7 @@ def test_what_the_user_stopped_says_how_and_what_to_do(
         (errors.Cancelled("told to stop"), False, RunState.CANCELLED, EndReason.CANCELLED),
         (errors.DeadlineReached("time is up"), True, RunState.FAILED, EndReason.DEADLINE),
         (errors.ConnectionLost("gone"), True, RunState.LOST, EndReason.UNIT_LOST),
+        (errors.ConnectionLost("gone"), False, RunState.LOST, EndReason.SHIP_FAILED),
         (errors.ProvisionError("no such package"), False, RunState.FAILED, EndReason.PROVISION_FAILED),
         (errors.TransferError("short"), False, RunState.FAILED, EndReason.SHIP_FAILED),
         (errors.TransferError("short"), True, RunState.FAILED, EndReason.PULL_FAILED),
