@@ -105,6 +105,10 @@ class Cells:
             expected_s = self._took_s / self._timed
         return Backlog(self._turns.queued, self._tally.running, expected_s, next_s)
 
+    def expected_s(self) -> list[float] | None:
+        """What each that waits is expected to take, in the order of their turns; None where nobody knows."""
+        return self._turns.each_s()
+
     def take(self, beside: Sequence[Cell] = ()) -> Cell | None:
         """Two cells whose machines went down never share one: else nobody would know the next time which it was."""
         if self.failures.wait(self._tally.running, keep_going=self._keep_going):

@@ -17,6 +17,7 @@ from cloudrun.core.states import GridState, RunState
 from cloudrun.grids.cancelling import end_left
 from cloudrun.grids.cells import ON_UNITS, Cells, Tally
 from cloudrun.grids.changed import changed_since, warning
+from cloudrun.grids.estimating import UNSEEN, estimate_of
 from cloudrun.grids.handing import HandedOut, hand_out
 from cloudrun.grids.inherited import Held, inherit
 from cloudrun.grids.machines import GRID_TAG, bill_of, names_of, units_ever_of, units_of
@@ -25,7 +26,7 @@ from cloudrun.ledger import Ledger
 from cloudrun.plan import budget
 from cloudrun.plan.costs import Bill
 from cloudrun.plan.endings import in_words
-from cloudrun.plan.estimate import Estimate, estimate
+from cloudrun.plan.estimate import Estimate
 from cloudrun.plan.expecting import Expectation
 from cloudrun.plan.grid import Grid
 from cloudrun.plan.pricing import vcpus
@@ -42,7 +43,6 @@ from cloudrun.units.costs import settle
 from cloudrun.units.leases import present
 from cloudrun.wiring import Cloud
 
-BOOT_S = {"sandbox": 3.0, "aws": 60.0}  # from asking for a machine to its first cell, until one has been seen to boot
 SLOTS_MAX = 256  # each is a thread here, and a channel to the machine
 SAVING_S = 15.0  # before a deadline, beside the grace of what runs, for outputs to be saved: as `agent.power` has it
 
@@ -124,12 +124,19 @@ def run_grid(
         def make_pool_of_shares(limits: Limits) -> Pool:
             return make_pool(limits, lambda name: replace(terms(name), slots=1), lambda name: terms(name).slots)
 
+        def tell() -> Estimate:
+            return estimate_of(
+                ledger, run.cells.backlog().queued, run.cells.expected_s(),
+                settings=settings, region=cloud.place.region, environment=plan.environment.fingerprint,
+                limits=limits, terms=terms, spent_usd=run.ended_usd(terms),
+            )  # fmt: skip
+
         try:
             changed(run.tally, None)
             if run.was_done:
                 return run.finish(earlier_usd=bill_of(ledger, run.grid_id).usd)
             if detach:
-                estimated(_estimate(run, settings, limits, terms))
+                estimated(tell())
                 take_over = partial(run.inherit, cloud, image)
                 return run.leave_alone(
                     hand_out(run.cells, plan, limits, ledger, observe, take_over, make_pool_of_shares)
@@ -140,7 +147,7 @@ def run_grid(
                 count, word = run.tally.running, "cell goes" if run.tally.running == 1 else "cells go"
                 observe(Note(f"{count} {word} on, on machines of an earlier command"))
             _warn_of_money(joined, limits, run.grid_id, observe)
-            estimated(_estimate(run, settings, limits, terms))
+            estimated(tell())
             try:
                 pool.run(run.cells, joined)
             finally:
@@ -369,7 +376,7 @@ def limits_of(wishes: Wishes, settings: Settings, terms: Callable[[str], Terms])
         max_units=wishes.max_units or wishes.units,
         slots=first.slots,
         usd_per_hour=first.usd_per_hour,
-        boot_s=BOOT_S[settings.provider],
+        boot_s=UNSEEN[settings.provider].boot_s,
         deadline_s=settings.deadline_s,
         min_units=0 if wishes.max_units else wishes.units,
         budget_usd=wishes.budget_usd,
@@ -382,19 +389,3 @@ def on_its_share(plan: Prepared, wishes: Wishes, terms: Callable[[str], Terms]) 
     types = (plan.settings.instance_type, *plan.settings.fallback_types)
     is_shared = any(terms(name).slots > 1 for name in types)
     return replace(plan, threads=wishes.cpus) if is_shared or wishes.cpus > 1 else plan
-
-
-def _estimate(run: GridRun, settings: Settings, limits: Limits, terms: Callable[[str], Terms]) -> Estimate:
-    backlog = run.cells.backlog()
-    return estimate(
-        backlog.queued,
-        backlog.expected_s,
-        units=limits.max_units,
-        slots=limits.slots,
-        usd_per_hour=limits.usd_per_hour,
-        boot_s=limits.boot_s,
-        deadline_s=limits.deadline_s,
-        budget_usd=limits.budget_usd,
-        dearest_usd_per_hour=max((terms(name).usd_per_hour for name in settings.fallback_types), default=0.0),
-        spent_usd=run.ended_usd(terms),
-    )

@@ -165,6 +165,17 @@ class UnitRecord:
 
 
 @dataclass(frozen=True)
+class MachineTimes:
+    """Of a machine that is over, beside its work, in seconds: from asking for it to its first run, what the environment
+    of that took, and from its last run's end to its own. `environment`: the fingerprint of the first run's."""
+
+    boot_s: float
+    provision_s: float
+    end_s: float
+    environment: str = ""
+
+
+@dataclass(frozen=True)
 class ClientRecord:
     """A process that acts on units: enough to tell, on the same computer, whether it still lives."""
 
