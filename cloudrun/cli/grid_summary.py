@@ -76,7 +76,9 @@ def detached_lines(finished: Finished, ledger: Ledger) -> list[str]:
     counts += [f"{tally.left} wait: {finished.why}" if finished.why else f"{tally.left} wait"] if tally.left else []
     lines += [f"  cells  {', '.join(counts)}"] if counts else []
     if finished.most_usd:
-        lines.append(f"  cost   at most {usd_text(finished.most_usd)} {AT_LIST_PRICES}, if all run until their deadlines")
+        lines.append(
+            f"  cost   at most {usd_text(finished.most_usd)} {AT_LIST_PRICES}, if all run until their deadlines"
+        )
     lines.append(
         f"  next   cloudrun attach {grid.grid_id}   (goes on with it to its end; from any folder of this project)"
     )

@@ -10,6 +10,7 @@ import pytest
 from cloudrun.core.errors import Cancelled, ConnectionLost, LaunchError, UnitGone
 from cloudrun.core.events import Event, Note
 from cloudrun.ledger import Ledger
+from cloudrun.pools import fleet
 from cloudrun.pools import pool as pools
 from cloudrun.pools.pooled import PooledUnit
 from cloudrun.pools.work import Joined
@@ -38,7 +39,7 @@ def test_the_cells_of_a_machine_that_lets_nobody_in_are_told_and_the_others_go_o
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While it is on its way out it is nobody's to extend, however near its deadline is."""
-    monkeypatch.setattr(pools, "PooledUnit", Shut)
+    monkeypatch.setattr(fleet, "PooledUnit", Shut)
     unit = joined_unit(ledger, ec2 := Lingering(), timedelta(minutes=2))
     cells, decisions = Cells(running=2), 0
 
@@ -57,7 +58,7 @@ def test_the_cells_of_a_machine_that_lets_nobody_in_are_told_and_the_others_go_o
 def test_machines_that_get_ready_for_what_was_stopped_are_spared_and_nobody_is_warned(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pools, "PooledUnit", Booting)
+    monkeypatch.setattr(fleet, "PooledUnit", Booting)
     said: list[Event] = []
     unit = joined_unit(ledger, ec2 := Ec2(), timedelta(hours=2))
     cells = Cells(running=0)
@@ -72,7 +73,7 @@ def test_machines_that_get_ready_for_what_was_stopped_are_spared_and_nobody_is_w
 def test_where_no_further_cell_is_begun_those_that_run_go_on_and_those_that_wait_for_an_environment_do_not(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, begins_jobs: bool
 ) -> None:
-    monkeypatch.setattr(pools, "PooledUnit", Unit)
+    monkeypatch.setattr(fleet, "PooledUnit", Unit)
     unit = joined_unit(ledger, ec2 := Ec2(), timedelta(hours=2))
 
     def carry_out(machine: PooledUnit) -> None:

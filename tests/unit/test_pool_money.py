@@ -11,6 +11,7 @@ import pytest
 from cloudrun.core.errors import CleanupIncomplete, ConnectionLost
 from cloudrun.ledger import Ledger
 from cloudrun.plan.scheduling import Backlog, UnitView, decide
+from cloudrun.pools import fleet
 from cloudrun.pools import pool as pools
 from cloudrun.pools.extending import extend
 from cloudrun.pools.hands import Hand
@@ -31,7 +32,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[UnitView], float]]:
         return decide(now, backlog, units, *args, **words)
 
     monkeypatch.setattr(pools, "decide", watched)
-    monkeypatch.setattr(pools, "PooledUnit", Unit)
+    monkeypatch.setattr(fleet, "PooledUnit", Unit)
     return decisions
 
 
