@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import NoReturn
 
-from cloudrun.cli.catalogue import COMMANDS, front_page
+from cloudrun.cli.catalogue import front_page
 from cloudrun.cli.early import begin
 from cloudrun.cli.printing import abandon, columns, print_json, printable, printed_json
 from cloudrun.core.errors import Cancelled, CloudrunError, UsageError, exit_code_of
@@ -36,14 +37,31 @@ def main() -> NoReturn:
         _tell(f"ended by {signal.Signals(received[0]).name}", error, LOOK_STEP)
         code = exit_code_of(error, 128 + received[0])
     except CloudrunError as error:
-        _tell(str(error), error, error.next_step)
+        next_step = retyped(sys.argv[1:], error.instead) or error.next_step
+        _tell(str(error), error, next_step)
         if _wants_json() and not printed_json():
-            print_json({"error": {"kind": type(error).__name__, "message": str(error), "next_step": error.next_step}})
+            print_json({"error": {"kind": type(error).__name__, "message": str(error), "next_step": next_step}})
         by_signal = received and isinstance(error, Cancelled)
         code = exit_code_of(error, 128 + received[0] if by_signal else error.exit_code)
     except Exception as error:  # noqa: BLE001 - the outermost place: a bug becomes a short message and a crash log
         code = _crash(error)
     sys.exit(code)
+
+
+def retyped(words: Sequence[str], instead: tuple[str, str] | None) -> str:
+    """The command line with the right word in place of the wrong one; "" where that is not in it, or twice."""
+    if instead is None:
+        return ""
+    wrong, right = instead
+    ours, scripts = _ours([*words])
+    places = [place for place, word in enumerate(ours) if wrong in (word, *word.partition("=")[::2])]
+    if len(places) != 1:
+        return ""
+    (place,) = places
+    name, equals, value = ours[place].partition("=")
+    parts = [right if part == wrong else part for part in (name, value)]
+    ours[place] = right if ours[place] == wrong else equals.join(parts)
+    return shlex.join(["cloudrun", *ours, *scripts])
 
 
 def _wants_json() -> bool:
@@ -110,9 +128,9 @@ def _command(arguments: Sequence[str]) -> Callable[[], int | None]:
     try:
         command, bound, _ = application().parse_args(list(arguments), print_error=False, exit_on_error=False)
     except CycloptsError as error:
-        name = f"{arguments[0]} " if arguments[0] in {command.name for command in COMMANDS} else ""
-        hint = "; what is meant for the script goes after --" if name == "submit " else ""
-        raise UsageError(str(error).rstrip("."), next_step=f"cloudrun {name}--help{hint}") from error
+        from cloudrun.cli.refused import usage_error
+
+        raise usage_error(error, arguments) from error
     return lambda: command(*bound.args, **bound.kwargs)
 
 

@@ -20,7 +20,7 @@ from cloudrun.cli.parser import Json
 from cloudrun.cli.printing import print_json_list, printable
 from cloudrun.cli.result_tables import COST, RANK, Columns, Table, print_csv
 from cloudrun.core.errors import UsageError
-from cloudrun.core.near import did_you_mean
+from cloudrun.core.near import did_you_mean, instead
 from cloudrun.core.states import RunState
 from cloudrun.ledger import Ledger, Run
 from cloudrun.ledger.names import FUNCTIONS
@@ -179,6 +179,7 @@ def _scripts(ledger: Ledger, grid_id: str | None, wanted: str | None) -> list[st
         raise UsageError(
             f"no run here is of the script {wanted!r}{did_you_mean(wanted, known)}",
             next_step=f"--script is one of: {', '.join(map(_what, known))}" if known else "cloudrun submit train.py",
+            instead=instead(wanted, known),
         )
     return [wanted] if wanted in fitting else [*fitting]
 
@@ -225,7 +226,8 @@ def _check_names(
                     raise UsageError(f"{flag}: {why}", next_step=f"{flag} takes one of: {takes}")
             if metric is not None and (why := check_column(Column("score", metric), scores, params)):
                 names = ", ".join(map(printable, scores)) or "none: the runs have no scores"
-                raise UsageError(f"--metric: {why}", next_step=f"--metric is one of: {names}")
+                meant = instead(metric, scores)
+                raise UsageError(f"--metric: {why}", next_step=f"--metric is one of: {names}", instead=meant)
         except UsageError:
             if most is None or known.runs < most:
                 raise

@@ -275,6 +275,7 @@ def submit(
     with before_launch(instance_id):  # the imports alone take their time
         from cloudrun import config
         from cloudrun.ledger import Ledger
+        from cloudrun.runs.doubts import check_names
         from cloudrun.runs.submit import Job
         from cloudrun.runs.submit import submit as submit_job
 
@@ -319,6 +320,8 @@ def submit(
         "minimize": minimize,
     }
     settings = config.load(Path.cwd(), flags)
+    with before_launch(instance_id), closing(Ledger()) as ledger, Display() as display:
+        check_names(script, {name: None for table in cells.tables for name in table}, settings.metric, ledger, display)
     only_grids = {  # a single run knows nothing of them: one is a grid of one cell then
         "--grid": grid is not None,
         "--units": units is not None,

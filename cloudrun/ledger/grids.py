@@ -10,7 +10,7 @@ from typing import Any
 
 from cloudrun.core.clock import utc_text
 from cloudrun.core.errors import LedgerError, NotFound
-from cloudrun.core.near import did_you_mean
+from cloudrun.core.near import did_you_mean, instead
 from cloudrun.core.records import CellRecord, GridRecord, RunRecord
 from cloudrun.core.states import GRID, GridState, RunState
 from cloudrun.ledger.database import Database
@@ -60,7 +60,9 @@ class Grids:
                 ).fetchall()
                 known = dict.fromkeys(word for row in rows for word in row)
                 raise NotFound(
-                    f"no grid {reference!r} in the ledger{did_you_mean(reference, known)}", next_step="cloudrun results"
+                    f"no grid {reference!r} in the ledger{did_you_mean(reference, known)}",
+                    next_step="cloudrun results",
+                    instead=instead(reference, known),
                 )
             return _grid(connection, grid_id)
 

@@ -278,8 +278,17 @@ def _attempts(connection: sqlite3.Connection, run_id: str) -> list[AttemptRecord
 
 
 def _no_such_run(connection: sqlite3.Connection, reference: str) -> NotFound:
-    newest = connection.execute("SELECT run_id, name FROM runs ORDER BY created_at DESC LIMIT 1000").fetchall()
-    known = dict.fromkeys(word for row in newest for word in (row["name"], row["run_id"]))
-    near = nearest(reference, known, 3)
-    hint = f"; near: {', '.join(near)}" if near else ""
-    return NotFound(f"no run {reference!r} in the ledger{hint}", next_step="`cloudrun results` lists what there is")
+    """With the runs that were probably meant, else the script: who knows that looks for its runs."""
+    newest = connection.execute("SELECT run_id, name, script FROM runs ORDER BY created_at DESC LIMIT 1000").fetchall()
+    message, step = f"no run {reference!r} in the ledger", "`cloudrun results` lists what there is"
+    scripts = {row["script"].rpartition("/")[2]: row["script"] for row in newest}
+    if reference in scripts or reference in scripts.values():
+        message += ": that is a script"
+        return NotFound(message, next_step=f"cloudrun results --script {reference} lists its runs")
+    near = nearest(reference, dict.fromkeys(word for row in newest for word in (row["name"], row["run_id"])), 3)
+    if near:
+        message += f"; near: {', '.join(near)}"
+        return NotFound(message, next_step=step, instead=(reference, near[0]))
+    if meant := nearest(reference, scripts):
+        step = f"cloudrun results --script {scripts[meant[0]]} lists the runs of that script"
+    return NotFound(message, next_step=step)

@@ -24,7 +24,6 @@ from cloudrun.setup.checks import Check, Look
 from cloudrun.setup.versions import ssh_version
 
 LEAST_SQLITE = (3, 35)  # the ledger writes `ON CONFLICT DO UPDATE` without naming the conflict
-WAL_MENDED = "3.51.3"
 COMFORTABLE_BYTES = 2_000_000_000  # an environment with scikit-learn has 250 MB, and the sandbox keeps several
 _UV_TIMEOUT_S = 20
 
@@ -77,15 +76,12 @@ def uv() -> Check:
 def sqlite() -> Check:
     found = sqlite_version()
     parts = tuple(int(part) for part in found.split(".") if part.isdecimal())
+    least = ".".join(map(str, LEAST_SQLITE))
     if parts < LEAST_SQLITE:
-        least = ".".join(map(str, LEAST_SQLITE))
         return Check(
             "sqlite", "problem", f"{found}: the ledger needs {least}", "use a newer Python, which brings its own"
         )
-    words = "the ledger's journal is one that loses nothing"
-    if parts < tuple(map(int, WAL_MENDED.split("."))):
-        words = f"its WAL can be corrupted (mended in {WAL_MENDED}); the ledger never uses that, so it loses nothing"
-    return Check("sqlite", "ok", f"{found}: {words}")
+    return Check("sqlite", "ok", f"{found} (the ledger needs {least})")
 
 
 def disk(project: Path) -> Check:

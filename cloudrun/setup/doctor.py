@@ -20,12 +20,9 @@ from cloudrun.setup.checks import Check, from_error, side_by_side
 def examine(start: Path, flags: Mapping[str, object]) -> dict[str, list[Check]]:
     """What was found, by group. Only what the chosen provider needs is looked at. Raises nothing that is about what is
     examined."""
-    try:
-        settings, settled = config.load(start, flags), [Check("settings", "ok", _told(start, flags))]
-    except ConfigError as error:
-        settings, settled = Settings(), [from_error("settings", error)]
+    settings, check = settled(start, flags)
     project = find_project(None)
-    groups = {"this computer": [*settled, *side_by_side(computer.looks(project))]}
+    groups = {"this computer": [check, *side_by_side(computer.looks(project))]}
     if settings.provider == "aws":
         machine = _one_of_ours(project, settings)
         groups["AWS"] = account.checks(settings, lambda: datetime.now(UTC), machine)
@@ -38,10 +35,17 @@ def all_is_well(groups: Mapping[str, Sequence[Check]]) -> bool:
     return not any(check.verdict == "problem" for checks in groups.values() for check in checks)
 
 
-def _told(start: Path, flags: Mapping[str, object]) -> str:
-    _, origins = config.load_with_origins(start, flags)
-    files = dict.fromkeys(str(given.path) for given in origins.values() if given.path)
-    return f"from {' and '.join(files)}" if files else "no file: the defaults, variables and flags"
+def settled(start: Path, flags: Mapping[str, object]) -> tuple[Settings, Check]:
+    """What holds, and where it was read; a file in which nothing is set, as `init` writes it, is one too."""
+    try:
+        settings, origins = config.load_with_origins(start, flags)
+        files = config.files(start)
+    except ConfigError as error:
+        return Settings(), from_error("settings", error)
+    said = f"{len(origins)} set (cloudrun config show --origin)" if origins else "all at their defaults"
+    return settings, Check(
+        "settings", "ok", f"{said}; {' and '.join(map(str, files)) or 'no file yet (cloudrun init writes one)'}"
+    )
 
 
 def _machines() -> Check:

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudrun.cli.catalogue import COMMANDS
-from cloudrun.cli.main import run
+from cloudrun.cli.main import retyped, run
 from cloudrun.cli.parser import application, parse_params
 from cloudrun.core import errors
 from cloudrun.core.errors import CloudrunError, UsageError
@@ -30,7 +30,7 @@ DRIVER = """
 import sys
 from cloudrun.cli import catalogue
 catalogue.COMMANDS = (catalogue.Command("act", "acting:act", "acts", "cloudrun act"),)
-from cloudrun.cli.main import main
+from cloudrun.cli.main import main, retyped
 main()
 """
 
@@ -194,6 +194,39 @@ def test_a_wrong_command_line_is_refused_with_the_next_step(
     assert message in str(caught.value)
     assert next_step in caught.value.next_step
     assert not (tmp_path / ".cloudrun").exists()
+
+
+@pytest.mark.parametrize(
+    ("typed", "message", "next_step"),
+    [
+        ("reslts --limit 3", "there is no cloudrun reslts; did you mean results?", "cloudrun results --limit 3"),
+        ("nonesuch", "there is no cloudrun nonesuch", "cloudrun --help"),
+        ("run train.py", "there is no cloudrun run; did you mean submit?", "cloudrun submit train.py"),
+        ("train.py", "train.py is no command", "cloudrun submit train.py"),
+        ("--verson", "there is no cloudrun --verson; did you mean --version?", "cloudrun --version"),
+        ("sandbox statsu --json", "did you mean status?", "cloudrun sandbox status --json"),
+        ("sandbox foo", "it has start, stop, status, interrupt, shortage", "cloudrun sandbox --help"),
+        ("results --metrc=f1", "--metric", "cloudrun results --metric=f1"),
+        ("submit t.py --metrik a -- --metrik b", "--metric", "cloudrun submit t.py --metric a -- --metrik b"),
+        ("get train", "PATH is missing", "cloudrun get RUN model.joblib, or cloudrun get --help"),
+    ],
+)
+def test_what_was_probably_meant_is_what_to_type_next(
+    typed: str, message: str, next_step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        run(typed.split())
+    assert message in str(caught.value)
+    assert "`" not in str(caught.value)
+    assert (retyped(typed.split(), caught.value.instead) or caught.value.next_step) == next_step
+
+
+def test_a_word_that_stands_there_twice_is_not_put_right_by_guessing() -> None:
+    assert retyped(["show", "tran"], ("tran", "train")) == "cloudrun show train"
+    assert retyped(["compare", "tran", "tran"], ("tran", "train")) == ""
+    assert retyped(["show"], ("tran", "train")) == ""
+    assert retyped(["show"], None) == ""
 
 
 @pytest.mark.parametrize(

@@ -82,3 +82,9 @@ def test_a_metric_that_no_run_has_is_refused_before_anything_is_written(tmp_path
     with pytest.raises(UsageError, match="no scores at all"):
         run(["report", "--metric", "f1"])
     assert not (tmp_path / "report.html").exists()
+
+
+def test_a_mistyped_score_is_told_from_one_that_nobody_gave(ledger: Ledger) -> None:
+    with pytest.raises(UsageError, match="no scores at all") as caught:
+        run(["report", "--metric", "accuracy"])
+    assert caught.value.instead is None

@@ -14,6 +14,8 @@ from cloudrun.cli.init import QUESTIONS, asked
 from cloudrun.cli.main import run
 from cloudrun.config import load
 from cloudrun.core.errors import ConfigError, UsageError
+from cloudrun.setup.computer import sqlite
+from cloudrun.setup.doctor import settled
 from tests.command import Cli
 from tests.terminals import on_terminal
 
@@ -189,3 +191,25 @@ def test_debug_may_stand_anywhere_and_shows_the_traceback(cli: Cli) -> None:
 
 def test_the_script_s_own_debug_is_not_ours(cli: Cli) -> None:
     assert "Traceback" not in cli("submit", "nowhere.py", "--", "--debug").stderr
+
+
+# -- doctor
+
+
+def test_doctor_sees_the_file_that_init_wrote_though_nothing_is_set_in_it(folder: Path) -> None:
+    def settings() -> str:
+        _, check = settled(folder, {"provider": None})
+        assert (check.name, check.verdict) == ("settings", "ok")
+        return check.found
+
+    assert settings() == "all at their defaults; no file yet (cloudrun init writes one)"
+    run(["init", "--yes"])
+    assert settings() == f"all at their defaults; {folder / 'cloudrun.toml'}"
+    (folder / "cloudrun.toml").write_text('deadline = "2h"\n')
+    assert settings() == f"1 set (cloudrun config show --origin); {folder / 'cloudrun.toml'}"
+
+
+def test_where_all_is_ok_doctor_says_nothing_alarming() -> None:
+    check = sqlite()
+    assert (check.verdict, check.next_step) == ("ok", "")
+    assert "corrupt" not in check.found
