@@ -188,6 +188,6 @@ def assignments_text(params: Mapping[str, Any]) -> str:
     )
 
 
-def when_text(moment: datetime) -> str:
-    """To the minute, in UTC as all times are."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%MZ")
+def when_text(moment: datetime, *, seconds: bool = False) -> str:
+    """To the minute or the second, in UTC as all times are."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ" if seconds else "%Y-%m-%d %H:%MZ")

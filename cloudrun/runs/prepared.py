@@ -20,6 +20,7 @@ from cloudrun.plan.fingerprint import code_digest
 from cloudrun.plan.imports import ImportScan, scan_imports
 from cloudrun.plan.parameters import check_name
 from cloudrun.plan.quantities import size_text
+from cloudrun.runs.fetched import say_fetched
 from cloudrun.runs.project import Shipment, shipment
 
 BESIDE_FILES = 10_000  # of a larger project nothing is written down: some 500 kB for each state of its files
@@ -151,6 +152,7 @@ def inspect(job: Job, settings: Settings, ledger: Ledger, observe: Observer, roo
     for path, why in goods.left_out:
         observe(Note(f"{path!r} is not shipped: {why}" if path else why, "warning"))
     _say_secrets(goods, observe)
+    say_fetched(goods, ledger, observe)
     return goods
 
 

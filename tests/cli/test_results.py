@@ -6,16 +6,15 @@ import csv
 import io
 import math
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from cloudrun.cli.main import run
 from cloudrun.core.errors import NotFound, UsageError
-from cloudrun.core.records import (
-    GridRecord,
-)
-from cloudrun.core.states import EndReason, GridState
+from cloudrun.core.records import GridRecord, RunRecord
+from cloudrun.core.states import EndReason, GridState, RunState
 from cloudrun.ledger import Ledger
 from tests.cli.conftest import NOON, Made, document
 
@@ -381,3 +380,27 @@ def test_get_says_what_does_not_fit(ledger: Ledger, ended: Made, path: str, dest
     with pytest.raises((UsageError, NotFound), match=problem) as caught:
         run(["get", "digits", path, dest])
     assert caught.value.next_step
+
+
+def test_runs_of_several_codes_say_which_and_those_of_one_do_not(
+    ledger: Ledger, ended: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended("a", {"accuracy": 0.92}, code="aaaaaaaaaaaa")
+    assert run(["results"]) == 0
+    assert "code" not in capsys.readouterr().out
+    ended("a", {"accuracy": 0.91}, code="bbbbbbbbbbbb")
+    assert run(["results"]) == 0
+    header, *rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[header.index("code")] for row in rows] == ["aaaaaaa", "bbbbbbb"]
+    assert run(["results", "--columns", "code_digest"]) == 0
+    assert capsys.readouterr().out.split() == ["code", "aaaaaaa", "bbbbbbb"]
+
+
+def test_runs_of_the_same_minute_are_told_apart_by_the_second(
+    ledger: Ledger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for second in (5, 42):
+        at = NOON + timedelta(seconds=second)
+        ledger.add_run(RunRecord(f"r-{second}", "train", "train.py", RunState.QUEUED, at))
+    assert run(["results", "--columns", "created_at"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["2026-11-21 12:00:42Z", "2026-11-21 12:00:05Z"]

@@ -11,10 +11,10 @@ import pytest
 
 from cloudrun.cli.main import run
 from cloudrun.core.errors import CloudrunError, UsageError
+from cloudrun.core.marks import REPORT_MARK
 from cloudrun.core.records import RunRecord
 from cloudrun.core.states import RunState
 from cloudrun.ledger import Ledger
-from cloudrun.report.page import MARK
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def test_it_writes_the_file_and_names_it(tmp_path: Path, capsys: pytest.CaptureF
     out, err = capsys.readouterr()
     assert out == f"{tmp_path}/report.html\n"
     assert "1 run, " in err
-    assert (tmp_path / "report.html").read_text().startswith(MARK)
+    assert (tmp_path / "report.html").read_text().startswith(REPORT_MARK)
     assert not list(tmp_path.glob(".*.part"))
 
 
@@ -45,7 +45,7 @@ def test_an_older_report_is_replaced_and_anything_else_is_not(tmp_path: Path) ->
         run(["report", "-o", "thesis.html"])
     assert other.read_text() == "years of work"
     assert run(["report", "-o", "thesis.html", "--force"]) == 0
-    assert other.read_text().startswith(MARK)
+    assert other.read_text().startswith(REPORT_MARK)
 
 
 def test_a_folder_gets_a_report_and_one_that_is_not_there_is_said_so(tmp_path: Path) -> None:
