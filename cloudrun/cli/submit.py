@@ -391,5 +391,7 @@ def _show(job: Job, settings: Settings, instance_id: str | None, *, as_json: boo
     if as_json:
         print_json(document(seen))
     else:
-        print("\n".join(words.lines(seen)))
+        print("\n".join(words.lines(seen)), flush=True)
+    if seen.problem is not None:
+        raise seen.problem
     return 0
