@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from cloudrun.cli.parser import Json
-from cloudrun.cli.printing import columns, print_json, print_table, printable, styled
+from cloudrun.cli.printing import Style, columns, print_json, print_table, printable, styled
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cloudrun.setup.checks import Check
 
 WORDS = {"ok": "ok", "warning": "look", "problem": "PROBLEM", "unknown": "?"}
-STYLED = {"ok": "good", "warning": "careful", "problem": "bad", "unknown": "careful"}
+STYLED: dict[str, Style] = {"ok": "good", "warning": "careful", "problem": "bad", "unknown": "careful"}
 ANY_WIDTH = 10_000
 _INDENT = 28  # where what was found begins, where there is room for that
 
@@ -78,8 +80,17 @@ def doctor(
                 print("\n".join([first.replace(word, styled(word, STYLED[check.verdict]), 1), *rest]))
         if "AWS" not in groups:
             print("\nAWS was not looked at: cloudrun doctor --provider aws")
-        print(f"\n{'all is well' if is_well else 'something is missing: what mends it is said beside it'}")
+        print(f"\n{verdict_of([check for checks in groups.values() for check in checks])}")
     return 0 if is_well else 1
+
+
+def verdict_of(checks: Sequence[Check]) -> str:
+    problems = sum(check.verdict == "problem" for check in checks)
+    looks = sum(check.verdict == "warning" for check in checks)
+    if problems:
+        return styled(f"{problems} PROBLEM{'S' if problems > 1 else ''}: what mends it stands below it", "bad")
+    more = f" enough; {looks} thing{'s' if looks > 1 else ''} to look at" if looks else ""
+    return styled(f"all is well{more}", "careful" if looks else "good")
 
 
 def lines_of(check: Check, width: int) -> list[str]:
@@ -100,7 +111,7 @@ def lines_of(check: Check, width: int) -> list[str]:
             break_long_words=False,
             break_on_hyphens=False,
         )
-        lines += [indent + each for each in mend]
+        lines += [indent + styled(each, "command") for each in mend]
     return lines
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import sys
@@ -10,9 +11,9 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import NoReturn
 
-from cloudrun.cli.catalogue import front_page
+from cloudrun.cli.catalogue import first_page, help_page
 from cloudrun.cli.early import begin
-from cloudrun.cli.printing import abandon, columns, print_json, printable, printed_json
+from cloudrun.cli.printing import abandon, columns, print_json, printable, printed_json, styled
 from cloudrun.core.errors import Cancelled, CloudrunError, UsageError, exit_code_of
 
 LOOK_STEP = "cloudrun results shows what came home, cloudrun units what is alive"
@@ -85,8 +86,11 @@ def _ours(words: list[str]) -> tuple[list[str], list[str]]:
 
 def run(arguments: Sequence[str]) -> int:
     """Carry out one command line; returns the exit code. Raises CloudrunError."""
-    if not arguments or arguments[0] in {"--help", "-h", "help"}:
-        sys.stdout.write(front_page(columns(sys.stdout)))
+    if not arguments:
+        sys.stdout.write(_painted(first_page(columns(sys.stdout))))
+        return 0
+    if arguments[0] in {"--help", "-h", "help"}:
+        sys.stdout.write(_painted(help_page(columns(sys.stdout))))
         return 0
     if arguments[0] == "__names":  # asked by a shell: see `cli.completion`
         from cloudrun.cli.names import print_names
@@ -97,6 +101,12 @@ def run(arguments: Sequence[str]) -> int:
         _print_version(arguments[1:])
         return 0
     return _command(arguments)() or 0
+
+
+def _painted(page: str) -> str:
+    """With what may be typed in colour, where there is colour."""
+    typed = re.compile(r"^( +)(cloudrun(?: \S+)*)", re.MULTILINE)
+    return typed.sub(lambda found: found[1] + styled(found[2], "command"), page)
 
 
 def _print_version(options: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import chain, pairwise
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 SCHEMA_VERSION = 1
 
@@ -65,12 +65,15 @@ def columns(stream: IO[Any]) -> int | None:
         return None
 
 
-STYLES = {"good": "32", "careful": "33", "bad": "1;31", "heading": "1"}  # ECMA-48's numbers
+Style = Literal["good", "careful", "bad", "heading", "quiet", "command"]
+STYLES: Mapping[Style, str] = {  # ECMA-48's numbers
+    "good": "32", "careful": "33", "bad": "1;31", "heading": "1", "quiet": "2", "command": "36",
+}  # fmt: skip
 
 
-def styled(text: str, style: str) -> str:
-    """The text as it is shown on stdout: in colour only on a terminal whose user has nothing against it."""
-    if not is_terminal(sys.stdout) or os.environ.get("NO_COLOR"):
+def styled(text: str, style: Style, stream: IO[Any] | None = None) -> str:
+    """The text as it is shown on a stream (stdout): in colour only on a terminal whose user has nothing against it."""
+    if not is_terminal(stream or sys.stdout) or os.environ.get("NO_COLOR"):
         return text
     return f"\x1b[{STYLES[style]}m{text}\x1b[0m"
 

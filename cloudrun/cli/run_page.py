@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import accumulate
 
-from cloudrun.cli.printing import printable, score_text, when_text
+from cloudrun.cli.printing import Style, printable, score_text, styled, when_text
 from cloudrun.cli.summary import headline, usage_text
 from cloudrun.core.records import Artifact, RunRecord, Timings, UnitRecord
 from cloudrun.core.states import RunState, is_terminal
@@ -51,13 +51,21 @@ def page(
         ("files", list(_files(run, "output"))),
         ("logs", list(_files(run, "log"))),
     ]
-    lines = _fitting(headline(run), width, label=0)
+    lines = [styled(line, _style(run)) for line in _fitting(headline(run), width, label=0)]
     for name, texts in parts:
         said = [line for text in texts if text for line in _fitting(printable(text), width)]
-        lines += [f"{name if not place else '':<{LABEL}}{text}" for place, text in enumerate(said)]
+        lines += [f"{_label(name if not place else '')}{text}" for place, text in enumerate(said)]
     for log, last in tails.items():
-        lines += [f"{log} ends with", *(f"  {line}" for line in last)]
-    return [*lines, f"{'next':<{LABEL}}{_next_step(run)}"]
+        lines += [styled(f"{log} ends with", "quiet"), *(f"  {line}" for line in last)]
+    return [*lines, f"{_label('next')}{styled(_next_step(run), 'command')}"]
+
+
+def _style(run: RunRecord) -> Style:
+    return "good" if run.state is RunState.SUCCEEDED else "bad" if is_terminal(run.state) else "heading"
+
+
+def _label(name: str) -> str:
+    return styled(f"{name:<{LABEL}}", "quiet") if name else " " * LABEL
 
 
 def _fitting(text: str, width: int | None, label: int = LABEL) -> list[str]:

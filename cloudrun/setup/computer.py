@@ -96,18 +96,15 @@ def disk(project: Path) -> Check:
 
 def home() -> Check:
     """What of the user's own is written: caches, and the sandbox."""
-    wanted = [cache_folder()]
+    wanted = {"CLOUDRUN_CACHE_DIR": cache_folder()}
     if not os.environ.get("CLOUDRUN_SANDBOX_DIR"):
         state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")  # noqa: PTH111 - no error
-        wanted.append(Path(state) / "cloudrun")
-    for folder in wanted:
-        if not _writable(folder):
-            return Check(
-                "home",
-                "problem",
-                f"{folder} cannot be written",
-                "export HOME=/a/folder/of/yours (or CLOUDRUN_SANDBOX_DIR)",
-            )
+        wanted["CLOUDRUN_SANDBOX_DIR"] = Path(state) / "cloudrun"
+    closed = {variable: folder for variable, folder in wanted.items() if not _writable(folder)}
+    if closed:
+        words = f"{' and '.join(map(str, closed.values()))} cannot be written"
+        step = f"export HOME=/a/folder/of/yours, or {' and '.join(f'{variable}=...' for variable in closed)}"
+        return Check("home", "problem", words, step)
     return Check("home", "ok", f"{Path(os.path.expanduser('~'))} can be written")  # noqa: PTH111 - as above
 
 

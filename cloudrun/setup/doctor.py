@@ -49,16 +49,24 @@ def settled(start: Path, flags: Mapping[str, object]) -> tuple[Settings, Check]:
 
 
 def _machines() -> Check:
-    driver, weaker = wiring.sandbox_machines()
+    driver, _ = wiring.sandbox_machines()
     if driver == "namespaces":
         return Check("machines", "ok", "user namespaces work: each machine is a container of its own")
-    return Check(
-        "machines",
-        "warning",
-        " ".join(weaker),
-        "sudo sysctl -w kernel.unprivileged_userns_clone=1 (Debian) or kernel.apparmor_restrict_unprivileged_userns=0"
-        " (Ubuntu); on macOS there are none",
-    )
+    words = "no user namespaces: machines are plain processes, and jobs can read and write your files"
+    return Check("machines", "warning", words, namespaces_step(Path("/proc/sys")))
+
+
+def namespaces_step(sysctls: Path) -> str:
+    """What lets this computer have them, by the switch that is off: Debian's, Ubuntu's, the kernel's own."""
+    for name, off, on in (
+        ("kernel.unprivileged_userns_clone", "0", "1"),
+        ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
+        ("user.max_user_namespaces", "0", "10000"),
+    ):
+        with suppress(OSError):
+            if (sysctls / name.replace(".", "/")).read_text(encoding="ascii").strip() == off:
+                return f"sudo sysctl -w {name}={on}"
+    return "cloudrun sandbox status says what is weaker; run what you trust"
 
 
 def _sandbox() -> Check:

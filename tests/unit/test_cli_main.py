@@ -16,7 +16,7 @@ from cyclopts import App
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudrun.cli.catalogue import COMMANDS
+from cloudrun.cli.catalogue import COMMANDS, first_page, help_page
 from cloudrun.cli.main import retyped, run
 from cloudrun.cli.parser import application, parse_params
 from cloudrun.core import errors
@@ -93,11 +93,28 @@ def acted(acting: Callable[[str], subprocess.Popen[str]]) -> Acted:
 # -- the first page and every help text
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])
-def test_alone_it_shows_what_to_type(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(arguments) == 0
+def test_alone_it_shows_what_to_type_on_one_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([]) == 0
     page = capsys.readouterr().out
     assert "cloudrun submit train.py\n" in page
+    assert all(f" {command.name}" in page for command in COMMANDS)
+    lines = page.splitlines()
+    assert len(lines) < 24, "the line below is the next prompt's"
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize("page", [first_page, help_page])
+@pytest.mark.parametrize("width", [40, 60])
+def test_on_a_narrow_screen_no_line_is_longer_and_nothing_is_lost(page: Callable[..., str], width: int) -> None:
+    narrow = page(width)
+    assert max(map(len, narrow.splitlines())) <= width
+    assert narrow.split() == page().split()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["help"]])
+def test_its_help_has_every_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments) == 0
+    page = capsys.readouterr().out
     for command in COMMANDS:
         assert command.example in page
         assert command.summary in page

@@ -44,7 +44,7 @@ def test_forty_columns_are_enough(words: tuple[str, ...], project: Path) -> None
 
 
 def test_the_first_page_folds_its_commands(project: Path) -> None:
-    lines = on_terminal(project, columns=NARROW).lines
+    lines = on_terminal(project, "--help", columns=NARROW).lines
     assert lines[lines.index("    cloudrun ps") + 1] == "        the runs that are not over"
 
 
