@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cloudrun.cli.printing import folded
+
 
 @dataclass(frozen=True)
 class Command:
@@ -147,20 +149,15 @@ def help_page(width: int | None = None) -> str:
 
 
 def _fitting(text: str, width: int | None) -> str:
-    """Lines that are too long go on in the next, below their own beginning; what stands in two columns is one below the
-    other then."""
+    """Lines that are too long go on in the next; what stands in two columns is one below the other then."""
     if width is None:
         return text
-    from textwrap import wrap
-
     lines: list[str] = []
     for line in text.splitlines():
-        begin = " " * (len(line) - len(line.lstrip()))
-        if len(line) <= width:
-            lines.append(line)
-        elif begin and "  " in line.strip():
-            first, rest = line.strip().split("  ", 1)
-            lines += [begin + first, *wrap(rest.strip(), width, initial_indent=begin * 2, subsequent_indent=begin * 2)]
+        indent = " " * (len(line) - len(line.lstrip()))
+        first, gap, rest = line.lstrip().partition("  ")
+        if len(line) > width and indent and gap:
+            lines += [indent + first, indent * 2 + rest.strip()]
         else:
-            lines += wrap(line, width, initial_indent=begin, subsequent_indent=begin + "  " * bool(begin))
-    return "\n".join(lines) + "\n"
+            lines.append(line)
+    return folded("\n".join(lines), width) + "\n"

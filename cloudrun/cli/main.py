@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from cloudrun.cli.catalogue import first_page, help_page
 from cloudrun.cli.early import begin
-from cloudrun.cli.printing import abandon, columns, print_json, printable, printed_json, styled
+from cloudrun.cli.printing import abandon, columns, folded, print_json, printable, printed_json, styled
 from cloudrun.core.errors import Cancelled, CloudrunError, UsageError, exit_code_of
 
 LOOK_STEP = "cloudrun results shows what came home, cloudrun units what is alive"
@@ -176,10 +176,11 @@ def _tell(message: str, error: BaseException, next_step: str) -> None:
         why.append(f"log: {log_path}")
     for note in getattr(error, "__notes__", ()):
         why += note.splitlines()
-    if next_step:
-        why.append(f"next: {next_step}")
     lines = [f"cloudrun: {what}", *(f"  {line}" for line in why)]
-    print("\n".join(printable(line.expandtabs()) for line in lines), file=sys.stderr)
+    width = columns(sys.stderr)
+    print("\n".join(folded(printable(line.expandtabs()), width) for line in lines), file=sys.stderr)
+    if next_step:
+        print("\n".join(f"  {printable(line)}" for line in f"next: {next_step}".splitlines()), file=sys.stderr)
     if os.environ.get("CLOUDRUN_DEBUG") == "1":
         import traceback
 

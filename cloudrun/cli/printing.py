@@ -65,6 +65,28 @@ def columns(stream: IO[Any]) -> int | None:
         return None
 
 
+def folded(text: str, width: int | None) -> str:
+    """The text with its lines folded between words where a screen has so many columns (None: it is none), each below
+    its own beginning. Not for what is to be typed: that is copied whole."""
+    if width is None or all(len(line) <= width for line in text.splitlines()):
+        return text
+    from textwrap import wrap
+
+    lines: list[str] = []
+    for line in text.splitlines():
+        words = line.lstrip()
+        begin = line[: len(line) - len(words)]
+        lines += wrap(
+            words,
+            max(width, 20),
+            initial_indent=begin,
+            subsequent_indent=begin + "  " * bool(begin),
+            break_long_words=False,
+            break_on_hyphens=False,
+        ) or [""]
+    return "\n".join(lines)
+
+
 Style = Literal["good", "careful", "bad", "heading", "quiet", "command"]
 STYLES: Mapping[Style, str] = {  # ECMA-48's numbers
     "good": "32", "careful": "33", "bad": "1;31", "heading": "1", "quiet": "2", "command": "36",

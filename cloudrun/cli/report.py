@@ -39,10 +39,12 @@ def report(
     force: Annotated[bool, Parameter(help="Replace a file that is no report. Example: --force")] = False,
     as_json: Json = False,
 ) -> None:
-    """Make one HTML file of the runs: ranking, charts, the machines' time, and a page for each run with its log's end.
+    """Make one HTML file of the runs: ranking, charts, the machines' time, and a
+    page for each run with its log's end.
 
-    The file needs nothing else: it opens offline, from a mail too. An older report of that name is replaced.
-    Where it lies in the project it is not shipped with the next run.
+    The file needs nothing else: it opens offline, from a mail too. An older
+    report of that name is replaced. Where it lies in the project it is not
+    shipped with the next run.
 
     Type, for example:
         cloudrun report

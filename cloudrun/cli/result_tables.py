@@ -101,7 +101,7 @@ class Columns:
         alike = [each for each in columns if each.kind == "param" and each.name not in self.differ]
         different = [each for each in columns if each.kind == "param" and each.name in self.differ]
         alike += [each for each in (NAME, STATE) if each not in self.vary]
-        return [*dict.fromkeys([*alike, WHEN, NAME, STATE, *reversed(different), CODE, COST])]
+        return [*dict.fromkeys([*alike, WHEN, NAME, STATE, CODE, *reversed(different), COST])]
 
 
 class Table:

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from cloudrun.cli.parser import Json
-from cloudrun.cli.printing import print_json_list, printable
+from cloudrun.cli.printing import columns, folded, print_json_list, printable
 from cloudrun.cli.result_tables import COST, RANK, Columns, Table, print_csv
 from cloudrun.core.errors import UsageError
 from cloudrun.core.near import did_you_mean, instead
@@ -86,8 +86,9 @@ def results(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Rank the runs of this project, best first; runs without that score come after them, newest first. Each script has
-    a ranking of its own, the one that ran last comes first.
+    """Rank the runs of this project, best first; runs without that score come after
+    them, newest first. Each script has a ranking of its own, the one that ran
+    last comes first.
 
     Type, for example:
         cloudrun results
@@ -259,12 +260,15 @@ def _print_tables(
 ) -> None:
     """A table for each script that has a ranking, then one of all the others."""
     for place, each in enumerate(looks):
-        columns = Columns.of(each)
+        seen = Columns.of(each)
         if len(looks) > 1 or unseen:
-            print(f"{os.linesep if place else ''}{_what(each.script)}: {_by(each)}", flush=True)
-        table = Table(each.order, named or columns.usual(each.order))
-        left_out = table.print(each.ranked(), columns)
-        _say_what_else(each, columns, table.columns, left_out, other_metric=other_metric)
+            print(
+                folded(f"{os.linesep if place else ''}{_what(each.script)}: {_by(each)}", columns(sys.stdout)),
+                flush=True,
+            )
+        table = Table(each.order, named or seen.usual(each.order))
+        left_out = table.print(each.ranked(), seen)
+        _say_what_else(each, seen, table.columns, left_out, other_metric=other_metric)
     if unseen:
         names = ", ".join(_what(script) for script in unseen[:10]) + (", ..." if len(unseen) > 10 else "")
         print(f"  older: {names}; cloudrun results --script {printable(unseen[0])}", file=sys.stderr)
@@ -279,13 +283,13 @@ def _by(look: Look) -> str:
 
 
 def _say_what_else(
-    look: Look, columns: Columns, shown: Sequence[Column], left_out: Sequence[str], *, other_metric: bool
+    look: Look, seen: Columns, shown: Sequence[Column], left_out: Sequence[str], *, other_metric: bool
 ) -> None:
     """On stderr: what there is and is not in the table."""
     notes = []
-    if look.count > columns.count:
-        notes.append(f"{columns.count} of {look.count:,} runs; --limit 0 lists all")
-    others = [name for name in columns.scores if name != look.order.metric]
+    if look.count > seen.count:
+        notes.append(f"{seen.count} of {look.count:,} runs; --limit 0 lists all")
+    others = [name for name in seen.scores if name != look.order.metric]
     if other_metric and others and look.order.metric is not None:
         notes.append(
             f"ranked by {printable(look.order.metric)}; other scores: {', '.join(map(printable, others[:5]))}"
@@ -298,7 +302,7 @@ def _say_what_else(
     if left_out:
         notes.append(f"no room for {', '.join(map(printable, left_out))} (--columns)")
     for note in notes:
-        print(f"  {note}", file=sys.stderr)
+        print(folded(f"  {note}", columns(sys.stderr)), file=sys.stderr)
 
 
 def _nothing(ledger: Ledger, grid: str | None, where: str | None) -> str:

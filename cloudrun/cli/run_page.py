@@ -57,7 +57,10 @@ def page(
         lines += [f"{_label(name if not place else '')}{text}" for place, text in enumerate(said)]
     for log, last in tails.items():
         lines += [styled(f"{log} ends with", "quiet"), *(f"  {line}" for line in last)]
-    return [*lines, f"{_label('next')}{styled(_next_step(run), 'command')}"]
+    step = _next_step(run)
+    if width is not None and LABEL + len(step) > width:  # it is copied: no end of a line in the middle of it
+        return [*lines, styled("next", "quiet"), styled(step, "command")]
+    return [*lines, f"{_label('next')}{styled(step, 'command')}"]
 
 
 def _style(run: RunRecord) -> Style:
@@ -73,7 +76,8 @@ def _fitting(text: str, width: int | None, label: int = LABEL) -> list[str]:
     room = max(20, (width or 0) - label)
     if width is None or len(text) <= room:
         return [text]
-    return textwrap.wrap(text, room, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    too_long = any(len(word) > room for word in text.split())
+    return textwrap.wrap(text, room, subsequent_indent="  ", break_long_words=False, break_on_hyphens=too_long)
 
 
 def _can_show(letter: str, encoding: str | None) -> bool:
@@ -100,7 +104,8 @@ def _unit(run: RunRecord, unit: UnitRecord | None) -> str:
 
 
 def _when(run: RunRecord) -> str:
-    return when_text(run.created_at) + (f", ended {when_text(run.ended_at)}" if run.ended_at else "")
+    ended = f", ended {when_text(run.ended_at, seconds=True)}" if run.ended_at else ""
+    return when_text(run.created_at, seconds=True) + ended
 
 
 def _phases(timings: Timings, solid: str, columns: int) -> Iterator[str]:

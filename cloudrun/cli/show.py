@@ -32,8 +32,8 @@ def show(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Everything about one run: state, scores, parameters, time by phase, cost, versions, files, the end of what it
-    printed; or its logs.
+    """Everything about one run: state, scores, parameters, time by phase, cost,
+    versions, files, the end of what it printed; or its logs.
 
     Type, for example:
         cloudrun show baseline

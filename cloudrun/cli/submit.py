@@ -256,7 +256,8 @@ def submit(
     ] = False,
     as_json: Json = False,
 ) -> int:
-    """Run a script on a rented machine, bring its outputs, scores and logs home, and end the machine.
+    """Run a script on a rented machine, bring its outputs, scores and logs home, and
+    end the machine.
 
     Type, for example:
         cloudrun submit train.py
@@ -266,11 +267,13 @@ def submit(
         cloudrun submit train.py --detach
         cloudrun submit train.py --set alpha=0.1,1,10 --units 3 --detach
 
-    Several cells are a grid, and so is one with --units, --max-units, --slots, --cpus, --budget, --retries,
-    --keep-going or --again: what it prints is in its logs.
+    Several cells are a grid, and so is one with --units, --max-units, --slots,
+    --cpus, --budget, --retries, --keep-going or --again: what it prints is in its
+    logs.
 
-    Every option is a setting too: in cloudrun.toml (deadline = "2h") or the environment (CLOUDRUN_DEADLINE=2h).
-    The job's own output goes to stdout, or with --json to stderr. Exit code 5 says that the script failed.
+    Every option is a setting too: in cloudrun.toml (deadline = "2h") or the
+    environment (CLOUDRUN_DEADLINE=2h). The job's own output goes to stdout, or
+    with --json to stderr. Exit code 5 says that the script failed.
     """
     with before_launch(instance_id):  # the imports alone take their time
         from cloudrun import config

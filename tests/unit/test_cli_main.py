@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -163,7 +164,9 @@ def test_every_command_of_the_catalogue_is_there() -> None:
 @pytest.mark.parametrize(("path", "app"), LEAVES, ids=[" ".join(path) for path, _ in LEAVES])
 def test_every_command_and_option_is_explained_with_an_example(path: tuple[str, ...], app: App) -> None:
     assert app.default_command is not None
-    assert f"    cloudrun {' '.join(path)}" in (app.default_command.__doc__ or "")
+    words = inspect.getdoc(app.default_command) or ""
+    assert f"    cloudrun {' '.join(path)}" in words
+    assert max(map(len, words.splitlines())) <= 80, "it is shown with its line ends as they are"
     arguments = app.assemble_argument_collection()
     assert "--json" in {name for argument in arguments for name in argument.names}
     for argument in arguments:
