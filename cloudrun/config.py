@@ -165,7 +165,9 @@ def _field(given: Given) -> str:
     next_step = (
         f"write {meant[0]}, or leave it out" if meant else f"use one of {', '.join(key_of(field) for field in NAMES)}"
     )
-    raise given.error(f"there is no setting {given.name}{hint}", next_step)
+    error = given.error(f"there is no setting {given.name}{hint}", next_step)
+    error.instead = (given.name, meant[0]) if meant else None
+    raise error
 
 
 def _flags(flags: Mapping[str, object], origin: Origin) -> Iterator[Given]:

@@ -26,7 +26,17 @@ from cloudrun.ledger import Ledger, Run
 from cloudrun.ledger.names import FUNCTIONS
 from cloudrun.ledger.results import Ordering
 from cloudrun.plan.costs import AT_LIST_PRICES, mark
-from cloudrun.plan.filters import PER_USD, Column, Comparison, all_columns, check_column, nonsense, parse_column
+from cloudrun.plan.filters import (
+    FIELDS,
+    PER_USD,
+    TIMINGS,
+    Column,
+    Comparison,
+    all_columns,
+    check_column,
+    nonsense,
+    parse_column,
+)
 from cloudrun.plan.filters import parse_where as parse_filter
 
 LINES = 20  # of a table, unless more are asked for
@@ -224,7 +234,8 @@ def _check_names(
                 also = SPECIAL if flag == "--columns" else (PER_USD,)
                 if why := check_column(column, scores, params, *also):
                     takes = all_columns(scores, params, *also)
-                    raise UsageError(f"{flag}: {why}", next_step=f"{flag} takes one of: {takes}")
+                    meant = instead(column.name, [*scores, *params, *also, *FIELDS, *TIMINGS])
+                    raise UsageError(f"{flag}: {why}", next_step=f"{flag} takes one of: {takes}", instead=meant)
             if metric is not None and (why := check_column(Column("score", metric), scores, params)):
                 names = ", ".join(map(printable, scores)) or "none: the runs have no scores"
                 meant = instead(metric, scores)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cloudrun.cli.main import run
-from cloudrun.core.errors import NotFound, UsageError
+from cloudrun.core.errors import CloudrunError, NotFound, UsageError
 from cloudrun.core.records import GridRecord, RunRecord
 from cloudrun.core.states import EndReason, GridState, RunState
 from cloudrun.ledger import Ledger
@@ -404,3 +404,28 @@ def test_runs_of_the_same_minute_are_told_apart_by_the_second(
         ledger.add_run(RunRecord(f"r-{second}", "train", "train.py", RunState.QUEUED, at))
     assert run(["results", "--columns", "created_at"]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == ["2026-11-21 12:00:42Z", "2026-11-21 12:00:05Z"]
+
+
+@pytest.mark.parametrize(
+    ("words", "instead"),
+    [
+        (["results", "--sort", "acuracy"], ("acuracy", "accuracy")),
+        (["results", "--columns", "run_is"], ("run_is", "run_id")),
+        (["results", "--metric", "acuracy"], ("acuracy", "accuracy")),
+        (["results", "--script", "tran.py"], ("tran.py", "train.py")),
+        (["results", "--grid", "swep"], ("swep", "sweep")),
+        (["show", "frist"], ("frist", "first")),
+        (["get", "first", "modle.joblib"], ("modle.joblib", "model.joblib")),
+        (["ssh", "i-2"], ("i-2", "i-1")),
+        (["config", "show", "regoin"], ("regoin", "region")),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_whatever_is_mistyped_is_put_right(
+    words: list[str], instead: tuple[str, str], ledger: Ledger, ended: Made
+) -> None:
+    ended("first", {"accuracy": 0.9}, files={"model.joblib": "x"})
+    ledger.begin_grid(GridRecord("g-1", "sweep", "train.py", GridState.OPEN, NOON, "same", 1))
+    with pytest.raises(CloudrunError) as caught:
+        run(words)
+    assert caught.value.instead == instead
