@@ -410,7 +410,7 @@ def test_runs_of_the_same_minute_are_told_apart_by_the_second(
     ("words", "instead"),
     [
         (["results", "--sort", "acuracy"], ("acuracy", "accuracy")),
-        (["results", "--columns", "run_is"], ("run_is", "run_id")),
+        (["results", "--columns", "stae"], ("stae", "state")),
         (["results", "--metric", "acuracy"], ("acuracy", "accuracy")),
         (["results", "--script", "tran.py"], ("tran.py", "train.py")),
         (["results", "--grid", "swep"], ("swep", "sweep")),
