@@ -178,9 +178,10 @@ def _tell(message: str, error: BaseException, next_step: str) -> None:
         why += note.splitlines()
     lines = [f"cloudrun: {what}", *(f"  {line}" for line in why)]
     width = columns(sys.stderr)
-    print("\n".join(folded(printable(line.expandtabs()), width) for line in lines), file=sys.stderr)
-    if next_step:
-        print("\n".join(f"  {printable(line)}" for line in f"next: {next_step}".splitlines()), file=sys.stderr)
+    said = "\n".join(folded(printable(line.expandtabs()), width) for line in lines)
+    print(said.replace("cloudrun:", styled("cloudrun:", "bad", sys.stderr), 1), file=sys.stderr)
+    for line in f"next: {next_step}".splitlines() if next_step else ():
+        print(f"  {styled(printable(line), 'command', sys.stderr)}", file=sys.stderr)
     if os.environ.get("CLOUDRUN_DEBUG") == "1":
         import traceback
 
