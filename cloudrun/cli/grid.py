@@ -262,7 +262,9 @@ def show_grid(job: Job, grid: Grid, settings: Settings, wishes: Wishes, *, as_js
     if as_json:
         print_json(preview_document(seen))
     else:
-        print("\n".join(grid_lines(seen)))
+        print("\n".join(grid_lines(seen)), flush=True)
+    if seen.seen.problem is not None:
+        raise seen.seen.problem
     return 0
 
 

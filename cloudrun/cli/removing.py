@@ -46,9 +46,11 @@ def rm(
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Forget runs that are over. Their files stay until `cloudrun gc` frees those that no other run has.
+    """Forget runs that are over. Their files stay until `cloudrun gc` frees those
+    that no other run has.
 
-    All of them or none; never one that is under way or waits to be brought home, and no cell of a grid that goes on.
+    All of them or none; never one that is under way or waits to be brought home,
+    and no cell of a grid that goes on.
 
     Type, for example:
         cloudrun rm r-0s1dq4xk8m2vt
@@ -98,11 +100,12 @@ def gc(
     yes: Yes = False,
     as_json: Json = False,
 ) -> int:
-    """Free what nothing refers to: files of removed runs, transfers that nobody went on with, copies of logs that are
-    home, what ended pools and sandboxes have left. Says what that is, and asks.
+    """Free what nothing refers to: files of removed runs, transfers that nobody went
+    on with, copies of logs that are home, what ended pools and sandboxes have
+    left. Says what that is, and asks.
 
-    Nothing that belongs to a run is touched, nor what a process may be writing: files are freed only while nobody
-    brings any home.
+    Nothing that belongs to a run is touched, nor what a process may be writing:
+    files are freed only while nobody brings any home.
 
     Type, for example:
         cloudrun gc --dry-run

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 
 def ps(*, profile: Profile = None, as_json: Json = False) -> None:
-    """The runs that are not over, as their machines tell it now, and what to type next. A grid is one line.
+    """The runs that are not over, as their machines tell it now, and what to type
+    next. A grid is one line.
 
     Type, for example:
         cloudrun ps
@@ -154,7 +155,8 @@ def logs(
     profile: Profile = None,
     as_json: Json = False,
 ) -> None:
-    """What a run has printed, byte for byte, wherever it is now: on its machine or at home.
+    """What a run has printed, byte for byte, wherever it is now: on its machine or
+    at home.
 
     With --json one document at the end, bytes that are no UTF-8 as U+FFFD.
 
@@ -202,11 +204,13 @@ def _goes_on(error: KeyboardInterrupt, run: str) -> None:
 
 
 def attach(run: RunOrGrid, /, *, profile: Profile = None, as_json: Json = False) -> int:
-    """Follow a run that was submitted with --detach, or whose command was killed, from its first line on, then bring
-    everything home and end the machine. Ctrl-C leaves it running.
+    """Follow a run that was submitted with --detach, or whose command was killed,
+    from its first line on, then bring everything home and end the machine. Ctrl-C
+    leaves it running.
 
-    Where the provider took the machine back, the run goes on on another one with what it had saved. A grid is gone on
-    with until all of its cells are done: as by the command that submitted it, without --detach.
+    Where the provider took the machine back, the run goes on on another one with
+    what it had saved. A grid is gone on with until all of its cells are done: as
+    by the command that submitted it, without --detach.
 
     Type, for example:
         cloudrun attach baseline
@@ -244,8 +248,8 @@ def cancel(
     profile: Profile = None,
     as_json: Json = False,
 ) -> None:
-    """End a run, or a grid with all of its cells: bring home what they have written, and end their machines as they
-    were launched to end.
+    """End a run, or a grid with all of its cells: bring home what they have written,
+    and end their machines as they were launched to end.
 
     A job gets SIGTERM, time to save what it has, then SIGKILL.
 
@@ -276,10 +280,12 @@ def cancel(
 
 
 def pull(run: RunOrGrid, /, *, profile: Profile = None, as_json: Json = False) -> int:
-    """Bring home the outputs of a run that has ended without its client: from its machine, or from its bucket.
+    """Bring home the outputs of a run that has ended without its client: from its
+    machine, or from its bucket.
 
-    The machine is ended then, unless it was launched to be kept. Of a grid all cells come home that have ended; those
-    that a lost machine had are queued again, and the others go on.
+    The machine is ended then, unless it was launched to be kept. Of a grid all
+    cells come home that have ended; those that a lost machine had are queued
+    again, and the others go on.
 
     Type, for example:
         cloudrun pull baseline

@@ -32,8 +32,9 @@ def show(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Everything about one run: state, scores, parameters, time by phase, cost, versions, files, the end of what it
-    printed; or its logs. Of a grid how far it is, its best cells, what it cost, and what to type next.
+    """Everything about one run: state, scores, parameters, time by phase, cost,
+    versions, files, the end of what it printed; or its logs. Of a grid how far it
+    is, its best cells, what it cost, and what to type next.
 
     Type, for example:
         cloudrun show baseline

@@ -38,14 +38,19 @@ from typing import Any
 
 
 class CloudrunError(Exception):
-    """What happened (`str(error)`), what to type next (`next_step`), and the exit code a shell sees (`exit_code`)."""
+    """What happened (`str(error)`), what to type next (`next_step`), and the exit code a shell sees (`exit_code`).
+
+    `instead`: a word that was probably mistyped, and what it was meant to be; where it stands in a command line, that
+    line with the right word is what to type next.
+    """
 
     exit_code = 1
     usual_next_step = ""  # where whoever raises knows nothing better
 
-    def __init__(self, message: str, *, next_step: str = "") -> None:
+    def __init__(self, message: str, *, next_step: str = "", instead: tuple[str, str] | None = None) -> None:
         super().__init__(message)
         self.next_step = next_step or self.usual_next_step
+        self.instead = instead
 
 
 class UsageError(CloudrunError):

@@ -25,14 +25,14 @@ from cloudrun.runs.preview import document as run_document
 @dataclass(frozen=True)
 class GridPreview:
     """`succeeded` are taken from the ledger, `under_way` are on machines of the grid `grid_id` ("": none) that would be
-    gone on with; `estimate` is of those that are left."""
+    gone on with; `estimate` is of those that are left, None where AWS could not be asked."""
 
     seen: Preview
     cells: int
     succeeded: int
     under_way: int
     grid_id: str
-    estimate: Estimate
+    estimate: Estimate | None
     budget_usd: float | None
 
     @property
@@ -47,6 +47,9 @@ def preview_grid(
     check_wishes(wishes)
     first = replace(job, params=next(grid.cells()))
     seen, cloud = preview(first, settings, ledger=ledger, observe=observe, whole=False)
+    if cloud is None:
+        succeeded, _ = _counted(seen.plan, grid, ledger, again=wishes.again)
+        return GridPreview(seen, grid.size, succeeded, 0, "", None, wishes.budget_usd)
     terms = terms_of(wishes, settings, cloud.place.region)
     limits = limits_of(wishes, settings, terms)
     check_money(limits)
@@ -106,11 +109,11 @@ def document(seen: GridPreview) -> dict[str, Any]:
             "succeeded": seen.succeeded,
             "under_way": seen.under_way,
             "left": seen.left,
-            "units": told.units,
-            "slots": told.slots,
-            "expected_s": told.seconds,
-            "expected_usd": told.usd,
-            "most_usd": told.most_usd if told.usd_per_hour else None,
+            "units": told.units if told else None,
+            "slots": told.slots if told else None,
+            "expected_s": told.seconds if told else None,
+            "expected_usd": told.usd if told else None,
+            "most_usd": told.most_usd if told and told.usd_per_hour else None,
             "budget_usd": seen.budget_usd,
         },
     }

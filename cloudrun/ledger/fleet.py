@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from cloudrun.core.clock import utc_text, utc_time
 from cloudrun.core.errors import LedgerError, NotFound
+from cloudrun.core.near import did_you_mean, instead
 from cloudrun.core.records import ClientRecord, LaunchRecord, MachineTimes, OnExit, UnitRecord
 from cloudrun.core.states import LAUNCH, UNIT, EndReason, LaunchState, UnitState
 from cloudrun.ledger.database import Database
@@ -252,5 +253,11 @@ def _times(connection: sqlite3.Connection, unit: sqlite3.Row) -> MachineTimes | 
 def _unit(connection: sqlite3.Connection, instance_id: str) -> UnitRecord:
     row = connection.execute(f"{_UNITS} WHERE instance_id = ?", [instance_id]).fetchone()
     if row is None:
-        raise NotFound(f"no unit {instance_id} in the ledger", next_step="`cloudrun units` lists what there is")
+        rows = connection.execute("SELECT instance_id FROM units ORDER BY instance_id DESC LIMIT 1000")
+        known = [str(each[0]) for each in rows]
+        raise NotFound(
+            f"no unit {instance_id} in the ledger{did_you_mean(instance_id, known)}",
+            next_step="`cloudrun units` lists what there is",
+            instead=instead(instance_id, known),
+        )
     return unit_record(row)

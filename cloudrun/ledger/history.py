@@ -188,6 +188,16 @@ class History:
             ).fetchone()
         return row is not None
 
+    def makers(self, digests: Iterable[str]) -> dict[str, str]:
+        """Of those digests the ones of outputs, each with the first run that made it."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                """SELECT sha256, min(run_id) AS run_id FROM artifacts
+                WHERE sha256 IN (SELECT value FROM json_each(?)) AND kind = 'output' GROUP BY sha256""",
+                [as_json(list(digests))],
+            )
+            return {row["sha256"]: row["run_id"] for row in rows}
+
     def get(self, reference: str) -> Run:
         """As `run`, with ways to its model, files and logs."""
         return Run.of(self.run(reference), self._artifacts)

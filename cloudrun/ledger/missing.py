@@ -25,12 +25,20 @@ def no_such(connection: sqlite3.Connection, kind: Literal["run", "grid"], refere
             )
         if kind == "grid" and (run_id := find_id(connection, "runs", "run_id", RUN_IDS, reference)):
             return NotFound(f"{run_id} is a run, and this takes a grid", next_step=f"cloudrun show {run_id} shows it")
-    known: dict[str, None] = {}
-    for query in (
-        "SELECT run_id, name FROM runs ORDER BY created_at DESC LIMIT ?",
-        "SELECT grid_id, name FROM grids ORDER BY created_at DESC LIMIT ?",
-    ):
-        known |= dict.fromkeys(str(word) for row in connection.execute(query, [NEWEST]) for word in row)
-    near = nearest(reference, known, 3)
-    hint = f"; near: {', '.join(near)}" if near else ""
-    return NotFound(f"no {kind} {reference!r} in the ledger{hint}", next_step="`cloudrun results` lists what there is")
+    message, step = f"no {kind} {reference!r} in the ledger", "`cloudrun results` lists what there is"
+    newest = connection.execute(
+        "SELECT run_id, name, script FROM runs ORDER BY created_at DESC LIMIT ?", [NEWEST]
+    ).fetchall()
+    scripts = {row["script"].rpartition("/")[2]: row["script"] for row in newest}
+    if reference in scripts or reference in scripts.values():
+        return NotFound(
+            f"{message}: that is a script", next_step=f"cloudrun results --script {reference} lists its runs"
+        )
+    known = dict.fromkeys(word for row in newest for word in (row["name"], row["run_id"]))
+    grids = connection.execute("SELECT grid_id, name FROM grids ORDER BY created_at DESC LIMIT ?", [NEWEST])
+    known |= dict.fromkeys(str(word) for row in grids for word in row)
+    if near := nearest(reference, known, 3):
+        return NotFound(f"{message}; near: {', '.join(near)}", next_step=step, instead=(reference, near[0]))
+    if meant := nearest(reference, scripts):
+        step = f"cloudrun results --script {scripts[meant[0]]} lists the runs of that script"
+    return NotFound(message, next_step=step)

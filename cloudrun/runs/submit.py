@@ -85,20 +85,24 @@ def checked(
     ledger: Ledger,
     observe: Observer,
     instance_id: str | None = None,
-    *,
-    make: bool = True,
 ) -> tuple[Cloud, Image, Prepared]:
-    """All that can be wrong with a job, looked at before anything is launched. Without `make` not even a bucket is made
-    that it needs. Raises UsageError, CredentialsError."""
+    """All that can be wrong with a job, looked at before anything is launched; a bucket that it needs is made. Raises
+    UsageError, CredentialsError."""
     goods = prepared.inspect(job, settings, ledger, observe)
+    cloud, image = where_to(settings, ledger, observe, instance_id)
+    plan = prepared.prepare(job, settings, ledger, image.architecture, observe, goods)
+    return cloud, image, with_data(plan, cloud, observe)
+
+
+def where_to(
+    settings: Settings, ledger: Ledger, observe: Observer, instance_id: str | None = None
+) -> tuple[Cloud, Image]:
+    """The place, and what a machine there is booted from. Raises UsageError, CredentialsError."""
     if instance_id is None:
         cloud = wiring.connect(settings.provider, settings.region, settings.profile, lambda words: observe(Note(words)))
-        image = launching.find_image(cloud, settings)
-    else:
-        cloud = place_of(ledger, instance_id, settings.profile)
-        image = launching.image_of(cloud, ledger, ledger.unit(instance_id))
-    plan = prepared.prepare(job, settings, ledger, image.architecture, observe, goods)
-    return cloud, image, with_data(plan, cloud, observe, make=make)
+        return cloud, launching.find_image(cloud, settings)
+    cloud = place_of(ledger, instance_id, settings.profile)
+    return cloud, launching.image_of(cloud, ledger, ledger.unit(instance_id))
 
 
 def place_of(ledger: Ledger, instance_id: str, profile: str | None) -> Cloud:
