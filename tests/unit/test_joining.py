@@ -35,10 +35,12 @@ class FullEc2(Ec2):
 
 class StartingEc2(Ec2):
     """One that starts what it is asked to. `behind` is how many answers after that still say `stopped`; `lost`, whether
-    the answer to the start is."""
+    the answer to the start is; `refused` is how many requests to stop it are, as of an instance that is still pending.
+    """
 
     behind: int = 0
     lost: bool = False
+    refused: int = 0
 
     def start(self, ids: Sequence[str]) -> None:
         self.states.update((each, "running") for each in ids)
@@ -46,6 +48,9 @@ class StartingEc2(Ec2):
             raise ConnectionLost("no answer")
 
     def stop(self, ids: Sequence[str]) -> None:
+        if self.refused:
+            self.refused -= 1
+            raise LaunchError("IncorrectInstanceState")
         self.states.update((each, "stopped") for each in ids)
         self.behind = 0
 
@@ -109,6 +114,15 @@ def test_one_whose_start_was_never_answered_is_stopped_again(ledger: Ledger) -> 
     with pytest.raises(ConnectionLost):
         join(ledger, clock, ec2, name)
     assert (ledger.unit(name).state, ec2.states[name]) == (UnitState.STOPPED, "stopped")
+
+
+def test_that_it_is_stopped_is_old_news_where_ec2_has_refused_to_stop_it(ledger: Ledger) -> None:
+    clock, ec2 = ManualClock(), StartingEc2()
+    name = stopped(ledger, clock, ec2)
+    ec2.lost, ec2.behind, ec2.refused = True, 3, 2
+    with pytest.raises(ConnectionLost):
+        join(ledger, clock, ec2, name)
+    assert (ledger.unit(name).state, ec2.states[name]) == (UnitState.STOPPED, "stopped"), "or it bills on, and nobody knows"
 
 
 def test_a_kept_one_that_somebody_had_stopped_does_not_run_on_where_its_start_goes_wrong(ledger: Ledger) -> None:
