@@ -3,7 +3,7 @@
 A unit powers itself off at its deadline even if nobody is there to end it, so its deadline is what bounds its cost. It
 is counted from the moment it was asked for (EC2 bills from a little later, when it runs) until `POWER_OFF_S` after its
 deadline, at `usd_per_hour`, which should be all that it costs an hour: the instance and its volume. It is counted for
-`LEAST_S` at least, since one that boots only after its deadline gives its owner a grace. At every moment
+`LEAST_S` at least, since one that boots only after its deadline has to come up before it can go. At every moment
 
     what ended units cost + that of each unit that has not ended <= budget
 
@@ -18,11 +18,9 @@ import math
 from collections.abc import Iterable
 from typing import Protocol
 
-from cloudrun.plan.userdata import OVERDUE_GRACE_S
-
 BILLED_S = 60.0  # an instance costs at least that much ("per second, with a minimum of 60 seconds", EC2 pricing)
 POWER_OFF_S = 60.0  # from the deadline until EC2 bills no more
-LEAST_S = OVERDUE_GRACE_S + POWER_OFF_S
+LEAST_S = BILLED_S + POWER_OFF_S
 STEP_S = 60.0  # a deadline that moves by less is not worth a call
 
 

@@ -152,6 +152,7 @@ class OpenUnit:
             make_key=make_key,
             clock=self.clock,
             offer=offer,
+            overdue_grace_s=joining.overdue_grace_s(self.settings),
         )
         self._ending.callback(self._end_instances, launch_id)
         (self.record,) = launching.request(self.cloud, self.ledger, launch, self.clock)
@@ -161,7 +162,7 @@ class OpenUnit:
         unit = joining.unit_to_join(self.ledger, instance_id)
         joining.check_free(self.ledger, unit, self.clock.now())
         joining.check_stop(self.ledger, unit, self.settings)
-        joining.check_start(unit, self.settings)
+        joining.check_start(self.ledger, unit, self.settings)
         self.opened = True  # by whoever launched it
         waiting = [run.run_id for run in self.ledger.unfinished_runs(instance_id)]
         if waiting:

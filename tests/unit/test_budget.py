@@ -39,7 +39,7 @@ def test_a_unit_that_should_be_gone_goes_on_costing() -> None:
 
 
 def test_a_unit_that_might_boot_after_its_deadline_costs_its_grace() -> None:
-    assert budget.worst_usd(NOW, [unit(life_s=10, usd_per_hour=1.0)], 0.0) == pytest.approx(360 / 3600)
+    assert budget.worst_usd(NOW, [unit(life_s=10, usd_per_hour=1.0)], 0.0) == pytest.approx(120 / 3600)
 
 
 def test_less_than_a_minute_costs_a_minute() -> None:

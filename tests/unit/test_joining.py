@@ -15,12 +15,12 @@ from cloudrun.core.settings import Settings
 from cloudrun.core.states import UnitState
 from cloudrun.ledger import Ledger
 from cloudrun.ssh.keys import make_key
-from cloudrun.units import joining
+from cloudrun.units import joining, launching
 from cloudrun.units.clients import this_client
 from cloudrun.units.joining import start
 from cloudrun.units.launching import wait_running
 from cloudrun.units.unit import OpenUnit
-from tests.fakes import HOUR, Ec2, ManualClock, cloud_of, launch_one
+from tests.fakes import HOUR, Ec2, ManualClock, cloud_of, intend, launch_one
 
 
 class FullEc2(Ec2):
@@ -122,7 +122,7 @@ def test_that_it_is_stopped_is_old_news_where_ec2_has_refused_to_stop_it(ledger:
     ec2.lost, ec2.behind, ec2.refused = True, 3, 2
     with pytest.raises(ConnectionLost):
         join(ledger, clock, ec2, name)
-    assert (ledger.unit(name).state, ec2.states[name]) == (UnitState.STOPPED, "stopped"), "or it bills on, and nobody knows"
+    assert (ledger.unit(name).state, ec2.states[name]) == (UnitState.STOPPED, "stopped"), "or it bills on"
 
 
 def test_a_kept_one_that_somebody_had_stopped_does_not_run_on_where_its_start_goes_wrong(ledger: Ledger) -> None:
@@ -263,3 +263,28 @@ def test_why_one_was_not_joined_is_told_also_where_ec2_does_not_say_whether_it_w
     monkeypatch.setattr(joining, "note_stopped", unanswered)
     with pytest.raises(LaunchError, match="went to stopped"):
         join(ledger, clock, ec2, name)
+
+
+def test_a_machine_that_would_end_itself_at_its_next_start_is_not_stopped(ledger: Ledger) -> None:
+    clock, ec2 = ManualClock(), StartingEc2()
+    launch = intend(ledger, clock, overdue_grace_s=0.0)
+    (unit,) = launching.request(cloud_of(ec2), ledger, launch, clock)
+    joining.check_stop(ledger, unit, Settings(on_exit="keep"))
+    with pytest.raises(UsageError, match="would terminate itself"):
+        joining.check_stop(ledger, unit, Settings(on_exit="stop"))
+
+
+def test_a_stopped_machine_waits_for_its_owner_for_longer_than_a_boot_may_take() -> None:
+    settings = Settings(boot_timeout_s=1800.0)
+    assert joining.overdue_grace_s(settings) > settings.boot_timeout_s
+    assert joining.overdue_grace_s(replace(settings, budget=1.0, on_exit="stop")) > settings.boot_timeout_s
+    assert joining.overdue_grace_s(replace(settings, budget=1.0)) == 0, "or a reboot could cost more than the budget"
+
+
+def test_a_budget_pays_for_all_the_time_that_a_started_machine_waits_for_its_owner(ledger: Ledger) -> None:
+    clock, ec2 = ManualClock(), StartingEc2()
+    unit = ledger.unit(stopped(ledger, clock, ec2))
+    settings = Settings(budget=0.005, deadline_s=60.0)  # $0.1008 an hour: three minutes
+    with pytest.raises(UsageError, match="could cost"):
+        joining.check_start(ledger, unit, settings)
+    joining.check_start(ledger, unit, replace(settings, budget=0.02))

@@ -209,7 +209,7 @@ def test_a_first_cell_does_not_take_the_money_of_those_that_may_come() -> None:
 def test_what_others_did_not_use_goes_to_those_that_work() -> None:
     decision = decided(0, unit("i-1", 1, left_s=120), budget_usd=1.0)
     assert decision.extend == (("i-1", NOW + 1199),)
-    assert decided(0, unit("i-1", 1, left_s=120), budget_usd=0.01).extend == ()
+    assert decided(0, unit("i-1", 1, left_s=120), budget_usd=0.006).extend == ()
     assert decided(0, unit("i-1", left_s=120), budget_usd=1.0).extend == ()
 
 
