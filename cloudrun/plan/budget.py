@@ -107,6 +107,29 @@ def extensions(
     return tuple(moved)
 
 
+def reductions(
+    now: float, units: Iterable[Leased], over_usd: float, *, least_s: float
+) -> tuple[tuple[str, float], ...]:
+    """(unit, nearer deadline), so that all together cost `over_usd` less at worst, as far as that goes: those that may
+    live longest give up time, down to the same moment for all of them, which is `least_s` from now or later; each that
+    does gives up `STEP_S`, if it has that.
+    """
+    if over_usd <= 0:
+        return ()
+    soonest = now + least_s
+    longest = sorted((unit for unit in units if unit.deadline > soonest), key=lambda unit: -unit.deadline)
+    cap, usd_per_s = math.inf, 0.0
+    for unit, following in zip(longest, [*(unit.deadline for unit in longest[1:]), soonest], strict=False):
+        usd_per_s += unit.usd_per_hour / 3600
+        cap = following
+        if usd_per_s * (unit.deadline - following) >= over_usd:
+            cap = unit.deadline - over_usd / usd_per_s
+            break
+        over_usd -= usd_per_s * (unit.deadline - following)
+    moved = [(unit, max(soonest, min(cap, unit.deadline - STEP_S))) for unit in longest if unit.deadline > cap]
+    return tuple((unit.unit_id, _whole(deadline)) for unit, deadline in moved)
+
+
 def _whole(moment: float) -> float:
     """The second before: units' timers know whole seconds, and what rounding adds must not be paid for."""
     return float(math.floor(moment - 1e-3))
