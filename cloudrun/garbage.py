@@ -2,8 +2,8 @@
 
 Nothing is deleted that an open process may be writing: artifacts only while nobody brings files home, and everything
 only when it has been left alone for a while. While a client lives, that is an hour for files and code, whatever the
-user says: they may be of a run that is in no row yet, since its machine is still on its way. Each thing is looked at again when its turn comes; a process that is
-killed in the middle has deleted some of it, and nothing else.
+user says: they may be of a run that is in no row yet, since its machine is still on its way. Each thing is looked at
+again when its turn comes; a process that is killed in the middle has deleted some of it, and nothing else.
 """
 
 from __future__ import annotations

@@ -128,9 +128,8 @@ def fill(record: GridRecord, plan: Prepared, grid: Grid, ledger: Ledger, *, agai
     for batch in batches(enumerate(grid.cells())):
         keys = {number: dispatch.key_of(plan, params, data_digest) for number, params in batch}
         with ledger.together():  # what is taken from another grid is this one's, too, before that can be removed
-            there = {
-                each.number: each for each in ledger.cells(record.grid_id, after=batch[0][0] - 1, limit=len(batch))
-            }
+            before = ledger.cells(record.grid_id, after=batch[0][0] - 1, limit=len(batch))
+            there = {cell.number: cell for cell in before}
             known = {} if again else ledger.succeeded_by_cell(keys.values())
             added: list[tuple[int, RunRecord | str]] = []
             for number, params in batch:
