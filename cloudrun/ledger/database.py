@@ -100,6 +100,7 @@ class Database:
                 yield connection
                 return
             self.commit()
+            self._commit_others()
             with atomic(connection, "BEGIN"), self._block():
                 yield connection
 
@@ -147,12 +148,20 @@ class Database:
         if group is not None and (group.members >= GROUP_MOST or group.error or not self._is_open(group, connection)):
             self.commit()
         if self._group is None:
+            self._commit_others()
             if connection.in_transaction:  # an interrupt came between this and the next line, once
                 connection.execute("ROLLBACK")
             connection.execute("BEGIN IMMEDIATE")
             self._group = _Group()
             _open.add(self)
         return self._group
+
+    def _commit_others(self) -> None:
+        """Of the same file, by other objects of this process: who waits for their lock would wait with the turn in his
+        hand, which they need to commit."""
+        for other in list(_open):
+            if other is not self and other.path == self.path and not other.is_inside:
+                other.commit()
 
     @staticmethod
     def _is_open(group: _Group, connection: sqlite3.Connection) -> bool:

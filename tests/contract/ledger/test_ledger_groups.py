@@ -264,6 +264,26 @@ def test_two_ledgers_in_one_block_do_not_let_others_in(ledger: Ledger, make: Sim
     second.close()
 
 
+def test_another_ledger_of_the_same_file_does_not_wait_for_a_group_that_waits_for_it(
+    ledger: Ledger, make: SimpleNamespace
+) -> None:
+    second = Ledger(ledger.project)
+    ledger.add_run(make.run("run-0"))
+    ids(second)
+    ledger._database._waiting.add(-1)  # it lets somebody in who does not come: its group stays open for a while
+    with ThreadPoolExecutor(1) as pool:
+        with ledger.together():
+            ledger.add_run(make.run("run-1"))
+            later = pool.submit(second.add_run, make.run("run-2"))
+            give_up = time.monotonic() + WAIT_S
+            while not second._database._waiting:
+                assert time.monotonic() < give_up
+                time.sleep(0.001)
+        later.result(WAIT_S)
+    assert ids(ledger) == {"run-0", "run-1", "run-2"}
+    second.close()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_threads_write_while_others_fork(ledger: Ledger) -> None:
     script = f"""
