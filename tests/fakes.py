@@ -86,6 +86,9 @@ class Ec2:
             return
         self.states.update((each, "terminated") for each in ids if each in self.states)
 
+    def stop(self, ids: Sequence[str]) -> None:
+        self.states.update((each, "stopped") for each in ids if each in self.states)
+
 
 @dataclass
 class Network:
