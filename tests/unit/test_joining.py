@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from cloudrun.core.errors import Cancelled, CapacityError, ConnectionLost, LaunchError, UsageError
 from cloudrun.core.events import nobody
-from cloudrun.core.records import Instance
+from cloudrun.core.records import Instance, OnExit
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import UnitState
 from cloudrun.ledger import Ledger
@@ -105,6 +106,29 @@ def test_one_whose_start_is_interrupted_is_stopped_again(ledger: Ledger) -> None
     row = ledger.unit(name)
     assert ec2.states[name] == "stopped"
     assert (row.state, row.on_exit, row.client_id) == (UnitState.STOPPED, "stop", "")
+
+
+class Pressed(Ledger):
+    """Ctrl-C comes when a unit has just been taken."""
+
+    def take_unit(self, instance_id: str, client_id: str, *, of: str, on_exit: OnExit) -> bool:
+        taken = super().take_unit(instance_id, client_id, of=of, on_exit=on_exit)
+        signal.raise_signal(signal.SIGINT)
+        return taken
+
+
+def test_one_that_was_taken_when_the_user_interrupted_is_handed_back(tmp_path: Path) -> None:
+    clock, ec2, ledger = ManualClock(), StartingEc2(), Pressed(tmp_path)
+    name = stopped(ledger, clock, ec2)
+    unit = OpenUnit(cloud_of(ec2), ledger, Settings(), nobody, clock)
+    client = this_client(clock.now())
+    ledger.register_client(client)
+    unit.client_id = client.client_id
+    with pytest.raises(KeyboardInterrupt):
+        unit.join(name, client)
+    unit.close()
+    row = ledger.unit(name)
+    assert (row.state, row.on_exit, row.client_id) == (UnitState.STOPPED, "stop", ""), "or a reaper terminates it"
 
 
 def test_one_whose_start_was_never_answered_is_stopped_again(ledger: Ledger) -> None:
