@@ -166,7 +166,8 @@ def _warn_of_money(joined: Joined, limits: Limits, grid_id: str, observe: Observ
         observe(
             Note(
                 f"the machines of {grid_id} that live may cost ${most_usd:.4f} until their deadlines, more than the"
-                f" budget of ${limits.budget_usd:g}: no other is launched; cloudrun cancel {grid_id} ends them",
+                f" budget of ${limits.budget_usd:g}: they get nearer ones, and no other is launched; cloudrun cancel"
+                f" {grid_id} ends them",
                 "warning",
             )
         )

@@ -134,20 +134,22 @@ def fill(record: GridRecord, plan: Prepared, grid: Grid, ledger: Ledger, *, agai
     taken = 0
     for batch in batches(enumerate(grid.cells())):
         keys = {number: dispatch.key_of(plan, params, data_digest) for number, params in batch}
-        there = {cell.number: cell for cell in ledger.cells(record.grid_id, after=batch[0][0] - 1, limit=len(batch))}
-        known = {} if again else ledger.succeeded_by_cell(keys.values())
-        added: list[tuple[int, RunRecord | str]] = []
-        for number, params in batch:
-            cell = there.get(number)
-            if cell is not None and (cell.state is RunState.SUCCEEDED or not is_terminal(cell.state)):
-                taken += cell.state is RunState.SUCCEEDED
-            elif run_id := known.get(keys[number]):
-                added.append((number, run_id))
-                taken += 1
-            else:
-                added.append((number, replace(template, run_id=new_id("r"), params=params, cell_key=keys[number])))
-        if added:
-            ledger.add_cells(record.grid_id, added)
+        with ledger.together():  # what is taken from another grid is this one's, too, before that can be removed
+            before = ledger.cells(record.grid_id, after=batch[0][0] - 1, limit=len(batch))
+            there = {cell.number: cell for cell in before}
+            known = {} if again else ledger.succeeded_by_cell(keys.values())
+            added: list[tuple[int, RunRecord | str]] = []
+            for number, params in batch:
+                cell = there.get(number)
+                if cell is not None and (cell.state is RunState.SUCCEEDED or not is_terminal(cell.state)):
+                    taken += cell.state is RunState.SUCCEEDED
+                elif run_id := known.get(keys[number]):
+                    added.append((number, run_id))
+                    taken += 1
+                else:
+                    added.append((number, replace(template, run_id=new_id("r"), params=params, cell_key=keys[number])))
+            if added:
+                ledger.add_cells(record.grid_id, added)
     return taken
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -27,6 +29,7 @@ from cloudrun.units.costs import settle
 from tests.fakes import HOUR, PLACE, Ec2, ManualClock, launch_one
 
 GRID = parse_sets(["n=1,2,3"])
+LARGER = parse_sets(["n=1,2,3,4"])
 
 
 @pytest.fixture
@@ -189,3 +192,34 @@ def test_a_run_that_was_submitted_by_itself_is_the_cell_that_does_the_same_work(
     assert done == 1, "an argument is no parameter: the script may read it in another way"
     assert ledger.cells(grid.grid_id)[1].run_id == by_itself.run_id
     assert command(plan, ledger, again=True)[2] == 0
+
+
+class Late(Ledger):
+    """Others come with a wish just when it has been read which cells have succeeded: what they do, and when."""
+
+    def __init__(self, project: Path) -> None:
+        super().__init__(project)
+        self.wish: Callable[[], object] = lambda: None
+        self.others: list[Thread] = []
+
+    def succeeded_by_cell(self, keys: Iterable[str]) -> dict[str, str]:
+        found = super().succeeded_by_cell(keys)
+        self.others.append(Thread(target=self.wish))
+        self.others[-1].start()
+        self.others[-1].join(0.5)  # or it has to wait
+        return found
+
+
+def test_what_a_grid_takes_from_another_is_not_removed_with_that_one(plan: Prepared, ledger: Ledger) -> None:
+    first, _, _ = command(plan, ledger, again=False)
+    succeed(ledger, first, 3)
+    ledger.end_grid(first.grid_id, GridState.DONE)
+    late = Late(ledger.project)
+    late.wish = partial(ledger.remove_grid, first.grid_id)
+    second, _ = begin(plan, LARGER, asdict(Wishes()), late, "", again=False, budget_usd=None, only=None)
+    assert fill(second, plan, LARGER, late, again=False) == 3
+    late.others[0].join()
+    assert [grid.grid_id for grid in ledger.grids()] == [second.grid_id]
+    states = [cell.state for cell in ledger.cells(second.grid_id)]
+    assert states == [RunState.SUCCEEDED] * 3 + [RunState.QUEUED]
+    late.close()

@@ -110,6 +110,31 @@ def test_a_machine_that_was_not_told_of_its_new_deadline_is_counted_on_until_the
     assert (hand.view().deadline, hand.view().sure_until) == (new, old)
 
 
+@pytest.mark.parametrize("takes_it", [True, False])
+def test_a_nearer_deadline_is_planned_with_at_once_and_paid_for_once_the_machine_has_it(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, takes_it: bool
+) -> None:
+    unit = joined_unit(ledger, ec2 := Ec2(), timedelta(hours=2))
+    old, new = unit.deadline.timestamp(), unit.deadline.timestamp() - 3600.0
+    pool = a_pool(ledger, ec2, lambda _: None)
+    hand = Hand(unit, 1, USD_PER_HOUR, unit.created_at.timestamp(), old)
+    asked = Event()
+
+    def move(*_: object) -> None:
+        asked.wait(30)
+        if not takes_it:
+            raise ConnectionLost("cut")
+
+    monkeypatch.setattr("cloudrun.pools.extending.move_deadline", move)
+    hand.unit = cast("Any", SimpleNamespace(instance_id=unit.instance_id, session=None, agent=None, opened=True))
+    extend(pool.cloud, ledger, pool.observe, hand, new, pool.tell)
+    assert (hand.view().deadline, hand.view().sure_until) == (old, new)
+    asked.set()
+    until(lambda: pool._events)
+    pool.do_what_was_told()
+    assert (hand.view().deadline, hand.view().sure_until) == ((new, None) if takes_it else (old, new))
+
+
 def test_a_machine_that_nobody_has_logged_into_yet_is_extended_later(ledger: Ledger) -> None:
     unit = joined_unit(ledger, ec2 := Ec2(), timedelta(hours=1))
     old = unit.deadline.timestamp()

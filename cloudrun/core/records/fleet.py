@@ -86,6 +86,7 @@ class LaunchRequest:
     private: bool = False  # the machines are reached at their private address
     group_is_given: bool = False  # the security group is the user's own: it is neither changed nor deleted
     admits_caller: bool = True  # it lets this computer's address in, which may change
+    overdue_grace_s: float = 300.0  # for its owner, where it is started after its deadline; 0: it never is
 
 
 @dataclass(frozen=True)

@@ -161,6 +161,20 @@ def test_a_private_index_is_asked_with_credentials_that_are_written_nowhere(
     assert not any(SECRET.encode() in path.read_bytes() for path in host.home.rglob(".ready"))
 
 
+def test_a_build_takes_credentials_with_it_whatever_has_become_of_who_brought_them(
+    host: Host, index: Index, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, f"me:{SECRET}")
+    (project / "requirements.txt").write_text("mine\n")
+    environment = made(project, tmp_path, index.url)
+    brought = host.home / INDEX_LOGINS
+    brought.parent.mkdir()
+    for end in ("once it has built", "where it is there already"):
+        brought.write_text(environment.logins)  # by one who never comes back
+        provision(host.target, environment, private_dir=tmp_path / "private", timeout_s=60)
+        assert not list(brought.parent.rglob("netrc*")), end
+
+
 def test_without_credentials_the_index_refuses_and_it_says_so(index: Index, project: Path, tmp_path: Path) -> None:
     (project / "requirements.txt").write_text("mine\n")
     with pytest.raises(UsageError, match="does not resolve"):
