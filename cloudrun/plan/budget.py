@@ -2,7 +2,7 @@
 
 A unit powers itself off at its deadline even if nobody is there to end it, so its deadline is what bounds its cost. It
 is counted from the moment it was asked for (EC2 bills from a little later, when it runs) until `POWER_OFF_S` after its
-deadline, at `usd_per_hour`, which should be all that it costs an hour: the instance and its volume. It is counted for
+deadline, at `usd_per_hour`, its list price: disk, address and traffic come on top. It is counted for
 `LEAST_S` at least, since one that boots only after its deadline has to come up before it can go. At every moment
 
     what ended units cost + that of each unit that has not ended <= budget
