@@ -12,6 +12,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A fault that 40 examples do not show shows sooner or later, since each run draws others;
+# `--hypothesis-profile=default` draws 100. How long one takes says how busy this computer is.
+settings.register_profile("quick", max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("quick")
 
 SANDBOX_TESTS = Path(__file__).parent / "sandbox"
 _OWNED = pytest.StashKey[Path]()
