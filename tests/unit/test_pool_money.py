@@ -18,11 +18,13 @@ from cloudrun.core.settings import Settings
 from cloudrun.core.states import UnitState
 from cloudrun.ledger import Ledger
 from cloudrun.plan.scheduling import Backlog, Limits, UnitView, decide
+from cloudrun.pools import fleet
 from cloudrun.pools import pool as pools
 from cloudrun.pools.extending import extend
 from cloudrun.pools.hands import Hand
 from cloudrun.pools.pooled import PooledUnit
 from cloudrun.pools.work import Joined
+from cloudrun.runs.slots import Turn
 from tests.fakes import Ec2, cloud_of, launch_one
 from tests.waiting import until
 
@@ -70,7 +72,7 @@ class Cells:
     def begin(self, given: Sequence[tuple[str, Any]]) -> list[Any]:
         return [task for _, task in given]
 
-    def carry_out(self, unit: PooledUnit, task: Any, freed: Callable[[], None]) -> None:
+    def carry_out(self, unit: PooledUnit, task: Any, turn: Turn) -> None:
         self._carry_out(unit)
 
     def ended(self, task: Any, error: BaseException | None) -> None:
@@ -95,7 +97,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[UnitView], float]]:
         return decide(now, backlog, units, *args, **words)
 
     monkeypatch.setattr(pools, "decide", watched)
-    monkeypatch.setattr(pools, "PooledUnit", Unit)
+    monkeypatch.setattr(fleet, "PooledUnit", Unit)
     return decisions
 
 
