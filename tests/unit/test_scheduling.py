@@ -273,7 +273,7 @@ views = st.lists(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     units=views,
     queued=st.integers(0, 40),
