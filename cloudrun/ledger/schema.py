@@ -251,6 +251,23 @@ MIGRATIONS = (
             "CREATE INDEX attempts_by_unit ON attempts (instance_id, started_at)",
         ),
     ),
+    Migration(
+        "0009 less is written for each step of a cell",
+        (
+            # What has succeeded, and is in neither `ranked` nor `done` yet; emptied as a whole
+            "CREATE TABLE fresh (run_id TEXT NOT NULL REFERENCES runs)",
+            # Cells that have succeeded by their keys, which an index over runs had to have at once. No REFERENCES: a
+            # run that is removed would be looked for in all of it.
+            """CREATE TABLE done (
+                cell_key TEXT NOT NULL,
+                run_id TEXT NOT NULL,
+                PRIMARY KEY (cell_key, run_id)
+            ) WITHOUT ROWID""",
+            """INSERT INTO done SELECT cell_key, run_id FROM runs INDEXED BY runs_by_cell
+            WHERE state = 'succeeded' AND cell_key <> '' ORDER BY cell_key, run_id""",
+            "DROP INDEX runs_by_cell",
+        ),
+    ),
 )
 
 
