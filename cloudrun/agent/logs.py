@@ -35,7 +35,8 @@ def follow(run: RunDir, offsets: dict[str, int], stdin: Any, out: BinaryIO, *, w
 def _until_exited(
     run: RunDir, positions: dict[bytes, int], stdin: Any, out: BinaryIO, wait: bool = True
 ) -> dict[str, Any]:
-    noticed = notices.watch(str(run.root)) if wait else None
+    names = [path.name for path in (run.stdout, run.stderr, run.status)]
+    noticed = notices.watch(str(run.root), names) if wait else None
     try:
         return _looking(run, positions, stdin, out, wait, noticed)
     finally:
@@ -47,12 +48,9 @@ def _looking(
     run: RunDir, positions: dict[bytes, int], stdin: Any, out: BinaryIO, wait: bool, noticed: Optional[notices.Watch]
 ) -> dict[str, Any]:
     paths = {wire.STDOUT: run.stdout, wire.STDERR: run.stderr}
-    listened = [stdin] if noticed is None else [stdin, noticed]
     last_news = last_sent = time.monotonic()
     last_check = float("-inf")
     while True:
-        if noticed is not None:
-            noticed.drain()  # before looking: what happens from here on wakes us once more
         # the status first: what is in the logs once it says "exited" is all there will be
         now = time.monotonic()
         if now - last_check >= SUPERVISOR_S:
@@ -79,8 +77,20 @@ def _looking(
             last_sent = now
         pause_s = SLOWEST_S if noticed is not None else min(SLOWEST_S, max(FASTEST_S, (now - last_news) / 20))
         # what was sent behind this request waits in stdin's buffer and ends nothing; what comes now, or an end, does
-        if stdin in select.select(listened, [], [], pause_s)[0]:
+        if _speaks(stdin, noticed, pause_s):
             return {"status": status}
+
+
+def _speaks(stdin: Any, noticed: Optional[notices.Watch], pause_s: float) -> bool:
+    """Whether the client says something, or has gone, before there is something to see or the time is over."""
+    until = time.monotonic() + pause_s
+    while True:
+        listened = [stdin] if noticed is None else [stdin, noticed]
+        ready = select.select(listened, [], [], max(0.0, until - time.monotonic()))[0]
+        if stdin in ready:
+            return True
+        if not ready or (noticed is not None and noticed.drain()):
+            return False
 
 
 def _read(path: str, offset: int) -> bytes:

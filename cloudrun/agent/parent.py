@@ -12,6 +12,7 @@ still has more than one thread after a first fork has one of the wrong kind, and
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import gc
 import json
@@ -23,7 +24,7 @@ import sys
 from pathlib import Path
 from typing import Any, Callable, Collection, NoReturn
 
-from cloudrun.agent import forked, supervisor
+from cloudrun.agent import forked, passport, supervisor
 from cloudrun.core.rundir import RunDir
 
 # Runs before the agent's first import, and keeps nothing alive: `python -c BOOT <pyz> <descriptor> <module>...`.
@@ -74,6 +75,8 @@ def main(
     )
     sys.argv[2:] = []
     del sys.argv[0]
+    passport.this_platform()  # what supervisors need is found once, here: this takes a process
+    codecs.lookup("ascii")
     forked.find_title()
     forked.set_title("cloudrun: preimported " + sys.executable)
     gc.collect()

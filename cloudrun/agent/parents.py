@@ -24,6 +24,11 @@ LEAST_MEMORY = 1 << 30  # bytes available, below which no parent is started
 ANSWER_S = 4.0  # how long a parent may take for a fork before its job is started freshly
 # What may be imported ahead of a job. Nothing here starts OpenMP threads or opens a GPU at import.
 PRELOADABLE = frozenset({"cloudpickle", "joblib", "numpy", "pandas", "scipy", "sklearn", "threadpoolctl"})
+# What scripts of every kind import, and what a parent has that has nothing else: of the standard library, and quick.
+USUAL = (
+    "argparse", "collections", "csv", "dataclasses", "datetime", "functools", "itertools", "json", "logging", "math",
+    "os", "pathlib", "random", "re", "sys", "time",
+)  # fmt: skip
 # Read once, when the libraries are loaded.
 THREAD_SETTINGS = (
     "OMP_NUM_THREADS",
@@ -56,7 +61,7 @@ class Parent:
         try:
             with theirs:
                 self.process = subprocess.Popen(
-                    [python, "-c", BOOT, archive, str(theirs.fileno()), *modules],
+                    [python, "-c", BOOT, archive, str(theirs.fileno()), *(modules or USUAL)],
                     env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
@@ -122,8 +127,7 @@ class Parents:
         parent = self._living(key)
         if parent is None or not parent.ready:
             return None
-        # to fork and end a process with all that in it takes longer than to start one that has nothing in it
-        return parent if parent.modules.intersection(preloadable(spec.get("preload") or [])) else None
+        return parent
 
     def start(self, run: RunDir, spec: Mapping[str, Any], lock: int, ready: int) -> int | None:
         """Have the job's supervisor forked. Returns its pid, or None where the job is to be started freshly.
@@ -143,7 +147,7 @@ class Parents:
     def warm(self, spec: Mapping[str, Any]) -> None:
         """Start a parent for more jobs like this one, where there is none. It is ready some seconds later."""
         modules = preloadable(spec.get("preload") or [])
-        if not modules or not _forkable(spec):
+        if not _forkable(spec):
             return
         key = _key(spec)
         parent = self._living(key)
@@ -203,8 +207,11 @@ def available_memory() -> int:
 
 
 def _key(spec: Mapping[str, Any]) -> tuple[str, ...]:
+    """What jobs of one parent have in common. Those that import nothing heavy have one that has not either: to fork and
+    end a process with all that takes longer than to start an interpreter."""
     variables = {**os.environ, **spec["env"]}
-    return (jobenv.program(spec), *(variables.get(name, "") for name in THREAD_SETTINGS))
+    settings = [variables.get(name, "") for name in THREAD_SETTINGS]
+    return (jobenv.program(spec), "heavy" if preloadable(spec.get("preload") or []) else "light", *settings)
 
 
 def _forkable(spec: Mapping[str, Any]) -> bool:

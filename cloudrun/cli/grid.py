@@ -173,7 +173,9 @@ class GridDisplay:
         filled = room * done // max(1, tally.cells)
         bar = f"[{'#' * filled}{' ' * (room - filled)}] " if room >= 8 else ""
         cancelled = f", {tally.cancelled} cancelled" if tally.cancelled else ""
-        counts = f"{done} done, {tally.running} running, {tally.failed} failed{cancelled}, {tally.left} wait"
+        ahead = sum(hand.ahead for hand in list(pool.hands.values()))
+        running, waiting = tally.running - ahead, tally.left + ahead
+        counts = f"{done} done, {running} running, {tally.failed} failed{cancelled}, {waiting} wait"
         lines = [
             f"{bar}{done}/{tally.cells}  {duration_text(elapsed_s)}{left}",
             f"cells: {counts}{f', {tally.elsewhere} out of reach' if tally.elsewhere else ''}",

@@ -24,6 +24,7 @@ from cloudrun.plan.scheduling import Backlog
 from cloudrun.pools.pooled import PooledUnit
 from cloudrun.runs import dispatch
 from cloudrun.runs.homecoming import end_queued
+from cloudrun.runs.slots import Turn
 
 
 class RunFuture(Future[Any]):
@@ -119,15 +120,15 @@ class Calls:
         """Each is written down once it is sure that nobody cancels it any more."""
         return [task for _, task in given]
 
-    def carry_out(self, unit: PooledUnit, task: Call, freed: Callable[[], None]) -> None:
+    def carry_out(self, unit: PooledUnit, task: Call, turn: Turn) -> None:
         if not task.future.running() and not task.future.set_running_or_notify_cancel():
             return
         plan, run_id = task.parcel.plan(), task.future.run_id
         if task.is_begun:
-            run = dispatch.execute(unit, plan, check=False, run_id=run_id, freed=freed)
+            run = dispatch.execute(unit, plan, check=False, run_id=run_id, turn=turn)
         else:
             new = replace(dispatch.new_run(plan, task.asked_at), run_id=run_id, cell_key=task.key)
-            run = dispatch.execute(unit, plan, check=False, new=new, freed=freed)
+            run = dispatch.execute(unit, plan, check=False, new=new, turn=turn)
         task.is_failed = run.state is RunState.FAILED and self._step(task) == "again"
         if not task.is_failed:
             self._settle(task, run)

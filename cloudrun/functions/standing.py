@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ from cloudrun.core.errors import LaunchError
 from cloudrun.plan.scheduling import Backlog
 from cloudrun.pools.pooled import PooledUnit
 from cloudrun.pools.work import Work
+from cloudrun.runs.slots import Turn
 
 
 class Source(Work, Protocol):
@@ -106,8 +107,8 @@ class Standing:
                 begun.update((place, Task(source, task)) for place, task in zip(places, tasks, strict=True))
         return [begun.get(place, task) for place, (_, task) in enumerate(given)]
 
-    def carry_out(self, unit: PooledUnit, task: Task, freed: Callable[[], None]) -> None:
-        task.source.carry_out(unit, task.task, freed)
+    def carry_out(self, unit: PooledUnit, task: Task, turn: Turn) -> None:
+        task.source.carry_out(unit, task.task, turn)
 
     def ended(self, task: Task, error: BaseException | None) -> None:
         task.source.ended(task.task, error)

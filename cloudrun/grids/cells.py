@@ -23,6 +23,7 @@ from cloudrun.runs import dispatch
 from cloudrun.runs.failing import why_failed
 from cloudrun.runs.homecoming import end_queued
 from cloudrun.runs.prepared import Prepared
+from cloudrun.runs.slots import Turn
 
 __all__ = ["ON_UNITS", "Cell", "Cells", "Tally"]
 
@@ -142,12 +143,13 @@ class Cells:
             begun = {}
         return [replace(cell, attempt=begun.get(cell.run.run_id, 0)) for _, cell in given]
 
-    def carry_out(self, unit: PooledUnit, task: Cell, freed: Callable[[], None]) -> None:
+    def carry_out(self, unit: PooledUnit, task: Cell, turn: Turn) -> None:
         if task.on_unit:
-            dispatch.go_on(unit, task.run.run_id, freed)
+            dispatch.go_on(unit, task.run.run_id, turn)
         else:
+            turn.called_off = self.stopped
             plan = replace(self._plan, job=replace(self._plan.job, params=dict(task.run.params)))
-            dispatch.execute(unit, plan, check=False, run_id=task.run.run_id, begun=task.attempt, freed=freed)
+            dispatch.execute(unit, plan, check=False, run_id=task.run.run_id, begun=task.attempt, turn=turn)
 
     def ended(self, task: Cell, error: BaseException | None) -> None:
         self._tally.running -= 1

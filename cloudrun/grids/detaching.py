@@ -28,6 +28,7 @@ from cloudrun.runs.attempt import Attempt
 from cloudrun.runs.prepared import Prepared
 from cloudrun.runs.project import Shipment
 from cloudrun.runs.pulling import requeue_unseen
+from cloudrun.runs.slots import Turn
 
 if TYPE_CHECKING:
     from cloudrun.ssh.agent import Queued
@@ -102,7 +103,7 @@ class HandOver:
         """A unit writes down its share itself, when it has the project."""
         return [share for _, share in given]
 
-    def carry_out(self, unit: PooledUnit, task: Share, freed: Callable[[], None]) -> None:  # noqa: ARG002  # it has one
+    def carry_out(self, unit: PooledUnit, task: Share, turn: Turn) -> None:  # noqa: ARG002  # it has one
         self._units[id(task)] = unit
         with self._changed:
             self._furnishing.add(unit)

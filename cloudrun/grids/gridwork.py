@@ -16,6 +16,7 @@ from cloudrun.grids.grid import GridRun
 from cloudrun.ledger import Ledger, Run
 from cloudrun.plan.scheduling import Backlog
 from cloudrun.pools.pooled import PooledUnit
+from cloudrun.runs.slots import Turn
 
 BATCH = 1000  # cells that are read from the ledger at once
 
@@ -92,8 +93,8 @@ class GridWork:
     def begin(self, given: Sequence[tuple[str, Cell]]) -> list[Cell]:
         return self.grid.cells.begin(given)
 
-    def carry_out(self, unit: PooledUnit, task: Cell, freed: Callable[[], None]) -> None:
-        self.grid.cells.carry_out(unit, task, freed)
+    def carry_out(self, unit: PooledUnit, task: Cell, turn: Turn) -> None:
+        self.grid.cells.carry_out(unit, task, turn)
 
     def ended(self, task: Cell, error: BaseException | None) -> None:
         """What keeps this grid from going on, be it a bug, is no other's business."""

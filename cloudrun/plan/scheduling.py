@@ -22,6 +22,9 @@ MARGIN = 2.0  # cells vary: time is looked after for so many times what one is e
 SOON_S = 300.0  # a deadline that is so near is looked after while there is still time to send it another
 LEAD_SHARE = 0.1  # of a unit's life: what it keeps at most for saving outputs, as `agent.power` does
 UNKNOWN_S = 1200.0  # by how much a deadline is moved where nobody knows how long cells take
+# Cells that are expected to take no longer are given out before there is a slot for them: of so short a cell a decision
+# is a large part, and one that waits behind another could not begin much earlier anywhere else.
+SHORT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +34,9 @@ class UnitView:
     `deadline`: the latest that it may hold, sent or about to be sent. `sure_until`: where nobody knows whether it took
     that one, the earlier one that can be counted on.
 
-    `busy`: cells that it works on, those on their way to it included; `homeward` those that need no slot any more, and
-    are on their way home. Times in seconds since 1970.
+    `busy`: cells that it works on, those on their way to it and those that wait there for a slot included; `homeward`
+    those that need no slot any more, and are on their way home. `held_up`: what waits there waits for longer than was
+    expected. Times in seconds since 1970.
     """
 
     unit_id: str
@@ -45,6 +49,7 @@ class UnitView:
     type_name: str = ""
     sure_until: float | None = None
     homeward: int = 0
+    held_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,7 @@ class Decision:
 
     launch   so many units, at once, with the absolute `deadline`
     assign   (unit, so many cells more); unit ids are in `drain` only if they are not here
+    ahead    (unit, so many cells more), to wait on it for a slot
     drain    units to be terminated: nothing runs on them, and nothing is going to
     extend   (unit, new absolute deadline), to be recorded before it is sent
     ended    nothing runs and nothing ever will: the caller may stop; cells that are left are `queued` still
@@ -100,6 +106,7 @@ class Decision:
     extend: tuple[tuple[str, float], ...] = ()
     ended: bool = False
     why: str = ""
+    ahead: tuple[tuple[str, int], ...] = ()
 
 
 def decide(
@@ -135,6 +142,8 @@ def decide(
     assign = _spread(queued, lasting)
     left = queued - sum(count for _, count in assign)
     served = {unit_id for unit_id, _ in assign}
+    ahead = _ahead(now, left, next_s, lasting, assign, dict(extend), limits)
+    left -= sum(count for _, count in ahead)
     drain = [unit.unit_id for unit in ready if unit.busy == 0 and unit.unit_id not in served]
     if not left:
         drain += [unit.unit_id for unit in launching if not unit.busy]  # whoever runs can do without them
@@ -155,7 +164,7 @@ def decide(
     if extend and drain:
         leaving = set(drain).difference(unit.unit_id for unit in ready if unit.homeward)
         extend = tuple(pair for pair in extend if pair[0] not in leaving)
-    return Decision(launch, deadline, assign, tuple(drain), extend, ended, why)
+    return Decision(launch, deadline, assign, tuple(drain), extend, ended, why, ahead)
 
 
 def fits(now: float, unit: UnitView, deadline: float, expected_s: float | None, limits: Limits) -> bool:
@@ -187,6 +196,29 @@ def _lasting(
     """Ready units that live long enough for another cell."""
     until = {unit.unit_id: unit.deadline if unit.sure_until is None else unit.sure_until for unit in ready} | moved
     return [unit for unit in ready if fits(now, unit, until[unit.unit_id], expected_s, limits)]
+
+
+def _ahead(
+    now: float,
+    left: int,
+    expected_s: float | None,
+    lasting: Sequence[UnitView],
+    assign: Iterable[tuple[str, int]],
+    moved: dict[str, float],
+    limits: Limits,
+) -> tuple[tuple[str, int], ...]:
+    """Of short cells as many more as a unit has slots, to wait there for one. The last of the queue are left to whoever
+    has a slot first."""
+    spare = left - sum(unit.slots for unit in lasting)
+    if expected_s is None or expected_s > SHORT_S or spare <= 0:
+        return ()
+    given = dict(assign)
+    waiting = [
+        replace(unit, busy=max(0, unit.busy + given.get(unit.unit_id, 0) - unit.slots))
+        for unit in _lasting(now + expected_s, expected_s, lasting, moved, limits)
+        if not unit.held_up
+    ]
+    return _spread(spare, waiting)
 
 
 def _spread(queued: int, units: Iterable[UnitView]) -> tuple[tuple[str, int], ...]:

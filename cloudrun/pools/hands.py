@@ -1,6 +1,7 @@
 """One unit of a pool, with its threads: one opens and closes it, and two for each slot carry out task after task.
 
-While one of the two brings home what a task has made, and writes that down, the other has the unit begin the next."""
+While one of the two brings home what a task has made, and writes that down, the other has the unit begin the next:
+one that was given out before there was a slot for it waits for that in its thread."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from cloudrun.core.errors import ConnectionLost, DeadlineReached, LaunchError, P
 from cloudrun.core.records import UnitRecord
 from cloudrun.plan.scheduling import UnitView
 from cloudrun.pools.pooled import PooledUnit
+from cloudrun.runs.slots import Recalled, Slots, Turn
 from cloudrun.units.opening import close_behind
 
 THREADS = 2  # for each slot
@@ -34,6 +36,7 @@ class Done:
     instance_id: str
     task: Any
     error: BaseException | None
+    turn: Turn = field(compare=False)  # what is left of it is for whoever judges the task
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Freed:
 
 
 HandEvent = Opened | Freed | Done | Closed
-CarryOut = Callable[[PooledUnit, Any, Callable[[], None]], None]
+CarryOut = Callable[[PooledUnit, Any, Turn], None]
 
 
 @dataclass
@@ -72,15 +75,25 @@ class Hand:
     worked: bool = False  # it carried out a task, whatever came of that
     useless: bool = False  # it never got as far
     ready_at: float | None = None
+    held_up: bool = False  # what waits for a slot waits longer than was expected
     unneeded_since: float | None = None  # by the clock that does not jump
     sure_until: float | None = None  # where it may not have taken its deadline: the one that it had
     over: bool = False  # it never had a thread, and shall have none
-    _inbox: SimpleQueue[Any] = field(default_factory=SimpleQueue)
+    _inbox: SimpleQueue[tuple[Any, bool] | None] = field(default_factory=SimpleQueue)  # tasks; whether they have slots
+    _slots: Slots = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._slots = Slots(self.slots)
 
     @property
     def waits(self) -> bool:
         """Whether EC2 has not said yet that it runs."""
         return self.unit is None and not self.over
+
+    @property
+    def ahead(self) -> int:
+        """Tasks that wait for a slot."""
+        return max(0, len(self.tasks) - len(self.homeward) - self.slots)
 
     def view(self) -> UnitView:
         return UnitView(
@@ -94,6 +107,7 @@ class Hand:
             self.record.instance_type,
             self.sure_until,
             len(self.homeward),
+            self.held_up,
         )
 
     def reserve(self, task: Any) -> None:
@@ -101,9 +115,15 @@ class Hand:
         self.tasks.append(task)
 
     def give(self, reserved: Any, task: Any) -> None:
-        """Begin one that was reserved, as it is now."""
+        """Begin one that was reserved, as it is now, or go on with it: it has a slot."""
         self.tasks[self.tasks.index(reserved)] = task
-        self._inbox.put(task)
+        self._slots.occupy()
+        self._inbox.put((task, True))
+
+    def give_ahead(self, task: Any) -> None:
+        """It begins as soon as there is a slot."""
+        self.tasks.append(task)
+        self._inbox.put((task, False))
 
     def begin(self, unit: PooledUnit, carry_out: CarryOut, tell: Callable[[HandEvent], None]) -> None:
         """It runs: log in, work, and close it when it is drained. `tell` is called from its threads."""
@@ -114,6 +134,7 @@ class Hand:
     def drain(self) -> bool:
         """No further task; it is closed when those that it has are over. Returns whether it gives up getting ready."""
         self.state = "draining"
+        self._slots.recall()
         for _ in range(THREADS * self.slots):
             self._inbox.put(None)
         if self.unit is None or self.ready_at is not None or self.tasks:
@@ -123,13 +144,15 @@ class Hand:
 
     def freed(self, task: Any) -> None:
         self.homeward.append(task)
+        self.held_up = False
 
     def ended(self, task: Any, error: BaseException | None) -> None:
         """One of its tasks is over."""
         self.tasks.remove(task)
         if task in self.homeward:
             self.homeward.remove(task)
-        self.worked = self.worked or not isinstance(error, ProvisionError)
+        self.held_up = isinstance(error, Recalled)
+        self.worked = self.worked or not isinstance(error, ProvisionError | Recalled)
         self.useless = not self.worked
 
     def _live(self, unit: PooledUnit, carry_out: CarryOut, tell: Callable[[HandEvent], None]) -> None:
@@ -159,10 +182,12 @@ class Hand:
         tell(Closed(unit.instance_id, error))
 
     def _serve(self, unit: PooledUnit, carry_out: CarryOut, tell: Callable[[HandEvent], None]) -> None:
-        while (task := self._inbox.get()) is not None:
+        while (given := self._inbox.get()) is not None:
+            task, has_slot = given
             error: BaseException | None = None
+            turn = Turn(self._slots, partial(tell, Freed(unit.instance_id, task)), has_slot=has_slot)
             try:
-                carry_out(unit, task, partial(tell, Freed(unit.instance_id, task)))
+                carry_out(unit, task, turn)
             except BaseException as failure:  # noqa: BLE001
                 error = failure
-            tell(Done(unit.instance_id, task, error))
+            tell(Done(unit.instance_id, task, error, turn))

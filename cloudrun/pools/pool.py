@@ -205,6 +205,7 @@ class Pool:
         for instance_id, deadline in decision.extend:
             extend(self.cloud, self.ledger, self.observe, self.hands[instance_id], deadline, self.tell)
         self._assign(decision.assign)
+        self._assign_ahead(decision.ahead)
         self._let_linger(frozenset(decision.drain))
         if decision.launch and offer is not None:
             self._renting.ask(offer, decision.launch, decision.deadline)
@@ -218,6 +219,14 @@ class Pool:
                     hand.reserve(task)
                     given.append((instance_id, task))
         self._give(given)
+
+    def _assign_ahead(self, ahead: Sequence[tuple[str, int]]) -> None:
+        """They are written down by their own threads, when there is a slot for them."""
+        for instance_id, count in ahead:
+            hand = self.hands[instance_id]
+            for _ in range(count):
+                if (task := self._work.take(hand.tasks)) is not None:
+                    hand.give_ahead(task)
 
     def _give(self, given: Sequence[tuple[str, Any]]) -> None:
         for (instance_id, reserved), task in zip(given, self._work.begin(given) if given else (), strict=True):
@@ -279,6 +288,7 @@ class Pool:
             elif hand.unit is not None and hand.unit.is_let_go:
                 self._drain(hand)
             self._work.ended(event.task, event.error)
+            event.turn.give_back()  # after one that did not end well it is decided first whether there is a next one
         else:
             self._closed(hand, event.error)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cloudrun.core.records import UnitRecord
 from cloudrun.plan.scheduling import Backlog
 from cloudrun.pools.pooled import PooledUnit
+from cloudrun.runs.slots import Turn
 
 
 class Work(Protocol):
@@ -23,9 +24,9 @@ class Work(Protocol):
         """Write down what is being given to units now, (instance id, task) each, all at once. Returns the tasks in that
         order, as they are to be carried out."""
 
-    def carry_out(self, unit: PooledUnit, task: Any, freed: Callable[[], None]) -> None:
-        """In a thread of the unit's. `freed` is to be called once only the way home is left of it, and the unit can
-        begin another. Raises what went wrong with the machine, not with the task."""
+    def carry_out(self, unit: PooledUnit, task: Any, turn: Turn) -> None:
+        """In a thread of the unit's. `turn` is to be taken before it begins there, and ended once only the way home is
+        left of it, and the unit can begin another. Raises what went wrong with the machine, not with the task."""
 
     def ended(self, task: Any, error: BaseException | None) -> None:
         """A task is over, or has to be done once more. Raises what is to end all of it."""

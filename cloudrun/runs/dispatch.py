@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cloudrun.core import rundir
 from cloudrun.core.errors import (
     Cancelled,
     CloudrunError,
@@ -33,6 +34,7 @@ from cloudrun.runs.attempt import Attempt
 from cloudrun.runs.furnishing import furnished
 from cloudrun.runs.prepared import Prepared, job_spec, submission
 from cloudrun.runs.pulling import requeue_unseen
+from cloudrun.runs.slots import Turn
 from cloudrun.units.lifeline import LIFELINE
 from cloudrun.units.phases import together
 
@@ -49,21 +51,26 @@ def execute(
     run_id: str | None = None,
     new: RunRecord | None = None,
     begun: int = 0,
-    freed: Callable[[], None] = lambda: None,
+    turn: Turn | None = None,
 ) -> Run:
     """Run it. Returns when everything is home and recorded; raises JobFailed (with `.run`) where `check` is true.
 
     `run_id` is that of a run whose earlier attempt was interrupted; `new` one that is not in the ledger yet; `begun`
-    the number of an attempt that is there already. `freed` is called when the unit can begin another job.
+    the number of an attempt that is there already. `turn` is waited for before anything is done, and is over when the
+    unit can begin another job.
 
     Whatever interrupts this (Ctrl-C, SIGTERM, the deadline), the job is ended, what it wrote is brought home where the
     unit still answers, and the run says how far it came, before the interruption goes on its way. Raises Interrupted
     (with `.run_id`) where the provider took the machine back: the run is queued again, with what it had saved.
     """
+    turn, shipped = turn or Turn(), ""
+    if not turn.take(wait=False):
+        shipped = _ship_ahead(unit, plan, run_id) if run_id else ""
+        turn.take(check=unit.check_cancelled)
     attempt = _attempt(
         unit,
         lambda: _again(unit, run_id, begun) if run_id and begun else _begin(unit, plan, run_id, new),
-        lambda attempt: _carry_out(attempt, plan, freed),
+        lambda attempt: _carry_out(attempt, plan, turn, shipped),
         at_once=begun > 0,
     )
     run = unit.ledger.get(attempt.run.run_id)
@@ -78,7 +85,7 @@ def detach(unit: OpenUnit, plan: Prepared, *, run_id: str | None = None) -> Run:
     return unit.ledger.get(attempt.run.run_id)
 
 
-def go_on(unit: OpenUnit, run_id: str, freed: Callable[[], None] = lambda: None) -> Run:
+def go_on(unit: OpenUnit, run_id: str, turn: Turn | None = None) -> Run:
     """Follow a run that a client which is dead has begun on this unit, and bring it home. As `execute`, unchecked; a
     run that never got as far as its job is queued again."""
 
@@ -92,7 +99,7 @@ def go_on(unit: OpenUnit, run_id: str, freed: Callable[[], None] = lambda: None)
         with attempt.in_time():
             finished = attempt.follow()
         attempt.mark_running()
-        _conclude(attempt, finished, freed)
+        _conclude(attempt, finished, turn or Turn())
 
     with suppress(_NeverStarted):
         _attempt(unit, lambda: _again(unit, run_id), follow)
@@ -243,17 +250,30 @@ def store_of(ledger: Ledger, plan: Prepared, run_id: str, number: int) -> str:
 # -- the steps -------------------------------------------------------------------------------------------------------
 
 
-def _carry_out(attempt: Attempt, plan: Prepared, freed: Callable[[], None]) -> None:
+def _ship_ahead(unit: OpenUnit, plan: Prepared, run_id: str) -> str:
+    """The project to where the run's next attempt will look for it, while it waits; returns that place. "" where that
+    failed: whatever is wrong, the attempt is what meets it."""
+    with suppress(CloudrunError):
+        run = unit.ledger.run(run_id)
+        if run.state is RunState.QUEUED and not run.attempts:
+            place = rundir.run_dir(run_id, 1)
+            unit.agent.ship(place, plan.shipment.root, plan.shipment.entries)
+            unit.say_what_is_home()
+            return place
+    return ""
+
+
+def _carry_out(attempt: Attempt, plan: Prepared, turn: Turn, shipped: str) -> None:
     furnish(attempt, plan)
-    finished = _perform(attempt, plan, _spec(attempt, plan))
-    _conclude(attempt, finished, freed)
+    finished = _perform(attempt, plan, _spec(attempt, plan), shipped)
+    _conclude(attempt, finished, turn)
 
 
-def _conclude(attempt: Attempt, finished: Finished, freed: Callable[[], None]) -> None:
+def _conclude(attempt: Attempt, finished: Finished, turn: Turn) -> None:
     """The next job does not wait until one that ended well is home. After one that did not, it is to be decided first
     whether there shall be another."""
     if finished.status.exit_code == 0 and not finished.status.reason:
-        freed()
+        turn.end()
     attempt.conclude(finished.status, finished)
 
 
@@ -323,9 +343,10 @@ def spec_on(unit: OpenUnit, plan: Prepared, run_id: str, number: int) -> dict[st
     return job_spec(plan, run_id, number, upload)
 
 
-def _perform(attempt: Attempt, plan: Prepared, spec: dict[str, Any]) -> Finished:
-    """Ship, start and follow, at the cost of one round trip where all is well."""
+def _perform(attempt: Attempt, plan: Prepared, spec: dict[str, Any], shipped: str) -> Finished:
+    """Ship, start and follow, at the cost of one round trip where all is well. `shipped`: where the project is."""
     unit = attempt.unit
+    is_there = attempt.place == shipped
     cut = False
     with attempt.in_time(), ExitStack() as phase:
         phase.enter_context(attempt.phases.phase("ship", _what_travels(plan)))
@@ -338,6 +359,7 @@ def _perform(attempt: Attempt, plan: Prepared, spec: dict[str, Any]) -> Finished
 
         def act() -> Finished:
             nonlocal cut
+            was_cut = cut
             if cut and (status := unit.agent.status(attempt.place)) is not None:
                 started(status)
             cut = True  # whatever comes now, a second time it is asked how far the first one came
@@ -348,7 +370,7 @@ def _perform(attempt: Attempt, plan: Prepared, spec: dict[str, Any]) -> Finished
             return unit.agent.perform(
                 attempt.place,
                 plan.shipment.root,
-                plan.shipment.entries,
+                None if is_there and not was_cut else plan.shipment.entries,
                 spec,
                 attempt.printed,
                 on_started=started,

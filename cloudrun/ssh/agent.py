@@ -220,7 +220,7 @@ class Agent:
         self,
         run_dir: str,
         root: Path,
-        entries: Sequence[FileEntry],
+        entries: Sequence[FileEntry] | None,
         spec: Mapping[str, Any],
         sink: Sink,
         *,
@@ -234,26 +234,29 @@ class Agent:
         """`ship`, `start` and `follow` without waiting in between, and small outputs along with the job's end: where
         the project is small too, one round trip beside the job's own time.
 
-        `at_home` are earlier runs of which everything is on this computer: see `home`.
+        `entries`: None where they have been shipped. `at_home` are earlier runs of which everything is on this
+        computer: see `home`.
 
         After a lost connection it is called again, with the `offsets` that `sink` has reached: what has been shipped
         and started stays so. Raises as those do.
         """
-        inline = sum(entry.size for entry in entries) <= INLINE_BYTES
+        inline = sum(entry.size for entry in entries or ()) <= INLINE_BYTES
         with self._channels.take(cancelled=cancelled) as channel:
             for earlier in at_home:
                 channel.ask("home", run_dir=earlier)
             if not inline:  # what the unit needs is the next that is read
                 for _ in at_home:
                     channel.reply()
-            request = {"run_dir": run_dir, "area": "project"}
-            transfer.ship(channel, request, root, entries, on_progress, inline=inline)
+            if entries is not None:
+                request = {"run_dir": run_dir, "area": "project"}
+                transfer.ship(channel, request, root, entries, on_progress, inline=inline)
             with channel.sending():
                 channel.ask("start", run_dir=run_dir, spec=dict(spec))
                 channel.ask("follow", run_dir=run_dir, offsets=dict(offsets or {}), wait=True, bring=bring_bytes)
             for _ in at_home if inline else ():
                 channel.reply()
-            channel.reply()
+            if entries is not None:
+                channel.reply()
             on_started(told.job_status(channel.reply()))
             return told.until_exited(channel, run_dir, sink)
 

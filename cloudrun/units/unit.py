@@ -259,11 +259,15 @@ class OpenUnit:
         told, self._at_home = self._at_home, []
         return told
 
-    def _say_what_is_home(self) -> None:
+    def say_what_is_home(self) -> None:
+        """Now, and not with the next run."""
+        with suppress(CloudrunError):  # it keeps files that nobody needs then, and is never idle
+            for run_dir in self.take_home_news():
+                self.agent.home(run_dir)
+
+    def _say_what_is_home_at_last(self) -> None:
         if self.settings.on_exit != "terminate" and not self.signalled:
-            with suppress(CloudrunError):  # it keeps files that nobody needs then, and is never idle
-                for run_dir in self.take_home_news():
-                    self.agent.home(run_dir)
+            self.say_what_is_home()
 
     def was_taken_back(self) -> bool:
         """Whether the provider has ended it, as EC2 tells it. Raises CloudrunError where EC2 does not answer."""
@@ -271,7 +275,7 @@ class OpenUnit:
 
     def _log_in(self, *, joined: bool = False) -> None:
         self._ending.callback(self._connection.close)
-        self._ending.callback(self._say_what_is_home)
+        self._ending.callback(self._say_what_is_home_at_last)
         self._connection.open(self.settings.boot_timeout_s, knock=joined)
 
     def _orders(self) -> UnitOrders:

@@ -131,11 +131,15 @@ def test_an_agent_in_its_archive_forks_as_well(tmp_path: Path) -> None:
         warden.close()
 
 
-def test_nothing_is_started_before_a_job_has_ended_or_where_no_module_is_worth_it(warden: Warden) -> None:
-    spec = warden.spec(["train.py"], preload=["json", "torch"])
-    warden.ask("warm", spec)
-    assert of_parents(warden) == []
-    assert warden.ask("fits", warden.spec(["train.py"])) is False
+def test_scripts_that_import_nothing_heavy_are_forks_of_a_parent_that_has_not_either(warden: Warden) -> None:
+    heavy, light = warden.spec(["t.py"], preload=QUICK), warden.spec(["t.py"], preload=["json", "torch"])
+    warden.warm(heavy)
+    assert warden.ask("fits", light) is False, "to fork all that takes longer than to start an interpreter"
+    warden.warm(light)
+    assert len(of_parents(warden)) == 2
+    script = {"t.py": "import sys; print('joblib' in sys.modules, 'numpy' in sys.modules)"}
+    end = warden.run(light, script)
+    assert (end.forked, end.stdout) == (True, "False False\n")
 
 
 def test_nothing_is_started_where_memory_is_short() -> None:

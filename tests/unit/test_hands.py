@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
 from threading import Event
@@ -10,8 +10,10 @@ from typing import Any, cast
 
 import pytest
 
+from cloudrun.core.errors import JobFailed
 from cloudrun.ledger import Ledger
 from cloudrun.pools.hands import Closed, Done, Freed, Hand, HandEvent, Opened
+from cloudrun.runs.slots import Recalled, Turn
 from tests.fakes import Ec2, ManualClock, launch_one
 
 WAIT_S = 60.0
@@ -42,9 +44,10 @@ def test_a_slot_has_its_next_task_while_the_one_before_comes_home(hand: Hand) ->
     events: SimpleQueue[HandEvent] = SimpleQueue()
     home, begun = Event(), Event()
 
-    def carry_out(_unit: Any, task: str, freed: Callable[[], None]) -> None:
+    def carry_out(_unit: Any, task: str, turn: Turn) -> None:
+        turn.take()
         if task == "first":
-            freed()
+            turn.end()
             assert home.wait(WAIT_S)
         else:
             begun.set()
@@ -63,12 +66,68 @@ def test_a_slot_has_its_next_task_while_the_one_before_comes_home(hand: Hand) ->
     hand.reserve("second")
     hand.give("second", "second")
     assert begun.wait(WAIT_S), "it waits for the one that is on its way home"
-    assert events.get(timeout=WAIT_S) == Done("i-1", "second", None)
+    assert events.get(timeout=WAIT_S) == Done("i-1", "second", None, Turn())
     hand.ended("second", None)
     hand.drain()
     assert events.empty(), "it is not closed while something is on its way home"
     home.set()
-    assert events.get(timeout=WAIT_S) == Done("i-1", "first", None)
+    assert events.get(timeout=WAIT_S) == Done("i-1", "first", None, Turn())
     hand.ended("first", None)
     assert (hand.tasks, hand.homeward, hand.view().busy) == ([], [], 0)
+    assert isinstance(events.get(timeout=WAIT_S), Closed)
+
+
+def test_a_task_given_ahead_of_its_turn_begins_when_the_one_before_is_judged(hand: Hand) -> None:
+    events: SimpleQueue[HandEvent] = SimpleQueue()
+    begun: list[str] = []
+
+    def carry_out(_unit: Any, task: str, turn: Turn) -> None:
+        turn.take()
+        begun.append(task)
+        raise JobFailed(f"{task} failed")
+
+    hand.begin(cast("Any", Unit()), carry_out, events.put)
+    assert isinstance(events.get(timeout=WAIT_S), Opened)
+    hand.reserve("first")
+    hand.give("first", "first")
+    hand.give_ahead("second")
+    first = events.get(timeout=WAIT_S)
+    assert isinstance(first, Done)
+    assert begun == ["first"], "it is decided first whether there shall be another"
+    hand.ended("first", first.error)
+    first.turn.give_back()
+    second = events.get(timeout=WAIT_S)
+    assert isinstance(second, Done)
+    assert begun == ["first", "second"]
+    hand.ended("second", second.error)
+    hand.drain()
+    assert isinstance(events.get(timeout=WAIT_S), Closed)
+
+
+def test_what_waits_for_its_turn_on_a_unit_that_ends_comes_back_as_it_was(hand: Hand) -> None:
+    events: SimpleQueue[HandEvent] = SimpleQueue()
+    over = Event()
+
+    def carry_out(_unit: Any, task: str, turn: Turn) -> None:
+        turn.take()
+        assert task == "first"
+        over.wait(WAIT_S)
+
+    hand.begin(cast("Any", Unit()), carry_out, events.put)
+    assert isinstance(events.get(timeout=WAIT_S), Opened)
+    hand.reserve("first")
+    hand.give("first", "first")
+    hand.give_ahead("second")
+    assert hand.view().busy == 2
+    hand.drain()
+    second = events.get(timeout=WAIT_S)
+    assert isinstance(second, Done)
+    assert (second.task, type(second.error)) == ("second", Recalled)
+    hand.ended("second", second.error)
+    assert hand.view().held_up
+    over.set()
+    first = events.get(timeout=WAIT_S)
+    assert isinstance(first, Done)
+    assert (first.task, first.error) == ("first", None)
+    hand.ended("first", None)
     assert isinstance(events.get(timeout=WAIT_S), Closed)

@@ -23,6 +23,7 @@ from cloudrun.pools.extending import extend
 from cloudrun.pools.hands import Hand
 from cloudrun.pools.pooled import PooledUnit
 from cloudrun.pools.work import Joined
+from cloudrun.runs.slots import Turn
 from tests.fakes import Ec2, cloud_of, launch_one
 from tests.waiting import until
 
@@ -70,7 +71,7 @@ class Cells:
     def begin(self, given: Sequence[tuple[str, Any]]) -> list[Any]:
         return [task for _, task in given]
 
-    def carry_out(self, unit: PooledUnit, task: Any, freed: Callable[[], None]) -> None:
+    def carry_out(self, unit: PooledUnit, task: Any, turn: Turn) -> None:
         self._carry_out(unit)
 
     def ended(self, task: Any, error: BaseException | None) -> None:

@@ -223,13 +223,43 @@ def test_a_moved_deadline_counts_for_what_is_started_now() -> None:
     assert decided(1, near, expected_s=250.0, budget_usd=1.0).assign == (("i-1", 1),)
 
 
+# -- ahead of their turn ---------------------------------------------------------------------------------------------
+
+
+def test_of_short_cells_as_many_wait_on_a_unit_as_it_has_slots() -> None:
+    decision = decided(20, unit("i-1"), unit("i-2", 1), expected_s=1.0)
+    assert dict(decision.assign) == {"i-1": 2, "i-2": 1}
+    assert dict(decision.ahead) == {"i-1": 2, "i-2": 2}
+    assert dict(decided(20, unit("i-1", 3), expected_s=1.0).ahead) == {"i-1": 1}, "one of them waits there already"
+    assert decided(20, unit("i-1", 4), expected_s=1.0).ahead == ()
+
+
+def test_nothing_waits_on_a_unit_where_cells_take_long_or_nobody_knows_how_long() -> None:
+    for expected_s in (scheduling.SHORT_S + 1, None):
+        decision = decided(20, unit("i-1"), expected_s=expected_s)
+        assert (dict(decision.assign), decision.ahead) == ({"i-1": 2}, ())
+
+
+def test_the_last_cells_are_left_to_whoever_has_a_slot_first() -> None:
+    units = [unit("i-1"), unit("i-2")]
+    assert decided(8, *units, expected_s=1.0).ahead == (), "four begin, and four are for the next four slots"
+    assert sum(count for _, count in decided(10, *units, expected_s=1.0).ahead) == 2
+
+
+def test_nothing_more_waits_where_what_waits_is_held_up_or_the_unit_soon_ends() -> None:
+    assert decided(20, dataclasses.replace(unit("i-1"), held_up=True), expected_s=1.0).ahead == ()
+    short = unit("i-1", left_s=1.5)
+    decision = decided(20, short, expected_s=1.0)
+    assert (dict(decision.assign), decision.ahead) == ({"i-1": 2}, ())
+
+
 views = st.lists(
     st.builds(
         UnitView,
         unit_id=st.just(""),
         state=st.sampled_from(["launching", "ready", "ready", "draining"]),
         slots=st.just(2),
-        busy=st.integers(0, 2),
+        busy=st.integers(0, 4),  # more than slots: some wait there
         requested_at=st.floats(NOW - 5000, NOW),
         deadline=st.floats(NOW - 50, NOW + 1000) | st.floats(NOW, NOW + 300),
         usd_per_hour=st.sampled_from([0.0832, 1.006]),
@@ -265,7 +295,12 @@ def test_from_any_state_a_decision_keeps_the_budget_and_contradicts_itself_nowhe
     assert allowed.budget_usd is not None
     assert budget.worst_usd(NOW, after, 0.3) <= allowed.budget_usd + 1e-9
     assert len(after) <= max(allowed.max_units, len(units))
-    assert sum(given.values()) <= queued
+    ahead = dict(decision.ahead)
+    assert sum(given.values()) + sum(ahead.values()) <= queued
+    for name, count in ahead.items():
+        assert by_id[name].state == "ready"
+        assert name not in decision.drain
+        assert by_id[name].busy + given.get(name, 0) + count <= 2 * by_id[name].slots
     assert all(by_id[name].state == "ready" and 0 < count <= 2 - by_id[name].busy for name, count in given.items())
     assert all(not by_id[name].busy and by_id[name].state != "draining" for name in decision.drain)
     assert len(set(decision.drain)) == len(decision.drain)

@@ -46,7 +46,7 @@ class Some:
     def begin(self, given: Sequence[tuple[str, int]]) -> list[int]:
         return [task for _, task in given]
 
-    def carry_out(self, unit: Any, task: int, freed: Callable[[], None]) -> None:
+    def carry_out(self, unit: Any, task: int, turn: Any) -> None:
         raise AssertionError("there are no units here")
 
     def stopped(self) -> str:

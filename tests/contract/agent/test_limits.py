@@ -130,6 +130,7 @@ def test_many_processes_cost_their_supervisor_little(unit: Unit) -> None:
     code = f"import os\nfor _ in range(300):\n    if os.fork() == 0: time.sleep(60)\nprint('ready'){WAIT}"
     run = unit.start("import time\n" + code, memory_bytes=100 << 30, disk_bytes=100 << 30)
     run.says(b"ready")
+    until(run.dir.heartbeat.exists)
     supervisor = Path(f"/proc/{run.supervisor()}/stat")
 
     def ticks() -> int:
