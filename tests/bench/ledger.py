@@ -223,6 +223,7 @@ def _fill(ledger: Ledger, runs: int) -> None:
             ]
             connection.executemany("INSERT INTO scores VALUES (?, ?, ?, ?, ?)", scores)
             connection.executemany("INSERT INTO ranked VALUES ('', ?, ?, ?)", [(n, v, r) for r, n, _, v, _ in scores])
+            connection.executemany("INSERT INTO done VALUES (?, ?)", sorted((_key(n), _id("r", n)) for n in numbers))
             connection.executemany(
                 "INSERT INTO attempts (run_id, number, instance_id, state, started_at, ended_at, detail)"
                 " VALUES (?, 1, 'i-1', 'succeeded', '', '', '')",
