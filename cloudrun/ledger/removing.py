@@ -37,6 +37,7 @@ class Removing:
                 for table in _ROWS:
                     connection.execute(f"DELETE FROM {table} WHERE run_id = ?", [run_id])  # noqa: S608
                 connection.execute("DELETE FROM runs WHERE run_id = ?", [run_id])
+            successes.forgotten(connection)
 
     def check_over(self, run_ids: Iterable[str]) -> None:
         """Raises what `remove_runs` would."""

@@ -158,45 +158,27 @@ class Results:
 
     def primary_metric(self, grid_id: str | None = None, *, script: str | None = None) -> str | None:
         """The primary score of the newest succeeded run (of that script, of that grid's last cells) that has it."""
-        query, values = (
-            """SELECT run_id, metric FROM runs INDEXED BY runs_with_metric
-            WHERE state = 'succeeded' AND metric IS NOT NULL
-            ORDER BY created_at DESC, run_id DESC LIMIT 100""",
-            list[str](),
-        )
-        if grid_id is not None:
-            query, values = (
+        with self._database.reading() as connection:
+            if grid_id is None:
+                newest = successes.newest_metric(connection, script)
+                return None if newest is None else newest[0]
+            cells = connection.execute(
                 """SELECT run_id, metric FROM cells INDEXED BY cells_by_state CROSS JOIN runs USING (run_id)
                 WHERE cells.grid_id = ? AND cells.state = 'succeeded' ORDER BY number DESC LIMIT 100""",
                 [grid_id],
             )
-        elif script is not None:
-            condition, names = of_script(script)
-            values = [*names]
-            query = f"""SELECT run_id, metric FROM runs INDEXED BY runs_with_metric_by_script
-                WHERE {condition} AND state = 'succeeded' AND metric IS NOT NULL
-                ORDER BY created_at DESC, run_id DESC LIMIT 100"""  # noqa: S608
-        with self._database.reading() as connection:
-            for run_id, metric in connection.execute(query, values):
+            for run_id, metric in cells:
                 has = "SELECT 1 FROM scores WHERE run_id = ? AND name = ?"
                 if connection.execute(has, (run_id, metric)).fetchone():
                     return str(metric)
         return None
 
     def direction(self, metric: str, *, script: str | None = None) -> bool:
-        """Whether smaller is better: as the newest run (of that script) says whose primary metric it is, else by its
-        name."""
-        index, condition, values = "runs_by_metric", "1", list[str]()
-        if script is not None:
-            index, (condition, values) = "runs_with_metric_by_script", of_script(script)
+        """Whether smaller is better: as the newest run (of that script) says that has it as its primary metric, else by
+        its name."""
         with self._database.reading() as connection:
-            row = connection.execute(
-                f"""SELECT minimize FROM runs INDEXED BY {index}
-                WHERE metric = ? AND state = 'succeeded' AND metric IS NOT NULL AND {condition}
-                ORDER BY created_at DESC, run_id DESC LIMIT 1""",  # noqa: S608
-                [text(metric), *values],
-            ).fetchone()
-        return better_is_smaller(metric) if row is None else bool(row["minimize"])
+            newest = successes.newest_metric(connection, script, metric)
+        return better_is_smaller(metric) if newest is None else newest[1]
 
     def _is_score(self, grid_id: str | None, column: Column) -> bool:
         if column.kind != "any":

@@ -229,6 +229,10 @@ def _fill(ledger: Ledger, runs: int) -> None:
                 " VALUES (?, 1, 'i-1', 'succeeded', '', '', '')",
                 [(_id("r", number),) for number in numbers],
             )
+        connection.execute(
+            """INSERT INTO primary_metrics SELECT script, metric, created_at, run_id, minimize FROM runs
+            ORDER BY created_at DESC LIMIT 1"""
+        )
         for grid_id, first, cells in grids:
             connection.executemany(
                 "INSERT INTO cells VALUES (?, ?, ?, 'succeeded')",

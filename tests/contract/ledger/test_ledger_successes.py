@@ -135,6 +135,26 @@ def test_a_run_that_is_removed_is_in_no_order_any_more(ledger: Ledger, make: Sim
             assert connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] == 0
 
 
+def test_the_primary_metric_is_that_of_the_newest_run_that_has_it_and_is_there(
+    ledger: Ledger, make: SimpleNamespace
+) -> None:
+    make.launched(ledger, "i-1")
+    for minute, (run_id, script, metric, minimize) in enumerate(
+        [("run-1", "a.py", "old", True), ("run-2", "a.py", "loss", True), ("run-3", "b.py", "loss", False)], 1
+    ):
+        make.finished(ledger, make.run(run_id, minute, script=script), {metric: 1.0}, minimize=minimize)
+    make.finished(ledger, make.run("run-4", 9, script="b.py", metric="never there"), {"loss": 1.0})
+    make.finished(ledger, make.run("run-5", 0, script="b.py"), {"loss": 1.0}, minimize=True)  # older, and ends later
+    assert (ledger.primary_metric(), ledger.direction("loss")) == ("loss", False)
+    assert (ledger.primary_metric(script="a.py"), ledger.direction("loss", script="a.py")) == ("loss", True)
+    ledger.remove_runs(["run-2", "run-3"])
+    assert (ledger.primary_metric(), ledger.direction("loss")) == ("old", True)
+    assert (ledger.primary_metric(script="b.py"), ledger.direction("loss", script="b.py")) == ("loss", True)
+    ledger.remove_runs(["run-1", "run-4", "run-5"])
+    assert ledger.primary_metric() is None
+    assert ledger.direction("accuracy") is False
+
+
 def test_a_ledger_of_an_older_cloudrun_still_knows_which_cells_are_done(tmp_path: Path, make: SimpleNamespace) -> None:
     home = tmp_path / ".cloudrun"
     home.mkdir(mode=0o700)
@@ -142,10 +162,12 @@ def test_a_ledger_of_an_older_cloudrun_still_knows_which_cells_are_done(tmp_path
         migrate(connection, tuple(migration for migration in MIGRATIONS if migration.name < "0009"))
         for run_id, state in (("run-1", "succeeded"), ("run-2", "succeeded"), ("run-3", "failed")):
             connection.execute(
-                """INSERT INTO runs (run_id, name, script, state, created_at, arguments, params, minimize, code_digest,
-                data_digest, environment_digest, timings, detail, attempts, ended_at, cell_key)
-                VALUES (?, 'old', 'old.py', ?, ?, '[]', '{}', 0, '', '', '', '{}', '', 1, ?, 'key')""",
-                (run_id, state, utc_text(make.noon), utc_text(make.noon)),
+                """INSERT INTO runs (run_id, name, script, state, created_at, arguments, params, metric, minimize,
+                code_digest, data_digest, environment_digest, timings, detail, attempts, ended_at, cell_key)
+                VALUES (?, 'old', 'old.py', ?, ?, '[]', '{}', 'error', ?, '', '', '', '{}', '', 1, ?, 'key')""",
+                (run_id, state, utc_text(make.noon), run_id == "run-1", utc_text(make.noon)),
             )
+            connection.execute("INSERT INTO scores VALUES (?, 'error', 0, 0.5, NULL)", [run_id])
     with closing(Ledger(tmp_path)) as ledger:
         assert ledger.succeeded_by_cell(["key", "other"]) == {"key": "run-2"}
+        assert (ledger.primary_metric(), ledger.direction("error")) == ("error", False)
