@@ -29,8 +29,8 @@ def start(run: RunDir, spec: dict[str, Any]) -> None:
     with lock:
         if run.status.exists():
             return  # it has ended, or is about to be adopted
-        write_json(run.spec, spec)
-        write_json(run.status, {"state": "starting"})
+        write_json(run.spec, spec, durably=False)
+        write_json(run.status, {"state": "starting"}, durably=False)
         if not summon.start(run, lock):
             _start_here(run, spec, lock)
 
@@ -107,7 +107,7 @@ def home(run: RunDir) -> None:
         return  # it has gone already
     if known["state"] != "exited":
         raise AgentError("usage", f"{run.root.name} has not ended: it cannot be home")
-    write_json(run.home, {"at": time.time()})
+    write_json(run.home, {"at": time.time()}, durably=False)  # else it is kept a while longer
 
 
 def renew_upload(run: RunDir, upload: dict[str, Any]) -> None:

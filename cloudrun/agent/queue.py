@@ -66,7 +66,7 @@ class Waiting:
                 write_json(self.run.status, {"state": "exited", "reason": wished[1], "ended_at": time.time()})
                 yield None
             else:
-                write_json(self.run.status, {"state": "starting"})
+                write_json(self.run.status, {"state": "starting"}, durably=False)
                 yield lock
 
 

@@ -240,7 +240,7 @@ def _supervise(run: RunDir, spec: dict[str, Any], ready: int, spawn: Spawn) -> S
     try:
         state.update(pid=pid, pid_started=processes.start_time(pid), forked=getattr(spawn, "forked", False))
         job = _Child(spec, pid, wake)
-        write_json(run.status, state)
+        write_json(run.status, state, durably=False)
         with contextlib.suppress(OSError):  # nobody waits for it any more
             os.write(ready, RUNNING)
         os.close(ready)

@@ -179,14 +179,18 @@ def spec(
     }
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Replace `path` at once and durably: a reader sees the old document or the new one, never half of one."""
+def write_json(path: Path, value: Any, *, durably: bool = True) -> None:
+    """Replace `path` at once and durably: a reader sees the old document or the new one, never half of one.
+
+    What says how far a job is that no machine's power loss leaves alive need not be `durably` written.
+    """
     temporary = path.with_name(path.name + ".tmp{}.{}".format(os.getpid(), threading.get_ident()))
     try:
         with open(temporary, "w", encoding="utf-8", opener=never_waiting) as stream:
             json.dump(value, stream, separators=(",", ":"), ensure_ascii=True)
-            stream.flush()
-            os.fsync(stream.fileno())
+            if durably:
+                stream.flush()
+                os.fsync(stream.fileno())
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -19,7 +19,7 @@ from cloudrun.plan.expecting import Expectation
 from cloudrun.plan.retrying import SUSPICIOUS, UNITS_TAKEN_DOWN, Failures, next_step
 from cloudrun.plan.scheduling import Backlog
 from cloudrun.pools.pooled import PooledUnit
-from cloudrun.runs import dispatch
+from cloudrun.runs import dispatch, performing
 from cloudrun.runs.failing import why_failed
 from cloudrun.runs.homecoming import end_queued
 from cloudrun.runs.prepared import Prepared
@@ -131,7 +131,7 @@ class Cells:
             Claim(
                 cell.run.run_id,
                 unit,
-                dispatch.store_of(self._ledger, self._plan, cell.run.run_id, cell.run.attempts + 1),
+                performing.store_of(self._ledger, self._plan, cell.run.run_id, cell.run.attempts + 1),
                 self._plan.beside,
             )
             for unit, cell in given

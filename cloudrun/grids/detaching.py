@@ -23,7 +23,7 @@ from cloudrun.ledger import Ledger
 from cloudrun.plan.scheduling import Backlog
 from cloudrun.pools.hands import MACHINE_FAILED
 from cloudrun.pools.pooled import PooledUnit
-from cloudrun.runs import dispatch
+from cloudrun.runs import performing
 from cloudrun.runs.attempt import Attempt
 from cloudrun.runs.prepared import Prepared
 from cloudrun.runs.project import Shipment
@@ -168,7 +168,7 @@ def hand_over(unit: PooledUnit, plan: Prepared, share: Share, furnished: Callabl
     there = [cell.run for cell in share.there]
     missing = way.despite_cuts(lambda: catch_up(ledger, unit.cloud, unit.agent, there, observe=unit.observe))
     if missing or share.cells:
-        dispatch.furnish(way, plan)
+        performing.furnish(way, plan)
         furnished()
         tree = tree_key(plan.shipment)
         goods = plan.shipment
@@ -196,7 +196,7 @@ def _begun(unit: PooledUnit, plan: Prepared, cells: Sequence[tuple[int, str]]) -
     with ledger.together():
         for place, run_id in cells:
             run = ledger.run(run_id)
-            store = dispatch.store_of(ledger, plan, run_id, run.attempts + 1)
+            store = performing.store_of(ledger, plan, run_id, run.attempts + 1)
             try:
                 ledger.begin_attempt(run_id, unit.instance_id, now, store=store, beside=plan.beside)
             except LedgerError:
@@ -217,9 +217,9 @@ def _queued(way: Attempt, plan: Prepared, tree: str, place: int, run: RunRecord)
 
     unit, number = way.unit, run.attempts
     mine = replace(plan, job=replace(plan.job, params=dict(run.params)))
-    spec = dispatch.spec_on(unit, mine, run.run_id, number)
+    spec = performing.spec_on(unit, mine, run.run_id, number)
     attempt = Attempt(unit, run, number) if number > 1 else None
     if attempt is None or not attempt.home.earlier:
         return Queued(rundir.run_dir(run.run_id, number), spec, place, tree)
-    way.despite_cuts(lambda: dispatch.ship(attempt, mine))  # what it goes on from is its own
+    way.despite_cuts(lambda: performing.ship(attempt, mine))  # what it goes on from is its own
     return Queued(attempt.place, spec, place, None)

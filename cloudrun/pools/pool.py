@@ -15,30 +15,23 @@ from typing import Any
 from cloudrun import reaper
 from cloudrun.core.clock import Clock, SystemClock
 from cloudrun.core.errors import (
-    Cancelled,
     CloudrunError,
     UnitGone,
     note_clean_up,
 )
-from cloudrun.core.events import Note, Observer
-from cloudrun.core.records import Image, Instance
+from cloudrun.core.events import Observer
+from cloudrun.core.records import Image
 from cloudrun.core.settings import Settings
-from cloudrun.core.states import UnitState
 from cloudrun.ledger import Ledger
 from cloudrun.plan import budget
 from cloudrun.plan.offers import Offer
 from cloudrun.plan.scheduling import Backlog, Decision, Limits, Terms, decide
 from cloudrun.pools.bill import Bill
-from cloudrun.pools.endings import Endings
 from cloudrun.pools.extending import extend
-from cloudrun.pools.hands import MACHINE_FAILED, Closed, Done, Freed, Hand, HandEvent, Opened
-from cloudrun.pools.lookout import Lookout
-from cloudrun.pools.pooled import PooledUnit
-from cloudrun.pools.prospects import Prospects
+from cloudrun.pools.fleet import Fleet
+from cloudrun.pools.hands import MACHINE_FAILED, Done, Freed, Hand, HandEvent, Opened
 from cloudrun.pools.renting import Launched, Renting
-from cloudrun.pools.spreading import Spreading
 from cloudrun.pools.work import Joined, Work
-from cloudrun.units import launching
 from cloudrun.units.lifeline import LIFELINE
 from cloudrun.wiring import Cloud
 
@@ -90,11 +83,7 @@ class Pool:
         self.changed = changed
         self.check = check
         self.terms = terms or (lambda _: Terms(limits.slots, limits.usd_per_hour))
-        self.queue_slots = queue_slots or (lambda _: None)
         self.linger_s = linger_s
-        self.hands: dict[str, Hand] = {}
-        self.used: list[str] = []  # every unit that it ever had
-        self.bill = Bill(settings.terminate_timeout_s)
         self.why = ""  # what is not being done, for people
         self.client_id = client_id
         self._events: deque[Launched | HandEvent | Told] = deque()
@@ -103,15 +92,30 @@ class Pool:
             cloud, ledger, settings, image, self.terms, observe, self.clock,
             client_id=client_id, tags=tags or {}, tell=self._tell,
         )  # fmt: skip
-        self._spreading = Spreading(cloud, ledger) if limits.max_units > 1 else None
-        self._prospects = Prospects(self.clock, observe)
-        self._lookout = Lookout(cloud, self.clock, observe, settings.boot_timeout_s)
+        self.fleet = Fleet(
+            cloud, ledger, settings, image, observe, self.clock,
+            client_id=client_id, terms=self.terms, queue_slots=queue_slots or (lambda _: None),
+            several=limits.max_units > 1, tell=self._tell,
+        )  # fmt: skip
         self._check_at = 0.0
+
+    @property
+    def hands(self) -> dict[str, Hand]:
+        return self.fleet.hands
+
+    @property
+    def used(self) -> list[str]:
+        """Every unit that it ever had."""
+        return self.fleet.used
+
+    @property
+    def bill(self) -> Bill:
+        return self.fleet.bill
 
     @property
     def spent_usd(self) -> float:
         """What has ended and what has run so far, at the price that was known."""
-        return self.bill.spent_usd(self.hands.values(), self.clock.now().timestamp())
+        return self.fleet.spent_usd
 
     @property
     def backlog(self) -> Backlog:
@@ -122,6 +126,11 @@ class Pool:
         """Have it done by the deciding thread, between two decisions; what it raises ends all work. From any thread."""
         self._tell(Told(act))
 
+    def join(self, joined: Joined) -> None:
+        """Go on with what a dead client has left, as `Fleet.join`. For the deciding thread."""
+        self._renting.launch_ids += joined.launches
+        self.fleet.join(joined)
+
     def do_what_was_told(self) -> None:
         """What was told after `run` was over, in the thread that ran it."""
         while self._events:
@@ -131,8 +140,8 @@ class Pool:
     def run(self, work: Work, joined: Joined | None = None) -> None:
         """Raises what `work` and `check` raise, and the refusal where nothing could be launched; then and in the end no
         unit is left, or CleanupIncomplete says which."""
-        self._endings = Endings(self.cloud, self.ledger, self.settings.terminate_timeout_s, self.clock, self.client_id)
         self._work = work
+        self.fleet.open(work.carry_out)
         error: BaseException | None = None
         try:
             with LIFELINE.shield():
@@ -166,14 +175,16 @@ class Pool:
     def _give_up(self) -> None:
         """Whoever waits for a machine that will not come learns it."""
         if self._work.backlog().queued and not self._work.stopped():
-            self._work.given_up(self.why or self._prospects.hopeless, self._prospects.cause)
-            self._prospects.begin_anew()  # for what comes later, where more may come
+            prospects = self.fleet.prospects
+            self._work.given_up(self.why or prospects.hopeless, prospects.cause)
+            prospects.begin_anew()  # for what comes later, where more may come
 
     def _decide(self) -> bool:
         """Whether nothing can be done any more."""
         work, offer = self._work, self._renting.offer()
         now = self.clock.now().timestamp()
-        leaving, stuck = self.bill.settle(self._endings.is_ending, now)
+        leaving, stuck = self.fleet.settle(now)
+        hopeless = self.fleet.prospects.hopeless
         decision = decide(
             now,
             work.backlog(),
@@ -181,22 +192,22 @@ class Pool:
             self._limits(offer),
             self.bill.ended_usd + budget.worst_usd(now, stuck, 0.0),
             stopped=work.stopped(),
-            barred=self._prospects.hopeless,
+            barred=hopeless,
         )
         self._obey(decision, offer)
         self.changed(self)
         if self.hands or self._renting.asked:
             return False
-        if decision.why and leaving and not (self._prospects.hopeless or work.stopped()):
+        if decision.why and leaving and not (hopeless or work.stopped()):
             return False  # what they have not used may pay for another
-        return decision.ended or bool(decision.why or self._prospects.hopeless) or not work.backlog().queued
+        return decision.ended or bool(decision.why or hopeless) or not work.backlog().queued
 
     def _limits(self, offer: Offer | None) -> Limits:
         """Those of the user, with what the next unit would be like."""
-        boot_s = self._prospects.boot_s(self.limits.boot_s)
+        boot_s = self.fleet.prospects.boot_s(self.limits.boot_s)
         if offer is None:
             return replace(self.limits, boot_s=boot_s, max_units=0)
-        most = self._prospects.most_units(self.limits.max_units)
+        most = self.fleet.prospects.most_units(self.limits.max_units)
         terms = self.terms(offer.instance_type)
         return replace(self.limits, boot_s=boot_s, max_units=most, slots=terms.slots, usd_per_hour=terms.usd_per_hour)
 
@@ -242,9 +253,9 @@ class Pool:
                 continue
             if hand.unneeded_since is None:
                 hand.unneeded_since = now
-            lends = self._spreading is not None and self._spreading.lends(instance_id) and not self._work.stopped()
+            lends = self.fleet.lends(instance_id) and not self._work.stopped()
             if now - hand.unneeded_since >= linger_s and not lends:
-                self._drain(hand)
+                self.fleet.drain(hand)
 
     # -- hearing -------------------------------------------------------------------------------------------------------
 
@@ -253,145 +264,44 @@ class Pool:
         self._bell.set()
 
     def _pause_s(self) -> float:
-        waiting = any(hand.waits for hand in self.hands.values())
-        return min(TICK_S, self._lookout.pause_s) if waiting else TICK_S
+        look_in_s = self.fleet.look_in_s
+        return TICK_S if look_in_s is None else min(TICK_S, look_in_s)
 
     def _hear(self) -> None:
         """Take all that has happened."""
         self._bell.clear()
         while self._events:
             self._take(self._events.popleft())
-        if self._lookout.pause_s == 0.0 and any(hand.waits for hand in self.hands.values()):
-            self._look_for_running()
+        if self.fleet.look_in_s == 0.0:
+            self.fleet.look()
 
     def _take(self, event: Launched | HandEvent | Told) -> None:
         if isinstance(event, Told):
             event.act()
             return
         if isinstance(event, Launched):
-            self._launched(event)
+            self._renting.heard(event)
+            self.fleet.launched(event)
+            if event.error is not None:
+                self.fleet.prospects.refused(event, self._renting.offer, machines=len(self.hands))
             return
         hand = self.hands[event.instance_id]
         if isinstance(event, Opened):
-            hand.ready_at = self.clock.now().timestamp()
-            if not hand.tasks:
-                self._prospects.booted(hand.ready_at - hand.requested_at)
-            if hand.state == "launching":
-                hand.state = "ready"
+            self.fleet.opened(hand)
         elif isinstance(event, Freed):
             hand.freed(event.task)
         elif isinstance(event, Done):
             hand.ended(event.task, event.error)
             if isinstance(event.error, MACHINE_FAILED):
-                self._prospects.failure = event.error
-                self._drain(hand)
+                self.fleet.prospects.failure = event.error
+                self.fleet.drain(hand)
             elif hand.unit is not None and hand.unit.is_let_go:
-                self._drain(hand)
+                self.fleet.drain(hand)
             self._work.ended(event.task, event.error)
             event.turn.give_back()  # after one that did not end well it is decided first whether there is a next one
         else:
-            self._closed(hand, event.error)
-
-    def _launched(self, event: Launched) -> None:
-        self._renting.heard(event)
-        for record in event.units:
-            terms, created = self.terms(record.instance_type), record.created_at.timestamp()
-            hand = Hand(record, terms.slots, terms.usd_per_hour, created, event.deadline)
-            self.hands[record.instance_id] = hand
-        if event.error is None:
-            self._lookout.look_now()
-            self._prospects.launched()
-        else:
-            self._prospects.refused(event, self._renting.offer, machines=len(self.hands))
-
-    def _look_for_running(self) -> None:
-        """Those that run get their threads."""
-        for hand, found in self._lookout.look({name: hand for name, hand in self.hands.items() if hand.waits}):
-            if isinstance(found, Instance):
-                hand.record = launching.note_running(self.ledger, found)
-                self._begin(hand)
-            else:
-                self._fail(hand, found)
-
-    # -- units ---------------------------------------------------------------------------------------------------------
-
-    def join(self, joined: Joined) -> None:
-        """Go on with what a dead client has left. For the deciding thread. Where nobody knows what one of them is like,
-        all of them are ended before that surfaces."""
-        try:
-            for record, _, _ in joined.units:
-                self.terms(record.instance_type)
-        except CloudrunError:
-            for record, _, _ in joined.units:
-                self._endings.add(record.instance_id)
-            raise
-        if joined.units or joined.spent_usd:
-            self._prospects.launched()  # by whoever had them: such machines can be had
-        self.bill.ended_usd += joined.spent_usd
-        self._renting.launch_ids += joined.launches
-        for instance_id in joined.ending:
-            self._endings.add(instance_id)
-        for record, price, tasks in joined.units:
-            known = self.hands.get(record.instance_id)  # joined with other work that was on it
-            slots = self.terms(record.instance_type).slots  # fewer than there are tasks, on a unit with a long queue
-            created = record.created_at.timestamp()
-            hand = known or Hand(record, slots, price, created, record.deadline.timestamp())
-            self.hands[record.instance_id] = hand
-            for task in tasks:
-                hand.reserve(task)
-                hand.give(task, task)
-            if known is None and record.address and record.state is not UnitState.LAUNCHING:
-                self._begin(hand)
-
-    def _begin(self, hand: Hand) -> None:
-        self.used.append(hand.record.instance_id)
-        was_let_go = hand.record.on_exit == "keep" and hand.record.state is UnitState.READY
-        unit = PooledUnit(
-            self.cloud, self.ledger, self.settings, self.observe, self.clock,
-            image=self.image, record=hand.record, client_id=self.client_id, end=self._endings.add,
-            detached=was_let_go, queue_slots=self.queue_slots(hand.record.instance_type),
-            spreading=self._spreading,
-        )  # fmt: skip
-        hand.begin(unit, self._work.carry_out, self._tell)
-
-    def _drain(self, hand: Hand) -> None:
-        if hand.state == "draining":
-            return
-        gave_up = hand.drain()
-        if self._spreading is not None:
-            self._spreading.leaves(hand.record.instance_id)
-        if hand.waits:
-            self._fail(hand, Cancelled("nobody needs it any more"))
-        elif gave_up:
-            self._endings.add(hand.record.instance_id)  # its thread may be waiting for an answer from it
-
-    def _fail(self, hand: Hand, error: BaseException) -> None:
-        """It is ended before it ever had a thread."""
-        hand.over = True
-        hand.state = "draining"
-        self._endings.add(hand.record.instance_id)
-        self._tell(Closed(hand.record.instance_id, error))
-
-    def _closed(self, hand: Hand, error: BaseException | None) -> None:
-        instance_id = hand.record.instance_id
-        now = self.clock.now().timestamp()
-        del self.hands[instance_id]
-        hand.state = "draining"
-        if self._endings.was_added(instance_id):
-            self.bill.leaves(hand, now)
-        else:
-            self.bill.stays(hand, now)
-        never_ready = hand.ready_at is None and not isinstance(error, Cancelled)
-        if never_ready:
-            self._prospects.failure = error
-            self.observe(Note(f"{instance_id} did not get ready: {error}", "warning"))
-        if never_ready or hand.useless:
-            self._prospects.ended(worked=False)
-        elif hand.worked:
-            self._prospects.ended(worked=True)
-        tasks, hand.tasks, hand.homeward = hand.tasks, [], []
-        for task in tasks:  # it never came to them
-            self._work.ended(task, UnitGone(f"{instance_id} has gone"))
+            for task in self.fleet.closed(hand, event.error):
+                self._work.ended(task, UnitGone(f"{event.instance_id} has gone"))
 
     # -- ending --------------------------------------------------------------------------------------------------------
 
@@ -402,7 +312,7 @@ class Pool:
             for hand in list(self.hands.values()):
                 if (error is not None or failures) and hand.unit is not None:
                     hand.unit.cancel()
-                self._drain(hand)
+                self.fleet.drain(hand)
             self._bell.wait(TICK_S)
             self._bell.clear()
             while self._events:
@@ -413,14 +323,14 @@ class Pool:
         self._renting.join()
         try:
             for instance_id in self._renting.settle():
-                self._endings.add(instance_id)
+                self.fleet.endings.add(instance_id)
         except CloudrunError as failure:
             failures.append(failure)
         try:
-            self._endings.finish(self._renting.launch_ids)
+            self.fleet.endings.finish(self._renting.launch_ids)
         except CloudrunError as failure:
             failures.append(failure)
-        self.bill.close(self._endings.is_ending, self.clock.now().timestamp())
+        self.bill.close(self.fleet.endings.is_ending, self.clock.now().timestamp())
         if error is None and failures:
             raise failures[0]
         for each in failures:

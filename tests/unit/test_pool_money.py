@@ -18,6 +18,7 @@ from cloudrun.core.settings import Settings
 from cloudrun.core.states import UnitState
 from cloudrun.ledger import Ledger
 from cloudrun.plan.scheduling import Backlog, Limits, UnitView, decide
+from cloudrun.pools import fleet
 from cloudrun.pools import pool as pools
 from cloudrun.pools.extending import extend
 from cloudrun.pools.hands import Hand
@@ -96,7 +97,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[UnitView], float]]:
         return decide(now, backlog, units, *args, **words)
 
     monkeypatch.setattr(pools, "decide", watched)
-    monkeypatch.setattr(pools, "PooledUnit", Unit)
+    monkeypatch.setattr(fleet, "PooledUnit", Unit)
     return decisions
 
 
