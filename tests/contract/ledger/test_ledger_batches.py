@@ -87,7 +87,7 @@ def tables(ledger: Ledger) -> dict[str, list[tuple[object, ...]]]:
     """All there is, without the moments at which it was written."""
     with ledger._database.reading() as connection:
         found = {}
-        for table in ("runs", "attempts", "scores", "ranked", "cells", "artifacts"):
+        for table in ("runs", "attempts", "scores", "ranked", "cells", "artifacts", "fresh", "done"):
             rows = connection.execute(f"SELECT * FROM {table}").fetchall()
             timed = [dict(row) for row in rows]
             for row in timed:
