@@ -8,13 +8,14 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from types import FrameType
 from typing import NoReturn
 
 from cloudrun.cli.catalogue import first_page, help_page
 from cloudrun.cli.early import begin
 from cloudrun.cli.printing import abandon, columns, folded, print_json, printable, printed_json, styled
-from cloudrun.core.errors import Cancelled, CloudrunError, UsageError, exit_code_of
+from cloudrun.core.errors import Cancelled, CloudrunError, UsageError, before_launch, exit_code_of
 
 LOOK_STEP = "cloudrun results shows what came home, cloudrun units what is alive"
 
@@ -35,7 +36,7 @@ def main() -> NoReturn:
     except SystemExit as error:
         if not received:
             raise
-        _tell(f"ended by {signal.Signals(received[0]).name}", error, LOOK_STEP)
+        _tell(f"ended by {signal.Signals(received[0]).name}", error, getattr(error, "next_step", LOOK_STEP))
         code = exit_code_of(error, 128 + received[0])
     except CloudrunError as error:
         next_step = retyped(sys.argv[1:], error.instead) or error.next_step
@@ -100,7 +101,9 @@ def run(arguments: Sequence[str]) -> int:
     if arguments[0] == "--version":
         _print_version(arguments[1:])
         return 0
-    return _command(arguments)() or 0
+    with before_launch() if arguments[0] == "submit" else nullcontext():
+        command = _command(arguments)
+    return command() or 0
 
 
 def _painted(page: str) -> str:

@@ -149,6 +149,8 @@ def _files(run: RunRecord, kind: str) -> Iterator[str]:
 
 
 def _next_step(run: RunRecord) -> str:
+    if run.state is RunState.QUEUED and not run.attempts and run.grid_id:
+        return f"the same command as before begins it, or cloudrun attach {run.grid_id}"
     if not is_terminal(run.state):
         follow = "attach" if run.state is RunState.QUEUED and run.attempts else "logs -f"
         return f"cloudrun {follow} {run.run_id}"

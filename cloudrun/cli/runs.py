@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import sys
-from contextlib import closing, suppress
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from cloudrun.cli.display import Display
-from cloudrun.cli.parser import Json, Profile, RunId, RunOrGrid
+from cloudrun.cli.parser import Json, Profile, RunId, RunOrGrid, is_grid
 from cloudrun.cli.printing import print_json, print_table, printable
 from cloudrun.cli.summary import closing_lines, exit_code
 from cloudrun.core.clock import utc_text
-from cloudrun.core.errors import NotFound, UsageError
+from cloudrun.core.errors import UsageError
 from cloudrun.core.states import RunState, is_terminal
 from cloudrun.plan.quantities import duration_s, duration_text
 
@@ -220,7 +220,7 @@ def attach(run: RunOrGrid, /, *, profile: Profile = None, as_json: Json = False)
     from cloudrun.runs.attaching import attach as attach_run
 
     with closing(Ledger()) as ledger:
-        if _is_grid(ledger, run):
+        if is_grid(ledger, run):
             from cloudrun.cli.detached import attach_to_grid
 
             return attach_to_grid(ledger, run, profile, as_json=as_json)
@@ -262,7 +262,7 @@ def cancel(
 
     grace_s = _duration(grace, "--grace")
     with closing(Ledger()) as ledger, Display() as display:
-        if _is_grid(ledger, run):
+        if is_grid(ledger, run):
             from cloudrun.grids.cancelling import cancel_grid
 
             grid = cancel_grid(ledger, run, grace_s=grace_s, observe=display, profile=profile)
@@ -277,18 +277,6 @@ def cancel(
             return
         found = cancel_run(ledger, run, grace_s=grace_s, observe=display, profile=profile)
         _tell(found, ledger, display, as_json=as_json)
-
-
-def _is_grid(ledger: Ledger, reference: str) -> bool:
-    """By its id, or by a name that no run has."""
-    if reference.startswith("g-"):
-        return True
-    try:
-        ledger.run(reference)
-    except NotFound:
-        with suppress(NotFound):
-            return bool(ledger.grid(reference))
-    return False
 
 
 def pull(run: RunOrGrid, /, *, profile: Profile = None, as_json: Json = False) -> int:
@@ -307,7 +295,7 @@ def pull(run: RunOrGrid, /, *, profile: Profile = None, as_json: Json = False) -
     from cloudrun.runs.pulling import pull as pull_run
 
     with closing(Ledger()) as ledger:
-        if _is_grid(ledger, run):
+        if is_grid(ledger, run):
             from cloudrun.cli.detached import pull_of_grid
 
             return pull_of_grid(ledger, run, profile, as_json=as_json)
@@ -349,7 +337,7 @@ def extend(
     by_s = _duration(by, "the time")
     with closing(Ledger()) as ledger, Display() as display:
         units = []
-        if not what.startswith("i-") and _is_grid(ledger, what):
+        if not what.startswith("i-") and is_grid(ledger, what):
             from cloudrun.grids.going_on import extend_grid
 
             units = extend_grid(ledger, what, by_s, observe=display, profile=profile)

@@ -174,6 +174,9 @@ class DeadlineReached(CloudrunError):
     exit_code = 124
 
 
+BEGIN_AGAIN = "the same command begins again"  # where nothing was done that could be looked at
+
+
 class Cancelled(CloudrunError):
     exit_code = 130
     usual_next_step = "cloudrun results shows what came home"
@@ -205,7 +208,15 @@ def before_launch(instance_id: str | None = None) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, SystemExit) as error:
         error.add_note(untouched(instance_id))
+        stopped(error, BEGIN_AGAIN)
         raise
+
+
+def stopped(error: BaseException, next_step: str) -> None:
+    """Note on what the user has stopped a command with what to type next; on an error of ours, only where nobody who
+    knew better has."""
+    if not isinstance(error, Exception) or getattr(error, "next_step", None) == Cancelled.usual_next_step:
+        error.next_step = next_step  # type: ignore[attr-defined]
 
 
 def untouched(instance_id: str | None) -> str:

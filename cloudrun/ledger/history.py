@@ -7,13 +7,13 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
-from cloudrun.core.errors import LedgerError, NotFound
-from cloudrun.core.near import nearest
+from cloudrun.core.errors import LedgerError
 from cloudrun.core.records import Artifact, AttemptRecord, Passport, RunRecord, Timings, Usage
 from cloudrun.core.states import EndReason, RunState, is_terminal
 from cloudrun.ledger import steps
 from cloudrun.ledger.artifacts import ArtifactStore
 from cloudrun.ledger.database import Database
+from cloudrun.ledger.missing import RUN_IDS, no_such
 from cloudrun.ledger.rows import (
     as_json,
     attempt_record,
@@ -27,7 +27,6 @@ from cloudrun.ledger.rows import (
 from cloudrun.ledger.run import Run
 from cloudrun.ledger.steps import Claim, End, Move
 
-RUN_IDS = ("r-", "run-")  # what their ids begin with
 ITS_OWN = ("ship_s", "run_s", "pull_s")  # what a run takes on a machine that is there
 UNFINISHED = tuple(state for state in RunState if not is_terminal(state))
 
@@ -177,7 +176,7 @@ class History:
         with self._database.reading() as connection:
             run_id = find_id(connection, "runs", "run_id", RUN_IDS, reference)
             if run_id is None:
-                raise _no_such_run(connection, reference)
+                raise no_such(connection, "run", reference)
             return run_records(connection, [run_id])[0]
 
     def knows_environment(self, fingerprint: str) -> bool:
@@ -285,20 +284,3 @@ class History:
 def _attempts(connection: sqlite3.Connection, run_id: str) -> list[AttemptRecord]:
     rows = connection.execute("SELECT * FROM attempts WHERE run_id = ? ORDER BY number", [run_id])
     return [attempt_record(row) for row in rows]
-
-
-def _no_such_run(connection: sqlite3.Connection, reference: str) -> NotFound:
-    """With the runs that were probably meant, else the script: who knows that looks for its runs."""
-    newest = connection.execute("SELECT run_id, name, script FROM runs ORDER BY created_at DESC LIMIT 1000").fetchall()
-    message, step = f"no run {reference!r} in the ledger", "`cloudrun results` lists what there is"
-    scripts = {row["script"].rpartition("/")[2]: row["script"] for row in newest}
-    if reference in scripts or reference in scripts.values():
-        message += ": that is a script"
-        return NotFound(message, next_step=f"cloudrun results --script {reference} lists its runs")
-    near = nearest(reference, dict.fromkeys(word for row in newest for word in (row["name"], row["run_id"])), 3)
-    if near:
-        message += f"; near: {', '.join(near)}"
-        return NotFound(message, next_step=step, instead=(reference, near[0]))
-    if meant := nearest(reference, scripts):
-        step = f"cloudrun results --script {scripts[meant[0]]} lists the runs of that script"
-    return NotFound(message, next_step=step)

@@ -19,6 +19,7 @@ from cloudrun.units import launching
 from cloudrun.units.connection import EarlyLogin, early_login
 from cloudrun.units.joining import unit_to_join
 from cloudrun.units.opening import open_unit
+from cloudrun.units.purse import Purse
 from cloudrun.wiring import Cloud
 
 __all__ = ["Job", "resume", "submit"]
@@ -47,9 +48,12 @@ def submit(
                 stack.enter_context(early)
             cloud, image, plan = checked(job, settings, ledger, observe, instance_id)
             provenance.keep(plan, ledger)
+        purse = Purse(ledger)
         machine = Machine(
-            lambda: open_unit(cloud, ledger, settings, observe, image=image, instance_id=instance_id, early=early),
-            lambda: open_unit(cloud, ledger, settings, observe, image=None if instance_id else image),
+            lambda: open_unit(
+                cloud, ledger, settings, observe, image=image, instance_id=instance_id, early=early, purse=purse
+            ),
+            lambda: open_unit(cloud, ledger, settings, observe, image=None if instance_id else image, purse=purse),
         )
         stack.enter_context(machine)
         run = machine.carry_through(plan, detach=detach)
@@ -73,7 +77,8 @@ def resume(run_id: str, settings: Settings, *, ledger: Ledger, observe: Observer
             Note(f"its data is not what it was when {run_id} was submitted: it goes on with what is there", "warning")
         )
 
-    machine = Machine(lambda: open_unit(cloud, ledger, settings, observe, image=image))
+    purse = Purse(ledger, run_id)
+    machine = Machine(lambda: open_unit(cloud, ledger, settings, observe, image=image, purse=purse))
     with machine:
         run = machine.carry_through(plan, run_id, detach=detach)
     return ledger.get(run.run_id)
