@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,9 @@ LAYOUTS: dict[str, tuple[Files, str, dict[str, Any], bool]] = {
     "a random of its own": (
         {"train.py": "import random; print(random.__file__)", "random.py": ""}, "train.py", {}, False,
     ),
+    "a module named like an extension that the agent has loaded": (
+        {"train.py": "import resource; print(resource.__file__)", "resource.py": ""}, "train.py", {}, False,
+    ),
     "a package named like one that is loaded": (
         {"train.py": "import joblib; print(joblib.__file__)", "joblib/__init__.py": ""}, "train.py", {}, False,
     ),
@@ -134,6 +138,16 @@ def test_a_script_that_is_a_link_is_found_where_it_leads_to(warden: Warden, tmp_
     same(fresh, forked)
     assert forked.forked
     assert str(tmp_path) in forked.stdout
+
+
+def test_a_forked_job_s_log_counts_from_its_own_start(warden: Warden) -> None:
+    begun, spec = time.monotonic(), warden.spec(["t.py"])
+    script = {"t.py": "import logging; print(logging.makeLogRecord({}).relativeCreated)"}
+    warden.run(spec, script)
+    until(lambda: time.monotonic() > begun + 2.0)
+    end = warden.run(spec, script)
+    assert end.forked
+    assert float(end.stdout) < 1000 * (time.monotonic() - begun), "it counts from when its parent had imported logging"
 
 
 def test_two_forked_jobs_draw_different_random_numbers(warden: Warden) -> None:
