@@ -68,7 +68,7 @@ def become(run: RunDir, spec: dict[str, Any], interpreter: Interpreter) -> Calla
     here = os.path.dirname(script)
     listed = variables.get("PYTHONPATH", "")
     entries = [os.path.abspath(entry) for entry in listed.split(os.pathsep)] if listed else []
-    tops = frozenset(module.partition(".")[0] for module in interpreter.loaded)
+    tops = frozenset(module.partition(".")[0] for module in interpreter.loaded | _compiled())
     for entry in entries:
         _refuse_shadows(entry, tops | CUSTOMIZERS)
     safe_path = getattr(sys.flags, "safe_path", False)
@@ -87,6 +87,12 @@ def become(run: RunDir, spec: dict[str, Any], interpreter: Interpreter) -> Calla
     set_title(" ".join([program, name, *arguments]))
     end = _note_end(run)
     return _hook(code, main, end)
+
+
+def _compiled() -> frozenset[str]:
+    """Modules that `_forget` leaves there, whoever imported them."""
+    files = ((name, getattr(module, "__file__", None)) for name, module in list(sys.modules.items()))
+    return frozenset(name for name, file in files if file and not file.endswith(".py") and "." not in name)
 
 
 def _redirect(run: RunDir) -> None:
@@ -161,6 +167,9 @@ def _renew() -> None:
     if "tempfile" in modules:
         tempfile: Any = modules["tempfile"]
         tempfile.tempdir = None  # TMPDIR is another now
+    if "logging" in modules:
+        logging = vars(modules["logging"])  # %(relativeCreated)d counts from there
+        logging["_startTime"] = time.time_ns() if isinstance(logging["_startTime"], int) else time.time()
     if "linecache" in modules:
         modules["linecache"].clearcache()
 

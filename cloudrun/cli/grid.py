@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from cloudrun.cli.grid_summary import closing_lines, detached_lines
-from cloudrun.cli.printing import abandon, assignments_text, is_terminal, print_json, printable, score_text
+from cloudrun.cli.printing import abandon, assignments_text, columns, is_terminal, print_json, printable, score_text
 from cloudrun.core.clock import utc_text
 from cloudrun.core.errors import CleanupIncomplete, JobFailed
 from cloudrun.core.events import Event, Note
@@ -253,7 +253,7 @@ def submit_grid(
 
 def show_grid(job: Job, grid: Grid, settings: Settings, wishes: Wishes, *, as_json: bool) -> int:
     """Say what it would do, and do nothing."""
-    from cloudrun.cli.preview import grid_lines
+    from cloudrun.cli.preview import grid_lines, shown
     from cloudrun.grids.preview import document as preview_document
     from cloudrun.grids.preview import preview_grid
 
@@ -262,7 +262,7 @@ def show_grid(job: Job, grid: Grid, settings: Settings, wishes: Wishes, *, as_js
     if as_json:
         print_json(preview_document(seen))
     else:
-        print("\n".join(grid_lines(seen)), flush=True)
+        print(shown(grid_lines(seen), columns(sys.stdout)), flush=True)
     if seen.seen.problem is not None:
         raise seen.seen.problem
     return 0

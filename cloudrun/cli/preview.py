@@ -3,18 +3,46 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from typing import TYPE_CHECKING
 
-from cloudrun.cli.printing import printable
+from cloudrun.cli.display import Display
+from cloudrun.cli.printing import columns, folded, print_json, printable
+from cloudrun.core.settings import Settings
+from cloudrun.ledger import Ledger
 from cloudrun.plan.quantities import duration_text, size_text
-from cloudrun.runs.prepared import command_line
-from cloudrun.runs.preview import Preview, Rent
+from cloudrun.runs.prepared import Job, command_line
+from cloudrun.runs.preview import Preview, Rent, document, preview
 
 if TYPE_CHECKING:
     from cloudrun.grids.preview import GridPreview
 
+LABEL = 15  # columns
 PACKAGES = 8  # named; the rest is counted
+
+
+def show_run(job: Job, settings: Settings, instance_id: str | None, *, as_json: bool) -> int:
+    """Say what one run would be. Raises CredentialsError, last of all, where AWS could not be asked."""
+    with closing(Ledger()) as ledger, Display() as display:
+        seen, _ = preview(job, settings, ledger=ledger, observe=display, instance_id=instance_id)
+    if as_json:
+        print_json(document(seen))
+    else:
+        print(shown(lines(seen), columns(sys.stdout)), flush=True)
+    if seen.problem is not None:
+        raise seen.problem
+    return 0
+
+
+def shown(lines: Iterable[str], width: int | None) -> str:
+    """The lines on a screen of so many columns (None: it is none), folded beside their labels."""
+    if width is None or width < 2 * LABEL:
+        return "\n".join(lines)
+    return "\n".join(
+        line[:LABEL] + folded(line[LABEL:], width - LABEL).replace("\n", f"\n{' ' * LABEL}  ") for line in lines
+    )
 
 
 def lines(seen: Preview) -> Iterator[str]:

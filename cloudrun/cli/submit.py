@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -16,10 +16,6 @@ from cloudrun.cli.printing import print_json
 from cloudrun.cli.summary import closing_lines, detached_lines, exit_code
 from cloudrun.core.errors import UsageError, before_launch
 from cloudrun.units.costs import bill_of_run
-
-if TYPE_CHECKING:
-    from cloudrun.core.settings import Settings
-    from cloudrun.runs.prepared import Job
 
 
 def submit(
@@ -358,7 +354,9 @@ def submit(
         )
     params = next(cells.cells())
     if dry_run:
-        return _show(Job(script, arguments, params, name), settings, instance_id, as_json=as_json)
+        from cloudrun.cli.preview import show_run
+
+        return show_run(Job(script, arguments, params, name), settings, instance_id, as_json=as_json)
 
     with closing(Ledger()) as ledger, Display(verbose=verbose, job_stdout=not as_json) as display:
         job = Job(script, arguments, params, name)
@@ -381,20 +379,3 @@ def submit(
         elif detach:
             print(run.run_id)
     return 0 if detach else exit_code(run)
-
-
-def _show(job: Job, settings: Settings, instance_id: str | None, *, as_json: bool) -> int:
-    """What would be done."""
-    from cloudrun.cli import preview as words
-    from cloudrun.ledger import Ledger
-    from cloudrun.runs.preview import document, preview
-
-    with closing(Ledger()) as ledger, Display() as display:
-        seen, _ = preview(job, settings, ledger=ledger, observe=display, instance_id=instance_id)
-    if as_json:
-        print_json(document(seen))
-    else:
-        print("\n".join(words.lines(seen)), flush=True)
-    if seen.problem is not None:
-        raise seen.problem
-    return 0

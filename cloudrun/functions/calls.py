@@ -24,7 +24,7 @@ from cloudrun.plan.scheduling import Backlog
 from cloudrun.pools.pooled import PooledUnit
 from cloudrun.runs import dispatch
 from cloudrun.runs.homecoming import end_queued
-from cloudrun.runs.slots import Turn
+from cloudrun.runs.slots import Recalled, Turn
 
 
 class RunFuture(Future[Any]):
@@ -121,6 +121,7 @@ class Calls:
         return [task for _, task in given]
 
     def carry_out(self, unit: PooledUnit, task: Call, turn: Turn) -> None:
+        turn.take(check=unit.check_cancelled)  # as long as it waits it can be cancelled
         if not task.future.running() and not task.future.set_running_or_notify_cancel():
             return
         plan, run_id = task.parcel.plan(), task.future.run_id
@@ -138,7 +139,9 @@ class Calls:
         if error is not None and not isinstance(error, CloudrunError):
             self._fail(task, error)
             raise error  # a bug, or the interpreter's end
-        if task.is_failed:
+        if isinstance(error, Recalled):
+            self._queue.appendleft(task)  # it has not begun
+        elif task.is_failed:
             self._again(task)
         elif error is not None and not task.future.done():
             self._judge(task, error)

@@ -153,7 +153,7 @@ class Cells:
         if task.on_unit:
             dispatch.go_on(unit, task.run.run_id, turn)
         else:
-            turn.called_off = self.stopped
+            turn.unless(self.stopped)
             plan = replace(self._plan, job=replace(self._plan.job, params=dict(task.run.params)))
             dispatch.execute(unit, plan, check=False, run_id=task.run.run_id, begun=task.attempt, turn=turn)
 

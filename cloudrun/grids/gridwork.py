@@ -94,6 +94,7 @@ class GridWork:
         return self.grid.cells.begin(given)
 
     def carry_out(self, unit: PooledUnit, task: Cell, turn: Turn) -> None:
+        turn.unless(self.stopped)  # its loop was left, or another client has it
         self.grid.cells.carry_out(unit, task, turn)
 
     def ended(self, task: Cell, error: BaseException | None) -> None:

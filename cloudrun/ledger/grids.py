@@ -12,6 +12,7 @@ from cloudrun.core.clock import utc_text
 from cloudrun.core.errors import LedgerError, NotFound
 from cloudrun.core.records import CellRecord, GridRecord, RunRecord
 from cloudrun.core.states import GRID, GridState, RunState
+from cloudrun.ledger import successes
 from cloudrun.ledger.database import Database
 from cloudrun.ledger.history import ITS_OWN
 from cloudrun.ledger.missing import GRID_IDS, no_such
@@ -44,6 +45,7 @@ class Grids:
         if grid.state is not GridState.OPEN:
             raise LedgerError(f"a grid begins as open, not {grid.state}")
         with self._database.writing() as connection:
+            successes.settle(connection)  # its cells are about to be looked for among all that have succeeded
             insert(connection, "grids", grid_columns(grid))
 
     def grid(self, reference: str) -> GridRecord:
@@ -123,6 +125,7 @@ class Grids:
                 "UPDATE grids SET state = ?, ended_at = ?, detail = ? WHERE grid_id = ?",
                 (str(state), utc_text(datetime.now(UTC)), text(detail), grid_id),
             )
+            successes.settle(connection)
 
     # -- cells
 
@@ -149,6 +152,8 @@ class Grids:
             if grid.state is not GridState.OPEN:
                 raise LedgerError(f"grid {grid_id} is {grid.state}: no cell can be added")
             _check_numbers(connection, grid, runs)
+            if known:  # one that waits to be ranked would be so twice
+                successes.settle(connection)
             insert(connection, "runs", *({**columns, "grid_id": grid_id} for columns in runs_columns(new.values())))
             added = connection.executemany(
                 """INSERT INTO cells SELECT ?, ?, run_id, state FROM runs WHERE run_id = ?
@@ -222,13 +227,7 @@ class Grids:
     def succeeded_by_cell(self, keys: Iterable[str]) -> dict[str, str]:
         """For each cell key with which some run has succeeded, of whatever grid: the newest such run's id."""
         with self._database.reading() as connection:
-            rows = connection.execute(
-                """SELECT cell_key, max(run_id) FROM runs INDEXED BY runs_by_cell
-                WHERE state = 'succeeded' AND cell_key <> '' AND cell_key IN (SELECT value FROM json_each(?))
-                GROUP BY cell_key""",
-                [as_json(list(keys))],
-            )
-            return dict(map(tuple, rows))
+            return successes.by_cell(connection, keys)
 
 
 def _grid(connection: sqlite3.Connection, grid_id: str) -> GridRecord:

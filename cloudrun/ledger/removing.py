@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from cloudrun.core.errors import NotFound, UsageError
 from cloudrun.core.states import GridState, RunState, is_terminal
+from cloudrun.ledger import successes
 from cloudrun.ledger.artifacts import ArtifactStore
 from cloudrun.ledger.database import Database
 from cloudrun.ledger.rows import as_json
@@ -16,7 +17,7 @@ from cloudrun.ledger.rows import as_json
 FREED_TOGETHER = 500  # files that are looked at while nobody brings any home
 _UNUSED_CODE = """SELECT code_digest, size FROM code_files
     WHERE NOT EXISTS (SELECT 1 FROM runs WHERE runs.code_digest = code_files.code_digest)"""
-_ROWS = ("scores", "artifacts", "attempts", "ranked", "cells")  # of a run, beside its own
+_ROWS = ("scores", "artifacts", "attempts", "cells")  # of a run, beside its own
 
 
 class Removing:
@@ -29,11 +30,14 @@ class Removing:
         """Forget all of these runs or none. Raises NotFound; UsageError where one is not over, or is a cell of a grid
         that is not: somebody goes on with it, and counts on its cells."""
         with self._database.writing() as connection:
+            successes.settle(connection)
             for run_id in run_ids:
                 _check_over(connection, run_id)
+                successes.forget(connection, run_id)
                 for table in _ROWS:
                     connection.execute(f"DELETE FROM {table} WHERE run_id = ?", [run_id])  # noqa: S608
                 connection.execute("DELETE FROM runs WHERE run_id = ?", [run_id])
+            successes.forgotten(connection)
 
     def check_over(self, run_ids: Iterable[str]) -> None:
         """Raises what `remove_runs` would."""

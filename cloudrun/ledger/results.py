@@ -10,6 +10,7 @@ from itertools import islice
 
 from cloudrun.core.records import RunRecord
 from cloudrun.core.states import RunState
+from cloudrun.ledger import successes
 from cloudrun.ledger.artifacts import ArtifactStore
 from cloudrun.ledger.database import Database
 from cloudrun.ledger.names import of_script
@@ -31,12 +32,13 @@ class Ordering:
     column: Column | None = None
 
 
+Valued = tuple[float, str]  # a finite score, and whose it is
 Condition = tuple[str, list[Value]]  # SQL over the table `runs`, and what its question marks are
 
 
 class Results:
     """Rankings walk an index of finite scores of succeeded runs (`ranked`): the time does not depend on how many runs
-    there are, nor on how many have the same score."""
+    there are, nor on how many have the same score. Those that are not in it yet (`successes`) are a limited number."""
 
     _database: Database
     _artifacts: ArtifactStore
@@ -156,45 +158,27 @@ class Results:
 
     def primary_metric(self, grid_id: str | None = None, *, script: str | None = None) -> str | None:
         """The primary score of the newest succeeded run (of that script, of that grid's last cells) that has it."""
-        query, values = (
-            """SELECT run_id, metric FROM runs INDEXED BY runs_with_metric
-            WHERE state = 'succeeded' AND metric IS NOT NULL
-            ORDER BY created_at DESC, run_id DESC LIMIT 100""",
-            list[str](),
-        )
-        if grid_id is not None:
-            query, values = (
+        with self._database.reading() as connection:
+            if grid_id is None:
+                newest = successes.newest_metric(connection, script)
+                return None if newest is None else newest[0]
+            cells = connection.execute(
                 """SELECT run_id, metric FROM cells INDEXED BY cells_by_state CROSS JOIN runs USING (run_id)
                 WHERE cells.grid_id = ? AND cells.state = 'succeeded' ORDER BY number DESC LIMIT 100""",
                 [grid_id],
             )
-        elif script is not None:
-            condition, names = of_script(script)
-            values = [*names]
-            query = f"""SELECT run_id, metric FROM runs INDEXED BY runs_with_metric_by_script
-                WHERE {condition} AND state = 'succeeded' AND metric IS NOT NULL
-                ORDER BY created_at DESC, run_id DESC LIMIT 100"""  # noqa: S608
-        with self._database.reading() as connection:
-            for run_id, metric in connection.execute(query, values):
+            for run_id, metric in cells:
                 has = "SELECT 1 FROM scores WHERE run_id = ? AND name = ?"
                 if connection.execute(has, (run_id, metric)).fetchone():
                     return str(metric)
         return None
 
     def direction(self, metric: str, *, script: str | None = None) -> bool:
-        """Whether smaller is better: as the newest run (of that script) says whose primary metric it is, else by its
-        name."""
-        index, condition, values = "runs_by_metric", "1", list[str]()
-        if script is not None:
-            index, (condition, values) = "runs_with_metric_by_script", of_script(script)
+        """Whether smaller is better: as the newest run (of that script) says that has it as its primary metric, else by
+        its name."""
         with self._database.reading() as connection:
-            row = connection.execute(
-                f"""SELECT minimize FROM runs INDEXED BY {index}
-                WHERE metric = ? AND state = 'succeeded' AND metric IS NOT NULL AND {condition}
-                ORDER BY created_at DESC, run_id DESC LIMIT 1""",  # noqa: S608
-                [text(metric), *values],
-            ).fetchone()
-        return better_is_smaller(metric) if row is None else bool(row["minimize"])
+            newest = successes.newest_metric(connection, script, metric)
+        return better_is_smaller(metric) if newest is None else newest[1]
 
     def _is_score(self, grid_id: str | None, column: Column) -> bool:
         if column.kind != "any":
@@ -202,7 +186,7 @@ class Results:
         with self._database.reading() as connection:
             values = (grid_id or "", text(column.name))
             found = connection.execute("SELECT 1 FROM ranked WHERE scope = ? AND name = ? LIMIT 1", values).fetchone()
-        return found is not None
+            return found is not None or bool(successes.fresh_values(connection, grid_id, column.name))
 
     def _read(self, ids: Sequence[str]) -> Iterator[Run]:
         remaining = iter(ids)
@@ -246,9 +230,13 @@ def _ranked(
     matching = f"FROM ranked {filtered} ranked.scope = ? AND ranked.name = ?"
     chosen = [*values, grid_id or "", text(metric)]
     if ascending:
-        ids = _ids(connection, f"SELECT run_id {matching} ORDER BY value, run_id LIMIT ?", [*chosen, _most(limit)])
+        query = f"SELECT value, run_id {matching} ORDER BY value, run_id LIMIT ?"
+        found = connection.execute(query, [*chosen, _most(limit)]).fetchall()
     else:
-        ids = _downwards(connection, matching, chosen, limit)
+        found = _downwards(connection, matching, chosen, limit)
+    if fresh := successes.fresh_values(connection, grid_id, metric, more, values):
+        found = sorted([*found, *fresh], key=lambda pair: (pair[0] if ascending else -pair[0], pair[1]))[:limit]
+    ids = [run_id for _, run_id in found]
     if limit is not None and len(ids) >= limit:
         return ids
     cell = "AND EXISTS (SELECT 1 FROM cells WHERE cells.run_id = runs.run_id AND cells.grid_id = ?)"
@@ -259,7 +247,9 @@ def _ranked(
     return ids + _ids(connection, not_finite, [*chosen, -1 if limit is None else limit - len(ids)])
 
 
-def _downwards(connection: sqlite3.Connection, matching: str, chosen: Sequence[Value], limit: int | None) -> list[str]:
+def _downwards(
+    connection: sqlite3.Connection, matching: str, chosen: Sequence[Value], limit: int | None
+) -> list[Valued]:
     """The largest first, the older among equals. The index, read backwards, has the newer among equals first; so those
     that share the last place are asked for by themselves, and however many they are, none of them is sorted."""
     last = None
@@ -268,11 +258,11 @@ def _downwards(connection: sqlite3.Connection, matching: str, chosen: Sequence[V
             f"SELECT value {matching} ORDER BY value DESC LIMIT 1 OFFSET ?", [*chosen, max(limit - 1, 0)]
         ).fetchone()
     if last is None:  # no limit, or fewer than that
-        return _ids(connection, f"SELECT run_id {matching} ORDER BY value DESC, run_id", chosen)
-    above = f"SELECT run_id {matching} AND value > ? ORDER BY value DESC, run_id"
-    ids = _ids(connection, above, [*chosen, last[0]])
-    equal = f"SELECT run_id {matching} AND value = ? ORDER BY run_id LIMIT ?"
-    return ids + _ids(connection, equal, [*chosen, last[0], (limit or 0) - len(ids)])
+        return connection.execute(f"SELECT value, run_id {matching} ORDER BY value DESC, run_id", chosen).fetchall()
+    above = f"SELECT value, run_id {matching} AND value > ? ORDER BY value DESC, run_id"
+    found = connection.execute(above, [*chosen, last[0]]).fetchall()
+    equal = f"SELECT value, run_id {matching} AND value = ? ORDER BY run_id LIMIT ?"
+    return found + connection.execute(equal, [*chosen, last[0], (limit or 0) - len(found)]).fetchall()
 
 
 def _others(

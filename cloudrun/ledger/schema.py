@@ -251,6 +251,45 @@ MIGRATIONS = (
             "CREATE INDEX attempts_by_unit ON attempts (instance_id, started_at)",
         ),
     ),
+    Migration(
+        "0009 less is written for each step of a cell",
+        (
+            # What has succeeded, and is in neither `ranked` nor `done` yet; emptied as a whole
+            "CREATE TABLE fresh (run_id TEXT NOT NULL REFERENCES runs)",
+            # Cells that have succeeded by their keys, which an index over runs had to have at once. No REFERENCES: a
+            # run that is removed would be looked for in all of it.
+            """CREATE TABLE done (
+                cell_key TEXT NOT NULL,
+                run_id TEXT NOT NULL,
+                PRIMARY KEY (cell_key, run_id)
+            ) WITHOUT ROWID""",
+            """INSERT INTO done SELECT cell_key, run_id FROM runs INDEXED BY runs_by_cell
+            WHERE state = 'succeeded' AND cell_key <> '' ORDER BY cell_key, run_id""",
+            "DROP INDEX runs_by_cell",
+            # The newest run of each script that has succeeded and has its primary metric. It took three indexes of all
+            # runs to find that one; no REFERENCES, as above.
+            """CREATE TABLE primary_metrics (
+                script TEXT NOT NULL,
+                metric TEXT NOT NULL,
+                created_at TEXT NOT NULL,
+                run_id TEXT NOT NULL,
+                minimize INTEGER NOT NULL,
+                PRIMARY KEY (script, metric)
+            ) WITHOUT ROWID""",
+            "CREATE INDEX primary_metrics_by_time ON primary_metrics (created_at, run_id)",
+            """INSERT INTO primary_metrics SELECT script, metric, created_at, run_id, minimize FROM runs
+            WHERE state = 'succeeded' AND metric IS NOT NULL
+            AND EXISTS (SELECT 1 FROM scores WHERE scores.run_id = runs.run_id AND scores.name = runs.metric)
+            ORDER BY created_at, run_id ON CONFLICT DO UPDATE
+            SET created_at = excluded.created_at, run_id = excluded.run_id, minimize = excluded.minimize""",
+            "DROP INDEX runs_with_metric",
+            "DROP INDEX runs_by_metric",
+            "DROP INDEX runs_with_metric_by_script",
+            # Without the time each attempt of many units is on fewer pages; those of one are sorted when asked for.
+            "DROP INDEX attempts_by_unit",
+            "CREATE INDEX attempts_by_unit ON attempts (instance_id)",
+        ),
+    ),
 )
 
 

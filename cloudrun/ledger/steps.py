@@ -10,11 +10,13 @@ import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
 
 from cloudrun.core.clock import utc_text
 from cloudrun.core.errors import LedgerError, NotFound
 from cloudrun.core.records import Artifact, AttemptRecord, Passport, Timings, Usage
 from cloudrun.core.states import RUN, EndReason, RunState, UnitState, is_terminal
+from cloudrun.ledger import successes
 from cloudrun.ledger.rows import as_json, check_move, record_json, score_columns, text
 
 CHOSEN = "(SELECT value FROM json_each(?))"  # ids as one JSON list: any number of them, and one prepared statement
@@ -100,16 +102,18 @@ def claim(connection: sqlite3.Connection, claims: Sequence[Claim], at: datetime)
             AttemptRecord(each.run_id, attempts + 1, each.instance_id, RunState.SHIPPING, at, store=each.store)
         )
     connection.executemany(
-        "UPDATE runs SET state = ?, instance_id = ?, attempts = ? WHERE run_id = ?",
-        [(str(RunState.SHIPPING), each.instance_id, each.number, each.run_id) for each in begun],
-    )
-    connection.executemany(
         """INSERT INTO attempts (run_id, number, instance_id, state, started_at, detail, store, beside)
         VALUES (?, ?, ?, ?, ?, '', ?, ?)""",
         [
             (each.run_id, each.number, each.instance_id, str(each.state), now, each.store, asked.beside)
             for each, asked in zip(begun, claims, strict=True)
         ],
+    )
+    connection.execute(
+        f"""UPDATE runs SET state = ?, attempts = attempts + 1, instance_id =
+        (SELECT instance_id FROM attempts WHERE attempts.run_id = runs.run_id AND attempts.ended_at IS NULL)
+        WHERE run_id IN {CHOSEN}""",  # noqa: S608
+        (str(RunState.SHIPPING), as_json([each.run_id for each in begun])),
     )
     return begun
 
@@ -123,21 +127,25 @@ def move(connection: sqlite3.Connection, moves: Sequence[Move], at: datetime) ->
         check_move(RUN, f"run {each.run_id}", before[each.run_id], each.state)
         before[each.run_id] = each.state
     now = utc_text(at)
-    _end_attempts(connection, moves, [now] * len(moves))
-    connection.executemany(
-        """UPDATE runs SET state = ?, ended_at = ?, end_reason = ?, exit_code = ?, detail = ?,
-        instance_id = CASE WHEN ? THEN NULL ELSE instance_id END WHERE run_id = ?""",
-        [
-            (
-                str(each.state),
-                now if is_terminal(each.state) else None,
-                *_why(each),
-                each.state is RunState.QUEUED,
-                each.run_id,
-            )
-            for each in moves
-        ],
-    )
+    for _, alike in groupby(moves, key=_to):  # no run is twice among these: it would not move
+        some = list(alike)
+        state, why, run_ids = some[0].state, _why(some[0]), as_json([each.run_id for each in some])
+        ends_attempt = is_terminal(state) or state is RunState.QUEUED
+        connection.execute(
+            f"""UPDATE attempts SET state = ?, ended_at = ?, end_reason = ?, exit_code = ?, detail = ?
+            WHERE ended_at IS NULL AND run_id IN {CHOSEN}""",  # noqa: S608
+            (_of_attempt(state), now if ends_attempt else None, *why, run_ids),
+        )
+        leaves = ", instance_id = NULL" if state is RunState.QUEUED else ""
+        connection.execute(
+            f"""UPDATE runs SET state = ?, ended_at = ?, end_reason = ?, exit_code = ?, detail = ? {leaves}
+            WHERE run_id IN {CHOSEN}""",  # noqa: S608
+            (str(state), now if is_terminal(state) else None, *why, run_ids),
+        )
+
+
+def _to(step: Move) -> tuple[object, ...]:
+    return step.state, step.reason, step.exit_code, step.detail
 
 
 def finish(connection: sqlite3.Connection, ends: Sequence[End]) -> None:
@@ -152,15 +160,23 @@ def finish(connection: sqlite3.Connection, ends: Sequence[End]) -> None:
         check_move(RUN, f"run {each.run_id}", was, each.state)
         before[each.run_id] = each.state
     times = [utc_text(each.at) for each in ends]
-    _end_attempts(connection, ends, times)
+    whys = [_why(each) for each in ends]
     connection.executemany(
-        """UPDATE runs SET state = ?, ended_at = ?, end_reason = ?, exit_code = ?, detail = ?,
+        """UPDATE attempts SET state = ?, ended_at = ?, end_reason = ?, exit_code = ?, detail = ?
+        WHERE run_id = ? AND ended_at IS NULL""",
+        [
+            (_of_attempt(each.state), ended_at, *why, each.run_id)
+            for each, ended_at, why in zip(ends, times, whys, strict=True)
+        ],
+    )
+    # Without the state: where no trigger is run, SQLite writes a row as it is and keeps no journal of the statement.
+    connection.executemany(
+        """UPDATE runs SET ended_at = ?, end_reason = ?, exit_code = ?, detail = ?,
         metric = ?, minimize = ?, passport = ?, timings = ?, usage = ?, cost_usd = ? WHERE run_id = ?""",
         [
             (
-                str(each.state),
-                at,
-                *_why(each),
+                ended_at,
+                *why,
                 None if each.metric is None else text(each.metric),
                 int(each.minimize),
                 None if each.passport is None else record_json(each.passport),
@@ -169,9 +185,14 @@ def finish(connection: sqlite3.Connection, ends: Sequence[End]) -> None:
                 each.cost_usd,
                 each.run_id,
             )
-            for each, at in zip(ends, times, strict=True)
+            for each, ended_at, why in zip(ends, times, whys, strict=True)
         ],
     )
+    for state in dict.fromkeys(each.state for each in ends):
+        connection.execute(
+            f"UPDATE runs SET state = ? WHERE run_id IN {CHOSEN}",  # noqa: S608
+            (str(state), as_json([each.run_id for each in ends if each.state is state])),
+        )
     connection.executemany(
         "INSERT INTO scores (run_id, name, position, value, not_finite) VALUES (?, ?, ?, ?, ?)",
         [
@@ -188,44 +209,12 @@ def finish(connection: sqlite3.Connection, ends: Sequence[End]) -> None:
             for position, artifact in enumerate(each.artifacts)
         ],
     )
-    _rank(connection, [each.run_id for each in ends if each.state is RunState.SUCCEEDED])
+    successes.note(connection, [each.run_id for each in ends if each.state is RunState.SUCCEEDED])
 
 
-def _rank(connection: sqlite3.Connection, run_ids: Collection[str]) -> None:
-    """Put the scores of runs that have succeeded among all others', and among those of the grids they are cells of.
-
-    CROSS JOIN is in this order: from the few runs to their scores."""
-    if not run_ids:
-        return
-    chosen = as_json(list(run_ids))
-    connection.execute(
-        """INSERT OR IGNORE INTO ranked SELECT '', name, scores.value, run_id
-        FROM json_each(?) AS chosen CROSS JOIN scores ON run_id = chosen.value WHERE scores.value IS NOT NULL""",
-        [chosen],
-    )
-    connection.execute(
-        """INSERT OR IGNORE INTO ranked SELECT grid_id, name, scores.value, scores.run_id
-        FROM json_each(?) AS chosen CROSS JOIN cells ON cells.run_id = chosen.value
-        CROSS JOIN scores ON scores.run_id = chosen.value WHERE scores.value IS NOT NULL""",
-        [chosen],
-    )
-
-
-def _end_attempts(connection: sqlite3.Connection, steps: Sequence[Move | End], times: Sequence[str]) -> None:
-    """Move the open attempt of each run along, if it has one."""
-    connection.executemany(
-        """UPDATE attempts SET state = ?, ended_at = ?, end_reason = ?, exit_code = ?, detail = ?
-        WHERE run_id = ? AND ended_at IS NULL""",
-        [
-            (
-                str(RunState.LOST if each.state is RunState.QUEUED else each.state),
-                at if is_terminal(each.state) or each.state is RunState.QUEUED else None,
-                *_why(each),
-                each.run_id,
-            )
-            for each, at in zip(steps, times, strict=True)
-        ],
-    )
+def _of_attempt(state: RunState) -> str:
+    """What its attempt is when a run moves to `state`: one that waits again has lost it."""
+    return str(RunState.LOST if state is RunState.QUEUED else state)
 
 
 def _why(step: Move | End) -> tuple[str | None, int | None, str]:

@@ -27,6 +27,7 @@ UNKNOWN_S = 1200.0  # by how much a deadline is moved where nobody knows how lon
 # Cells that are expected to take no longer are given out before there is a slot for them: of so short a cell a decision
 # is a large part, and one that waits behind another could not begin much earlier anywhere else.
 SHORT_S = 5.0
+PATIENCE_S = 20.0  # how long one of them waits there at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,7 @@ class Decision:
     launch   so many units, at once, with the absolute `deadline`
     assign   (unit, so many cells more); unit ids are in `drain` only if they are not here
     ahead    (unit, so many cells more), to wait on it for a slot
+    recall   units on which those that wait for a slot are to wait no longer: others have slots for them
     drain    units to be terminated: nothing runs on them, and nothing is going to
     extend   (unit, new absolute deadline), to be recorded before it is sent; a nearer one where what was granted once
              is more than the budget, which a later command may have made smaller
@@ -110,6 +112,7 @@ class Decision:
     ended: bool = False
     why: str = ""
     ahead: tuple[tuple[str, int], ...] = ()
+    recall: tuple[str, ...] = ()
 
 
 def decide(
@@ -149,7 +152,10 @@ def decide(
     served = {unit_id for unit_id, _ in assign}
     ahead = _ahead(now, left, next_s, lasting, assign, dict(extend), limits)
     left -= sum(count for _, count in ahead)
+    recall = _recalled(ready, lasting) if not left and not served else ()
     drain = [unit.unit_id for unit in ready if unit.busy == 0 and unit.unit_id not in served]
+    if recall:  # somebody is to take over what comes back
+        drain = [unit_id for unit_id in drain if unit_id not in {unit.unit_id for unit in lasting}]
     if not left:
         drain += [unit.unit_id for unit in launching if not unit.busy]  # whoever runs can do without them
 
@@ -169,7 +175,7 @@ def decide(
     if extend and drain:
         leaving = set(drain).difference(unit.unit_id for unit in ready if unit.homeward)
         extend = tuple(pair for pair in extend if pair[0] not in leaving)
-    return Decision(launch, deadline, assign, tuple(drain), extend, ended, why, ahead)
+    return Decision(launch, deadline, assign, tuple(drain), extend, ended, why, ahead, recall)
 
 
 def fits(now: float, unit: UnitView, deadline: float, expected_s: float | None, limits: Limits) -> bool:
@@ -220,10 +226,17 @@ def _ahead(
     given = dict(assign)
     waiting = [
         replace(unit, busy=max(0, unit.busy + given.get(unit.unit_id, 0) - unit.slots))
-        for unit in _lasting(now + expected_s, expected_s, lasting, moved, limits)
+        for unit in _lasting(now + PATIENCE_S, expected_s, lasting, moved, limits)
         if not unit.held_up
     ]
     return _spread(spare, waiting)
+
+
+def _recalled(ready: Iterable[UnitView], lasting: Iterable[UnitView]) -> tuple[str, ...]:
+    """Where cells wait for a slot while others have one: the cell before them takes longer than was expected."""
+    if not any(unit.busy < unit.slots for unit in lasting):
+        return ()
+    return tuple(unit.unit_id for unit in ready if unit.busy > unit.slots)
 
 
 def _spread(queued: int, units: Iterable[UnitView]) -> tuple[tuple[str, int], ...]:

@@ -15,6 +15,7 @@ SERVICE = "cloudrun-deadline.service"
 
 _UNITS = "/etc/systemd/system"
 _STAMPS = "/var/lib/systemd/timers"
+_SSH = "/etc/ssh"
 
 # Without default dependencies: user-data runs before sysinit.target is reached, and starting a unit that waits for
 # that target would wait for itself.
@@ -62,6 +63,20 @@ systemctl daemon-reload
 systemctl start {timer}
 """
 
+# Each run in a slot has channels of its own on one connection, and sshd allows ten by default. The first value counts
+# that sshd reads; it starts after this.
+_SESSIONS = """\
+exec 2> /dev/null
+cd {ssh} || exit 0
+if grep -qs '^ *Include .*/sshd_config.d/' sshd_config; then
+  mkdir -p sshd_config.d && echo 'MaxSessions {count}' > sshd_config.d/00-cloudrun.conf
+elif ! grep -qs '^MaxSessions {count}$' sshd_config; then
+  sed -i '1i MaxSessions {count}' sshd_config
+fi
+exit 0
+"""
+SESSIONS = 600  # two for each of the 256 slots that a unit may have, and some for whoever looks at it
+
 # For a unit that runs, as root. The boot script above keeps a moved timer of its launch. The stamp is made old again,
 # so that a moment which passes right here fires; the last line is what systemd itself holds, not what the file says.
 _MOVE = """\
@@ -86,7 +101,10 @@ def user_data(*, deadline: datetime, host_private_key: str, host_public_key: str
     Raises ValueError for a naive deadline or where the whole is more than `MAX_BYTES`.
     """
     settings = {
-        "bootcmd": [["sh", "-c", _arm(deadline, overdue_grace_s, launch=_fingerprint(host_public_key))]],
+        "bootcmd": [
+            ["sh", "-c", _arm(deadline, overdue_grace_s, launch=_fingerprint(host_public_key))],
+            ["sh", "-c", _SESSIONS.format(ssh=_SSH, count=SESSIONS)],
+        ],
         "ssh_deletekeys": True,
         "ssh_keys": {"ed25519_private": host_private_key, "ed25519_public": host_public_key},
         "ssh_pwauth": False,

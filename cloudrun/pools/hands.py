@@ -142,6 +142,10 @@ class Hand:
         self.unit.cancel()
         return True
 
+    def send_back(self) -> None:
+        """What waits for a slot comes back."""
+        self._slots.send_back()
+
     def freed(self, task: Any) -> None:
         self.homeward.append(task)
         self.held_up = False

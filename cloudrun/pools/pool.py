@@ -219,6 +219,8 @@ class Pool:
             extend(self.cloud, self.ledger, self.observe, self.hands[instance_id], deadline, self.tell)
         self._assign(decision.assign)
         self._assign_ahead(decision.ahead)
+        for instance_id in decision.recall:
+            self.hands[instance_id].send_back()
         self._let_linger(frozenset(decision.drain))
         if decision.launch and offer is not None:
             self._renting.ask(offer, decision.launch, decision.deadline)

@@ -29,7 +29,7 @@ from cloudrun.runs import datasets, performing
 from cloudrun.runs.attempt import Attempt
 from cloudrun.runs.prepared import Prepared, submission
 from cloudrun.runs.pulling import requeue_unseen
-from cloudrun.runs.slots import Turn
+from cloudrun.runs.slots import Recalled, Turn
 from cloudrun.units.lifeline import LIFELINE
 
 if TYPE_CHECKING:
@@ -56,15 +56,18 @@ def execute(
     unit still answers, and the run says how far it came, before the interruption goes on its way. Raises Interrupted
     (with `.run_id`) where the provider took the machine back: the run is queued again, with what it had saved.
     """
-    turn, shipped = turn or Turn(), ""
+    of_pool, turn, shipped = turn is not None, turn or Turn(), ""
     if not turn.take(wait=False):
         shipped = performing.ship_ahead(unit, plan, run_id) if run_id else ""
         turn.take(check=unit.check_cancelled)
+        if not unit.holds():
+            raise Recalled(f"another client has taken {unit.instance_id} meanwhile")
     attempt = _attempt(
         unit,
         lambda: _again(unit, run_id, begun) if run_id and begun else _begin(unit, plan, run_id, new),
         lambda attempt: performing.carry_out(attempt, plan, turn, shipped),
         at_once=begun > 0,
+        waits=run_id is not None and of_pool,
     )
     run = unit.ledger.get(attempt.run.run_id)
     if check and run.state is not RunState.SUCCEEDED:
@@ -113,9 +116,15 @@ def job_failed(run: Run) -> JobFailed:
 
 
 def _attempt(
-    unit: OpenUnit, begin: Callable[[], Attempt], act: Callable[[Attempt], None], *, at_once: bool = False
+    unit: OpenUnit,
+    begin: Callable[[], Attempt],
+    act: Callable[[Attempt], None],
+    *,
+    at_once: bool = False,
+    waits: bool = False,
 ) -> Attempt:
-    """`at_once`: it is in the ledger already, so that its end has to be, whatever comes."""
+    """`at_once`: it is in the ledger already, so that its end has to be, whatever comes. `waits`: it is to wait again
+    where it is told to stop before it has begun."""
     if not at_once:
         unit.check_cancelled()
     attempt = None
@@ -132,7 +141,7 @@ def _attempt(
             if isinstance(error, Interrupted):
                 error.run_id = attempt.run.run_id
             with LIFELINE.shield(drop=True):
-                if at_once and isinstance(error, Cancelled) and unit.holds() and not attempt.has_begun():
+                if (at_once or waits) and isinstance(error, Cancelled) and unit.holds() and not attempt.has_begun():
                     try:
                         requeue_unseen(unit.ledger, attempt.run, "it had not begun")  # what it was given is given back
                     except LedgerError as failure:  # the first cause stays the first

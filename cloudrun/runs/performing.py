@@ -27,12 +27,16 @@ if TYPE_CHECKING:
     from cloudrun.units.unit import OpenUnit
 
 
+AHEAD_BYTES = 4_000_000  # a project that is larger is shipped when its turn has come: most of it is there by then
+
+
 def ship_ahead(unit: OpenUnit, plan: Prepared, run_id: str) -> str:
     """The project to where the run's next attempt will look for it, while it waits; returns that place. "" where that
     failed: whatever is wrong, the attempt is what meets it."""
     with suppress(CloudrunError):
         run = unit.ledger.run(run_id)
-        if run.state is RunState.QUEUED and not run.attempts:
+        small = plan.shipment.total_bytes <= AHEAD_BYTES
+        if small and run.state is RunState.QUEUED and not run.attempts and unit.agent.has_room:
             place = rundir.run_dir(run_id, 1)
             unit.agent.ship(place, plan.shipment.root, plan.shipment.entries)
             unit.say_what_is_home()

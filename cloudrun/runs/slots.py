@@ -7,9 +7,9 @@ from collections.abc import Callable
 from threading import Condition
 
 from cloudrun.core.errors import Cancelled
+from cloudrun.plan.scheduling import PATIENCE_S
 
 LOOK_S = 0.2  # how often whoever waits looks whether he is to stop
-PATIENCE_S = 20.0  # for a slot; then another unit may be the first to have one
 
 
 class Recalled(Cancelled):
@@ -22,6 +22,7 @@ class Slots:
     def __init__(self, count: int) -> None:
         self._free = count
         self._recalled = False
+        self._sent_back = 0  # how often
         self._changed = Condition()
 
     def occupy(self) -> None:
@@ -40,6 +41,12 @@ class Slots:
             self._recalled = True
             self._changed.notify_all()
 
+    def send_back(self) -> None:
+        """Whoever waits now: others have a slot for him."""
+        with self._changed:
+            self._sent_back += 1
+            self._changed.notify_all()
+
     def take(self, *, wait: bool = True, check: Callable[[], None] = lambda: None) -> bool:
         """Whether there was one, or came to be one. `check` is called meanwhile, and raises where it need not go on.
 
@@ -47,6 +54,7 @@ class Slots:
         """
         until = time.monotonic() + PATIENCE_S
         with self._changed:
+            sent_back = self._sent_back
             while True:
                 if self._recalled:
                     raise Recalled("it was to begin on a machine on which nothing begins any more")
@@ -55,7 +63,7 @@ class Slots:
                     return True
                 if not wait:
                     return False
-                if time.monotonic() > until:
+                if time.monotonic() > until or self._sent_back > sent_back:
                     raise Recalled("it was to begin after another one, which takes longer than was expected")
                 self._changed.wait(LOOK_S)
                 check()
@@ -72,15 +80,19 @@ class Turn:
         self._slots = slots or Slots(1)
         self._over = over
         self._has_slot = has_slot
-        self.called_off: Callable[[], str] = lambda: ""  # why it is not to begin after all; "" where it is
+        self._doubts: list[Callable[[], str]] = []
 
     def take(self, *, wait: bool = True, check: Callable[[], None] = lambda: None) -> bool:
         """As `Slots.take`; a second time it is there already."""
         if not self._has_slot:
             self._has_slot = self._slots.take(wait=wait, check=check)
-            if why := self.called_off():
+            if why := next(filter(None, (doubt() for doubt in self._doubts)), ""):
                 raise Recalled(why)
         return self._has_slot
+
+    def unless(self, stopped: Callable[[], str]) -> None:
+        """Have it asked, when it is its turn, why it is not to begin after all; "" where it is."""
+        self._doubts.append(stopped)
 
     def end(self) -> None:
         """Of the task only the way home is left."""

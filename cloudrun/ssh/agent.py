@@ -65,6 +65,11 @@ class Agent:
         self._session = session
         self._channels = Channels(session, silence_s)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a request that could wait may be sent now, without a channel too many."""
+        return self._channels.has_room
+
     def install(self) -> None:
         """Make sure that this version's agent is on the unit and starts there. Raises LaunchError where it does not."""
         with self._channels.take():

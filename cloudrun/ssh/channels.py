@@ -13,6 +13,7 @@ from cloudrun.ssh.archive import archive
 from cloudrun.ssh.channel import AgentChannel
 from cloudrun.ssh.session import Session
 
+ROOM = 8  # channels at a time that any sshd allows on one connection (MaxSessions is 10 by default), less two
 PING_S = 60.0  # how often to say that we are here: a unit without a client powers itself off
 
 
@@ -23,6 +24,7 @@ class Channels:
         self._session = session
         self._silence_s = silence_s
         self._idle: list[AgentChannel] = []
+        self._taken = 0
         self._lock = threading.Lock()
         self._pinging: threading.Thread | None = None
         self.environments: frozenset[str] = frozenset()  # those that the unit had when its agent greeted us last
@@ -31,6 +33,11 @@ class Channels:
     def idle(self) -> int:
         """How many wait to be used again."""
         return len(self._idle)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one may be taken that could as well be done without."""
+        return bool(self._idle) or self._taken < ROOM
 
     def close(self) -> None:
         """Close them; whoever takes one after this opens a new one."""
@@ -47,9 +54,23 @@ class Channels:
         with self._lock:
             self._idle = [channel for channel in self._idle if channel.stream.is_open]
             channel = self._idle.pop() if self._idle else None
-        if channel is None:
-            channel = AgentChannel(self._session, archive())
-            self.environments = frozenset(map(str, channel.hello.get("environments", ())))
+            self._taken += 1
+        try:
+            with self._opened(channel or self._open(), cancelled, within_s) as channel:
+                yield channel
+        finally:
+            with self._lock:
+                self._taken -= 1
+
+    def _open(self) -> AgentChannel:
+        channel = AgentChannel(self._session, archive())
+        self.environments = frozenset(map(str, channel.hello.get("environments", ())))
+        return channel
+
+    @contextlib.contextmanager
+    def _opened(
+        self, channel: AgentChannel, cancelled: threading.Event | None, within_s: float
+    ) -> Iterator[AgentChannel]:
         channel.stream.cancelled = cancelled
         channel.stream.silence_s = self._silence_s
         channel.stream.give_up_at = time.monotonic() + within_s

@@ -258,10 +258,12 @@ class OpenUnit:
 
     def is_home(self, run_dir: str) -> None:
         """Everything of a run is on this computer: its unit is told with the next run, or before it is left."""
-        self._at_home.append(run_dir)
+        with self._counting:
+            self._at_home.append(run_dir)
 
     def take_home_news(self) -> list[str]:
-        told, self._at_home = self._at_home, []
+        with self._counting:
+            told, self._at_home = self._at_home, []
         return told
 
     def say_what_is_home(self) -> None:

@@ -223,11 +223,16 @@ def _fill(ledger: Ledger, runs: int) -> None:
             ]
             connection.executemany("INSERT INTO scores VALUES (?, ?, ?, ?, ?)", scores)
             connection.executemany("INSERT INTO ranked VALUES ('', ?, ?, ?)", [(n, v, r) for r, n, _, v, _ in scores])
+            connection.executemany("INSERT INTO done VALUES (?, ?)", sorted((_key(n), _id("r", n)) for n in numbers))
             connection.executemany(
                 "INSERT INTO attempts (run_id, number, instance_id, state, started_at, ended_at, detail)"
                 " VALUES (?, 1, 'i-1', 'succeeded', '', '', '')",
                 [(_id("r", number),) for number in numbers],
             )
+        connection.execute(
+            """INSERT INTO primary_metrics SELECT script, metric, created_at, run_id, minimize FROM runs
+            ORDER BY created_at DESC LIMIT 1"""
+        )
         for grid_id, first, cells in grids:
             connection.executemany(
                 "INSERT INTO cells VALUES (?, ?, ?, 'succeeded')",

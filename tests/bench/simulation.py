@@ -1,11 +1,12 @@
 """100,000 cells on 1,000 units by a clock: how fast it is decided and written down, and in how much memory.
 
-    python -m tests.bench.simulation [--cells N] [--units N] [--json]
+    python -m tests.bench.simulation [--cells N] [--units N] [--together] [--json]
 
 The planner and the ledger are the real ones; units and what happens on them are simulated (`tests/simulated.py`). A
-decision is a cell given to a unit: decided, read from the ledger's queue, and its attempt begun there; those of a tick
-are one commit, together with what has become of earlier ones since the last tick (they run, they end with three
-scores). `decide` looks at every unit once a tick, so what a decision costs is set by
+decision is a cell given to a unit: decided, read from the ledger's queue, and its attempt begun there. Those of a tick
+are one commit, as in a pool, where other threads write what becomes of cells: here that is a commit of its own before
+it, of all that they did since the last tick (they run, they end with three scores). With `--together` both are one, and
+all of it a part of what a decision takes. `decide` looks at every unit once a tick, so what a decision costs is set by
 how many cells end in a tick; here they do as they would for a client that looks every `--tick` seconds.
 """
 
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +53,7 @@ class Measured:
     planning_s: float  # in `decide` alone
     claiming_s: float  # in the ledger, for decisions: the queue read, attempts begun, commits
     telling_s: float  # in the ledger, for what became of them
+    cpu_s: float  # of this process, with the simulation around it
     total_s: float  # with the simulation around it
     ec2_calls: int  # to launch and to terminate
     spent_usd: float
@@ -64,8 +66,9 @@ class Measured:
 
 
 class _WrittenDown(Simulated):
-    """Counts what its planner takes, and keeps everything in a ledger: a tick is a commit."""
+    """Counts what its planner takes, and keeps everything in a ledger."""
 
+    together = False  # a tick is one commit
     planning_s = 0.0
     claiming_s = 0.0
     telling_s = 0.0
@@ -89,15 +92,16 @@ class _WrittenDown(Simulated):
         return decision
 
     def tick(self) -> list[tuple[str, int]]:
-        with self._ledger.together():  # the commit is counted as a part of claiming
+        with self._ledger.together() if self.together else nullcontext():
             began = time.perf_counter()
-            self._tell()
+            with self._ledger.together():
+                self._tell()
             self.telling_s += time.perf_counter() - began
             started = super().tick()
             began = time.perf_counter()
             if started:
                 self._begin(started)
-        self.claiming_s += time.perf_counter() - began
+        self.claiming_s += time.perf_counter() - began  # the commit is a part of it
         return started
 
     def _tell(self) -> None:
@@ -131,7 +135,9 @@ class _WrittenDown(Simulated):
         self._lost_now += lost
 
 
-def measured(cells: int = 100_000, units: int = 1_000, *, tick_s: float = 1.0, seed: int = 0) -> Measured:
+def measured(
+    cells: int = 100_000, units: int = 1_000, *, tick_s: float = 1.0, seed: int = 0, together: bool = False
+) -> Measured:
     rng = random.Random(seed)
     price = 0.1008
     budget_usd = 1.5 * price * cells * CELL_S / SLOTS / 3600
@@ -145,6 +151,7 @@ def measured(cells: int = 100_000, units: int = 1_000, *, tick_s: float = 1.0, s
         budget_usd=budget_usd,
     )
     grid = _WrittenDown(cells, limits, learn=True)
+    grid.together = together
     world = World(
         cell_s=varied(rng, CELL_S),
         boot_s=varied(rng, BOOT_S, 0.3),
@@ -153,9 +160,9 @@ def measured(cells: int = 100_000, units: int = 1_000, *, tick_s: float = 1.0, s
     )
     with tempfile.TemporaryDirectory() as folder, closing(Ledger(Path(folder))) as ledger:
         grid.keep_in(ledger)
-        began = time.perf_counter()
+        began, began_cpu = time.perf_counter(), time.process_time()
         took = play(grid, world, most_ticks=1_000_000)
-        total_s = time.perf_counter() - began
+        total_s, cpu_s = time.perf_counter() - began, time.process_time() - began_cpu
         assert ledger.counts("g-simulated")[RunState.SUCCEEDED] == sum(end == "done" for end in grid.final.values())
     return Measured(
         cells=cells,
@@ -168,6 +175,7 @@ def measured(cells: int = 100_000, units: int = 1_000, *, tick_s: float = 1.0, s
         planning_s=grid.planning_s,
         claiming_s=grid.claiming_s,
         telling_s=grid.telling_s,
+        cpu_s=cpu_s,
         total_s=total_s,
         ec2_calls=grid.calls,
         spent_usd=grid.spent_usd,
@@ -185,7 +193,7 @@ def _told(it: Measured) -> list[str]:
         f"decisions   {it.decisions_per_s:,.0f} a second, written down (wanted: {DECISIONS_PER_S:,});",
         f"            {it.decisions / it.planning_s:,.0f} in decide() alone,",
         f"            {it.decisions / whole_s:,.0f} with all that became of them;",
-        f"            {it.ticks:,} ticks in {it.total_s:.1f} s with the simulation",
+        f"            {it.ticks:,} ticks in {it.total_s:.1f} s with the simulation, {it.cpu_s:.1f} s of them CPU time",
         f"memory      {it.peak_memory_bytes / 1e6:.0f} MB at most (wanted: {MEMORY_BYTES / 1e6:.0f})",
         f"makespan    {it.simulated_s:,.0f} s simulated, {it.simulated_s / it.ideal_s:.2f} x ideal",
         f"EC2 calls   {it.ec2_calls:,} to launch and terminate",
@@ -202,9 +210,12 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=100_000)
     parser.add_argument("--units", type=int, default=1_000)
     parser.add_argument("--tick", type=float, default=1.0, help="simulated seconds between two decisions")
+    parser.add_argument(
+        "--together", action="store_true", help="a tick is one commit, with what became of earlier cells"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     arguments = parser.parse_args()
-    it = measured(arguments.cells, arguments.units, tick_s=arguments.tick)
+    it = measured(arguments.cells, arguments.units, tick_s=arguments.tick, together=arguments.together)
     if arguments.json:
         print(json.dumps({"schema_version": 1, **dataclasses.asdict(it), "decisions_per_s": it.decisions_per_s}))
         return

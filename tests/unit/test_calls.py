@@ -17,6 +17,7 @@ from cloudrun.core.records import RunRecord
 from cloudrun.core.states import RunState
 from cloudrun.functions.calls import Call, Calls, RunFuture
 from cloudrun.ledger import Ledger
+from cloudrun.runs.slots import Recalled, Slots, Turn
 
 
 @dataclass
@@ -74,3 +75,21 @@ def test_at_the_end_all_learn_the_first_cause_whatever_else_goes_wrong(
     assert [event.text for event in told.said if isinstance(event, Note)] == [
         "r-1 is left as it was: no space left on device"
     ]
+
+
+def test_one_that_waits_for_a_slot_can_still_be_cancelled_and_one_that_is_sent_back_is_the_next(told: Told) -> None:
+    first, second = told.add("r-1"), told.add("r-2")
+    call = told.calls.take(())
+    slots = Slots(1)
+    Turn(slots).take()
+    slots.recall()
+    with pytest.raises(Recalled) as raised:
+        told.calls.carry_out(cast("Any", SimpleNamespace(check_cancelled=lambda: None)), call, Turn(slots))
+    assert not first.running()
+    told.calls.ended(call, raised.value)
+    assert told.calls.take(()).future is first
+    assert told.said == []
+    told.calls.ended(call, raised.value)
+    assert first.cancel()
+    assert told.calls.backlog().queued == 1
+    assert told.calls.take(()).future is second

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cloudrun.cli.doctor import lines_of
+from cloudrun.cli.preview import shown
 from cloudrun.cli.printing import folded
 from cloudrun.core.records import RunRecord
 from cloudrun.core.states import RunState
@@ -122,3 +123,13 @@ def test_words_are_folded_and_never_broken() -> None:
 def test_an_error_s_command_is_whole_however_narrow_the_screen_is(project: Path) -> None:
     lines = on_terminal(project, "results", "--metrik", "a-long-name-of-a-score", columns=NARROW).lines
     assert "  next: cloudrun results --metric a-long-name-of-a-score" in "".join(lines)
+
+
+def test_a_dry_run_is_folded_beside_its_labels() -> None:
+    lines = ["would ship     2 files, 5.0 kB, from /p", "               the largest: a.toml (4.6 kB), b.py (1 B)"]
+    assert shown(lines, None) == shown(lines, 80) == "\n".join(lines)
+    assert shown(lines, 44).splitlines() == [
+        "would ship     2 files, 5.0 kB, from /p",
+        "               the largest: a.toml (4.6 kB),",
+        "                 b.py (1 B)",
+    ]

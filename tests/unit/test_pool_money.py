@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from threading import Event
 from types import SimpleNamespace
 from typing import Any, cast
 

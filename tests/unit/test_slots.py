@@ -70,6 +70,21 @@ def test_nobody_waits_long_for_a_task_that_takes_longer_than_was_expected(monkey
         Turn(shared).take()
 
 
+def test_whoever_waits_is_sent_back_where_others_have_a_slot_for_him_and_may_come_again() -> None:
+    shared = Slots(1)
+    Turn(shared).take()
+    outcome: list[BaseException | bool] = []
+    thread = waiting(Turn(shared), outcome)
+    while not outcome:
+        shared.send_back()
+        thread.join(0.01)
+    assert isinstance(outcome[0], Recalled)
+    thread = waiting(Turn(shared), outcome)
+    shared.free()
+    thread.join(WAIT_S)
+    assert outcome[1] is True
+
+
 def test_what_is_stopped_meanwhile_waits_no_longer() -> None:
     def stopped() -> None:
         raise Cancelled("stopped")
@@ -82,7 +97,8 @@ def test_what_is_stopped_meanwhile_waits_no_longer() -> None:
 
 def test_a_task_that_is_called_off_has_no_turn_though_there_is_a_slot() -> None:
     turn = Turn(Slots(1))
-    turn.called_off = lambda: "the first three have failed alike"
+    turn.unless(lambda: "")
+    turn.unless(lambda: "the first three have failed alike")
     with pytest.raises(Recalled, match="the first three"):
         turn.take()
     turn.give_back()

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from cloudrun.plan.userdata import (
     MAX_BYTES,
     SERVICE,
+    SESSIONS,
     TIMER,
     held_deadline,
     move_deadline_script,
@@ -69,7 +70,7 @@ class Machine:
         printed = ""
         for command in commands:
             words = [
-                word.replace("/etc/systemd", f"{self.root}/etc/systemd").replace("/var/lib", f"{self.root}/var/lib")
+                word.replace("/etc/s", f"{self.root}/etc/s").replace("/var/lib", f"{self.root}/var/lib")
                 for word in command
             ]
             environment = {"PATH": f"{systemctl.parent}:/usr/bin:/bin"}
@@ -96,6 +97,23 @@ def test_it_is_small_and_plain() -> None:
     text = user_data(deadline=TOMORROW, host_private_key=PRIVATE, host_public_key=PUBLIC, overdue_grace_s=0)
     assert text.isascii()
     assert len(text) < 4096
+
+
+@pytest.mark.parametrize("includes", [True, False])
+def test_as_many_channels_are_open_at_a_time_as_a_machine_has_slots(machine: Machine, includes: bool) -> None:
+    folder = machine.root / "etc/ssh"
+    folder.mkdir(parents=True)
+    text = "Include /etc/ssh/sshd_config.d/*.conf\n" * includes + "PasswordAuthentication no\nMaxSessions 4\n"
+    (folder / "sshd_config").write_text(text)
+    for _ in range(2):  # at every boot
+        machine.boot(TOMORROW)
+    files = [folder / "sshd_config", *folder.glob("sshd_config.d/*")]
+    lines = [line for file in reversed(files) for line in file.read_text().splitlines()]  # sshd takes the first value
+    assert [line for line in lines if line.startswith("MaxSessions")] == [f"MaxSessions {SESSIONS}", "MaxSessions 4"]
+
+
+def test_a_machine_without_an_ssh_server_boots_all_the_same(machine: Machine) -> None:
+    assert machine.boot(TOMORROW)
 
 
 def test_more_than_ec2_takes_is_refused() -> None:
