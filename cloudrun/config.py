@@ -118,7 +118,8 @@ def load_with_origins(
     variables = os.environ if environ is None else environ
     values: dict[str, Any] = {}
     origins: dict[str, Given] = {}
-    for layer in (_user_file(variables), _project_file(start), _environment(variables), _flags(flags, origin)):
+    user, project = _from_file(_user_path(variables), ()) or (), _project_file(start)[1]
+    for layer in (user, project, _environment(variables), _flags(flags, origin)):
         in_layer, given = _read_layer(layer)
         values |= in_layer
         origins |= given
@@ -164,7 +165,9 @@ def _field(given: Given) -> str:
     next_step = (
         f"write {meant[0]}, or leave it out" if meant else f"use one of {', '.join(key_of(field) for field in NAMES)}"
     )
-    raise given.error(f"there is no setting {given.name}{hint}", next_step)
+    error = given.error(f"there is no setting {given.name}{hint}", next_step)
+    error.instead = (given.name, meant[0]) if meant else None
+    raise error
 
 
 def _flags(flags: Mapping[str, object], origin: Origin) -> Iterator[Given]:
@@ -188,22 +191,28 @@ def table_in_pyproject(folder: Path) -> bool:
     return _from_file(folder / "pyproject.toml", ("tool", "cloudrun")) is not None
 
 
-def _user_file(variables: Mapping[str, str]) -> Sequence[Given]:
+def files(start: Path, environ: Mapping[str, str] | None = None) -> list[Path]:
+    """The files that are read for work begun in `start`, also where nothing is set in them. Raises ConfigError."""
+    user = _user_path(os.environ if environ is None else environ)
+    own = [] if _from_file(user, ()) is None else [user]
+    path, _ = _project_file(start)
+    return own if path is None else [*own, path]
+
+
+def _user_path(variables: Mapping[str, str]) -> Path:
     base = variables.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111 - no error without a home
-    return _from_file(Path(base) / "cloudrun" / "config.toml", ()) or ()
+    return Path(base) / "cloudrun" / "config.toml"
 
 
-def _project_file(start: Path) -> Sequence[Given]:
-    """What the nearest file at or above `start` says; in one folder cloudrun.toml wins over pyproject.toml."""
+def _project_file(start: Path) -> tuple[Path | None, Sequence[Given]]:
+    """The nearest file at or above `start`, and what it says; in one folder cloudrun.toml wins over pyproject.toml."""
     folder = start.absolute()
     for place in (folder, *folder.parents):
-        own = _from_file(place / "cloudrun.toml", ())
-        if own is not None:
-            return own
-        shared = _from_file(place / "pyproject.toml", ("tool", "cloudrun"))
-        if shared is not None:
-            return shared
-    return ()
+        for path, table in ((place / "cloudrun.toml", ()), (place / "pyproject.toml", ("tool", "cloudrun"))):
+            said = _from_file(path, table)
+            if said is not None:
+                return path, said
+    return None, ()
 
 
 def _from_file(path: Path, table: tuple[str, ...]) -> Sequence[Given] | None:

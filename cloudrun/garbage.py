@@ -1,8 +1,9 @@
 """What takes room and is of no use to anybody: files that no run refers to, what ended processes have left behind.
 
 Nothing is deleted that an open process may be writing: artifacts only while nobody brings files home, and everything
-only when it has been left alone for a while. Each thing is looked at again when its turn comes; a process that is
-killed in the middle has deleted some of it, and nothing else.
+only when it has been left alone for a while. While a client lives, that is an hour for files and code, whatever the
+user says: they may be of a run that is in no row yet, since its machine is still on its way. Each thing is looked at
+again when its turn comes; a process that is killed in the middle has deleted some of it, and nothing else.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Freed:
 def find(ledger: Ledger, *, alone_s: float = ALONE_S) -> Iterator[Garbage]:
     """All that can go now. Raises LedgerError."""
     now = time.time()
-    yield from _artifacts(ledger, now - alone_s)
+    yield from _artifacts(ledger, now - _patience_s(ledger, alone_s))
     yield from _parts(ledger, now - max(alone_s, PART_S))
     yield from _logs(ledger, now - alone_s)
     yield from _calls(ledger, now - alone_s)
@@ -68,18 +69,19 @@ def free(
     """Delete what still is garbage; `others` does that for kinds that are not the ledger's, and returns the bytes."""
     now = time.time()
     before, before_part = now - alone_s, now - max(alone_s, PART_S)
+    before_file = now - _patience_s(ledger, alone_s)
     freed = Freed()
     artifacts: list[str] = []
 
     def free_artifacts() -> None:
         names = artifacts.copy()
         artifacts.clear()
-        _count(freed, len(names), lambda: ledger.free_artifacts(names, before=before))
+        _count(freed, len(names), lambda: ledger.free_artifacts(names, before=before_file))
 
     def free_one(each: Garbage) -> int:
         match each.kind:
             case "code":
-                return ledger.free_code(each.name, before=before)
+                return ledger.free_code(each.name, before=before_file)
             case "part":
                 return ledger.artifacts.free_part(Path(each.name), before=before_part)
             case "log" | "call":
@@ -96,6 +98,12 @@ def free(
             _count(freed, 1, partial(free_one, each))
     free_artifacts()
     return freed
+
+
+def _patience_s(ledger: Ledger, alone_s: float) -> float:
+    """How long files and code were left alone that are garbage."""
+    now = SystemClock().now()
+    return max(alone_s, ALONE_S) if any(is_alive(client, now) for client in ledger.clients()) else alone_s
 
 
 def _count(freed: Freed, count: int, act: Callable[[], int]) -> None:

@@ -23,6 +23,7 @@ from cloudrun.runs.machine import Machine
 from cloudrun.runs.submit import place_of, with_data
 from cloudrun.units.lifeline import LIFELINE
 from cloudrun.units.opening import open_unit
+from cloudrun.units.purse import Purse
 from cloudrun.units.unit import OpenUnit
 
 Data = str | PathLike[str] | Sequence[str | PathLike[str]]
@@ -196,9 +197,10 @@ class process_unit:  # noqa: N801 - used like a function: `with process_unit() a
             cloud = wiring.connect(  # a warning is what the usual observer shows: it takes long
                 settings.provider, settings.region, settings.profile, lambda words: observe(Note(words, "warning"))
             )
+        purse = Purse(ledger)
         self._machine = Machine(
-            lambda: open_unit(cloud, ledger, settings, observe, instance_id=self._instance_id),
-            lambda: open_unit(cloud, ledger, settings, observe),
+            lambda: open_unit(cloud, ledger, settings, observe, instance_id=self._instance_id, purse=purse),
+            lambda: open_unit(cloud, ledger, settings, observe, purse=purse),
         )
         self._unit = Unit(self._machine.__enter__())
         return self._unit

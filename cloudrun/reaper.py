@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 
 from cloudrun import wiring
@@ -12,6 +13,7 @@ from cloudrun.core.errors import (
     CleanupIncomplete,
     CloudrunError,
     LedgerError,
+    NotFound,
     UnresolvedLaunch,
     UsageError,
 )
@@ -214,12 +216,13 @@ def _living(ledger: Ledger, clock: Clock) -> frozenset[str]:
     return frozenset(client.client_id for client in ledger.clients() if is_alive(client, clock.now()))
 
 
-def settle(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer) -> list[UnresolvedLaunch]:
+def settle(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer) -> list[CloudrunError]:
     """Resolve the launches of dead clients in this place and end what they launched: nobody is there to use it, and
-    asking again launches it where the first request never arrived. Returns those that are still unknown.
+    asking again launches it where the first request never arrived. Returns what kept it from that: an UnresolvedLaunch
+    for each that is still unknown, a CleanupIncomplete for each that has not ended.
     """
     living = _living(ledger, clock)
-    unknown = []
+    left: list[CloudrunError] = []
     for launch in ledger.launches(unsettled=True):
         if launch.place != cloud.place or launch.client_id in living:
             continue
@@ -229,7 +232,7 @@ def settle(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer) -> lis
         try:
             units = launching.resolve(cloud, ledger, launch, clock)
         except UnresolvedLaunch as error:
-            unknown.append(error)
+            left.append(error)
             continue
         except LedgerError:
             raise
@@ -237,9 +240,12 @@ def settle(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer) -> lis
             observe(Note(f"launch {launch.launch_id} never happened: {refusal}", "verbose"))
             continue
         ids = [unit.instance_id for unit in units]
-        terminating.terminate(cloud, ledger, ids, reason=EndReason.CLIENT_LOST, timeout_s=TERMINATE_S, clock=clock)
-        terminating.release_resources(cloud, ledger, launch.launch_id, timeout_s=TERMINATE_S, clock=clock)
-    return unknown
+        try:
+            terminating.terminate(cloud, ledger, ids, reason=EndReason.CLIENT_LOST, timeout_s=TERMINATE_S, clock=clock)
+            terminating.release_resources(cloud, ledger, launch.launch_id, timeout_s=TERMINATE_S, clock=clock)
+        except CleanupIncomplete as error:
+            left.append(error)
+    return left
 
 
 def reap_place(
@@ -252,8 +258,8 @@ def reap_place(
     unwanted: Set[str] = frozenset(),
 ) -> list[ReapAction]:
     """Decide and act for one place. A problem with one action is on that action; the others are still done."""
-    unknown = [] if dry_run else settle(cloud, ledger, clock, observe)
-    done = [ReapAction("resolve", cloud.place.region, cloud.place, str(why), False, str(why)) for why in unknown]
+    left = [] if dry_run else settle(cloud, ledger, clock, observe)
+    done = [ReapAction("resolve", cloud.place.region, cloud.place, str(why), False, str(why)) for why in left]
     done += _reap_decided(cloud, ledger, clock, observe, dry_run=dry_run, unwanted=unwanted)
     if any(action.kind == "terminate" and action.done for action in done):
         # Keys and groups of what was just terminated are free now.
@@ -292,7 +298,15 @@ def _act(cloud: Cloud, ledger: Ledger, clock: Clock, observe: Observer, action: 
         if action.kind == "terminate" and action.target in rows:
             return end_unit(cloud, ledger, clock, observe, rows[action.target])
         if action.kind == "terminate":
-            cloud.instances.terminate([action.target])
+            with suppress(NotFound):  # there is no row for it to be written in
+                terminating.terminate(
+                    cloud,
+                    ledger,
+                    [action.target],
+                    reason=EndReason.CLIENT_LOST,
+                    timeout_s=TERMINATE_S,
+                    clock=clock,
+                )
         elif action.kind == "forget":
             again = cloud.instances.describe([action.target]).get(action.target)  # one empty answer proves nothing
             if again is None or again.state == "terminated":

@@ -12,8 +12,14 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
-SANDBOX_TESTS = Path(__file__).parent / "sandbox"
+# A fault that 40 examples do not show shows sooner or later, since each run draws others;
+# `--hypothesis-profile=default` draws 100. How long one takes says how busy this computer is.
+settings.register_profile("quick", max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("quick")
+
+LONG = [Path(__file__).parent / name for name in ("sandbox", "contract")]  # whose tests take long, and often wait
 _OWNED = pytest.StashKey[Path]()
 
 
@@ -42,14 +48,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _dealt(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
     """Each worker is given as many tests that follow each other, and steals from the end of what others have left: so
-    the sandbox's modules, which take long and often wait, are spread over the beginnings of these shares."""
+    the modules that take long are spread over the beginnings of these shares, and what is stolen last is small."""
     modules: dict[Path, list[pytest.Item]] = {}
-    for item in items:
-        if item.path.parent == SANDBOX_TESTS:
-            modules.setdefault(item.path, []).append(item)
+    for folder in LONG:
+        for item in items:
+            if folder in item.path.parents:
+                modules.setdefault(item.path, []).append(item)
     shares: list[list[pytest.Item]] = [[] for _ in range(workers)]
-    for number, module in enumerate(modules.values()):
-        shares[number % workers] += module
+    for module in modules.values():
+        min(shares, key=len).extend(module)
     others = [item for item in items if item.path not in modules]
     for number, share in enumerate(shares):
         room = max(0, len(items) * (number + 1) // workers - len(items) * number // workers - len(share))

@@ -86,6 +86,9 @@ class Ec2:
             return
         self.states.update((each, "terminated") for each in ids if each in self.states)
 
+    def stop(self, ids: Sequence[str]) -> None:
+        self.states.update((each, "stopped") for each in ids if each in self.states)
+
 
 @dataclass
 class Network:
@@ -154,11 +157,17 @@ def cloud_of(ec2: Ec2, network: Network | None = None) -> Cloud:
 
 
 def intend(
-    ledger: Ledger, clock: ManualClock, launch_id: str = "l-1", client_id: str = "c-1", **tags: str
+    ledger: Ledger,
+    clock: ManualClock,
+    launch_id: str = "l-1",
+    client_id: str = "c-1",
+    overdue_grace_s: float = 300.0,
+    **tags: str,
 ) -> LaunchRecord:
     request = LaunchRequest(
-        launch_id, 1, "m7i.large", "ami-1", "/dev/sda1", 20, f"cloudrun-{launch_id}", f"sg-{launch_id}", "", tags
-    )
+        launch_id, 1, "m7i.large", "ami-1", "/dev/sda1", 20, f"cloudrun-{launch_id}", f"sg-{launch_id}", "", tags,
+        overdue_grace_s=overdue_grace_s,
+    )  # fmt: skip
     launch = LaunchRecord(
         launch_id, PLACE, LaunchState.INTENDED, request, "ubuntu", client_id,
         clock.now() + 4 * HOUR, "terminate", "ssh-ed25519 A", clock.now(), "x86_64",

@@ -211,8 +211,8 @@ SCRIPTS = {
         X = np.random.RandomState(0).rand(400, 6); y = X[:, 0] > 0.5
         print(RandomForestClassifier(10, n_jobs=2, random_state=0).fit(X, y).score(X, y))
         print(HistGradientBoostingClassifier(max_iter=5, random_state=0).fit(X, y).score(X, y))
-        print(cross_val_score(LogisticRegression(), X, y))
-        np.linalg.svd(np.random.rand(300, 300)); print(np.ones((300, 300)) @ np.ones(300))
+        print(cross_val_score(LogisticRegression(), X, y, cv=2))
+        print((np.ones((200, 200)) @ np.ones((200, 200))).sum())
         """,
     "seeded": """
         import numpy, random

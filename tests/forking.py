@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,12 @@ from tests.waiting import PATIENCE_S, until
 REPOSITORY = Path(__file__).parents[1]
 Files = dict[str, str | bytes | Path]  # name in the project -> content, or where a link leads
 MODULES = ["numpy", "scipy", "sklearn", "sklearn.ensemble", "joblib", "no_such_module", "os"]
+QUICK = [
+    "numpy",
+    "joblib",
+    "no_such_module",
+    "os",
+]  # forks of it start and end in a third of the time
 WARDEN = """
 import fcntl, json, os, signal, sys
 sys.path.insert(0, sys.argv[1])
@@ -93,8 +100,15 @@ class Ended:
 class Warden:
     """Owns parents until it is closed or killed. `folder` is the home that programs are relative to."""
 
-    def __init__(self, folder: Path, python: str = sys.executable, package: Path = REPOSITORY) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        python: str = sys.executable,
+        package: Path = REPOSITORY,
+        modules: Sequence[str] = MODULES,
+    ) -> None:
         self.python = python
+        self.modules = list(modules)
         self.folder = folder
         self.count = 0
         self.process = subprocess.Popen(
@@ -116,7 +130,7 @@ class Warden:
         return json.loads(line)
 
     def spec(self, arguments: list[str], **changes: Any) -> dict[str, Any]:
-        spec = rundir.spec("r1", 1, [self.python, *arguments], "", {}, 1 << 20, 100, 1.0, preload=MODULES)
+        spec = rundir.spec("r1", 1, [self.python, *arguments], "", {}, 1 << 20, 100, 1.0, preload=self.modules)
         return {**spec, **changes}
 
     def warm(self, spec: dict[str, Any]) -> None:

@@ -9,17 +9,20 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from cloudrun.sandbox.ec2 import SSH_PORT_TAG
-from cloudrun.sandbox.seeds import plant
+from cloudrun.sandbox.loading import moto_of
 from cloudrun.sandbox.services import ACCOUNT_ID
 
 REGION = "us-east-1"
 
 
 def main(ssh_port: str) -> None:
-    from moto.ec2.models import EC2Backend, ec2_backends
-    from moto.server import ThreadedMotoServer
-    from moto.ssm.models import ssm_backends
+    with moto_of(REGION):
+        from moto.ec2.models import EC2Backend, ec2_backends
+        from moto.server import ThreadedMotoServer
+        from moto.ssm.models import ssm_backends
+
+        from cloudrun.sandbox.ec2 import SSH_PORT_TAG
+        from cloudrun.sandbox.seeds import plant
 
     run_instances = EC2Backend.run_instances
 

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import py_compile
 import shutil
 import sys
 import time
-import zipfile
 
 ARCHIVE = ".pyz"
 KEPT_S = 60.0  # a machine that has had its agent for so long is one that clients come back to
@@ -33,18 +31,22 @@ def keep(archive: str) -> None:
         return
     place = version_of(archive) + COMPILED
     unfinished = f"{place}.{os.getpid()}"
-    with contextlib.suppress(OSError, py_compile.PyCompileError, zipfile.BadZipFile):
+    with contextlib.suppress(OSError):
         if os.path.exists(place) or time.time() - os.stat(archive).st_mtime < KEPT_S:
             return
         try:
-            _compile(archive, unfinished)
-            os.rename(unfinished, place)
+            if _compile(archive, unfinished):
+                os.rename(unfinished, place)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _compile(archive: str, folder: str) -> None:
-    with zipfile.ZipFile(archive) as file:
+def _compile(archive: str, folder: str) -> bool:
+    """False where that cannot be done."""
+    import py_compile  # both of them here: few agents need them, and each would start a tenth more slowly
+    import zipfile
+
+    with contextlib.suppress(py_compile.PyCompileError, zipfile.BadZipFile), zipfile.ZipFile(archive) as file:
         for name in file.namelist():
             path = os.path.join(folder, name)
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
@@ -57,3 +59,5 @@ def _compile(archive: str, folder: str) -> None:
             for written in (path, made):
                 with open(str(written), "rb") as stream:
                     os.fsync(stream.fileno())
+        return True
+    return False

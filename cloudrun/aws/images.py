@@ -82,9 +82,12 @@ class Images:
             with translated(f"look up the instance type {instance_type}"):
                 answer = self._ec2.describe_instance_types(InstanceTypes=[instance_type])  # type: ignore[list-item]
         except UsageError as error:
+            near = self._near(instance_type)
             raise UsageError(
-                f"{self._aws.region} has no instance type {instance_type!r}{self._near(instance_type)}",
+                f"{self._aws.region} has no instance type {instance_type!r}"
+                + (f"; did you mean {' or '.join(near)}?" if near else ""),
                 next_step="name another with --instance-type, for example m7i.large",
+                instead=(instance_type, near[0]) if near else None,
             ) from error
         found = {name for each in answer["InstanceTypes"] for name in each["ProcessorInfo"]["SupportedArchitectures"]}
         supported: list[str] = [name for name in _DEBIAN_NAMES if name in found]
@@ -113,13 +116,12 @@ class Images:
             f"{self._aws.region} --owners amazon --filters 'Name=name,Values=Deep Learning*'",
         )
 
-    def _near(self, instance_type: str) -> str:
-        """ "; did you mean ...?" from what the region offers."""
+    def _near(self, instance_type: str) -> list[str]:
+        """What the region offers and is called nearly so."""
         with translated("list instance types"):
             pages = self._ec2.get_paginator("describe_instance_type_offerings").paginate(LocationType="region")
             offered = {str(each["InstanceType"]) for page in pages for each in page["InstanceTypeOfferings"]}
-        near = difflib.get_close_matches(instance_type, sorted(offered), n=3)
-        return f"; did you mean {' or '.join(near)}?" if near else ""
+        return difflib.get_close_matches(instance_type, sorted(offered), n=3)
 
     def _named(self, image_id: str, user: str | None, kind: _Kind) -> Image:
         image = self._describe(image_id)

@@ -219,6 +219,7 @@ def _find_region(session: botocore.session.Session, region: str | None) -> str |
         raise UsageError(
             f"no AWS region is called {named!r}" + (f"; did you mean {' or '.join(near)}?" if near else ""),
             next_step="name another with --region or AWS_REGION; for a region newer than boto3, upgrade boto3",
+            instead=(named, near[0]) if near else None,
         )
     return str(named)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cloudrun.cli.printing import folded
+
 
 @dataclass(frozen=True)
 class Command:
@@ -20,7 +22,7 @@ GROUPS = (
             Command(
                 "submit",
                 "cloudrun.cli.submit:submit",
-                "run a script on a machine of its own",
+                "run a script, or a grid of cells, on rented machines",
                 "cloudrun submit train.py",
             ),
         ),
@@ -97,9 +99,9 @@ GROUPS = (
 )
 COMMANDS = tuple(command for _, commands in GROUPS for command in commands)
 
-FRONT_PAGE = """\
-cloudrun rents an EC2 machine for exactly as long as a training script needs it.
+WHAT_FOR = "cloudrun rents an EC2 machine for exactly as long as a training script needs it.\n"
 
+START = """
 Type this first (in the sandbox on your own computer: no account, no money):
 
     cloudrun submit train.py
@@ -107,27 +109,55 @@ Type this first (in the sandbox on your own computer: no account, no money):
 
 With an AWS account, the same on a real machine:
 
+    cloudrun doctor --provider aws
     cloudrun submit train.py --provider aws --deadline 2h
+"""
 
-{commands}
+MORE = """
+    cloudrun --help             every command, with an example
+    cloudrun COMMAND --help     every option of a command, each with an example
+"""
 
+MORE_HELP = """
     cloudrun COMMAND --help     every option of a command, each with an example
     cloudrun --version          the version; --verbose: what a bug report needs
     cloudrun ... --debug        with an error also its traceback
 """
 
 
-def front_page(width: int | None = None) -> str:
-    """What `cloudrun` alone prints: what it is for, what to type first, and every command with an example. `width`: the
-    columns there are; None is as many as it takes."""
+def first_page(width: int | None = None) -> str:
+    """What `cloudrun` alone prints, on any screen at once: what it is for, what to type first, which commands there
+    are. `width`: the columns there are; None is as many as it takes."""
+    groups = [f"    {title:<15}{' '.join(command.name for command in commands)}" for title, commands in GROUPS]
+    return _fitting("\n".join([WHAT_FOR + START, *groups, MORE]), width)
+
+
+def help_page(width: int | None = None) -> str:
+    """What `cloudrun --help` prints: every command with what it does and an example; `width` as for `first_page`."""
     longest = max(len(command.example) for command in COMMANDS)
     fits = width is None or width >= 4 + longest + 2 + max(len(command.summary) for command in COMMANDS)
-    lines: list[str] = []
+    lines = [WHAT_FOR]
     for title, commands in GROUPS:
-        lines += ["", title] if lines else [title]
+        lines += [title]
         for command in commands:
             if fits:
                 lines.append(f"    {command.example:<{longest}}  {command.summary}")
             else:
                 lines += [f"    {command.example}", f"        {command.summary}"]
-    return FRONT_PAGE.format(commands="\n".join(lines))
+        lines.append("")
+    return _fitting("\n".join(lines) + MORE_HELP, width)
+
+
+def _fitting(text: str, width: int | None) -> str:
+    """Lines that are too long go on in the next; what stands in two columns is one below the other then."""
+    if width is None:
+        return text
+    lines: list[str] = []
+    for line in text.splitlines():
+        indent = " " * (len(line) - len(line.lstrip()))
+        first, gap, rest = line.lstrip().partition("  ")
+        if len(line) > width and indent and gap:
+            lines += [indent + first, indent * 2 + rest.strip()]
+        else:
+            lines.append(line)
+    return folded("\n".join(lines), width) + "\n"

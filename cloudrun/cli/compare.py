@@ -12,12 +12,15 @@ from cyclopts import Parameter
 
 from cloudrun.cli.parser import Json
 from cloudrun.cli.printing import (
+    columns,
     digits_that_tell_apart,
+    folded,
     is_terminal,
     print_json,
     print_table,
     printable,
     score_text,
+    styled,
     when_text,
 )
 from cloudrun.core.clock import utc_time
@@ -42,8 +45,8 @@ def compare(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Parameters, scores, times and versions of runs side by side, as far as they differ; then their code, as a diff
-    from the first one's.
+    """Parameters, scores, times and versions of runs side by side, as far as they
+    differ; then their code, as a diff from the first one's.
 
     Type, for example:
         cloudrun compare baseline tuned
@@ -68,7 +71,9 @@ def compare(
         rows = [[_title(line), *texts] for line, texts in shown]
         print_table(["", *(run.run_id for run in found)], rows)
     for one, other, diff in diffs:
-        print(f"\ncode of {other} beside {one}:" if shown else f"code of {other} beside {one}:")
+        if shown:
+            print()
+        print(styled(folded(f"code of {other} beside {one}:", columns(sys.stdout)), "heading"))
         _print_diff(diff)
     if not shown and not diffs:
         print("  they do not differ; --all shows what they have", file=sys.stderr)
@@ -96,7 +101,7 @@ def _text(line: Line, value: Any, digits: int) -> str:
     if line.name == "cost_usd":
         return usd_text(value)
     if line.name == "created_at":
-        return when_text(utc_time(value))
+        return when_text(utc_time(value), seconds=True)
     return value if isinstance(value, str) else json.dumps(value)
 
 

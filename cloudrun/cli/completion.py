@@ -56,7 +56,8 @@ def completion(
     *,
     as_json: Json = False,
 ) -> None:
-    """Print a script that completes commands, options, and ids of runs, grids and machines in your shell.
+    """Print a script that completes commands, options, and ids of runs, grids and
+    machines in your shell.
 
     Type, for example:
         source <(cloudrun completion bash)

@@ -27,8 +27,9 @@ def show(
 ) -> None:
     """Every setting and the value that a command typed here would use.
 
-    A flag beats a CLOUDRUN_* variable, which beats cloudrun.toml (or [tool.cloudrun] of pyproject.toml, the nearest
-    one upward), which beats ~/.config/cloudrun/config.toml.
+    A flag beats a CLOUDRUN_* variable, which beats cloudrun.toml (or
+    [tool.cloudrun] of pyproject.toml, the nearest one upward), which beats
+    ~/.config/cloudrun/config.toml.
 
     Type, for example:
         cloudrun config show

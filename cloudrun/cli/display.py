@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Literal, Self
 
-from cloudrun.cli.printing import abandon, is_terminal, printable
+from cloudrun.cli.printing import Style, abandon, is_terminal, printable, styled
 from cloudrun.core.events import Event, Note, Output, Phase, PhaseEnded, PhaseStarted, Progress, Rented
 from cloudrun.plan.budget import cost_usd
 from cloudrun.plan.quantities import duration_text, size_text
@@ -130,15 +130,17 @@ class Display:
                     self._meter.add(event)
                 case Note(text, level):
                     if level != "verbose" or self._verbose:
-                        self.say(f"  warning: {text}" if level == "warning" else f"  {text}")
+                        is_warning = level == "warning"
+                        self.say(f"  warning: {text}" if is_warning else f"  {text}", "careful" if is_warning else None)
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, style: Style | None = None) -> None:
         """Lines of ours on stderr, never in the middle of a line of the job's."""
         with self._lock:
             self._stop_moving()
             self._end_line()
             for line in text.split("\n"):
-                self._write(self._words, (printable(line) + "\n").encode("utf-8", "backslashreplace"))
+                shown = printable(line) if style is None else styled(printable(line), style, self._words)
+                self._write(self._words, (shown + "\n").encode("utf-8", "backslashreplace"))
             self._start_moving()
 
     def close(self, lines: list[str], *, good: bool) -> None:
@@ -162,7 +164,7 @@ class Display:
         self._phase, self._began, self._progress = event, self._clock(), ""
         self._rate = Rate(self._clock)
         if self._stands(event.phase):
-            self.say(f"  {event.phase:<10}{'...':>9}  {event.detail}".rstrip())
+            self.say(f"  {event.phase:<10}{'...':>9}  {event.detail}".rstrip(), "quiet")
         self._start_moving()
 
     def _stands(self, phase: Phase) -> bool:
@@ -175,7 +177,8 @@ class Display:
             detail = self._phase.detail
         self._stop_moving()
         self._phase = None
-        self.say(phase_line(event.phase, event.elapsed_s, detail, outcome=event.outcome))
+        style: Style = "quiet" if event.outcome == "done" else "careful"
+        self.say(phase_line(event.phase, event.elapsed_s, detail, outcome=event.outcome), style)
 
     def _output(self, stream: Stream, data: bytes) -> None:
         self._stop_moving()
@@ -241,6 +244,8 @@ class Display:
         phase = self._phase
         if phase is None:
             return ""
-        line = phase_line(phase.phase, self._clock() - self._began, self._progress or phase.detail)[1:]
+        line = phase_line(phase.phase, self._clock() - self._began, self._progress or phase.detail)[
+            2:
+        ]  # the spinner has its room
         cost = self._meter.text()
         return f"{line}  {cost}" if cost else line

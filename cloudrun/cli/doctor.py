@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from cloudrun.cli.parser import Json
-from cloudrun.cli.printing import columns, print_json, print_table, printable, styled
+from cloudrun.cli.printing import Style, columns, folded, print_json, print_table, printable, styled
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cloudrun.setup.checks import Check
 
 WORDS = {"ok": "ok", "warning": "look", "problem": "PROBLEM", "unknown": "?"}
-STYLED = {"ok": "good", "warning": "careful", "problem": "bad", "unknown": "careful"}
+STYLED: dict[str, Style] = {"ok": "good", "warning": "careful", "problem": "bad", "unknown": "careful"}
 ANY_WIDTH = 10_000
 _INDENT = 28  # where what was found begins, where there is room for that
 
@@ -39,10 +41,12 @@ def doctor(
     ] = False,
     as_json: Json = False,
 ) -> int:
-    """Look at all that a run needs, and say what mends what is missing. Nothing is launched or changed.
+    """Look at all that a run needs, and say what mends what is missing. Nothing is
+    launched or changed.
 
-    With --provider aws it asks AWS: who you are and until when, what you may do (EC2's DryRun), the default VPC, the
-    quota and price of the instance type, the clock. Exit code 0: all is well for that provider; 1: something is not.
+    With --provider aws it asks AWS: who you are and until when, what you may do
+    (EC2's DryRun), the default VPC, the quota and price of the instance type, the
+    clock. Exit code 0: all is well for that provider; 1: something is not.
 
     Type, for example:
         cloudrun doctor
@@ -77,9 +81,18 @@ def doctor(
                 word = WORDS[check.verdict]
                 print("\n".join([first.replace(word, styled(word, STYLED[check.verdict]), 1), *rest]))
         if "AWS" not in groups:
-            print("\nAWS was not looked at: cloudrun doctor --provider aws")
-        print(f"\n{'all is well' if is_well else 'something is missing: what mends it is said beside it'}")
+            print(folded("\nAWS was not looked at: cloudrun doctor --provider aws", width))
+        print(f"\n{verdict_of([check for checks in groups.values() for check in checks])}")
     return 0 if is_well else 1
+
+
+def verdict_of(checks: Sequence[Check]) -> str:
+    problems = sum(check.verdict == "problem" for check in checks)
+    looks = sum(check.verdict == "warning" for check in checks)
+    if problems:
+        return styled(f"{problems} PROBLEM{'S' if problems > 1 else ''}: what mends it stands below it", "bad")
+    more = f" enough; {looks} thing{'s' if looks > 1 else ''} to look at" if looks else ""
+    return styled(f"all is well{more}", "careful" if looks else "good")
 
 
 def lines_of(check: Check, width: int) -> list[str]:
@@ -87,7 +100,9 @@ def lines_of(check: Check, width: int) -> list[str]:
     head = f"  {WORDS[check.verdict]:<9}{check.name:<16} "
     wide = width >= _INDENT + 40
     indent = " " * (_INDENT if wide else 4)
-    words = textwrap.wrap(printable(check.found), max(20, width - len(indent)), break_long_words=False) or [""]
+    words = textwrap.wrap(
+        printable(check.found), max(20, width - len(indent)), break_long_words=False, break_on_hyphens=False
+    ) or [""]
     lines = (
         [head + words[0], *(indent + each for each in words[1:])]
         if wide
@@ -100,7 +115,7 @@ def lines_of(check: Check, width: int) -> list[str]:
             break_long_words=False,
             break_on_hyphens=False,
         )
-        lines += [indent + each for each in mend]
+        lines += [indent + styled(each, "command") for each in mend]
     return lines
 
 

@@ -36,8 +36,9 @@ def export(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a run to a folder of plain files (parameters, scores, versions, code, outputs, logs), and of a grid each
-    cell to a folder below that; or all runs, or those of a grid, to MLflow.
+    """Write a run to a folder of plain files (parameters, scores, versions, code,
+    outputs, logs), and of a grid each cell to a folder below that; or all runs,
+    or those of a grid, to MLflow.
 
     Type, for example:
         cloudrun export baseline exported

@@ -133,7 +133,9 @@ class GridDisplay:
 
     def changed(self, tally: Tally, pool: Pool | None) -> None:
         with self._lock:
-            if self._tally is None and tally.taken:
+            if self._tally is None and tally.taken == tally.cells:
+                self.say(f"nothing to do: all {tally.cells} cells are in the ledger (--again runs them once more)")
+            elif self._tally is None and tally.taken:
                 self.say(f"{tally.taken} of {tally.cells} cells are taken from the ledger: they are not run again")
             self._tally = tally
             self._works = self._works or pool is not None
@@ -260,7 +262,9 @@ def show_grid(job: Job, grid: Grid, settings: Settings, wishes: Wishes, *, as_js
     if as_json:
         print_json(preview_document(seen))
     else:
-        print("\n".join(grid_lines(seen)))
+        print("\n".join(grid_lines(seen)), flush=True)
+    if seen.seen.problem is not None:
+        raise seen.seen.problem
     return 0
 
 

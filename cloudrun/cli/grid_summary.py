@@ -15,18 +15,18 @@ RANKED = 10  # cells in the ranking at the end
 def closing_lines(finished: Finished, ledger: Ledger) -> list[str]:
     tally, grid = finished.tally, finished.grid
     counts = [f"{tally.succeeded} succeeded"]
-    counts += [f"{tally.taken} of them before"] if tally.taken else []
+    counts += [f"{tally.taken} of them before"] if 0 < tally.taken < tally.cells else []
     counts += [f"{tally.failed} failed"] if tally.failed else []
     counts += [f"{tally.cancelled} cancelled"] if tally.cancelled else []
     counts += [f"{tally.left} left"] if tally.left else []
     counts += [f"{tally.elsewhere} on machines that cannot be reached"] if tally.elsewhere else []
     lines = [f"{grid.grid_id} ({grid.name}) {grid.state}: {', '.join(counts)}"]
-    if why := finished.why or (finished.failures.all_of(tally.cells) if _all_failed(finished) else ""):
+    if why := finished.why or (finished.failures.in_words(tally.cells) if _all_failed(finished) else ""):
         lines.append(f"  why    {why}")
     if bill := str(finished.bill):
         earlier = f", {usd_text(finished.earlier_usd)} of it before this command" if finished.earlier_usd else ""
         lines.append(f"  cost   {bill}{earlier}")
-    lines += [f"  {line}" for line in _ranking(finished, ledger)]
+    lines += [f"  {line}" for line in ranking(finished, ledger)]
     return [*lines, *(f"  next   {step}" for step in _next_steps(finished))]
 
 
@@ -37,7 +37,7 @@ def _all_failed(finished: Finished) -> bool:
 def _next_steps(finished: Finished) -> list[str]:
     grid, failures = finished.grid, finished.failures
     log = f"cloudrun show {failures.first_run} --log"
-    if _all_failed(finished) or (finished.why and finished.why == failures.stop()):
+    if _all_failed(finished) or (finished.why and finished.why == failures.stop(finished.tally.cells)):
         go_on = "" if _all_failed(finished) else " (--keep-going tries the other cells)"
         return [f"{log}, then correct the script and type the same command{go_on}"]
     steps = []
@@ -49,7 +49,7 @@ def _next_steps(finished: Finished) -> list[str]:
     return [*steps, f"cloudrun results --grid {grid.grid_id}, or cloudrun report {grid.grid_id} --open"]
 
 
-def _ranking(finished: Finished, ledger: Ledger) -> list[str]:
+def ranking(finished: Finished, ledger: Ledger) -> list[str]:
     """The best cells, best first; nothing where none has a score."""
     lines = []
     grid_id = finished.grid.grid_id
@@ -76,7 +76,9 @@ def detached_lines(finished: Finished, ledger: Ledger) -> list[str]:
     counts += [f"{tally.left} wait: {finished.why}" if finished.why else f"{tally.left} wait"] if tally.left else []
     lines += [f"  cells  {', '.join(counts)}"] if counts else []
     if finished.most_usd:
-        lines.append(f"  cost   at most {usd_text(finished.most_usd)} {AT_LIST_PRICES}, with overhead")
+        lines.append(
+            f"  cost   at most {usd_text(finished.most_usd)} {AT_LIST_PRICES}, if all run until their deadlines"
+        )
     lines.append(
         f"  next   cloudrun attach {grid.grid_id}   (goes on with it to its end; from any folder of this project)"
     )

@@ -63,7 +63,8 @@ def init(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a cloudrun.toml with every setting in it, explained; on a terminal it asks for the important ones.
+    """Write a cloudrun.toml with every setting in it, explained; on a terminal it
+    asks for the important ones.
 
     Type, for example:
         cloudrun init

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from types import FrameType
 from typing import NoReturn
 
-from cloudrun.cli.catalogue import COMMANDS, front_page
+from cloudrun.cli.catalogue import first_page, help_page
 from cloudrun.cli.early import begin
-from cloudrun.cli.printing import abandon, columns, print_json, printable, printed_json
-from cloudrun.core.errors import Cancelled, CloudrunError, UsageError, exit_code_of
+from cloudrun.cli.printing import abandon, columns, folded, print_json, printable, printed_json, styled
+from cloudrun.core.errors import Cancelled, CloudrunError, UsageError, before_launch, exit_code_of
 
 LOOK_STEP = "cloudrun results shows what came home, cloudrun units what is alive"
 
@@ -33,17 +36,34 @@ def main() -> NoReturn:
     except SystemExit as error:
         if not received:
             raise
-        _tell(f"ended by {signal.Signals(received[0]).name}", error, LOOK_STEP)
+        _tell(f"ended by {signal.Signals(received[0]).name}", error, getattr(error, "next_step", LOOK_STEP))
         code = exit_code_of(error, 128 + received[0])
     except CloudrunError as error:
-        _tell(str(error), error, error.next_step)
+        next_step = retyped(sys.argv[1:], error.instead) or error.next_step
+        _tell(str(error), error, next_step)
         if _wants_json() and not printed_json():
-            print_json({"error": {"kind": type(error).__name__, "message": str(error), "next_step": error.next_step}})
+            print_json({"error": {"kind": type(error).__name__, "message": str(error), "next_step": next_step}})
         by_signal = received and isinstance(error, Cancelled)
         code = exit_code_of(error, 128 + received[0] if by_signal else error.exit_code)
     except Exception as error:  # noqa: BLE001 - the outermost place: a bug becomes a short message and a crash log
         code = _crash(error)
     sys.exit(code)
+
+
+def retyped(words: Sequence[str], instead: tuple[str, str] | None) -> str:
+    """The command line with the right word in place of the wrong one; "" where that is not in it, or twice."""
+    if instead is None:
+        return ""
+    wrong, right = instead
+    ours, scripts = _ours([*words])
+    places = [place for place, word in enumerate(ours) if wrong in (word, *word.partition("=")[::2])]
+    if len(places) != 1:
+        return ""
+    (place,) = places
+    name, equals, value = ours[place].partition("=")
+    parts = [right if part == wrong else part for part in (name, value)]
+    ours[place] = right if ours[place] == wrong else equals.join(parts)
+    return shlex.join(["cloudrun", *ours, *scripts])
 
 
 def _wants_json() -> bool:
@@ -67,8 +87,11 @@ def _ours(words: list[str]) -> tuple[list[str], list[str]]:
 
 def run(arguments: Sequence[str]) -> int:
     """Carry out one command line; returns the exit code. Raises CloudrunError."""
-    if not arguments or arguments[0] in {"--help", "-h", "help"}:
-        sys.stdout.write(front_page(columns(sys.stdout)))
+    if not arguments:
+        sys.stdout.write(_painted(first_page(columns(sys.stdout))))
+        return 0
+    if arguments[0] in {"--help", "-h", "help"}:
+        sys.stdout.write(_painted(help_page(columns(sys.stdout))))
         return 0
     if arguments[0] == "__names":  # asked by a shell: see `cli.completion`
         from cloudrun.cli.names import print_names
@@ -78,7 +101,15 @@ def run(arguments: Sequence[str]) -> int:
     if arguments[0] == "--version":
         _print_version(arguments[1:])
         return 0
-    return _command(arguments)() or 0
+    with before_launch() if arguments[0] == "submit" else nullcontext():
+        command = _command(arguments)
+    return command() or 0
+
+
+def _painted(page: str) -> str:
+    """With what may be typed in colour, where there is colour."""
+    typed = re.compile(r"^( +)(cloudrun(?: \S+)*)", re.MULTILINE)
+    return typed.sub(lambda found: found[1] + styled(found[2], "command"), page)
 
 
 def _print_version(options: Sequence[str]) -> None:
@@ -110,9 +141,9 @@ def _command(arguments: Sequence[str]) -> Callable[[], int | None]:
     try:
         command, bound, _ = application().parse_args(list(arguments), print_error=False, exit_on_error=False)
     except CycloptsError as error:
-        name = f"{arguments[0]} " if arguments[0] in {command.name for command in COMMANDS} else ""
-        hint = "; what is meant for the script goes after --" if name == "submit " else ""
-        raise UsageError(str(error).rstrip("."), next_step=f"cloudrun {name}--help{hint}") from error
+        from cloudrun.cli.refused import usage_error
+
+        raise usage_error(error, arguments) from error
     return lambda: command(*bound.args, **bound.kwargs)
 
 
@@ -148,10 +179,12 @@ def _tell(message: str, error: BaseException, next_step: str) -> None:
         why.append(f"log: {log_path}")
     for note in getattr(error, "__notes__", ()):
         why += note.splitlines()
-    if next_step:
-        why.append(f"next: {next_step}")
     lines = [f"cloudrun: {what}", *(f"  {line}" for line in why)]
-    print("\n".join(printable(line.expandtabs()) for line in lines), file=sys.stderr)
+    width = columns(sys.stderr)
+    said = "\n".join(folded(printable(line.expandtabs()), width) for line in lines)
+    print(said.replace("cloudrun:", styled("cloudrun:", "bad", sys.stderr), 1), file=sys.stderr)
+    for line in f"next: {next_step}".splitlines() if next_step else ():
+        print(f"  {styled(printable(line), 'command', sys.stderr)}", file=sys.stderr)
     if os.environ.get("CLOUDRUN_DEBUG") == "1":
         import traceback
 

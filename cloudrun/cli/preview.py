@@ -36,7 +36,8 @@ def grid_lines(seen: GridPreview) -> Iterator[str]:
     yield f"would run      {seen.cells} cells: {rest}{done}"
     if seen.grid_id:
         yield f"               it goes on with {seen.grid_id}"
-    yield f"               {seen.estimate}"
+    if seen.estimate is not None:
+        yield f"               {seen.estimate}"
     yield f"the first      {_command(seen.seen)}"
     yield from _rest(seen.seen)
 
@@ -57,11 +58,13 @@ def _lines(seen: Preview) -> Iterator[str]:
     yield f"would ship     {_files(len(goods.entries))}, {size_text(goods.total_bytes)}, from {goods.root}"
     largest = ", ".join(f"{entry.path} ({size_text(entry.size)})" for entry in seen.largest)
     yield f"               the largest: {largest}"
+    for source in seen.settings.data if seen.problem else ():
+        yield f"would fetch    {source}"
     for data in seen.plan.data:
         files = len(data.remote) + len(data.entries)
         yield f"would fetch    {data.source}: {_files(files)}, {size_text(data.total_bytes)}, found as {data.link}"
     if seen.settings.bucket:
-        made = "" if seen.bucket_is_there else ", which would be made"
+        made = ", which would be made" if seen.bucket_is_there is False else ""
         yield f"would put      outputs into s3://{seen.settings.bucket}{made}"
     known = "as runs of this project have had" if seen.environment_known else "which no run of this project has had yet"
     yield (
@@ -80,12 +83,18 @@ def _lines(seen: Preview) -> Iterator[str]:
 
 def _launch(seen: Preview) -> Iterator[str]:
     if seen.instance_id:
-        yield f"would use      {seen.instance_id}, which is kept ({seen.provider}, {seen.region})"
+        where = ", ".join(filter(None, (seen.provider, seen.region)))
+        yield f"would use      {seen.instance_id}, which is kept ({where})"
         return
     market = "a spot machine" if seen.settings.spot else "one machine"
     for place, rent in enumerate(seen.rents):
         what = f"{market} of {rent.instance_type}" if place == 0 else f"or, where EC2 has none, {rent.instance_type}"
         yield f"{'would launch   ' if place == 0 else ' ' * 15}{what} in {seen.region}: {_price(rent, seen)}"
+    if seen.image is None:
+        types = ", else ".join(dict.fromkeys((seen.settings.instance_type, *seen.settings.fallback_types)))
+        yield f"would launch   {market} of {types}{f' in {seen.region}' if seen.region else ''}"
+        yield "               in which zone, from which image and at what price: only AWS can say"
+        return
     zones = ", ".join(seen.rents[0].zones)
     where = f"in {zones}" if seen.settings.zone else f"in whichever zone has one: {zones or 'none offers that type'}"
     yield f"               {where}"

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import chain, pairwise
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 SCHEMA_VERSION = 1
 
@@ -65,12 +65,37 @@ def columns(stream: IO[Any]) -> int | None:
         return None
 
 
-STYLES = {"good": "32", "careful": "33", "bad": "1;31", "heading": "1"}  # ECMA-48's numbers
+def folded(text: str, width: int | None) -> str:
+    """The text with its lines folded between words where a screen has so many columns (None: it is none), each below
+    its own beginning. Not for what is to be typed: that is copied whole."""
+    if width is None or all(len(line) <= width for line in text.splitlines()):
+        return text
+    from textwrap import wrap
+
+    lines: list[str] = []
+    for line in text.splitlines():
+        words = line.lstrip()
+        begin = line[: len(line) - len(words)]
+        lines += wrap(
+            words,
+            max(width, 20),
+            initial_indent=begin,
+            subsequent_indent=begin + "  " * bool(begin),
+            break_long_words=False,
+            break_on_hyphens=False,
+        ) or [""]
+    return "\n".join(lines)
 
 
-def styled(text: str, style: str) -> str:
-    """The text as it is shown on stdout: in colour only on a terminal whose user has nothing against it."""
-    if not is_terminal(sys.stdout) or os.environ.get("NO_COLOR"):
+Style = Literal["good", "careful", "bad", "heading", "quiet", "command"]
+STYLES: Mapping[Style, str] = {  # ECMA-48's numbers
+    "good": "32", "careful": "33", "bad": "1;31", "heading": "1", "quiet": "2", "command": "36",
+}  # fmt: skip
+
+
+def styled(text: str, style: Style, stream: IO[Any] | None = None) -> str:
+    """The text as it is shown on a stream (stdout): in colour only on a terminal whose user has nothing against it."""
+    if not is_terminal(stream or sys.stdout) or os.environ.get("NO_COLOR"):
         return text
     return f"\x1b[{STYLES[style]}m{text}\x1b[0m"
 
@@ -188,6 +213,6 @@ def assignments_text(params: Mapping[str, Any]) -> str:
     )
 
 
-def when_text(moment: datetime) -> str:
-    """To the minute, in UTC as all times are."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%MZ")
+def when_text(moment: datetime, *, seconds: bool = False) -> str:
+    """To the minute or the second, in UTC as all times are."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ" if seconds else "%Y-%m-%d %H:%MZ")

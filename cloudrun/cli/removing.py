@@ -16,11 +16,13 @@ from cyclopts import Parameter
 from cloudrun import garbage
 from cloudrun.cli.parser import Json
 from cloudrun.cli.printing import is_terminal, print_json, printable
+from cloudrun.core.clock import SystemClock
 from cloudrun.core.errors import CloudrunError, UsageError
 from cloudrun.garbage import Garbage
 from cloudrun.ledger import Ledger
 from cloudrun.plan.quantities import duration_s, size_text
 from cloudrun.sandbox import leftovers
+from cloudrun.units.clients import is_alive
 
 NAMED = 10  # things that are named before one is asked
 KINDS = {
@@ -46,9 +48,11 @@ def rm(
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Forget runs that are over. Their files stay until `cloudrun gc` frees those that no other run has.
+    """Forget runs that are over. Their files stay until `cloudrun gc` frees those
+    that no other run has.
 
-    All of them or none; never one that is under way or waits to be brought home, and no cell of a grid that goes on.
+    All of them or none; never one that is under way or waits to be brought home,
+    and no cell of a grid that goes on.
 
     Type, for example:
         cloudrun rm r-0s1dq4xk8m2vt
@@ -60,6 +64,11 @@ def rm(
         grids = [ledger.grid(each) for each in runs if each.startswith("g-")]
         found = {run.run_id: run for run in (ledger.run(each) for each in runs if not each.startswith("g-"))}
         ledger.check_over(found)
+        for grid in grids:
+            if is_alive(ledger.client(grid.client_id), SystemClock().now()):
+                raise UsageError(
+                    f"a process still works on {grid.grid_id}", next_step=f"cloudrun cancel {grid.grid_id}, then this"
+                )
         for grid in grids:
             print(f"  {grid.grid_id} ({printable(grid.name)}): {grid.cells} cells, {grid.state}", file=sys.stderr)
         for run in list(found.values())[:NAMED]:
@@ -98,11 +107,13 @@ def gc(
     yes: Yes = False,
     as_json: Json = False,
 ) -> int:
-    """Free what nothing refers to: files of removed runs, transfers that nobody went on with, copies of logs that are
-    home, what ended pools and sandboxes have left. Says what that is, and asks.
+    """Free what nothing refers to: files of removed runs, transfers that nobody went
+    on with, copies of logs that are home, what ended pools and sandboxes have
+    left. Says what that is, and asks.
 
-    Nothing that belongs to a run is touched, nor what a process may be writing: files are freed only while nobody
-    brings any home.
+    Nothing that belongs to a run is touched, nor what a process may be writing:
+    files are freed only while nobody brings any home, and while a machine of this
+    ledger's is in use only those of an hour ago and more.
 
     Type, for example:
         cloudrun gc --dry-run

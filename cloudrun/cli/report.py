@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from cloudrun.cli.parser import Json
 from cloudrun.cli.printing import print_json
 from cloudrun.core.errors import CloudrunError, UsageError
+from cloudrun.core.marks import is_report
 from cloudrun.ledger import Ledger
 from cloudrun.plan.quantities import size_text
 
@@ -38,9 +39,12 @@ def report(
     force: Annotated[bool, Parameter(help="Replace a file that is no report. Example: --force")] = False,
     as_json: Json = False,
 ) -> None:
-    """Make one HTML file of the runs: ranking, charts, the machines' time, and a page for each run with its log's end.
+    """Make one HTML file of the runs: ranking, charts, the machines' time, and a
+    page for each run with its log's end.
 
-    The file needs nothing else: it opens offline, from a mail too. An older report of that name is replaced.
+    The file needs nothing else: it opens offline, from a mail too. An older
+    report of that name is replaced. Where it lies in the project it is not
+    shipped with the next run.
 
     Type, for example:
         cloudrun report
@@ -71,20 +75,16 @@ def report(
 
 def _destination(output: Path, *, force: bool) -> Path:
     """Where the report goes. Raises UsageError where that is no place for it, or something else is there."""
-    from cloudrun.report.page import MARK
-
     path = output.expanduser().absolute()
     if path.is_dir():
         path /= "report.html"
     if not path.parent.is_dir():
         raise UsageError(f"there is no folder {path.parent}", next_step=f"mkdir -p {path.parent}, then type it again")
-    if path.exists() and not force:
-        with path.open("rb") as file:
-            if not file.read(len(MARK)) == MARK.encode():
-                raise UsageError(
-                    f"{path} is there already, and is no report",
-                    next_step="cloudrun report -o ANOTHER_NAME, or add --force to replace it",
-                )
+    if path.exists() and not force and not is_report(path):
+        raise UsageError(
+            f"{path} is there already, and is no report",
+            next_step="cloudrun report -o ANOTHER_NAME, or add --force to replace it",
+        )
     return path
 
 

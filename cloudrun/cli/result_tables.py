@@ -14,16 +14,18 @@ from cloudrun.cli.printing import digits_that_tell_apart, print_table, score_tex
 from cloudrun.core.clock import utc_time
 from cloudrun.core.states import RunState
 from cloudrun.ledger import Run
+from cloudrun.ledger.names import FUNCTIONS
 from cloudrun.ledger.results import Ordering
 from cloudrun.plan.costs import usd_text
 from cloudrun.plan.filters import PER_USD, Column, column_value
 from cloudrun.plan.ranking import per_usd
 
 RANK, SCRIPT, RUN, NAME = Column("any", "rank"), *(Column("field", name) for name in ("script", "run_id", "name"))
-STATE, WHEN, COST = (Column("field", name) for name in ("state", "created_at", "cost_usd"))
+STATE, WHEN, COST, CODE = (Column("field", name) for name in ("state", "created_at", "cost_usd", "code_digest"))
 PER_DOLLAR = Column("any", PER_USD)
 DETAILS = (Column("timing", "run_s"), Column("timing", "total_s"), COST, WHEN)
-HEADERS = {"run_id": "run", "created_at": "when"}
+HEADERS = {"run_id": "run", "created_at": "when", "code_digest": "code"}
+CODE_LETTERS = 7  # of the digest: as many as git shows of a commit
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of one
 
 Ranked = Iterable[tuple[int | None, Run]]
@@ -46,6 +48,9 @@ class Columns:
     params: dict[str, Any] = field(default_factory=dict)  # the first value of each
     differ: set[str] = field(default_factory=set)  # parameters that not all runs have alike
     scores: dict[str, None] = field(default_factory=dict)
+    fields: dict[Column, str] = field(default_factory=dict)  # the first value of each
+    functions: bool = False  # each is a script of its own
+    vary: set[Column] = field(default_factory=set)  # fields that not all runs have alike
 
     @classmethod
     def of(cls, source: Source) -> Columns:
@@ -62,17 +67,22 @@ class Columns:
                     self.differ.add(name)
             self.differ.update(self.params.keys() - run.params.keys())
             self.scores.update(dict.fromkeys(run.scores))
+            for column, value in ((NAME, run.name), (STATE, str(run.state)), (CODE, run.code_digest)):
+                if self.fields.setdefault(column, value) != value:
+                    self.vary.add(column)
+            self.functions = self.functions or run.script.startswith(FUNCTIONS)
             self.count += 1
 
     def usual(self, order: Ordering) -> list[Column]:
-        """For people: the score that ranks, and the parameters."""
+        """For people: the score that ranks, the parameters, and the code where it is not the same."""
         columns = [RANK, RUN, NAME, STATE, Column("score", order.metric or "score")]
         if order.per_usd:
             columns += [PER_DOLLAR, COST]
         sorted_by = order.column
         if sorted_by is not None and sorted_by.kind in ("field", "timing") and sorted_by not in (*columns, WHEN):
             columns.append(sorted_by)
-        return [*columns, *(Column("param", name) for name in self.params), WHEN]
+        columns += [Column("param", name) for name in self.params]
+        return [*columns, *([CODE] if CODE in self.vary and not self.functions else []), WHEN]
 
     @classmethod
     def all(cls, sources: Sequence[Source]) -> list[Column]:
@@ -87,10 +97,11 @@ class Columns:
         return [*found, *([PER_DOLLAR] if by_dollar else []), *DETAILS]
 
     def dispensable(self, columns: Sequence[Column]) -> list[Column]:
-        """What says least goes first where there is no room: parameters that all runs have alike, ..."""
+        """What says least goes first where there is no room: what all runs have alike, ..."""
         alike = [each for each in columns if each.kind == "param" and each.name not in self.differ]
         different = [each for each in columns if each.kind == "param" and each.name in self.differ]
-        return [WHEN, *alike, NAME, STATE, *reversed(different), COST]
+        alike += [each for each in (NAME, STATE) if each not in self.vary]
+        return [*dict.fromkeys([*alike, WHEN, NAME, STATE, CODE, *reversed(different), COST])]
 
 
 class Table:
@@ -136,17 +147,26 @@ class Table:
 
 
 def _texts(column: Column, values: Sequence[Any]) -> list[str]:
-    """A column for people; scores with as many digits as tell them apart."""
+    """A column for people; scores with as many digits as tell them apart, times too."""
+    if column == WHEN:
+        return _times(values)
     is_score = column.kind in ("score", "any") and column != PER_DOLLAR
     digits = digits_that_tell_apart(each for each in values if isinstance(each, float)) if is_score else 6
     return [_text(column, value, digits) for value in values]
 
 
+def _times(values: Sequence[str]) -> list[str]:
+    """To the second where two are of the same minute."""
+    moments = [utc_time(value) for value in values]
+    seconds = len({when_text(moment) for moment in moments}) < len(moments)
+    return [when_text(moment, seconds=seconds) for moment in moments]
+
+
 def _text(column: Column, value: Any, digits: int) -> str:
     if value is None:
         return "-"
-    if column == WHEN:
-        return when_text(utc_time(value))
+    if column == CODE:
+        return value[:CODE_LETTERS] or "-"
     if column == COST:
         return usd_text(value)
     if column == PER_DOLLAR:

@@ -17,16 +17,26 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from cloudrun.cli.parser import Json
-from cloudrun.cli.printing import print_json_list, printable
+from cloudrun.cli.printing import columns, folded, print_json_list, printable
 from cloudrun.cli.result_tables import COST, RANK, Columns, Table, print_csv
 from cloudrun.core.errors import UsageError
-from cloudrun.core.near import did_you_mean
+from cloudrun.core.near import did_you_mean, instead
 from cloudrun.core.states import RunState
 from cloudrun.ledger import Ledger, Run
 from cloudrun.ledger.names import FUNCTIONS
 from cloudrun.ledger.results import Ordering
 from cloudrun.plan.costs import AT_LIST_PRICES, mark
-from cloudrun.plan.filters import PER_USD, Column, Comparison, all_columns, check_column, nonsense, parse_column
+from cloudrun.plan.filters import (
+    FIELDS,
+    PER_USD,
+    TIMINGS,
+    Column,
+    Comparison,
+    all_columns,
+    check_column,
+    nonsense,
+    parse_column,
+)
 from cloudrun.plan.filters import parse_where as parse_filter
 
 LINES = 20  # of a table, unless more are asked for
@@ -86,8 +96,9 @@ def results(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Rank the runs of this project, best first; runs without that score come after them, newest first. Each script has
-    a ranking of its own, the one that ran last comes first.
+    """Rank the runs of this project, best first; runs without that score come after
+    them, newest first. Each script has a ranking of its own, the one that ran
+    last comes first.
 
     Type, for example:
         cloudrun results
@@ -179,6 +190,7 @@ def _scripts(ledger: Ledger, grid_id: str | None, wanted: str | None) -> list[st
         raise UsageError(
             f"no run here is of the script {wanted!r}{did_you_mean(wanted, known)}",
             next_step=f"--script is one of: {', '.join(map(_what, known))}" if known else "cloudrun submit train.py",
+            instead=instead(wanted, known),
         )
     return [wanted] if wanted in fitting else [*fitting]
 
@@ -222,10 +234,12 @@ def _check_names(
                 also = SPECIAL if flag == "--columns" else (PER_USD,)
                 if why := check_column(column, scores, params, *also):
                     takes = all_columns(scores, params, *also)
-                    raise UsageError(f"{flag}: {why}", next_step=f"{flag} takes one of: {takes}")
+                    meant = instead(column.name, [*scores, *params, *also, *FIELDS, *TIMINGS])
+                    raise UsageError(f"{flag}: {why}", next_step=f"{flag} takes one of: {takes}", instead=meant)
             if metric is not None and (why := check_column(Column("score", metric), scores, params)):
                 names = ", ".join(map(printable, scores)) or "none: the runs have no scores"
-                raise UsageError(f"--metric: {why}", next_step=f"--metric is one of: {names}")
+                meant = instead(metric, scores)
+                raise UsageError(f"--metric: {why}", next_step=f"--metric is one of: {names}", instead=meant)
         except UsageError:
             if most is None or known.runs < most:
                 raise
@@ -257,12 +271,15 @@ def _print_tables(
 ) -> None:
     """A table for each script that has a ranking, then one of all the others."""
     for place, each in enumerate(looks):
-        columns = Columns.of(each)
+        seen = Columns.of(each)
         if len(looks) > 1 or unseen:
-            print(f"{os.linesep if place else ''}{_what(each.script)}: {_by(each)}", flush=True)
-        table = Table(each.order, named or columns.usual(each.order))
-        left_out = table.print(each.ranked(), columns)
-        _say_what_else(each, columns, table.columns, left_out, other_metric=other_metric)
+            print(
+                folded(f"{os.linesep if place else ''}{_what(each.script)}: {_by(each)}", columns(sys.stdout)),
+                flush=True,
+            )
+        table = Table(each.order, named or seen.usual(each.order))
+        left_out = table.print(each.ranked(), seen)
+        _say_what_else(each, seen, table.columns, left_out, other_metric=other_metric)
     if unseen:
         names = ", ".join(_what(script) for script in unseen[:10]) + (", ..." if len(unseen) > 10 else "")
         print(f"  older: {names}; cloudrun results --script {printable(unseen[0])}", file=sys.stderr)
@@ -277,13 +294,13 @@ def _by(look: Look) -> str:
 
 
 def _say_what_else(
-    look: Look, columns: Columns, shown: Sequence[Column], left_out: Sequence[str], *, other_metric: bool
+    look: Look, seen: Columns, shown: Sequence[Column], left_out: Sequence[str], *, other_metric: bool
 ) -> None:
     """On stderr: what there is and is not in the table."""
     notes = []
-    if look.count > columns.count:
-        notes.append(f"{columns.count} of {look.count:,} runs; --limit 0 lists all")
-    others = [name for name in columns.scores if name != look.order.metric]
+    if look.count > seen.count:
+        notes.append(f"{seen.count} of {look.count:,} runs; --limit 0 lists all")
+    others = [name for name in seen.scores if name != look.order.metric]
     if other_metric and others and look.order.metric is not None:
         notes.append(
             f"ranked by {printable(look.order.metric)}; other scores: {', '.join(map(printable, others[:5]))}"
@@ -296,7 +313,7 @@ def _say_what_else(
     if left_out:
         notes.append(f"no room for {', '.join(map(printable, left_out))} (--columns)")
     for note in notes:
-        print(f"  {note}", file=sys.stderr)
+        print(folded(f"  {note}", columns(sys.stderr)), file=sys.stderr)
 
 
 def _nothing(ledger: Ledger, grid: str | None, where: str | None) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import accumulate
 
-from cloudrun.cli.printing import printable, score_text, when_text
+from cloudrun.cli.printing import Style, printable, score_text, styled, when_text
 from cloudrun.cli.summary import headline, usage_text
 from cloudrun.core.records import Artifact, RunRecord, Timings, UnitRecord
 from cloudrun.core.states import RunState, is_terminal
@@ -51,13 +51,24 @@ def page(
         ("files", list(_files(run, "output"))),
         ("logs", list(_files(run, "log"))),
     ]
-    lines = _fitting(headline(run), width, label=0)
+    lines = [styled(line, _style(run)) for line in _fitting(headline(run), width, label=0)]
     for name, texts in parts:
         said = [line for text in texts if text for line in _fitting(printable(text), width)]
-        lines += [f"{name if not place else '':<{LABEL}}{text}" for place, text in enumerate(said)]
+        lines += [f"{_label(name if not place else '')}{text}" for place, text in enumerate(said)]
     for log, last in tails.items():
-        lines += [f"{log} ends with", *(f"  {line}" for line in last)]
-    return [*lines, f"{'next':<{LABEL}}{_next_step(run)}"]
+        lines += [styled(f"{log} ends with", "quiet"), *(f"  {line}" for line in last)]
+    step = _next_step(run)
+    if width is not None and LABEL + len(step) > width:  # it is copied: no end of a line in the middle of it
+        return [*lines, styled("next", "quiet"), styled(step, "command")]
+    return [*lines, f"{_label('next')}{styled(step, 'command')}"]
+
+
+def _style(run: RunRecord) -> Style:
+    return "good" if run.state is RunState.SUCCEEDED else "bad" if is_terminal(run.state) else "heading"
+
+
+def _label(name: str) -> str:
+    return styled(f"{name:<{LABEL}}", "quiet") if name else " " * LABEL
 
 
 def _fitting(text: str, width: int | None, label: int = LABEL) -> list[str]:
@@ -65,7 +76,8 @@ def _fitting(text: str, width: int | None, label: int = LABEL) -> list[str]:
     room = max(20, (width or 0) - label)
     if width is None or len(text) <= room:
         return [text]
-    return textwrap.wrap(text, room, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    too_long = any(len(word) > room for word in text.split())
+    return textwrap.wrap(text, room, subsequent_indent="  ", break_long_words=False, break_on_hyphens=too_long)
 
 
 def _can_show(letter: str, encoding: str | None) -> bool:
@@ -92,7 +104,8 @@ def _unit(run: RunRecord, unit: UnitRecord | None) -> str:
 
 
 def _when(run: RunRecord) -> str:
-    return when_text(run.created_at) + (f", ended {when_text(run.ended_at)}" if run.ended_at else "")
+    ended = f", ended {when_text(run.ended_at, seconds=True)}" if run.ended_at else ""
+    return when_text(run.created_at, seconds=True) + ended
 
 
 def _phases(timings: Timings, solid: str, columns: int) -> Iterator[str]:
@@ -136,6 +149,8 @@ def _files(run: RunRecord, kind: str) -> Iterator[str]:
 
 
 def _next_step(run: RunRecord) -> str:
+    if run.state is RunState.QUEUED and not run.attempts and run.grid_id:
+        return f"the same command as before begins it, or cloudrun attach {run.grid_id}"
     if not is_terminal(run.state):
         follow = "attach" if run.state is RunState.QUEUED and run.attempts else "logs -f"
         return f"cloudrun {follow} {run.run_id}"

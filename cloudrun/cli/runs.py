@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import sys
-from contextlib import closing, suppress
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from cloudrun.cli.display import Display
-from cloudrun.cli.parser import Json, Profile, RunId, RunOrGrid
+from cloudrun.cli.parser import Json, Profile, RunId, RunOrGrid, is_grid
 from cloudrun.cli.printing import print_json, print_table, printable
 from cloudrun.cli.summary import closing_lines, exit_code
 from cloudrun.core.clock import utc_text
-from cloudrun.core.errors import NotFound, UsageError
+from cloudrun.core.errors import UsageError
 from cloudrun.core.states import RunState, is_terminal
 from cloudrun.plan.quantities import duration_s, duration_text
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 
 def ps(*, profile: Profile = None, as_json: Json = False) -> None:
-    """The runs that are not over, as their machines tell it now, and what to type next. A grid is one line.
+    """The runs that are not over, as their machines tell it now, and what to type
+    next. A grid is one line.
 
     Type, for example:
         cloudrun ps
@@ -154,7 +155,8 @@ def logs(
     profile: Profile = None,
     as_json: Json = False,
 ) -> None:
-    """What a run has printed, byte for byte, wherever it is now: on its machine or at home.
+    """What a run has printed, byte for byte, wherever it is now: on its machine or
+    at home.
 
     With --json one document at the end, bytes that are no UTF-8 as U+FFFD.
 
@@ -202,11 +204,13 @@ def _goes_on(error: KeyboardInterrupt, run: str) -> None:
 
 
 def attach(run: RunOrGrid, /, *, profile: Profile = None, as_json: Json = False) -> int:
-    """Follow a run that was submitted with --detach, or whose command was killed, from its first line on, then bring
-    everything home and end the machine. Ctrl-C leaves it running.
+    """Follow a run that was submitted with --detach, or whose command was killed,
+    from its first line on, then bring everything home and end the machine. Ctrl-C
+    leaves it running.
 
-    Where the provider took the machine back, the run goes on on another one with what it had saved. A grid is gone on
-    with until all of its cells are done: as by the command that submitted it, without --detach.
+    Where the provider took the machine back, the run goes on on another one with
+    what it had saved. A grid is gone on with until all of its cells are done: as
+    by the command that submitted it, without --detach.
 
     Type, for example:
         cloudrun attach baseline
@@ -216,7 +220,7 @@ def attach(run: RunOrGrid, /, *, profile: Profile = None, as_json: Json = False)
     from cloudrun.runs.attaching import attach as attach_run
 
     with closing(Ledger()) as ledger:
-        if _is_grid(ledger, run):
+        if is_grid(ledger, run):
             from cloudrun.cli.detached import attach_to_grid
 
             return attach_to_grid(ledger, run, profile, as_json=as_json)
@@ -244,8 +248,8 @@ def cancel(
     profile: Profile = None,
     as_json: Json = False,
 ) -> None:
-    """End a run, or a grid with all of its cells: bring home what they have written, and end their machines as they
-    were launched to end.
+    """End a run, or a grid with all of its cells: bring home what they have written,
+    and end their machines as they were launched to end.
 
     A job gets SIGTERM, time to save what it has, then SIGKILL.
 
@@ -258,7 +262,7 @@ def cancel(
 
     grace_s = _duration(grace, "--grace")
     with closing(Ledger()) as ledger, Display() as display:
-        if _is_grid(ledger, run):
+        if is_grid(ledger, run):
             from cloudrun.grids.cancelling import cancel_grid
 
             grid = cancel_grid(ledger, run, grace_s=grace_s, observe=display, profile=profile)
@@ -275,23 +279,13 @@ def cancel(
         _tell(found, ledger, display, as_json=as_json)
 
 
-def _is_grid(ledger: Ledger, reference: str) -> bool:
-    """By its id, or by a name that no run has."""
-    if reference.startswith("g-"):
-        return True
-    try:
-        ledger.run(reference)
-    except NotFound:
-        with suppress(NotFound):
-            return bool(ledger.grid(reference))
-    return False
-
-
 def pull(run: RunOrGrid, /, *, profile: Profile = None, as_json: Json = False) -> int:
-    """Bring home the outputs of a run that has ended without its client: from its machine, or from its bucket.
+    """Bring home the outputs of a run that has ended without its client: from its
+    machine, or from its bucket.
 
-    The machine is ended then, unless it was launched to be kept. Of a grid all cells come home that have ended; those
-    that a lost machine had are queued again, and the others go on.
+    The machine is ended then, unless it was launched to be kept. Of a grid all
+    cells come home that have ended; those that a lost machine had are queued
+    again, and the others go on.
 
     Type, for example:
         cloudrun pull baseline
@@ -301,7 +295,7 @@ def pull(run: RunOrGrid, /, *, profile: Profile = None, as_json: Json = False) -
     from cloudrun.runs.pulling import pull as pull_run
 
     with closing(Ledger()) as ledger:
-        if _is_grid(ledger, run):
+        if is_grid(ledger, run):
             from cloudrun.cli.detached import pull_of_grid
 
             return pull_of_grid(ledger, run, profile, as_json=as_json)
@@ -343,7 +337,7 @@ def extend(
     by_s = _duration(by, "the time")
     with closing(Ledger()) as ledger, Display() as display:
         units = []
-        if not what.startswith("i-") and _is_grid(ledger, what):
+        if not what.startswith("i-") and is_grid(ledger, what):
             from cloudrun.grids.going_on import extend_grid
 
             units = extend_grid(ledger, what, by_s, observe=display, profile=profile)

@@ -55,7 +55,8 @@ def stop(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """End the sandbox. Machines that are alive go only with --force: outputs that are not home go with them.
+    """End the sandbox. Machines that are alive go only with --force: outputs that
+    are not home go with them.
 
     Type, for example:
         cloudrun sandbox stop
@@ -86,7 +87,8 @@ def status(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Whether the sandbox runs, its machines, and what a client such as the AWS CLI must present.
+    """Whether the sandbox runs, its machines, and what a client such as the AWS CLI
+    must present.
 
     Type, for example:
         cloudrun sandbox status
@@ -118,9 +120,11 @@ def interrupt(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Take a spot machine back, as EC2 does when it needs the capacity: a notice first, the end when its time comes.
+    """Take a spot machine back, as EC2 does when it needs the capacity: a notice
+    first, the end when its time comes.
 
-    The machine finds the notice in its metadata. Only machines launched with --spot are taken back.
+    The machine finds the notice in its metadata. Only machines launched with
+    --spot are taken back.
 
     Type, for example:
         cloudrun sandbox interrupt i-ea582b8c281d6ec43
@@ -154,9 +158,11 @@ def shortage(
     zone: Annotated[str | None, Parameter(help="Where; everywhere by default. Example: --zone us-east-1a")] = None,
     as_json: Json = False,
 ) -> None:
-    """Let EC2 have only so many machines of a type, as it may happen: launches beyond that are refused.
+    """Let EC2 have only so many machines of a type, as it may happen: launches
+    beyond that are refused.
 
-    Without a type it is the account's quota: so many machines at once, whatever they are.
+    Without a type it is the account's quota: so many machines at once, whatever
+    they are.
 
     Type, for example:
         cloudrun sandbox shortage m7i.large --most 0 --zone us-east-1a

@@ -1,4 +1,4 @@
-"""`cloudrun show` and `get`: what the ledger holds of one run. Neither needs the network."""
+"""`cloudrun show` and `get`: what the ledger holds of one run, or of a grid. Neither needs the network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from cloudrun.cli.parser import Json, RunId
+from cloudrun.cli.parser import Json, RunId, RunOrGrid, is_grid
 from cloudrun.cli.printing import is_terminal, print_json, printable
 from cloudrun.cli.run_page import last_lines, page
 from cloudrun.core.errors import UsageError
@@ -22,7 +22,7 @@ from cloudrun.units.costs import bill_of_run
 
 
 def show(
-    run: RunId,
+    run: RunOrGrid,
     /,
     *,
     log: Annotated[bool, Parameter(help="The end of what it printed and of Ansible's log. Example: --log")] = False,
@@ -32,17 +32,24 @@ def show(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Everything about one run: state, scores, parameters, time by phase, cost, versions, files, the end of what it
-    printed; or its logs.
+    """Everything about one run: state, scores, parameters, time by phase, cost,
+    versions, files, the end of what it printed; or its logs. Of a grid how far it
+    is, its best cells, what it cost, and what to type next.
 
     Type, for example:
         cloudrun show baseline
+        cloudrun show g-0tr2f4a95x9kx
         cloudrun show baseline --log --lines 0
         cloudrun show baseline --json | jq .timings
     """
     if lines is not None and lines < 0:
         raise UsageError(f"--lines {lines} is less than zero", next_step=f"cloudrun show {run} --log --lines 20")
     with closing(Ledger()) as ledger:
+        if is_grid(ledger, run) and not log:
+            from cloudrun.cli.grid_page import show_grid
+
+            show_grid(ledger, run, as_json=as_json)
+            return
         found = ledger.get(run)
         logs, shortened = _log_ends(ledger, found, 20 if lines is None else lines) if log else ({}, {})
         if as_json:

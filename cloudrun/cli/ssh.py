@@ -36,8 +36,9 @@ def ssh(
     profile: Profile = None,
     as_json: Json = False,
 ) -> int:
-    """A shell on a unit, or one command there. Only the host key that the ledger has is believed, and only the unit's
-    own key is shown. The exit code is ssh's: the command's, or 255.
+    """A shell on a unit, or one command there. Only the host key that the ledger has
+    is believed, and only the unit's own key is shown. The exit code is ssh's: the
+    command's, or 255.
 
     With --json nothing is opened: where it is, and the words to type.
 

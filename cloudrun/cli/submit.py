@@ -256,7 +256,8 @@ def submit(
     ] = False,
     as_json: Json = False,
 ) -> int:
-    """Run a script on a rented machine, bring its outputs, scores and logs home, and end the machine.
+    """Run a script on a rented machine, bring its outputs, scores and logs home, and
+    end the machine.
 
     Type, for example:
         cloudrun submit train.py
@@ -266,59 +267,64 @@ def submit(
         cloudrun submit train.py --detach
         cloudrun submit train.py --set alpha=0.1,1,10 --units 3 --detach
 
-    Several cells are a grid, and so is one with --units, --max-units, --slots, --cpus, --budget, --retries,
-    --keep-going or --again: what it prints is in its logs.
+    Several cells are a grid, and so is one with --units, --max-units, --slots,
+    --cpus, --budget, --retries, --keep-going or --again: what it prints is in its
+    logs.
 
-    Every option is a setting too: in cloudrun.toml (deadline = "2h") or the environment (CLOUDRUN_DEADLINE=2h).
-    The job's own output goes to stdout, or with --json to stderr. Exit code 5 says that the script failed.
+    Every option is a setting too: in cloudrun.toml (deadline = "2h") or the
+    environment (CLOUDRUN_DEADLINE=2h). The job's own output goes to stdout, or
+    with --json to stderr. Exit code 5 says that the script failed.
     """
     with before_launch(instance_id):  # the imports alone take their time
         from cloudrun import config
         from cloudrun.ledger import Ledger
+        from cloudrun.runs.doubts import check_names
         from cloudrun.runs.submit import Job
         from cloudrun.runs.submit import submit as submit_job
 
-    cells = grid_of(set_ or (), grid, sample, seed, yes=yes)
-    flags = {
-        "provider": provider,
-        "region": region,
-        "profile": profile,
-        "instance_type": instance_type,
-        "fallback_types": fallback_types,
-        "image": image,
-        "user": user,
-        "volume_gib": volume_gib,
-        "volume_type": volume_type,
-        "volume_iops": volume_iops,
-        "volume_throughput": volume_throughput,
-        "tags": tag,
-        "instance_profile": instance_profile,
-        "index_url": index_url,
-        "apt": apt,
-        "playbook": playbook,
-        "spot": spot,
-        "max_price": max_price,
-        "zone": zone,
-        "vpc": vpc,
-        "subnet": subnet,
-        "security_group": security_group,
-        "address": address,
-        "ssh_from": ssh_from,
-        "ssh_jump": ssh_jump,
-        "deadline": deadline,
-        "on_exit": on_exit,
-        "bucket": bucket,
-        "data": data,
-        "idle": idle,
-        "wall_time": wall_time,
-        "memory": memory,
-        "disk": disk,
-        "grace": grace,
-        "fresh": fresh,
-        "metric": metric,
-        "minimize": minimize,
-    }
-    settings = config.load(Path.cwd(), flags)
+        cells = grid_of(set_ or (), grid, sample, seed, yes=yes)
+        flags = {
+            "provider": provider,
+            "region": region,
+            "profile": profile,
+            "instance_type": instance_type,
+            "fallback_types": fallback_types,
+            "image": image,
+            "user": user,
+            "volume_gib": volume_gib,
+            "volume_type": volume_type,
+            "volume_iops": volume_iops,
+            "volume_throughput": volume_throughput,
+            "tags": tag,
+            "instance_profile": instance_profile,
+            "index_url": index_url,
+            "apt": apt,
+            "playbook": playbook,
+            "spot": spot,
+            "max_price": max_price,
+            "zone": zone,
+            "vpc": vpc,
+            "subnet": subnet,
+            "security_group": security_group,
+            "address": address,
+            "ssh_from": ssh_from,
+            "ssh_jump": ssh_jump,
+            "deadline": deadline,
+            "on_exit": on_exit,
+            "bucket": bucket,
+            "data": data,
+            "idle": idle,
+            "wall_time": wall_time,
+            "memory": memory,
+            "disk": disk,
+            "grace": grace,
+            "fresh": fresh,
+            "metric": metric,
+            "minimize": minimize,
+        }
+        settings = config.load(Path.cwd(), flags)
+    with before_launch(instance_id), closing(Ledger()) as ledger, Display() as display:
+        check_names(script, {name: None for table in cells.tables for name in table}, settings.metric, ledger, display)
     only_grids = {  # a single run knows nothing of them: one is a grid of one cell then
         "--grid": grid is not None,
         "--units": units is not None,
@@ -388,5 +394,7 @@ def _show(job: Job, settings: Settings, instance_id: str | None, *, as_json: boo
     if as_json:
         print_json(document(seen))
     else:
-        print("\n".join(words.lines(seen)))
+        print("\n".join(words.lines(seen)), flush=True)
+    if seen.problem is not None:
+        raise seen.problem
     return 0

@@ -70,7 +70,8 @@ def closing_lines(run: RunRecord, stored_at: Callable[[str], Path], bill: Bill |
         lines.append('  score  none was found; print one as JSON, {"accuracy": 0.97}, or as a line, accuracy: 0.97')
     models = [artifact for artifact in run.artifacts if artifact.kind == "output" and is_model(artifact.path)]
     lines += [
-        f"  model  {printable(model.path)} ({size_text(model.size)}) is {stored_at(model.sha256)}" for model in models
+        f"  model  {printable(model.path)} ({size_text(model.size)}) is {_from_here(stored_at(model.sha256))}"
+        for model in models
     ]
     if not is_terminal(run.state):  # its machine was taken back, or another process still brings it home
         lines.append(f"  next   cloudrun {'attach' if run.state is RunState.QUEUED else 'show'} {run.run_id}")
@@ -81,6 +82,12 @@ def closing_lines(run: RunRecord, stored_at: Callable[[str], Path], bill: Bill |
     else:
         lines.append(f"  next   cloudrun show {run.run_id}")
     return lines
+
+
+def _from_here(path: Path) -> Path:
+    """Relative to the working directory where it is below it: the path fits on a line then."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def detached_lines(run: RunRecord, unit: UnitRecord) -> list[str]:

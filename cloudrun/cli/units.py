@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 def units(*, profile: Profile = None, as_json: Json = False) -> None:
-    """The machines of this project that are alive, as EC2 tells it now: what each does, since when, until when, and
-    what it has cost so far.
+    """The machines of this project that are alive, as EC2 tells it now: what each
+    does, since when, until when, and what it has cost so far.
 
     Type, for example:
         cloudrun units
@@ -126,10 +126,12 @@ def reap(
     profile: Profile = None,
     as_json: Json = False,
 ) -> None:
-    """End the machines of this project that expired or that nobody needs any more, and delete their keys and groups.
+    """End the machines of this project that expired or that nobody needs any more,
+    and delete their keys and groups.
 
-    Only what this project's ledger launched is ever touched, each in the provider and region it was launched in.
-    What a machine's runs had written is brought home first. Exit code 8: something may still be billing.
+    Only what this project's ledger launched is ever touched, each in the provider
+    and region it was launched in. What a machine's runs had written is brought
+    home first. Exit code 8: something may still be billing.
 
     Type, for example:
         cloudrun reap --dry-run

@@ -38,14 +38,19 @@ from typing import Any
 
 
 class CloudrunError(Exception):
-    """What happened (`str(error)`), what to type next (`next_step`), and the exit code a shell sees (`exit_code`)."""
+    """What happened (`str(error)`), what to type next (`next_step`), and the exit code a shell sees (`exit_code`).
+
+    `instead`: a word that was probably mistyped, and what it was meant to be; where it stands in a command line, that
+    line with the right word is what to type next.
+    """
 
     exit_code = 1
     usual_next_step = ""  # where whoever raises knows nothing better
 
-    def __init__(self, message: str, *, next_step: str = "") -> None:
+    def __init__(self, message: str, *, next_step: str = "", instead: tuple[str, str] | None = None) -> None:
         super().__init__(message)
         self.next_step = next_step or self.usual_next_step
+        self.instead = instead
 
 
 class UsageError(CloudrunError):
@@ -169,6 +174,9 @@ class DeadlineReached(CloudrunError):
     exit_code = 124
 
 
+BEGIN_AGAIN = "the same command begins again"  # where nothing was done that could be looked at
+
+
 class Cancelled(CloudrunError):
     exit_code = 130
     usual_next_step = "cloudrun results shows what came home"
@@ -200,7 +208,15 @@ def before_launch(instance_id: str | None = None) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, SystemExit) as error:
         error.add_note(untouched(instance_id))
+        stopped(error, BEGIN_AGAIN)
         raise
+
+
+def stopped(error: BaseException, next_step: str) -> None:
+    """Note on what the user has stopped a command with what to type next; on an error of ours, only where nobody who
+    knew better has."""
+    if not isinstance(error, Exception) or getattr(error, "next_step", None) == Cancelled.usual_next_step:
+        error.next_step = next_step  # type: ignore[attr-defined]
 
 
 def untouched(instance_id: str | None) -> str:

@@ -17,6 +17,12 @@ def nearest(word: str, known: Iterable[str], count: int = 1) -> list[str]:
     return [originals[each] for each in near]
 
 
+def instead(word: str, known: Iterable[str]) -> tuple[str, str] | None:
+    """The word and what it was meant to be, as an error is told of it; None where no word is near."""
+    near = nearest(word, known)
+    return (word, near[0]) if near else None
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """ "; did you mean alpha?" to put behind a message, or nothing where no word is near."""
     near = nearest(word, known)

@@ -105,8 +105,14 @@ class Cells:
             expected_s = self._took_s / self._timed
         return Backlog(self._turns.queued, self._tally.running, expected_s, next_s)
 
+    def expected_s(self) -> list[float] | None:
+        """What each that waits is expected to take, in the order of their turns; None where nobody knows."""
+        return self._turns.each_s()
+
     def take(self, beside: Sequence[Cell] = ()) -> Cell | None:
         """Two cells whose machines went down never share one: else nobody would know the next time which it was."""
+        if self.failures.wait(self._tally.running, keep_going=self._keep_going):
+            return None
         suspected = any(cell.number in self._suspects for cell in beside)
         cell = self._turns.next(self._suspects if suspected else ())
         self._tally.running += cell is not None
@@ -234,7 +240,7 @@ class Cells:
         else:
             self._tally.failed += 1
             self.failures.failure(run.run_id, why_failed(self._ledger, run))
-            self._stopped = self.failures.stop(keep_going=self._keep_going)
+            self._stopped = self.failures.stop(self._tally.cells, keep_going=self._keep_going)
             self._over(run)
 
     def _another_run(self, task: Cell, run: RunRecord, ends: Sequence[EndReason]) -> RunRecord | None:

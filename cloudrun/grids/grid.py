@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
 from cloudrun.core.clock import SystemClock
-from cloudrun.core.errors import Cancelled, CloudrunError, UsageError, before_launch
+from cloudrun.core.errors import BEGIN_AGAIN, Cancelled, CloudrunError, UsageError, before_launch, stopped
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.records import GridRecord, Image, RunRecord
 from cloudrun.core.settings import Settings
@@ -17,6 +17,7 @@ from cloudrun.core.states import GridState, RunState
 from cloudrun.grids.cancelling import end_left
 from cloudrun.grids.cells import ON_UNITS, Cells, Tally
 from cloudrun.grids.changed import changed_since, warning
+from cloudrun.grids.estimating import UNSEEN, estimate_of
 from cloudrun.grids.handing import HandedOut, hand_out
 from cloudrun.grids.inherited import Held, inherit
 from cloudrun.grids.machines import GRID_TAG, bill_of, names_of, units_ever_of, units_of
@@ -24,7 +25,8 @@ from cloudrun.grids.rows import begin, failed_of, fill, is_again, tally_of
 from cloudrun.ledger import Ledger
 from cloudrun.plan import budget
 from cloudrun.plan.costs import Bill
-from cloudrun.plan.estimate import Estimate, estimate
+from cloudrun.plan.endings import in_words
+from cloudrun.plan.estimate import Estimate
 from cloudrun.plan.expecting import Expectation
 from cloudrun.plan.grid import Grid
 from cloudrun.plan.pricing import vcpus
@@ -41,7 +43,6 @@ from cloudrun.units.costs import settle
 from cloudrun.units.leases import present
 from cloudrun.wiring import Cloud
 
-BOOT_S = {"sandbox": 3.0, "aws": 60.0}  # from asking for a machine to its first cell, until one has been seen to boot
 SLOTS_MAX = 256  # each is a thread here, and a channel to the machine
 SAVING_S = 15.0  # before a deadline, beside the grace of what runs, for outputs to be saved: as `agent.power` has it
 
@@ -123,10 +124,19 @@ def run_grid(
         def make_pool_of_shares(limits: Limits) -> Pool:
             return make_pool(limits, lambda name: replace(terms(name), slots=1), lambda name: terms(name).slots)
 
+        def tell() -> Estimate:
+            return estimate_of(
+                ledger, run.cells.backlog().queued, run.cells.expected_s(),
+                settings=settings, region=cloud.place.region, environment=plan.environment.fingerprint,
+                limits=limits, terms=terms, spent_usd=run.ended_usd(terms),
+            )  # fmt: skip
+
         try:
             changed(run.tally, None)
+            if run.was_done:
+                return run.finish(earlier_usd=bill_of(ledger, run.grid_id).usd)
             if detach:
-                estimated(_estimate(run, settings, limits, terms))
+                estimated(tell())
                 take_over = partial(run.inherit, cloud, image)
                 return run.leave_alone(
                     hand_out(run.cells, plan, limits, ledger, observe, take_over, make_pool_of_shares)
@@ -137,7 +147,7 @@ def run_grid(
                 count, word = run.tally.running, "cell goes" if run.tally.running == 1 else "cells go"
                 observe(Note(f"{count} {word} on, on machines of an earlier command"))
             _warn_of_money(joined, limits, run.grid_id, observe)
-            estimated(_estimate(run, settings, limits, terms))
+            estimated(tell())
             try:
                 pool.run(run.cells, joined)
             finally:
@@ -156,7 +166,8 @@ def _warn_of_money(joined: Joined, limits: Limits, grid_id: str, observe: Observ
         observe(
             Note(
                 f"the machines of {grid_id} that live may cost ${most_usd:.4f} until their deadlines, more than the"
-                f" budget of ${limits.budget_usd:g}: no other is launched; cloudrun cancel {grid_id} ends them",
+                f" budget of ${limits.budget_usd:g}: they get nearer ones, and no other is launched; cloudrun cancel"
+                f" {grid_id} ends them",
                 "warning",
             )
         )
@@ -193,6 +204,7 @@ class GridRun:
                 only=only,
             )
         self.grid_id = record.grid_id
+        self.was_done = record.state is GridState.DONE  # by an earlier command: there is nothing to do
         if former is not None:  # begun anew before it was over: nobody needs its machines any more
             why = f"it was begun anew as {record.grid_id}"
             ledger.end_grid(former.grid_id, GridState.CANCELLED, why)
@@ -229,6 +241,8 @@ class GridRun:
 
     def check(self) -> None:
         """Raises Cancelled where somebody has cancelled the grid, LedgerError where another client has taken it."""
+        if self.was_done:
+            return
         self._ledger.guard_grid(self.grid_id, self._client_id)
         if self._ledger.grid(self.grid_id).state is GridState.CANCELLED:
             raise Cancelled(f"{self.grid_id} was cancelled", next_step=f"cloudrun results --grid {self.grid_id}")
@@ -240,7 +254,13 @@ class GridRun:
             grid = self._ledger.grid(self.grid_id)
             if grid.client_id != self._client_id or grid.state is not GridState.OPEN:
                 return
-            error.add_note(f"{self._how_far()}; the same command goes on with {self.grid_id}")
+            counts = self._ledger.counts(self.grid_id)
+            if counts[RunState.QUEUED] == self.tally.cells:
+                error.add_note("no cell was begun")
+                stopped(error, BEGIN_AGAIN)
+            else:
+                error.add_note(self._how_far(counts))
+                stopped(error, f"the same command goes on with {self.grid_id}; cloudrun show {self.grid_id}")
             left = [
                 unit for unit in units_of(self._ledger, self.grid_id) if not unit.client_id and unit.on_exit == "keep"
             ]
@@ -250,11 +270,10 @@ class GridRun:
                     f"{names}: detached, and going on with what they have; cloudrun attach {self.grid_id} comes back to"
                     f" them, cloudrun cancel {self.grid_id} ends them"
                 )
-            self._ledger.end_grid(self.grid_id, GridState.STOPPED, str(error) or "the user interrupted it")
+            self._ledger.end_grid(self.grid_id, GridState.STOPPED, in_words(error))
         self.let_go()
 
-    def _how_far(self) -> str:
-        counts = self._ledger.counts(self.grid_id)
+    def _how_far(self, counts: Mapping[RunState, int]) -> str:
         others = {"failed": failed_of(counts), "cancelled while they ran": counts[RunState.CANCELLED]}
         words = [f"{counts[RunState.SUCCEEDED]} of {self.tally.cells} cells have succeeded"]
         return ", ".join([*words, *(f"{count} {word}" for word, count in others.items() if count)])
@@ -275,7 +294,8 @@ class GridRun:
     def finish(self, why_not: str = "", used: Iterable[str] = (), earlier_usd: float = 0.0) -> Finished:
         """Write down its end. `why_not`: what the pool says of cells that are left; `used`: the units it had."""
         why = self.cells.stopped() or ("" if self.is_done else why_not)
-        self._ledger.end_grid(self.grid_id, GridState.DONE if self.is_done else GridState.STOPPED, why)
+        if not self.was_done:
+            self._ledger.end_grid(self.grid_id, GridState.DONE if self.is_done else GridState.STOPPED, why)
         self.let_go()
         bill = bill_of(self._ledger, self.grid_id, used)
         return Finished(self._ledger.grid(self.grid_id), self.tally, bill, why, self.cells.failures, earlier_usd)
@@ -357,7 +377,7 @@ def limits_of(wishes: Wishes, settings: Settings, terms: Callable[[str], Terms])
         max_units=wishes.max_units or wishes.units,
         slots=first.slots,
         usd_per_hour=first.usd_per_hour,
-        boot_s=BOOT_S[settings.provider],
+        boot_s=UNSEEN[settings.provider].boot_s,
         deadline_s=settings.deadline_s,
         min_units=0 if wishes.max_units else wishes.units,
         budget_usd=wishes.budget_usd,
@@ -370,19 +390,3 @@ def on_its_share(plan: Prepared, wishes: Wishes, terms: Callable[[str], Terms]) 
     types = (plan.settings.instance_type, *plan.settings.fallback_types)
     is_shared = any(terms(name).slots > 1 for name in types)
     return replace(plan, threads=wishes.cpus) if is_shared or wishes.cpus > 1 else plan
-
-
-def _estimate(run: GridRun, settings: Settings, limits: Limits, terms: Callable[[str], Terms]) -> Estimate:
-    backlog = run.cells.backlog()
-    return estimate(
-        backlog.queued,
-        backlog.expected_s,
-        units=limits.max_units,
-        slots=limits.slots,
-        usd_per_hour=limits.usd_per_hour,
-        boot_s=limits.boot_s,
-        deadline_s=limits.deadline_s,
-        budget_usd=limits.budget_usd,
-        dearest_usd_per_hour=max((terms(name).usd_per_hour for name in settings.fallback_types), default=0.0),
-        spent_usd=run.ended_usd(terms),
-    )

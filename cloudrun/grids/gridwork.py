@@ -128,7 +128,7 @@ class GridWork:
         tally, failures = self.grid.tally, self.grid.cells.failures
         if tally.failed < tally.cells or not failures.first_run:
             return None
-        why, next_step = failures.all_of(tally.cells), f"cloudrun show {failures.first_run} --log"
+        why, next_step = failures.in_words(tally.cells), f"cloudrun show {failures.first_run} --log"
         if self._keep_going:
             self._observe(Note(f"{self.grid.grid_id}: {why}; {next_step}", "warning"))
             return None

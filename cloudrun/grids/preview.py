@@ -9,10 +9,11 @@ from cloudrun.core.events import Observer
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import GridState
 from cloudrun.grids.cells import ON_UNITS
+from cloudrun.grids.estimating import estimate_of
 from cloudrun.grids.grid import Wishes, check_money, check_wishes, limits_of, on_its_share, terms_of
 from cloudrun.grids.rows import batches, identity_of
 from cloudrun.ledger import Ledger
-from cloudrun.plan.estimate import Estimate, estimate
+from cloudrun.plan.estimate import Estimate
 from cloudrun.plan.expecting import Expectation
 from cloudrun.plan.grid import Grid
 from cloudrun.runs import datasets, dispatch
@@ -24,14 +25,14 @@ from cloudrun.runs.preview import document as run_document
 @dataclass(frozen=True)
 class GridPreview:
     """`succeeded` are taken from the ledger, `under_way` are on machines of the grid `grid_id` ("": none) that would be
-    gone on with; `estimate` is of those that are left."""
+    gone on with; `estimate` is of those that are left, None where AWS could not be asked."""
 
     seen: Preview
     cells: int
     succeeded: int
     under_way: int
     grid_id: str
-    estimate: Estimate
+    estimate: Estimate | None
     budget_usd: float | None
 
     @property
@@ -46,6 +47,9 @@ def preview_grid(
     check_wishes(wishes)
     first = replace(job, params=next(grid.cells()))
     seen, cloud = preview(first, settings, ledger=ledger, observe=observe, whole=False)
+    if cloud is None:
+        succeeded, _ = _counted(seen.plan, grid, ledger, again=wishes.again)
+        return GridPreview(seen, grid.size, succeeded, 0, "", None, wishes.budget_usd)
     terms = terms_of(wishes, settings, cloud.place.region)
     limits = limits_of(wishes, settings, terms)
     check_money(limits)
@@ -63,22 +67,22 @@ def preview_grid(
         under_way=sum(counts.get(state, 0) for state in ON_UNITS),
         grid_id=former.grid_id if former is not None else "",
         budget_usd=wishes.budget_usd,
-        estimate=estimate(
+        estimate=estimate_of(
+            ledger,
             left,
             expected_s,
-            units=limits.max_units,
-            slots=limits.slots,
-            usd_per_hour=limits.usd_per_hour,
-            boot_s=limits.boot_s,
-            deadline_s=limits.deadline_s,
-            budget_usd=limits.budget_usd,
-            dearest_usd_per_hour=max((terms(name).usd_per_hour for name in settings.fallback_types), default=0.0),
+            settings=settings,
+            region=cloud.place.region,
+            environment=plan.environment.fingerprint,
+            limits=limits,
+            terms=terms,
         ),
     )
 
 
-def _counted(plan: Prepared, grid: Grid, ledger: Ledger, *, again: bool) -> tuple[int, float | None]:
-    """How many cells have succeeded, and the mean seconds that the others are expected to take (None: nobody knows)."""
+def _counted(plan: Prepared, grid: Grid, ledger: Ledger, *, again: bool) -> tuple[int, list[float] | None]:
+    """How many cells have succeeded, and how long each of the others is expected to take, the longest first (None:
+    nobody knows)."""
     data_digest = datasets.digest(plan.data)
     expectation = Expectation(ledger.timed(plan.shipment.script))
     succeeded = 0
@@ -91,7 +95,7 @@ def _counted(plan: Prepared, grid: Grid, ledger: Ledger, *, again: bool) -> tupl
                 succeeded += 1
             elif (seconds := expectation.seconds(params)) is not None:
                 expected.append(seconds)
-    return succeeded, sum(expected) / len(expected) if expected else None
+    return succeeded, sorted(expected, reverse=True) or None
 
 
 def document(seen: GridPreview) -> dict[str, Any]:
@@ -105,11 +109,11 @@ def document(seen: GridPreview) -> dict[str, Any]:
             "succeeded": seen.succeeded,
             "under_way": seen.under_way,
             "left": seen.left,
-            "units": told.units,
-            "slots": told.slots,
-            "expected_s": told.seconds,
-            "expected_usd": told.usd,
-            "most_usd": told.most_usd if told.usd_per_hour else None,
+            "units": told.units if told else None,
+            "slots": told.slots if told else None,
+            "expected_s": told.seconds if told else None,
+            "expected_usd": told.usd if told else None,
+            "most_usd": told.most_usd if told and told.usd_per_hour else None,
             "budget_usd": seen.budget_usd,
         },
     }

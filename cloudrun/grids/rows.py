@@ -35,8 +35,8 @@ def begin(
     budget_usd: float | None,
     only: str | None,
 ) -> tuple[GridRecord, GridRecord | None]:
-    """The grid of this very command that is not over, else a new one; and with `again` the one that it takes the place
-    of. Where that was begun with `again` itself, it is gone on with.
+    """The grid of this very command that is not over, or that has all of its cells; else a new one, and with `again`
+    the one that it takes the place of. Where that was begun with `again` itself, it is gone on with.
 
     Raises UsageError where another process has it, and where it is another one than `only`.
     """
@@ -62,6 +62,8 @@ def begin(
                 wishes={**wishes, "again": was_again},
             )
             return ledger.grid(former.grid_id), None
+    elif former is not None and not again and _has_all(former, ledger):
+        return former, None
     else:
         former = None
     goods = plan.shipment
@@ -86,6 +88,11 @@ def begin(
     )
     ledger.begin_grid(record)
     return record, former
+
+
+def _has_all(record: GridRecord, ledger: Ledger) -> bool:
+    """Whether it is done, and nothing of it was removed since."""
+    return record.state is GridState.DONE and ledger.counts(record.grid_id)[RunState.SUCCEEDED] == record.cells
 
 
 def is_again(record: GridRecord) -> bool:
@@ -127,20 +134,22 @@ def fill(record: GridRecord, plan: Prepared, grid: Grid, ledger: Ledger, *, agai
     taken = 0
     for batch in batches(enumerate(grid.cells())):
         keys = {number: dispatch.key_of(plan, params, data_digest) for number, params in batch}
-        there = {cell.number: cell for cell in ledger.cells(record.grid_id, after=batch[0][0] - 1, limit=len(batch))}
-        known = {} if again else ledger.succeeded_by_cell(keys.values())
-        added: list[tuple[int, RunRecord | str]] = []
-        for number, params in batch:
-            cell = there.get(number)
-            if cell is not None and (cell.state is RunState.SUCCEEDED or not is_terminal(cell.state)):
-                taken += cell.state is RunState.SUCCEEDED
-            elif run_id := known.get(keys[number]):
-                added.append((number, run_id))
-                taken += 1
-            else:
-                added.append((number, replace(template, run_id=new_id("r"), params=params, cell_key=keys[number])))
-        if added:
-            ledger.add_cells(record.grid_id, added)
+        with ledger.together():  # what is taken from another grid is this one's, too, before that can be removed
+            before = ledger.cells(record.grid_id, after=batch[0][0] - 1, limit=len(batch))
+            there = {cell.number: cell for cell in before}
+            known = {} if again else ledger.succeeded_by_cell(keys.values())
+            added: list[tuple[int, RunRecord | str]] = []
+            for number, params in batch:
+                cell = there.get(number)
+                if cell is not None and (cell.state is RunState.SUCCEEDED or not is_terminal(cell.state)):
+                    taken += cell.state is RunState.SUCCEEDED
+                elif run_id := known.get(keys[number]):
+                    added.append((number, run_id))
+                    taken += 1
+                else:
+                    added.append((number, replace(template, run_id=new_id("r"), params=params, cell_key=keys[number])))
+            if added:
+                ledger.add_cells(record.grid_id, added)
     return taken
 
 

@@ -53,6 +53,12 @@ class Turns:
             return None
         return self._ready[0].expected_s if self._ready else self._order[0][0] if self._order else None
 
+    def each_s(self) -> list[float] | None:
+        """What each that waits takes, those first whose turn is next; None where nobody knows."""
+        if self._expectation.mean_s is None:
+            return None
+        return [cell.expected_s or 0.0 for cell in self._ready] + [seconds for seconds, _ in self._order]
+
     def refresh(self) -> None:
         """Count anew what waits: something was queued by others."""
         self._ready.clear()

@@ -28,6 +28,7 @@ GROUP_LOOK_S = 0.05  # how soon one that waits for others notices that they have
 
 _turn = threading.RLock()
 _moved = threading.Condition(_turn)  # whoever waited for the turn has had it
+_databases: weakref.WeakSet[Database] = weakref.WeakSet()
 _open: set[Database] = set()  # those with a group
 _blocks = 0  # that whoever has the turn is in, of any database
 
@@ -40,7 +41,13 @@ def _before_fork() -> None:
             database.commit()
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_turn.release, after_in_child=_turn.release)
+def _after_fork() -> None:
+    for database in list(_databases):
+        database.forked()
+    _turn.release()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_turn.release, after_in_child=_after_fork)
 
 # SQLite forbids a child to use its parent's connections, and that includes closing them: they are kept, unused.
 _inherited: list[sqlite3.Connection] = []
@@ -50,9 +57,17 @@ class _Group:
     """Transactions of several threads that are one of SQLite's. `error`: why none of it is on the disk."""
 
     def __init__(self) -> None:
+        self.pid = os.getpid()
         self.members = 0
+        self.half_written = False  # by a block that goes on, or that an interrupt has kept from taking its part back
+        self.committing = False  # the disk was asked; what came of it is not asked for twice
         self.over = False
         self.error: sqlite3.Error | None = None
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether this is a child that was forked in one of its blocks, which it is to leave alone."""
+        return self.pid != os.getpid()
 
 
 class Database:
@@ -68,6 +83,8 @@ class Database:
         self._group: _Group | None = None  # what is written and not committed
         self._inside = False  # whoever has the turn is in a block
         self._waiting: set[int] = set()  # threads that are about to write
+        self._forked_inside = False
+        _databases.add(self)
 
     @property
     def is_inside(self) -> bool:
@@ -83,6 +100,7 @@ class Database:
                 yield connection
                 return
             self.commit()
+            self._commit_others()
             with atomic(connection, "BEGIN"), self._block():
                 yield connection
 
@@ -119,12 +137,18 @@ class Database:
                 self._closer()
             self._connection = None
 
+    def forked(self) -> None:
+        """In the child. Its SQLite takes the locks of its parent's transaction for its own, and keeps them for ever."""
+        self._forked_inside = self._forked_inside or self._inside
+
     # -- a group, by whoever has the turn
 
     def _joined(self, connection: sqlite3.Connection) -> _Group:
-        if self._group is not None and self._group.members >= GROUP_MOST:
+        group = self._group
+        if group is not None and (group.members >= GROUP_MOST or group.error or not self._is_open(group, connection)):
             self.commit()
         if self._group is None:
+            self._commit_others()
             if connection.in_transaction:  # an interrupt came between this and the next line, once
                 connection.execute("ROLLBACK")
             connection.execute("BEGIN IMMEDIATE")
@@ -132,25 +156,52 @@ class Database:
             _open.add(self)
         return self._group
 
+    def _commit_others(self) -> None:
+        """Of the same file, by other objects of this process: who waits for their lock would wait with the turn in his
+        hand, which they need to commit."""
+        for other in list(_open):
+            if other is not self and other.path == self.path and not other.is_inside:
+                other.commit()
+
+    @staticmethod
+    def _is_open(group: _Group, connection: sqlite3.Connection) -> bool:
+        """Whether all is in the transaction that its members have written, and nothing else."""
+        return connection.in_transaction and not (group.committing or group.half_written)
+
     @contextmanager
     def _member(self, connection: sqlite3.Connection, group: _Group) -> Iterator[None]:
         """What fails takes back its own part only. Where that is all there is, or SQLite has taken back the whole
         transaction (a full disk), the group is over."""
+        is_first = not group.members
+        group.half_written = True
+        if not is_first:
+            connection.execute("SAVEPOINT part")
         try:
-            with _nested(connection) if group.members else nullcontext():
-                yield
-            group.members += 1
+            yield
+            if group.is_inherited:
+                return
             if not connection.in_transaction:  # the block has caught the error with which SQLite took it all back
-                self._end(group, sqlite3.OperationalError("the transaction was taken back"))
+                raise sqlite3.OperationalError("the transaction was taken back")
         except BaseException as failure:
-            if not group.members or not connection.in_transaction:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                self._end(group, failure)
+            if group.is_inherited:
+                raise
+            if is_first or not connection.in_transaction:
+                group.error = failure if isinstance(failure, sqlite3.Error) else sqlite3.OperationalError("interrupted")
+                self.commit()
+            else:
+                connection.execute("ROLLBACK TO part")
+                connection.execute("RELEASE part")
+                group.half_written = False
             raise
+        if not is_first:
+            connection.execute("RELEASE part")
+        group.members += 1
+        group.half_written = False
 
     def _settle(self, group: _Group) -> None:
         """Let those in who wait to write, then see to it that the group is committed: by whoever gets to it first."""
+        if group.is_inherited:
+            return
         with _turn:
             _moved.notify_all()
             try:
@@ -165,29 +216,31 @@ class Database:
                     self.commit()
 
     def commit(self) -> None:
-        """For whoever has the turn: what others have written so far is on the disk, or they hear why not."""
+        """For whoever has the turn: what others have written so far is on the disk, or they hear why not.
+
+        An interrupt may come between any two of these steps, and whoever comes next goes on with them: what is on the
+        disk is there for all members, also where the one who has put it there did not come to say so.
+        """
         group, connection = self._group, self._connection
-        if group is None or connection is None:
+        if group is None or connection is None or group.is_inherited:
             return
-        error: BaseException | None = None
         try:
-            connection.execute("COMMIT")
+            if self._is_open(group, connection) and group.error is None:
+                group.committing = True
+                connection.execute("COMMIT")
+            elif not group.committing:
+                group.error = group.error or sqlite3.OperationalError("interrupted")
         except sqlite3.Error as failure:
-            error = failure
+            group.error = failure
         finally:
             if connection.in_transaction:  # the commit did not get through
-                error = error or sqlite3.OperationalError("interrupted")
+                group.error = group.error or sqlite3.OperationalError("interrupted")
                 with suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
-            self._end(group, error)
-
-    def _end(self, group: _Group, error: BaseException | None) -> None:
-        if error is not None:
-            group.error = error if isinstance(error, sqlite3.Error) else sqlite3.OperationalError("interrupted")
-        group.over = True
-        self._group = None
-        _open.discard(self)
-        _moved.notify_all()
+            group.over = True
+            self._group = None
+            _open.discard(self)
+            _moved.notify_all()
 
     @contextmanager
     def _block(self) -> Iterator[None]:
@@ -203,6 +256,11 @@ class Database:
     def _opened(self) -> sqlite3.Connection:
         if self._connection is not None and self._pid == os.getpid():
             return self._connection
+        if self._forked_inside:
+            raise LedgerError(
+                f"the ledger {self.path}: this process was forked in the middle of a transaction",
+                next_step="fork before the block, or after it",
+            )
         if self._pid != os.getpid():  # what threads of the parent were doing is the parent's
             self._group, self._inside, self._waiting = None, False, set()
         self._before()
@@ -249,8 +307,9 @@ def connect(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def atomic(connection: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
-    """All of the block or nothing; inside another such block, a part of that one."""
-    inside_another = connection.in_transaction
+    """All of the block or nothing; inside another such block, a part of that one. A child that was forked in it leaves
+    it to its parent."""
+    inside_another, pid = connection.in_transaction, os.getpid()
     if inside_another:
         with _nested(connection) if begin == "BEGIN IMMEDIATE" else nullcontext():
             yield
@@ -258,20 +317,23 @@ def atomic(connection: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE") -> It
     connection.execute(begin)
     try:
         yield
-        connection.execute("COMMIT")
+        if pid == os.getpid():
+            connection.execute("COMMIT")
     finally:
-        if connection.in_transaction:  # the block, or the commit, did not get through
+        if pid == os.getpid() and connection.in_transaction:  # the block, or the commit, did not get through
             connection.execute("ROLLBACK")
 
 
 @contextmanager
 def _nested(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("SAVEPOINT nested")
+    pid = os.getpid()
     try:
         yield
-        connection.execute("RELEASE nested")
+        if pid == os.getpid():
+            connection.execute("RELEASE nested")
     except BaseException:
-        if connection.in_transaction:  # a full disk takes the whole transaction back by itself
+        if pid == os.getpid() and connection.in_transaction:  # a full disk takes the whole transaction back by itself
             connection.execute("ROLLBACK TO nested")
             connection.execute("RELEASE nested")
         raise

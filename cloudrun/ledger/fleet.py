@@ -6,9 +6,10 @@ import sqlite3
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from cloudrun.core.clock import utc_text
+from cloudrun.core.clock import utc_text, utc_time
 from cloudrun.core.errors import LedgerError, NotFound
-from cloudrun.core.records import ClientRecord, LaunchRecord, OnExit, UnitRecord
+from cloudrun.core.near import did_you_mean, instead
+from cloudrun.core.records import ClientRecord, LaunchRecord, MachineTimes, OnExit, UnitRecord
 from cloudrun.core.states import LAUNCH, UNIT, EndReason, LaunchState, UnitState
 from cloudrun.ledger.database import Database
 from cloudrun.ledger.rows import (
@@ -23,6 +24,7 @@ from cloudrun.ledger.rows import (
     unit_record,
 )
 
+FIRST_RUNS = 16  # of a machine: one of those that began at once has waited for the environment, and counted that
 UNSETTLED = (LaunchState.INTENDED, LaunchState.REQUESTED, LaunchState.UNRESOLVED)
 _UNITS = "SELECT units.*, provider, region, generation, ledger_id, ssh_jump FROM units JOIN launches USING (launch_id)"
 
@@ -165,6 +167,17 @@ class Fleet:
             )
             return [unit_record(row) for row in rows]
 
+    def machine_times(self, provider: str, region: str, limit: int = 20) -> list[MachineTimes]:
+        """Of the newest machines there that have worked and are over."""
+        with self._database.reading() as connection:
+            units = connection.execute(
+                """SELECT instance_id, units.created_at, ended_at FROM units JOIN launches USING (launch_id)
+                WHERE provider = ? AND region = ? AND ended_at IS NOT NULL ORDER BY units.rowid DESC LIMIT ?""",
+                (provider, region, limit),
+            ).fetchall()
+            found = [_times(connection, unit) for unit in units]
+        return [times for times in found if times is not None]
+
     # -- clients
 
     def register_client(self, client: ClientRecord) -> None:
@@ -215,8 +228,36 @@ def _launch(connection: sqlite3.Connection, launch_id: str) -> LaunchRecord:
     return launch_record(row)
 
 
+def _times(connection: sqlite3.Connection, unit: sqlite3.Row) -> MachineTimes | None:
+    """None where it has not worked."""
+    first = connection.execute(
+        """SELECT started_at, environment_digest, json_extract(timings, '$.provision_s')
+        FROM attempts JOIN runs USING (run_id) WHERE attempts.instance_id = ? ORDER BY started_at LIMIT ?""",
+        (unit["instance_id"], FIRST_RUNS),
+    ).fetchall()
+    (done,) = connection.execute(
+        "SELECT max(ended_at) FROM attempts WHERE instance_id = ?", [unit["instance_id"]]
+    ).fetchone()
+    if not first or done is None:
+        return None
+    began, environment = first[0][0], first[0][1]
+    created, began, done, ended = map(utc_time, (unit["created_at"], began, done, unit["ended_at"]))
+    return MachineTimes(
+        max(0.0, (began - created).total_seconds()),
+        max(row[2] or 0.0 for row in first),
+        max(0.0, (ended - done).total_seconds()),
+        environment,
+    )
+
+
 def _unit(connection: sqlite3.Connection, instance_id: str) -> UnitRecord:
     row = connection.execute(f"{_UNITS} WHERE instance_id = ?", [instance_id]).fetchone()
     if row is None:
-        raise NotFound(f"no unit {instance_id} in the ledger", next_step="`cloudrun units` lists what there is")
+        rows = connection.execute("SELECT instance_id FROM units ORDER BY instance_id DESC LIMIT 1000")
+        known = [str(each[0]) for each in rows]
+        raise NotFound(
+            f"no unit {instance_id} in the ledger{did_you_mean(instance_id, known)}",
+            next_step="`cloudrun units` lists what there is",
+            instead=instead(instance_id, known),
+        )
     return unit_record(row)

@@ -10,12 +10,12 @@ from typing import Any
 
 from cloudrun.core.clock import utc_text
 from cloudrun.core.errors import LedgerError, NotFound
-from cloudrun.core.near import did_you_mean
 from cloudrun.core.records import CellRecord, GridRecord, RunRecord
 from cloudrun.core.states import GRID, GridState, RunState
 from cloudrun.ledger import successes
 from cloudrun.ledger.database import Database
 from cloudrun.ledger.history import ITS_OWN
+from cloudrun.ledger.missing import GRID_IDS, no_such
 from cloudrun.ledger.rows import (
     as_json,
     cell_record,
@@ -30,7 +30,6 @@ from cloudrun.ledger.rows import (
     text,
 )
 
-GRID_IDS = ("g-",)  # what their ids begin with
 _REPLACED = (RunState.FAILED, RunState.CANCELLED, RunState.LOST)  # such a cell may be tried again, as another run
 
 
@@ -57,13 +56,7 @@ class Grids:
         with self._database.reading() as connection:
             grid_id = find_id(connection, "grids", "grid_id", GRID_IDS, reference)
             if grid_id is None:
-                rows = connection.execute(
-                    "SELECT name, grid_id FROM grids ORDER BY created_at DESC LIMIT 1000"
-                ).fetchall()
-                known = dict.fromkeys(word for row in rows for word in row)
-                raise NotFound(
-                    f"no grid {reference!r} in the ledger{did_you_mean(reference, known)}", next_step="cloudrun results"
-                )
+                raise no_such(connection, "grid", reference)
             return _grid(connection, grid_id)
 
     def grids(self, *, limit: int | None = None, states: Sequence[GridState] = tuple(GridState)) -> list[GridRecord]:

@@ -7,13 +7,13 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
-from cloudrun.core.errors import LedgerError, NotFound
-from cloudrun.core.near import nearest
+from cloudrun.core.errors import LedgerError
 from cloudrun.core.records import Artifact, AttemptRecord, Passport, RunRecord, Timings, Usage
 from cloudrun.core.states import EndReason, RunState, is_terminal
 from cloudrun.ledger import steps
 from cloudrun.ledger.artifacts import ArtifactStore
 from cloudrun.ledger.database import Database
+from cloudrun.ledger.missing import RUN_IDS, no_such
 from cloudrun.ledger.rows import (
     as_json,
     attempt_record,
@@ -27,7 +27,6 @@ from cloudrun.ledger.rows import (
 from cloudrun.ledger.run import Run
 from cloudrun.ledger.steps import Claim, End, Move
 
-RUN_IDS = ("r-", "run-")  # what their ids begin with
 ITS_OWN = ("ship_s", "run_s", "pull_s")  # what a run takes on a machine that is there
 UNFINISHED = tuple(state for state in RunState if not is_terminal(state))
 
@@ -177,7 +176,7 @@ class History:
         with self._database.reading() as connection:
             run_id = find_id(connection, "runs", "run_id", RUN_IDS, reference)
             if run_id is None:
-                raise _no_such_run(connection, reference)
+                raise no_such(connection, "run", reference)
             return run_records(connection, [run_id])[0]
 
     def knows_environment(self, fingerprint: str) -> bool:
@@ -188,6 +187,16 @@ class History:
                 (fingerprint, str(RunState.SUCCEEDED)),
             ).fetchone()
         return row is not None
+
+    def makers(self, digests: Iterable[str]) -> dict[str, str]:
+        """Of those digests the ones of outputs, each with the first run that made it."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                """SELECT sha256, min(run_id) AS run_id FROM artifacts
+                WHERE sha256 IN (SELECT value FROM json_each(?)) AND kind = 'output' GROUP BY sha256""",
+                [as_json(list(digests))],
+            )
+            return {row["sha256"]: row["run_id"] for row in rows}
 
     def get(self, reference: str) -> Run:
         """As `run`, with ways to its model, files and logs."""
@@ -275,11 +284,3 @@ class History:
 def _attempts(connection: sqlite3.Connection, run_id: str) -> list[AttemptRecord]:
     rows = connection.execute("SELECT * FROM attempts WHERE run_id = ? ORDER BY number", [run_id])
     return [attempt_record(row) for row in rows]
-
-
-def _no_such_run(connection: sqlite3.Connection, reference: str) -> NotFound:
-    newest = connection.execute("SELECT run_id, name FROM runs ORDER BY created_at DESC LIMIT 1000").fetchall()
-    known = dict.fromkeys(word for row in newest for word in (row["name"], row["run_id"]))
-    near = nearest(reference, known, 3)
-    hint = f"; near: {', '.join(near)}" if near else ""
-    return NotFound(f"no run {reference!r} in the ledger{hint}", next_step="`cloudrun results` lists what there is")

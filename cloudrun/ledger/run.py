@@ -147,7 +147,8 @@ class Run(RunRecord):
         by_name = {path.rpartition("/")[2]: path for path in paths}  # who types a file's name may mistype that
         near = nearest(name, paths, 3) or [by_name[each] for each in nearest(name, by_name, 3)]
         hint = f"; near: {', '.join(near)}" if near else ""
-        return NotFound(f"run {self.run_id} has no artifact {name!r}{hint}", next_step=self._look())
+        instead = (name, near[0]) if near else None
+        return NotFound(f"run {self.run_id} has no artifact {name!r}{hint}", next_step=self._look(), instead=instead)
 
     def _look(self) -> str:
         return f"`cloudrun show {self.run_id}` lists what it has"

@@ -3,7 +3,7 @@
 A unit powers itself off at its deadline even if nobody is there to end it, so its deadline is what bounds its cost. It
 is counted from the moment it was asked for (EC2 bills from a little later, when it runs) until `POWER_OFF_S` after its
 deadline, at `usd_per_hour`, which should be all that it costs an hour: the instance and its volume. It is counted for
-`LEAST_S` at least, since one that boots only after its deadline gives its owner a grace. At every moment
+`LEAST_S` at least, since one that boots only after its deadline has to come up before it can go. At every moment
 
     what ended units cost + that of each unit that has not ended <= budget
 
@@ -18,11 +18,9 @@ import math
 from collections.abc import Iterable
 from typing import Protocol
 
-from cloudrun.plan.userdata import OVERDUE_GRACE_S
-
 BILLED_S = 60.0  # an instance costs at least that much ("per second, with a minimum of 60 seconds", EC2 pricing)
 POWER_OFF_S = 60.0  # from the deadline until EC2 bills no more
-LEAST_S = OVERDUE_GRACE_S + POWER_OFF_S
+LEAST_S = BILLED_S + POWER_OFF_S
 STEP_S = 60.0  # a deadline that moves by less is not worth a call
 
 
@@ -107,6 +105,29 @@ def extensions(
             free_usd -= (deadline - unit.deadline) * per_second
             moved.append((unit.unit_id, deadline))
     return tuple(moved)
+
+
+def reductions(
+    now: float, units: Iterable[Leased], over_usd: float, *, least_s: float
+) -> tuple[tuple[str, float], ...]:
+    """(unit, nearer deadline), so that all together cost `over_usd` less at worst, as far as that goes: those that may
+    live longest give up time, down to the same moment for all of them, which is `least_s` from now or later; each that
+    does gives up `STEP_S`, if it has that.
+    """
+    if over_usd <= 0:
+        return ()
+    soonest = now + least_s
+    longest = sorted((unit for unit in units if unit.deadline > soonest), key=lambda unit: -unit.deadline)
+    cap, usd_per_s = math.inf, 0.0
+    for unit, following in zip(longest, [*(unit.deadline for unit in longest[1:]), soonest], strict=False):
+        usd_per_s += unit.usd_per_hour / 3600
+        cap = following
+        if usd_per_s * (unit.deadline - following) >= over_usd:
+            cap = unit.deadline - over_usd / usd_per_s
+            break
+        over_usd -= usd_per_s * (unit.deadline - following)
+    moved = [(unit, max(soonest, min(cap, unit.deadline - STEP_S))) for unit in longest if unit.deadline > cap]
+    return tuple((unit.unit_id, _whole(deadline)) for unit, deadline in moved)
 
 
 def _whole(moment: float) -> float:

@@ -65,17 +65,26 @@ def _figure(status: JobStatus) -> str:
     return ""
 
 
-def _words(error: BaseException) -> str:
+def in_words(error: BaseException) -> str:
+    """What put an end to something, for people."""
     if isinstance(error, KeyboardInterrupt):
-        return "the user interrupted it"
+        return "interrupted by Ctrl-C"
     if isinstance(error, SystemExit):
-        return "the process that waited for it was told to end"
+        number = error.code - 128 if isinstance(error.code, int) else 0
+        name = next((known.name for known in signal.Signals if known.value == number), "")
+        return f"ended by {name}" if name else "the process that waited for it was told to end"
     return str(error) or type(error).__name__
 
 
-def interruption(error: BaseException, *, started: bool) -> Ending:
-    """For an attempt that `error` put an end to."""
-    detail = _words(error)
+def interruption(
+    error: BaseException, *, started: bool, cause: BaseException | None = None, ran_s: float = 0.0, again: str = ""
+) -> Ending:
+    """For an attempt that `error` put an end to. `cause`: of which that one is the consequence; `ran_s`: how long the
+    job has run (0: it has not); `again`: what to do where the user has stopped it, and may want it all the same."""
+    cause = cause or error
+    detail = in_words(cause) + (f" after {duration_text(ran_s)}" if ran_s else "")
+    if again and not isinstance(cause, Exception):
+        detail += f"; {again}"
     if isinstance(error, DeadlineReached):
         return Ending(RunState.FAILED, EndReason.DEADLINE, detail)
     if isinstance(error, ProvisionError):
@@ -83,7 +92,7 @@ def interruption(error: BaseException, *, started: bool) -> Ending:
     if isinstance(error, Interrupted):
         return Ending(RunState.LOST, EndReason.INTERRUPTED, detail)
     if isinstance(error, ConnectionLost):
-        return Ending(RunState.LOST, EndReason.UNIT_LOST, detail)
+        return Ending(RunState.LOST, EndReason.UNIT_LOST if started else EndReason.SHIP_FAILED, detail)
     if isinstance(error, Cancelled) or not isinstance(error, Exception):
         return Ending(RunState.CANCELLED, EndReason.CANCELLED, detail)
     return Ending(RunState.FAILED, EndReason.PULL_FAILED if started else EndReason.SHIP_FAILED, detail)

@@ -20,7 +20,7 @@ Operator = Literal["=", "!=", "<", "<=", ">", ">="]
 
 FIELDS = (
     *("run_id", "name", "script", "state", "end_reason", "exit_code", "detail", "attempts", "grid_id"),
-    *("instance_id", "instance_type", "created_at", "ended_at", "cost_usd"),
+    *("instance_id", "instance_type", "code_digest", "created_at", "ended_at", "cost_usd"),
 )
 TIMINGS = tuple(field.name for field in fields(Timings))
 PER_USD = "score_per_usd"

@@ -10,6 +10,7 @@ never a guessed one. Volumes, traffic and tax come on top.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
@@ -38,6 +39,16 @@ def vcpus(instance_type: str) -> int | None:
     """How many vCPUs a type of the snapshot has; None for any other type: EC2 knows."""
     found: int | None = _snapshot()["vcpus"].get(instance_type)
     return found
+
+
+def architecture(instance_type: str) -> str:
+    """ "arm64" or "x86_64", as AWS names its types: a g behind the generation is a Graviton processor ("Instance type
+    naming conventions", Amazon EC2 User Guide), and a1 was the first of them. EC2 knows; this is for where it cannot be
+    asked."""
+    family = instance_type.partition(".")[0]
+    attributes = re.fullmatch(r"[a-z]+\d+([a-z]*)(-.*)?", family)
+    is_graviton = family == "a1" or (attributes is not None and "g" in attributes[1])
+    return "arm64" if is_graviton else "x86_64"
 
 
 @cache

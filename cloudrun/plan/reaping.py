@@ -47,6 +47,8 @@ def doomed(
         return "its end was begun, and did not come"
     if unit is not None and owner == "" and unit.on_exit in ("keep", "stop"):
         return None  # its client let go of it on purpose
+    if unit is not None and unit.on_exit == "stop" and instance.state in ("stopped", "stopping"):
+        return None  # its client died over it, when it was as it should be
     return "the client that launched it is gone"
 
 

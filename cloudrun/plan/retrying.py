@@ -72,6 +72,7 @@ class Failures:
     """
 
     succeeded: bool = False
+    count: int = 0
     first_run: str = ""  # the id of the first that failed
     first_why: str = ""
     are_alike: bool = True  # all of them
@@ -82,23 +83,36 @@ class Failures:
 
     def failure(self, run_id: str, why: str) -> None:
         """A cell failed for good, by its own doing. `why`: the last line it wrote on stderr, say."""
+        self.count += 1
         if not self.signatures:
             self.first_run, self.first_why = run_id, why
         self.are_alike = self.are_alike and signature(why) == signature(self.first_why)
         if len(self.signatures) < FIRST_FAILURES:
             self.signatures.append(signature(why))
 
-    def stop(self, *, keep_going: bool = False) -> str:
-        """Why no further cell should be started; "" where they should."""
-        if keep_going or self.succeeded or len(self.signatures) < FIRST_FAILURES or len(set(self.signatures)) > 1:
-            return ""
-        return f"the first {FIRST_FAILURES} cells to end failed in the same way{self._example}"
+    def stop(self, cells: int, *, keep_going: bool = False) -> str:
+        """Why no further one of the grid's `cells` should be started; "" where they should."""
+        is_in_vain = not self.succeeded and len(self.signatures) == FIRST_FAILURES and len(set(self.signatures)) == 1
+        return self.in_words(cells) if is_in_vain and not keep_going else ""
 
-    def all_of(self, cells: int) -> str:
-        """In words, of a grid whose `cells` all failed."""
-        which = "the only cell" if cells == 1 else f"all {cells} cells"
-        how = " in the same way" if cells > 1 and self.are_alike else ", one of them with" if cells > 1 else ""
-        return f"{which} failed{how}{self._example}"
+    def wait(self, running: int, *, keep_going: bool = False) -> bool:
+        """Whether another cell should wait until one of those that run has told more: where they may be the last that
+        it takes to see that all fail. No more than two slots ever wait for that, and none after a success."""
+        if keep_going or self.succeeded or not 0 < self.count < FIRST_FAILURES or not self.are_alike:
+            return False
+        return self.count + running >= FIRST_FAILURES
+
+    def in_words(self, cells: int) -> str:
+        """What is to be said of a grid of so many cells where none has succeeded."""
+        if cells == 1:
+            return f"the only cell failed{self._example}"
+        which = f"all {cells} cells" if self.count >= cells else f"{self.count} of {cells} cells"
+        alike = "with the same error" if self.are_alike else f"the first {len(self.signatures)} with the same error"
+        if not self.are_alike and len(set(self.signatures)) > 1:
+            alike = "one of them with"
+        separator = " " if self.are_alike else ", "
+        rest = "" if self.count >= cells else ", so no other was begun"
+        return f"{which} failed{separator}{alike}{rest}{self._example}"
 
     @property
     def _example(self) -> str:

@@ -21,6 +21,8 @@ WORK_PER_BOOT = 4.0
 MARGIN = 2.0  # cells vary: time is looked after for so many times what one is expected to take
 SOON_S = 300.0  # a deadline that is so near is looked after while there is still time to send it another
 LEAD_SHARE = 0.1  # of a unit's life: what it keeps at most for saving outputs, as `agent.power` does
+LEAST_LEFT_S = 60.0  # beside what saving outputs takes: no deadline is brought nearer than this
+LEAST_USD = 1e-6  # sums of what was exactly the budget may be more than it
 UNKNOWN_S = 1200.0  # by how much a deadline is moved where nobody knows how long cells take
 # Cells that are expected to take no longer are given out before there is a slot for them: of so short a cell a decision
 # is a large part, and one that waits behind another could not begin much earlier anywhere else.
@@ -32,7 +34,7 @@ class UnitView:
     """A unit that EC2 has not said to be gone, also one of a launch whose answer is not known.
 
     `deadline`: the latest that it may hold, sent or about to be sent. `sure_until`: where nobody knows whether it took
-    that one, the earlier one that can be counted on.
+    that one, the earlier one that can be counted on; or that it shall have, where it is not known to have taken it.
 
     `busy`: cells that it works on, those on their way to it and those that wait there for a slot included; `homeward`
     those that need no slot any more, and are on their way home. `held_up`: what waits there waits for longer than was
@@ -94,7 +96,8 @@ class Decision:
     assign   (unit, so many cells more); unit ids are in `drain` only if they are not here
     ahead    (unit, so many cells more), to wait on it for a slot
     drain    units to be terminated: nothing runs on them, and nothing is going to
-    extend   (unit, new absolute deadline), to be recorded before it is sent
+    extend   (unit, new absolute deadline), to be recorded before it is sent; a nearer one where what was granted once
+             is more than the budget, which a later command may have made smaller
     ended    nothing runs and nothing ever will: the caller may stop; cells that are left are `queued` still
     why      one sentence about what is not being done, for people; "" where all is as it should be
     """
@@ -134,8 +137,10 @@ def decide(
     if limits.budget_usd is not None:
         free_usd = limits.budget_usd - budget.worst_usd(now, units, spent_usd)
         busy = [unit for unit in units if unit.busy or unit.homeward or (queued and unit.state == "ready")]
-        extend = _extensions(now, backlog, queued, busy, limits, free_usd)
-        free_usd -= _price_of(extend, busy)
+        extend = _reductions(now, units, limits, spent_usd)
+        if not extend:
+            extend = _extensions(now, backlog, queued, busy, limits, free_usd)
+            free_usd -= _price_of(extend, busy)
 
     next_s = _next_s(backlog, limits)
     lasting = _lasting(now, next_s, ready, dict(extend), limits)
@@ -319,6 +324,19 @@ def _extensions(
     return budget.extensions(
         now, working, free_usd, need_until=now + need_s, deadline_s=limits.deadline_s, soon_s=soon_s
     )
+
+
+def _reductions(
+    now: float, units: Sequence[UnitView], limits: Limits, spent_usd: float
+) -> tuple[tuple[str, float], ...]:
+    """Nearer deadlines for units that work or may, where all could cost more than the budget. One that was sent such a
+    deadline is not sent another, be it that it does not take it."""
+    granted = [unit if unit.sure_until is None else replace(unit, deadline=unit.sure_until) for unit in units]
+    over_usd = budget.worst_usd(now, granted, spent_usd) - (limits.budget_usd or 0.0)
+    if over_usd <= LEAST_USD:
+        return ()
+    ready = [unit for unit in granted if unit.state == "ready"]
+    return budget.reductions(now, ready, over_usd, least_s=limits.lead_s + LEAST_LEFT_S)
 
 
 def _price_of(extend: Iterable[tuple[str, float]], units: Iterable[UnitView]) -> float:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import shlex
 from datetime import UTC, datetime
 
 MAX_BYTES = 16 * 1024  # what EC2 takes, before base64
-OVERDUE_GRACE_S = 300
 TIMER = "cloudrun-deadline.timer"
 SERVICE = "cloudrun-deadline.service"
 
@@ -42,19 +42,19 @@ AccuracySec=1s
 """
 
 # Runs at every boot, and no step that fails keeps the next from being tried. A timer of this launch is kept, since its
-# owner may have moved it; one of another launch came with a baked image. A deadline that is past already is set some
-# minutes ahead, for an owner who has started the machine again to move it (compared as text, which for instants in this
-# form is their order). The timer is not enabled: at the next boot this script starts it, not systemd before it.
+# owner may have moved it; one of another launch came with a baked image. At a later boot, a deadline that is past is
+# set some minutes ahead, for an owner who has started the machine again to move it (compared as text, which for
+# instants in this form is their order); at the first one nobody wants it any more. The timer is not enabled: at the
+# next boot this script starts it, not systemd before it.
 # systemd counts calendar times from the stamp, or from now where there is none: with an old stamp a deadline that
 # passes right here is overdue and fires, instead of never.
 _ARM = """\
 cd {units}
+in_seconds() {{ date -u -d "@$(($(date +%s) + $1))" '+%Y-%m-%d %H:%M:%S UTC'; }}
 if ! grep -qsF '# launch {launch}' {timer}; then
   printf '%s' {service_text} > {service}
   printf '%s' {timer_text} > {timer}
-fi
-in_seconds() {{ date -u -d "@$(($(date +%s) + $1))" '+%Y-%m-%d %H:%M:%S UTC'; }}
-if expr "$(sed -n 's/^OnCalendar=//p' {timer})" '<=' "$(in_seconds 0)" > /dev/null; then
+elif expr "$(sed -n 's/^OnCalendar=//p' {timer})" '<=' "$(in_seconds 0)" > /dev/null; then
   sed -i "s/^OnCalendar=.*/OnCalendar=$(in_seconds {grace_s})/" {timer}
 fi
 mkdir -p {stamps} && touch -d 2000-01-01 {stamps}/stamp-{timer}
@@ -79,13 +79,14 @@ systemctl show --property=TimersCalendar {timer} | sed -n 's/.*\\(OnCalendar=[^;
 _HELD = re.compile(r"^OnCalendar=(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC$", re.MULTILINE)
 
 
-def user_data(*, deadline: datetime, host_private_key: str, host_public_key: str) -> str:
-    """The `#cloud-config` of a launch. `deadline` is absolute and aware; keys are OpenSSH's texts, ed25519.
+def user_data(*, deadline: datetime, host_private_key: str, host_public_key: str, overdue_grace_s: float) -> str:
+    """The `#cloud-config` of a launch. `deadline` is absolute and aware; keys are OpenSSH's texts, ed25519. A machine
+    that is started again after its deadline has `overdue_grace_s` for its owner to move it.
 
     Raises ValueError for a naive deadline or where the whole is more than `MAX_BYTES`.
     """
     settings = {
-        "bootcmd": [["sh", "-c", _arm(deadline, launch=_fingerprint(host_public_key))]],
+        "bootcmd": [["sh", "-c", _arm(deadline, overdue_grace_s, launch=_fingerprint(host_public_key))]],
         "ssh_deletekeys": True,
         "ssh_keys": {"ed25519_private": host_private_key, "ed25519_public": host_public_key},
         "ssh_pwauth": False,
@@ -119,7 +120,7 @@ def _moment(deadline: datetime) -> str:
     return deadline.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def _arm(deadline: datetime, *, launch: str) -> str:
+def _arm(deadline: datetime, overdue_grace_s: float, *, launch: str) -> str:
     return _ARM.format(
         units=_UNITS,
         stamps=_STAMPS,
@@ -128,7 +129,7 @@ def _arm(deadline: datetime, *, launch: str) -> str:
         service=SERVICE,
         service_text=shlex.quote(_SERVICE_TEXT),
         timer_text=shlex.quote(_TIMER_TEXT.format(launch=launch, deadline=_moment(deadline))),
-        grace_s=OVERDUE_GRACE_S,
+        grace_s=math.ceil(overdue_grace_s),
     )
 
 

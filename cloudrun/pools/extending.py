@@ -1,4 +1,4 @@
-"""More time for a machine of a pool: recorded and told in a thread of its own, believed where it was told."""
+"""Another deadline for a machine of a pool: recorded and told in a thread of its own, believed where it was told."""
 
 from __future__ import annotations
 
@@ -23,25 +23,34 @@ def extend(
 ) -> None:
     """Move the deadline of the hand's unit, to seconds since 1970. `tell` has something done by the deciding thread.
 
-    Money is counted to the later of the two deadlines from now on; where the machine was not told, work is planned to
-    the earlier from then on.
+    Money is counted to the later of the two deadlines from now on, and to a nearer one once the machine has it. Work is
+    planned to the earlier where that is the new one, and where the machine was not told.
     """
     unit = hand.unit
     if unit is None or not unit.opened:
         return  # nobody can tell it yet: it is asked for again when somebody can
     before = hand.deadline if hand.sure_until is None else hand.sure_until
+    is_nearer = deadline < before
     hand.deadline = max(hand.deadline, deadline)  # the later of two, whichever it comes to hold
+    if is_nearer:
+        hand.sure_until = deadline
 
-    def sure(until: float | None) -> None:
-        hand.sure_until = until
+    def took_it() -> None:
+        hand.sure_until = None
+        if is_nearer:
+            hand.deadline = deadline
+
+    def did_not() -> None:
+        hand.sure_until = min(before, deadline)
 
     def move() -> None:
         try:
             moment = datetime.fromtimestamp(deadline, UTC)
             move_deadline(cloud, ledger, ledger.unit(unit.instance_id), moment, unit.session, unit.agent, observe)
-            tell(lambda: sure(None))
+            tell(took_it)
         except Exception as error:  # noqa: BLE001  # whatever it is: the machine may end as early as before
-            tell(lambda: sure(before))
-            observe(Note(f"{unit.instance_id} has no more time than before: {error}", "warning"))
+            tell(did_not)
+            what = "may live longer than the budget pays for" if is_nearer else "has no more time than before"
+            observe(Note(f"{unit.instance_id} {what}: {error}", "warning"))
 
     Thread(target=move, name="cloudrun-extend", daemon=True).start()

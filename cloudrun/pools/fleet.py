@@ -139,6 +139,7 @@ class Fleet:
             detached=was_let_go, queue_slots=self._queue_slots(hand.record.instance_type),
             spreading=self._spreading,
         )  # fmt: skip
+        unit.begins_jobs = bool(hand.tasks)  # those of a client that is dead run there already
         hand.begin(unit, self._carry_out, self._tell)
 
     def opened(self, hand: Hand) -> None:
@@ -153,6 +154,12 @@ class Fleet:
     def lends(self, instance_id: str) -> bool:
         """Whether another machine gets its environment from it just now."""
         return self._spreading is not None and self._spreading.lends(instance_id)
+
+    def spare(self, why: str) -> None:
+        """Whoever still gets ready for what is not to be begun any more need not."""
+        for hand in self.hands.values():
+            if hand.unit is not None and not (hand.unit.begins_jobs or hand.unit.cancelled.is_set()):
+                hand.unit.cancel(Cancelled(why))
 
     def drain(self, hand: Hand) -> None:
         """It gets nothing more, and is ended when it has nothing."""
@@ -183,7 +190,8 @@ class Fleet:
             self.bill.leaves(hand, now)
         else:
             self.bill.stays(hand, now)
-        never_ready = hand.ready_at is None and not isinstance(error, Cancelled)
+        is_given_up = hand.unit is not None and hand.unit.cancelled.is_set()
+        never_ready = hand.ready_at is None and not (is_given_up or isinstance(error, Cancelled))
         if never_ready:
             self.prospects.failure = error
             self._observe(Note(f"{instance_id} did not get ready: {error}", "warning"))

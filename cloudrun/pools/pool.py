@@ -194,6 +194,8 @@ class Pool:
             stopped=work.stopped(),
             barred=hopeless,
         )
+        if why := work.stopped():
+            self.fleet.spare(why)
         self._obey(decision, offer)
         self.changed(self)
         if self.hands or self._renting.asked:
@@ -311,7 +313,7 @@ class Pool:
         while self.hands or self._renting.asked:
             for hand in list(self.hands.values()):
                 if (error is not None or failures) and hand.unit is not None:
-                    hand.unit.cancel()
+                    hand.unit.cancel(error)
                 self.fleet.drain(hand)
             self._bell.wait(TICK_S)
             self._bell.clear()

@@ -165,6 +165,7 @@ class Renting:
                 clock=self._clock,
                 count=count,
                 offer=offer,
+                overdue_grace_s=0.0,
                 more_tags=self._tags,
             )
             units = launching.request(self._cloud, self._ledger, launch, self._clock)

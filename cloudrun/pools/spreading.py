@@ -157,6 +157,8 @@ class Spreading:
         except CloudrunError as error:
             if isinstance(error, Cancelled):
                 raise
+            if unit.stop.is_set():  # whom it was to come from may have gone for the same reason
+                raise Cancelled("provisioning was cancelled") from error
             words = f"{unit.instance_id} did not get the environment of {source}, and builds its own: {error}"
             unit.observe(Note(words, "warning"))
         finally:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from cloudrun.core.errors import UsageError
+from cloudrun.core.near import did_you_mean, instead
 from cloudrun.core.records import AttemptRecord, RunRecord, UnitRecord
 from cloudrun.core.states import RunState
 from cloudrun.ledger import Ledger
@@ -97,7 +98,11 @@ def _metric(
         metric = next((run.metric for run in succeeded if run.metric in run.scores), names[0] if names else None)
     elif metric not in names:
         known = f"there are {', '.join(names[:10])}" if names else "they have no scores at all"
-        raise UsageError(f"none of the succeeded runs has a score {metric!r}: {known}", next_step="cloudrun report")
+        raise UsageError(
+            f"none of the succeeded runs has a score {metric!r}{did_you_mean(metric, names) or f': {known}'}",
+            next_step="leave out --metric, or name one that is there",
+            instead=instead(metric, names),
+        )
     directions = {name: better_is_smaller(name) for name in names}
     for run in reversed(succeeded):
         if run.metric in directions:

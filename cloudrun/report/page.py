@@ -10,10 +10,10 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
+from cloudrun.core.marks import REPORT_MARK
 from cloudrun.report.collecting import Data
 from cloudrun.report.columns import document, text
 
-MARK = '<!doctype html>\n<html lang="en" data-generator="cloudrun report">'  # how a report begins
 STYLES = ("uPlot.min.css", "page.css")
 SCRIPTS = (
     "uPlot.iife.min.js",
@@ -36,7 +36,7 @@ def render(data: Data) -> str:
     styles = [_asset(name) for name in STYLES]
     scripts = [_asset(name) for name in SCRIPTS]
     return Template(_asset("page.html")).substitute(
-        mark=MARK,
+        mark=REPORT_MARK,
         policy=_policy(scripts, styles),
         title=html.escape(text(data.title)),
         styles="\n".join(f"<style>{style}</style>" for style in styles),

@@ -29,6 +29,7 @@ from cloudrun.units.clients import is_alive
 from cloudrun.units.connection import connected
 from cloudrun.units.costs import price_of
 from cloudrun.units.leases import Attended
+from cloudrun.units.purse import Purse
 
 OTHER_CLIENT_S = 120.0  # for the process that looks after a run to bring home what was cancelled under it
 POLL_S = 0.2
@@ -197,10 +198,11 @@ def _check_budget(ledger: Ledger, unit: UnitRecord, deadline: datetime) -> None:
             continue
         is_first = ledger.attempts_on([unit.instance_id])[0].run_id == run.run_id
         began = unit.created_at + timedelta(seconds=unit.stopped_s) if is_first else run.created_at
-        could_usd = least_usd(usd_per_hour, (deadline - began).total_seconds())
+        earlier_usd = Purse(ledger, run.run_id).spent_usd(apart_from=unit.instance_id)
+        could_usd = earlier_usd + least_usd(usd_per_hour, (deadline - began).total_seconds())
         if could_usd > most_usd:
             raise UsageError(
-                f"{unit.instance_id} could cost ${could_usd:.4f} then, and the budget of {run.run_id} is ${most_usd:g}",
+                f"{run.run_id} could cost ${could_usd:.4f} then, and its budget is ${most_usd:g}",
                 next_step="give it less time, or submit again with a larger budget",
             )
 

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 # The client ends a job itself this long before the unit's deadline, so that what was written can still come home.
 HOMEWARD_S = 60.0
 RESCUES = 5  # connections on which an interrupted run is brought home
+LAST_WORDS_S = 3.0  # for a job that has printed scores to end by itself, before it is asked to
+LOOK_S = 0.1  # between two looks at whether it has
+AGAIN = "run the same command again to go on"
 LOOK_EVERY_S = 15.0  # at the ledger, whether the deadline was moved
 
 T = TypeVar("T")
@@ -79,6 +82,14 @@ class Attempt:
             self.started = True
             if self.unit.ledger.run(self.run.run_id).state is RunState.SHIPPING:
                 self.unit.ledger.move_run(self.run.run_id, RunState.RUNNING)
+
+    def has_begun(self) -> bool:
+        """Whether its job was started, be it that whoever asked for that was interrupted before the answer came."""
+        if not self.started and not self.unit.hurried.is_set():
+            with suppress(CloudrunError):  # a unit that does not answer has nothing for us either
+                if self.unit.agent.status(self.place) is not None:
+                    self.mark_running()
+        return self.started
 
     def follow(self) -> Finished:
         """Hand on what the job prints until it has ended, over a new connection where one is lost."""
@@ -176,17 +187,17 @@ class Attempt:
         if not unit.holds():
             error.add_note(f"another client has taken {unit.instance_id} over: the run is left to it")
             return
-        if isinstance(error, Interrupted):
+        if isinstance(error, Interrupted) or (isinstance(error, DeadlineReached) and self._is_for_another()):
             self._requeue(error)
             return
         if isinstance(error, LedgerError | TransferError) and self._can_be_pulled_later(error):
             return
         if self.started and self._goes_on(error):
             return
-        ending = interruption(error, started=self.started)
+        is_stopped = isinstance(error, Cancelled) or not isinstance(error, Exception)
         try:
-            if self.started and not unit.hurried.is_set():
-                self._end_and_bring(error, ending)
+            if (self.has_begun() if is_stopped else self.started) and not unit.hurried.is_set():
+                self._end_and_bring(error)
                 self._discard_copies()
                 error.add_note(f"{run_id} is recorded as {unit.ledger.run(run_id).state}; what it had written is home")
                 return
@@ -199,13 +210,33 @@ class Attempt:
                 mark_incomplete(error)
                 return
         try:
+            ending = self._ending(error)
             self.home.end(ending, logs=self._logs())
             self._discard_copies()
             error.add_note(f"{run_id} is recorded as {ending.state}")
         except Exception as failure:  # noqa: BLE001
             error.add_note(f"the run's end could not be recorded: {failure}")
 
-    def _end_and_bring(self, error: BaseException, ending: Ending) -> None:
+    def _ending(self, error: BaseException, status: JobStatus | None = None) -> Ending:
+        """How it is recorded. A thread that works for others hears no more than that it shall stop: its unit knows
+        why."""
+        cause = self.unit.stopped_by if isinstance(error, Cancelled) else None
+        ran_s = self.phases.timings().run_s
+        if status is not None and status.started_at is not None and status.ended_at is not None:
+            ran_s = status.ended_at - status.started_at
+        again = AGAIN if self.run.grid_id is not None else ""
+        return interruption(error, started=self.started, cause=cause, ran_s=max(0.0, ran_s), again=again)
+
+    def _let_end(self) -> None:
+        """The scores that it has printed may be all that was left to do, and an interpreter that has imported much
+        takes a moment to end: what ends by itself is judged by how it does."""
+        give_up = self.unit.clock.monotonic() + LAST_WORDS_S
+        while self.printed.has_scores() and self.unit.clock.monotonic() < give_up:
+            status = self.unit.agent.status(self.place)
+            if status is None or status.state == "exited" or self.unit.hurried.wait(LOOK_S):
+                return
+
+    def _end_and_bring(self, error: BaseException) -> None:
         """End the job and bring home what it wrote, over a new connection where one is lost. Only a second signal ends
         this early: the first is why we are here."""
         unit = self.unit
@@ -217,11 +248,13 @@ class Attempt:
                 unit.reconnect(unit.hurried, lost=session)
             session = unit.session
             try:
+                self._let_end()
                 grace_s = (submitted_settings(self.run) or unit.settings).grace_s
                 status = unit.agent.cancel(self.place, grace_s, reason)
                 self.over = True
                 # A job that had ended by itself is what it was, whatever happened on its way home.
-                self.home.bring(unit.agent, status, ending if status.reason else None, logs=self._logs())
+                forced = self._ending(error, status) if status.reason else None
+                self.home.bring(unit.agent, status, forced, logs=self._logs())
                 return
             except ConnectionLost:
                 if not left or unit.hurried.is_set():
@@ -255,16 +288,21 @@ class Attempt:
         mark_incomplete(error)  # it is billing until then
         return True
 
-    def _requeue(self, error: Interrupted) -> None:
+    def _is_for_another(self) -> bool:
+        """Whether it had no part in what became of its machine, and another one takes its place."""
+        return self.unit.replaceable and not self.started
+
+    def _requeue(self, error: Interrupted | DeadlineReached) -> None:
         """The machine went before its job could be asked what it has: the next attempt begins where this one did, or
-        with what is in the bucket."""
+        with what is in the bucket. Only one that had begun can have brought the machine down."""
         unit = self.unit
         try:
             if unit.ledger.run(self.run.run_id).state is RunState.QUEUED:
                 return  # by `conclude`, with what was saved
             if self._came_by_bucket(error):
                 return
-            reason = EndReason.UNIT_LOST if isinstance(error, UnitGone) else EndReason.INTERRUPTED
+            is_suspect = isinstance(error, UnitGone) and self.started
+            reason = EndReason.UNIT_LOST if is_suspect else EndReason.INTERRUPTED
             self.home.requeue(None, str(error), logs=self._logs(), reason=reason)
             self._discard_copies()
         except CloudrunError as failure:

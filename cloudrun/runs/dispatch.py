@@ -86,6 +86,7 @@ def go_on(unit: OpenUnit, run_id: str, turn: Turn | None = None) -> Run:
         known = unit.agent.status(attempt.place)
         if known is None:
             raise _NeverStarted(f"its client died before it had started it on {unit.instance_id}")
+        unit.begins_jobs = True
         if known.state != "queued":
             attempt.mark_running()
         attempt.printed.discard()  # what that client had seen of its log comes once more
@@ -131,7 +132,7 @@ def _attempt(
             if isinstance(error, Interrupted):
                 error.run_id = attempt.run.run_id
             with LIFELINE.shield(drop=True):
-                if at_once and isinstance(error, Cancelled) and not attempt.started and unit.holds():
+                if at_once and isinstance(error, Cancelled) and unit.holds() and not attempt.has_begun():
                     try:
                         requeue_unseen(unit.ledger, attempt.run, "it had not begun")  # what it was given is given back
                     except LedgerError as failure:  # the first cause stays the first

@@ -1,6 +1,7 @@
 """What a unit needs while its environment is built: wheels of this computer, and who one is to a private index.
 
-The latter is on the unit only for that long, in a file that only the login user may read.
+The latter is on the unit only for that long, in a file that only the login user may read. It goes there with our
+connection, or with the build that has taken it, whatever becomes of us.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 COMMAND_S = 60.0
 WHEEL_S = 1800.0
+_THERE = b"there\n"
+# The file lasts as long as this command's standard input is open: that of a client which was killed is not.
+_HOLD = """umask 077; mkdir -p {base}; trap 'rm -f {place}' EXIT; trap exit HUP INT TERM
+head -c {size} > {place} && echo there && cat > /dev/null"""
 
 
 @contextmanager
@@ -30,15 +35,17 @@ def furnished(session: Session, environment: Environment) -> Iterator[None]:
     if not environment.logins:
         yield
         return
-    place = shlex.quote(INDEX_LOGINS)
-    session.run(
-        f"umask 077 && mkdir -p {BASE} && cat > {place}", stdin=environment.logins.encode(), timeout_s=COMMAND_S
-    )
-    try:
-        yield
-    finally:
-        with suppress(CloudrunError):  # a unit that cannot be reached any more ends, and the file with it
-            session.run(f"rm -f {place}", timeout_s=COMMAND_S)
+    logins = environment.logins.encode()
+    with session.stream(_HOLD.format(base=BASE, place=INDEX_LOGINS, size=len(logins))) as holding:
+        holding.write(logins)
+        if holding.reader.read(len(_THERE)) != _THERE:
+            why = holding.errors() or "no reason given"
+            raise ProvisionError(f"the index's credentials did not get to the unit: {why}", next_step="submit again")
+        try:
+            yield
+        finally:
+            with suppress(CloudrunError):  # where the connection is lost it is gone, or will be
+                session.run(f"rm -f {INDEX_LOGINS}", timeout_s=COMMAND_S)
 
 
 def _bring(session: Session, path: str, sha256: str) -> None:

@@ -19,6 +19,7 @@ from cloudrun.ledger.models import is_model
 from cloudrun.plan.endings import Ending, verdict
 from cloudrun.plan.ranking import better_is_smaller
 from cloudrun.plan.scores import scores_from
+from cloudrun.runs.printed import scores_tail
 from cloudrun.units.phases import Phases, together
 
 if TYPE_CHECKING:
@@ -35,9 +36,6 @@ class Source(Protocol):
     ) -> None: ...
 
     def fetch_logs(self, run_dir: str, entries: Sequence[FileEntry], open_sink: OpenSink) -> None: ...
-
-
-SCORES_TAIL_BYTES = 1_000_000  # of stdout, where scores are looked for
 
 
 def earlier_log(number: int, name: str) -> str:
@@ -250,9 +248,9 @@ class Homecoming:
         text = None
         if files:
             nearest = min(files, key=lambda entry: (entry.path.count("/"), entry.path))
-            text = _tail(store.path(nearest.sha256))
+            text = scores_tail(store.path(nearest.sha256))
         stdout = next((entry for entry in logs if entry.path == "stdout.log"), None)
-        return scores_from(_tail(store.path(stdout.sha256)) if stdout else "", text)
+        return scores_from(scores_tail(store.path(stdout.sha256)) if stdout else "", text)
 
     def _passport(self, outputs: Outputs | None) -> Passport | None:
         if outputs is None or not any(is_model(entry.path) for entry in outputs.entries):
@@ -279,13 +277,3 @@ def end_queued(ledger: Ledger, run_id: str, ending: Ending) -> None:
     earlier = attempts[-1].outputs if attempts else ()
     phases = Phases(nobody, clock)
     Homecoming(ledger, ledger.run(run_id), "", phases, nobody, clock, number=len(attempts), earlier=earlier).end(ending)
-
-
-def _tail(path: Path) -> str:
-    """The last whole lines of a file: half a line could read as a score that nobody printed."""
-    with path.open("rb") as stream:
-        size = stream.seek(0, 2)
-        stream.seek(max(0, size - SCORES_TAIL_BYTES))
-        if size > SCORES_TAIL_BYTES:
-            stream.readline(SCORES_TAIL_BYTES)
-        return stream.read().decode(errors="replace")

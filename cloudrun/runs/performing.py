@@ -74,6 +74,7 @@ def furnish(attempt: Attempt, plan: Prepared) -> None:
         if not attempt.despite_cuts(partial(unit.has_data, data.key)):
             with attempt.phases.phase("ship", f"{data.source}, {data.total_bytes:,} bytes"):
                 attempt.despite_cuts(partial(unit.bring_data, data, _progress(attempt)))
+    unit.begins_jobs = True
 
 
 def _provision(attempt: Attempt, plan: Prepared) -> None:

@@ -20,6 +20,7 @@ from cloudrun.plan.fingerprint import code_digest
 from cloudrun.plan.imports import ImportScan, scan_imports
 from cloudrun.plan.parameters import check_name
 from cloudrun.plan.quantities import size_text
+from cloudrun.runs.fetched import say_fetched
 from cloudrun.runs.project import Shipment, shipment
 
 BESIDE_FILES = 10_000  # of a larger project nothing is written down: some 500 kB for each state of its files
@@ -77,11 +78,12 @@ def prepare(
         system=system_of(settings, ledger),
         index_url=settings.index_url,
     )
-    digest, scan = _local_code(goods)
+    code_files, scan = local_code(goods.root, goods.script)
     third_party = tuple(module.name for module in scan.third_party)
-    code = tuple(scan.local_files)
+    code = tuple(code_files)
     files = beside(goods, code)
     kept = ledger.keep_beside(files) if 0 < len(files) <= BESIDE_FILES else ""
+    digest = code_digest(code_files)
     return Prepared(job, goods, environment, settings, digest, scan.search_path, third_party, code=code, beside=kept)
 
 
@@ -123,16 +125,16 @@ def settings_from(kept: Mapping[str, Any]) -> Settings:
     return Settings(**{**known, **lists})
 
 
-def _local_code(goods: Shipment) -> tuple[str, ImportScan]:
-    """The digest of the script and the local modules it can import (not of the whole tree: a note beside them changes
-    nothing), and what else they import."""
+def local_code(root: Path, script: str) -> tuple[dict[str, bytes], ImportScan]:
+    """The script and the local modules it can import, by path below the root, and what else they import. Not the whole
+    tree: a note beside them changes nothing of what a run is. Raises UsageError for what is not Python."""
 
     def read(path: str) -> bytes | None:
-        file = goods.root / path
+        file = root / path
         return file.read_bytes() if file.is_file() else None
 
-    scan = scan_imports(goods.script, read)
-    return code_digest({path: read(path) or b"" for path in scan.local_files}), scan
+    scan = scan_imports(script, read)
+    return {path: read(path) or b"" for path in scan.local_files}, scan
 
 
 def inspect(job: Job, settings: Settings, ledger: Ledger, observe: Observer, root: Path | None = None) -> Shipment:
@@ -150,6 +152,7 @@ def inspect(job: Job, settings: Settings, ledger: Ledger, observe: Observer, roo
     for path, why in goods.left_out:
         observe(Note(f"{path!r} is not shipped: {why}" if path else why, "warning"))
     _say_secrets(goods, observe)
+    say_fetched(goods, ledger, observe)
     return goods
 
 

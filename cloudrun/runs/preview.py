@@ -10,14 +10,16 @@ from typing import Any
 
 from cloudrun import prices
 from cloudrun.core.clock import SystemClock
-from cloudrun.core.errors import CloudrunError
+from cloudrun.core.errors import CloudrunError, CredentialsError
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.records import DataSet, Environment, FileEntry, Image
 from cloudrun.core.settings import Settings
 from cloudrun.ledger import Ledger
 from cloudrun.plan import budget
+from cloudrun.plan.pricing import architecture
+from cloudrun.runs import prepared
 from cloudrun.runs.prepared import Job, Prepared, command_line
-from cloudrun.runs.submit import checked
+from cloudrun.runs.submit import where_to, with_data
 from cloudrun.units.beforehand import check_budget, say_beforehand, say_what_differs
 from cloudrun.wiring import Cloud
 
@@ -39,18 +41,23 @@ class Rent:
 @dataclass(frozen=True)
 class Preview:
     """`rents` are the types in the order in which EC2 would be asked for them, none where a kept machine is used
-    (`instance_id`). `most_usd` is what one machine of the dearest may cost until its deadline."""
+    (`instance_id`). `most_usd` is what one machine of the dearest may cost until its deadline.
+
+    `problem`: why AWS could not be asked. Then nobody knows the region (unless it was said), the image and the rents,
+    nor what S3 has of the data; the environment is for the architecture that the type's name tells.
+    """
 
     provider: str
-    region: str
+    region: str | None
     instance_id: str | None
-    image: Image
+    image: Image | None
     rents: tuple[Rent, ...]
     settings: Settings
     plan: Prepared
     environment_known: bool
     bucket_is_there: bool | None  # None: none is used
     price_problem: str = ""
+    problem: CredentialsError | None = None
 
     @property
     def most_usd(self) -> float | None:
@@ -72,13 +79,24 @@ def preview(
     observe: Observer,
     instance_id: str | None = None,
     whole: bool = True,
-) -> tuple[Preview, Cloud]:
-    """All that `submit` would check, and what it would do then. Raises what `submit` raises before it launches.
+) -> tuple[Preview, Cloud | None]:
+    """All that `submit` would check, and what it would do then. Raises what `submit` raises before it launches; without
+    credentials it is what can be said without them, and no place.
 
     `whole`: it is all of a submission, and not a cell of a grid, whose budget is the grid's. The ledger's folder is
     made where it is missing, and remembers the environment that was found.
     """
-    cloud, image, plan = checked(job, settings, ledger, observe, instance_id, make=False)
+    goods = prepared.inspect(job, settings, ledger, observe)
+    try:
+        cloud, image = where_to(settings, ledger, observe, instance_id)
+    except CredentialsError as error:
+        plan = prepared.prepare(job, settings, ledger, architecture(settings.instance_type), observe, goods)
+        known = ledger.knows_environment(plan.environment.fingerprint)
+        where = settings.provider, settings.region
+        return Preview(*where, instance_id, None, (), settings, plan, known, None, problem=error), None
+    plan = with_data(
+        prepared.prepare(job, settings, ledger, image.architecture, observe, goods), cloud, observe, make=False
+    )
     types = () if instance_id else tuple(dict.fromkeys((settings.instance_type, *settings.fallback_types)))
     problem = prices.refresh(cloud, types, SystemClock().now())
     if problem:
@@ -122,23 +140,20 @@ def _spot(cloud: Cloud, instance_type: str) -> Mapping[str, float]:
 
 
 def document(seen: Preview) -> dict[str, Any]:
-    """For programs. `largest` and `requirements` as they would travel; sizes in bytes, durations in seconds."""
+    """For programs. `problem`: why what is null under `launch` is not known. `largest` and `requirements` as they would
+    travel; sizes in bytes, durations in seconds."""
     goods, environment = seen.plan.shipment, seen.plan.environment
     return {
         "dry_run": True,
+        "problem": str(seen.problem) if seen.problem else None,
         "launch": {
             "provider": seen.provider,
             "region": seen.region,
             "instance_id": seen.instance_id,
             "types": [_rent_document(rent) for rent in seen.rents],
             "spot": seen.settings.spot,
-            "image": {
-                "image_id": seen.image.image_id,
-                "name": seen.image.name,
-                "architecture": seen.image.architecture,
-                "user": seen.settings.user or seen.image.user,
-            },
-            "volume_gib": max(seen.settings.volume_gib, seen.image.root_gib),
+            "image": _image_document(seen.image, seen.settings) if seen.image else None,
+            "volume_gib": max(seen.settings.volume_gib, seen.image.root_gib if seen.image else 0),
             "apt": list(seen.settings.apt),
             "playbook": seen.settings.playbook,
             "deadline_s": seen.settings.deadline_s,
@@ -158,6 +173,15 @@ def document(seen: Preview) -> dict[str, Any]:
         "bucket": {"name": seen.settings.bucket, "is_there": seen.bucket_is_there} if seen.settings.bucket else None,
         "environment": _environment_document(environment, known=seen.environment_known),
         "command": command_line(seen.plan),
+    }
+
+
+def _image_document(image: Image, settings: Settings) -> dict[str, Any]:
+    return {
+        "image_id": image.image_id,
+        "name": image.name,
+        "architecture": image.architecture,
+        "user": settings.user or image.user,
     }
 
 

@@ -8,13 +8,26 @@ from pathlib import Path
 from typing import Literal
 
 from cloudrun.core.events import Observer, Output
+from cloudrun.plan.scores import scores_from
 
 Stream = Literal["stdout", "stderr"]
+
+SCORES_TAIL_BYTES = 1_000_000  # of stdout, where scores are looked for
 
 
 def logs_in(folder: Path) -> dict[str, Path]:
     """The logs that a client keeps of an attempt in its folder, by name."""
     return {path.name: path for path in sorted(folder.glob("*.log"))}
+
+
+def scores_tail(path: Path) -> str:
+    """The last whole lines of a file: half a line could read as a score that nobody printed."""
+    with path.open("rb") as stream:
+        size = stream.seek(0, 2)
+        stream.seek(max(0, size - SCORES_TAIL_BYTES))
+        if size > SCORES_TAIL_BYTES:
+            stream.readline(SCORES_TAIL_BYTES)
+        return stream.read().decode(errors="replace")
 
 
 class Printed:
@@ -36,6 +49,12 @@ class Printed:
     def logs(self) -> Mapping[str, Path]:
         """Copies by the name of the log they are the beginning of."""
         return {path.name: path for path in map(self._path, self.offsets) if path.exists()}
+
+    def has_scores(self) -> bool:
+        """Whether what it has printed so far would give it scores."""
+        with suppress(OSError):
+            return bool(scores_from(scores_tail(self._path("stdout")), None))
+        return False
 
     def discard(self, names: Container[str] | None = None) -> None:
         """Delete the copies of these logs, or all."""

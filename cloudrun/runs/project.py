@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloudrun.core.errors import UsageError
+from cloudrun.core.marks import is_report, may_be_report
 from cloudrun.core.records import FileEntry
 from cloudrun.core.rundir import safe_relative
 from cloudrun.plan.quantities import size_text
@@ -165,7 +166,7 @@ def _digested(chosen: list[tuple[str, os.stat_result]], digests: Digests) -> tup
 
 
 def _looked_at(root: Path, name: str) -> os.stat_result | str:
-    """A file that is shipped; why it is not; "" where not even a word is due (gone, or a folder)."""
+    """A file that is shipped; why it is not; "" where not even a word is due (gone, a folder, a report of ours)."""
     if not safe_relative(name):
         return "its name has control characters or a backslash"
     try:
@@ -184,19 +185,27 @@ def _looked_at(root: Path, name: str) -> os.stat_result | str:
     if not stat.S_ISREG(info.st_mode):
         return "" if stat.S_ISDIR(info.st_mode) else "not a regular file"
     ours = info.st_uid == os.geteuid() and info.st_mode & stat.S_IRUSR  # the kernel need not be asked once more
-    return info if ours or os.access(path, os.R_OK) else "it cannot be read"
+    if not (ours or os.access(path, os.R_OK)):
+        return "it cannot be read"
+    return (
+        "" if may_be_report(name) and is_report(path) else info
+    )  # it is another one after each run, and none reads it
 
 
 def _too_large(root: Path, names: set[str], refuse_bytes: int) -> UsageError:
     sizes = sorted(((root / name).stat().st_size, name) for name in names if (root / name).is_file())
     largest = ", ".join(f"{name} ({size_text(size)})" for size, name in sizes[:-4:-1])
-    leave_out = "put what the job does not need into .gitignore"
-    if not (root / ".git").exists():
-        leave_out = f"move what the job does not need elsewhere, or `git init {root}` and name it in .gitignore"
     return UsageError(
         f"{root} has more than {size_text(refuse_bytes)} to ship; the largest are {largest}",
-        next_step=f"{leave_out}, or raise ship_refuse in cloudrun.toml",
+        next_step=f"where the job does not need it, {how_to_leave_out(root)}; or raise ship_refuse in cloudrun.toml",
     )
+
+
+def how_to_leave_out(root: Path) -> str:
+    """What to do about a file that no machine needs."""
+    if (root / ".git").exists():
+        return "name it in .gitignore"
+    return f"move it elsewhere (or `git init {root}`, and name it in .gitignore)"
 
 
 def _files(root: Path) -> Iterator[str]:

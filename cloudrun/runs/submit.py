@@ -19,6 +19,7 @@ from cloudrun.units import launching
 from cloudrun.units.connection import EarlyLogin, early_login
 from cloudrun.units.joining import unit_to_join
 from cloudrun.units.opening import open_unit
+from cloudrun.units.purse import Purse
 from cloudrun.wiring import Cloud
 
 __all__ = ["Job", "resume", "submit"]
@@ -47,9 +48,12 @@ def submit(
                 stack.enter_context(early)
             cloud, image, plan = checked(job, settings, ledger, observe, instance_id)
             provenance.keep(plan, ledger)
+        purse = Purse(ledger)
         machine = Machine(
-            lambda: open_unit(cloud, ledger, settings, observe, image=image, instance_id=instance_id, early=early),
-            lambda: open_unit(cloud, ledger, settings, observe, image=None if instance_id else image),
+            lambda: open_unit(
+                cloud, ledger, settings, observe, image=image, instance_id=instance_id, early=early, purse=purse
+            ),
+            lambda: open_unit(cloud, ledger, settings, observe, image=None if instance_id else image, purse=purse),
         )
         stack.enter_context(machine)
         run = machine.carry_through(plan, detach=detach)
@@ -73,7 +77,8 @@ def resume(run_id: str, settings: Settings, *, ledger: Ledger, observe: Observer
             Note(f"its data is not what it was when {run_id} was submitted: it goes on with what is there", "warning")
         )
 
-    machine = Machine(lambda: open_unit(cloud, ledger, settings, observe, image=image))
+    purse = Purse(ledger, run_id)
+    machine = Machine(lambda: open_unit(cloud, ledger, settings, observe, image=image, purse=purse))
     with machine:
         run = machine.carry_through(plan, run_id, detach=detach)
     return ledger.get(run.run_id)
@@ -85,20 +90,24 @@ def checked(
     ledger: Ledger,
     observe: Observer,
     instance_id: str | None = None,
-    *,
-    make: bool = True,
 ) -> tuple[Cloud, Image, Prepared]:
-    """All that can be wrong with a job, looked at before anything is launched. Without `make` not even a bucket is made
-    that it needs. Raises UsageError, CredentialsError."""
+    """All that can be wrong with a job, looked at before anything is launched; a bucket that it needs is made. Raises
+    UsageError, CredentialsError."""
     goods = prepared.inspect(job, settings, ledger, observe)
+    cloud, image = where_to(settings, ledger, observe, instance_id)
+    plan = prepared.prepare(job, settings, ledger, image.architecture, observe, goods)
+    return cloud, image, with_data(plan, cloud, observe)
+
+
+def where_to(
+    settings: Settings, ledger: Ledger, observe: Observer, instance_id: str | None = None
+) -> tuple[Cloud, Image]:
+    """The place, and what a machine there is booted from. Raises UsageError, CredentialsError."""
     if instance_id is None:
         cloud = wiring.connect(settings.provider, settings.region, settings.profile, lambda words: observe(Note(words)))
-        image = launching.find_image(cloud, settings)
-    else:
-        cloud = place_of(ledger, instance_id, settings.profile)
-        image = launching.image_of(cloud, ledger, ledger.unit(instance_id))
-    plan = prepared.prepare(job, settings, ledger, image.architecture, observe, goods)
-    return cloud, image, with_data(plan, cloud, observe, make=make)
+        return cloud, launching.find_image(cloud, settings)
+    cloud = place_of(ledger, instance_id, settings.profile)
+    return cloud, launching.image_of(cloud, ledger, ledger.unit(instance_id))
 
 
 def place_of(ledger: Ledger, instance_id: str, profile: str | None) -> Cloud:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 import json
 import os
 import shutil
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cloudrun.core.errors import SandboxError
+from cloudrun.sandbox import libraries
 from cloudrun.sandbox.bridge import Plug
 from cloudrun.sandbox.guest import processes
 from cloudrun.sandbox.state import Driver
@@ -34,7 +34,6 @@ _MODULES: Mapping[Driver, str] = {
     "nspawn": "cloudrun.sandbox.nspawn",
 }
 _BOOT = "import importlib, sys; sys.path[:] = sys.argv[2:]; sys.exit(importlib.import_module(sys.argv[1]).main())"
-_GUEST_LIBRARIES = ("asyncssh", "cryptography", "cffi", "_cffi_backend", "typing_extensions", "yaml")
 _KILL_TIMEOUT_S = 15.0
 _PROBE_TIMEOUT_S = 10.0
 _PROBE_UID = 65534  # nobody
@@ -246,23 +245,11 @@ def _config(spec: MachineSpec, root: Path, *, first_boot: bool) -> dict[str, Any
         "plug": asdict(spec.plug) if spec.plug else None,
         "tools": {name: os.path.realpath(path) for name, path in spec.tools.items()},
         "python": os.path.realpath(sys.executable),
-        "import_path": _import_path(),
+        "import_path": libraries.folders(),
         "prefix": "",
         "roots_tasks": True,
         "environment": {},
     }
-
-
-@functools.cache
-def _import_path() -> tuple[str, ...]:
-    """The folders from which a unit's PID 1 and sshd load libraries: not cloudrun's own, often the user's project."""
-    folders = set()
-    for name in _GUEST_LIBRARIES:
-        found = importlib.util.find_spec(name)
-        if found is not None and found.origin is not None:
-            origin = Path(found.origin)
-            folders.add(str(origin.parent.parent if origin.name == "__init__.py" else origin.parent))
-    return tuple(sorted(folders))
 
 
 def remove(directory: Path) -> None:

@@ -42,10 +42,10 @@ class RunningRegion:
         self._ec2: Any = None
         self._spot: Any = None
         self._gate: Gate | None = None
-        self._services = Services(self._install)
+        self._services = Services(REGION_NAME, self._install)
 
     def start(self) -> None:
-        from cloudrun.sandbox import machine
+        from cloudrun.sandbox import libraries, machine
         from cloudrun.sandbox.bridge import Bridge
         from cloudrun.sandbox.hypervisor import Hypervisor, find_uv
         from cloudrun.sandbox.metadata import PREFIX as METADATA
@@ -76,6 +76,7 @@ class RunningRegion:
         self._serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
         self._serving.start()
         threading.Thread(target=self._services.load, name="services", daemon=True).start()
+        threading.Thread(target=libraries.leave_byte_code, name="byte code", daemon=True).start()
         driver = (
             self._hypervisor.driver()
         )  # tried out while moto is imported; nobody can launch anything before the next line

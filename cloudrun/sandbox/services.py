@@ -1,6 +1,6 @@
 """The four AWS services the region has, each moto's own application, made when the first request for it arrives.
 
-Importing moto takes over a second, so it happens in the background: a request that is earlier waits for it. Each
+Importing moto takes most of a second, so it happens in the background: a request that is earlier waits for it. Each
 service answers one request at a time, because moto's models take no locks of their own.
 """
 
@@ -11,6 +11,7 @@ import os
 import threading
 from typing import Any
 
+from cloudrun.sandbox.loading import moto_of
 from cloudrun.sandbox.wsgi import Application, Environ, StartResponse, aws_error
 
 SERVICES = ("ec2", "s3", "ssm", "sts")
@@ -36,8 +37,9 @@ _MOTO_ENVIRONMENT = {
 class Services:
     """A WSGI application. The gate says in `cloudrun.service` whose request it is."""
 
-    def __init__(self, install: Any) -> None:
+    def __init__(self, region: str, install: Any) -> None:
         """`install()` runs once moto is there: it puts the region's own EC2 and its seeds in place."""
+        self._region = region
         self._install = install
         self._ready = threading.Event()
         self.error: Exception | None = None
@@ -48,9 +50,10 @@ class Services:
         """Import moto; meant for a thread of its own."""
         try:
             os.environ.update(_MOTO_ENVIRONMENT)
-            self._install()
-            with self.locks["ec2"]:
-                self._application("ec2")
+            with moto_of(self._region):
+                self._install()
+                with self.locks["ec2"]:
+                    self._application("ec2")
         except Exception as error:  # noqa: BLE001 (whatever it is, the daemon must end and its log say why)
             _LOG.exception("the region's services could not be loaded")
             self.error = error

@@ -24,7 +24,6 @@ from cloudrun.setup.checks import Check, Look
 from cloudrun.setup.versions import ssh_version
 
 LEAST_SQLITE = (3, 35)  # the ledger writes `ON CONFLICT DO UPDATE` without naming the conflict
-WAL_MENDED = "3.51.3"
 COMFORTABLE_BYTES = 2_000_000_000  # an environment with scikit-learn has 250 MB, and the sandbox keeps several
 _UV_TIMEOUT_S = 20
 
@@ -77,15 +76,12 @@ def uv() -> Check:
 def sqlite() -> Check:
     found = sqlite_version()
     parts = tuple(int(part) for part in found.split(".") if part.isdecimal())
+    least = ".".join(map(str, LEAST_SQLITE))
     if parts < LEAST_SQLITE:
-        least = ".".join(map(str, LEAST_SQLITE))
         return Check(
             "sqlite", "problem", f"{found}: the ledger needs {least}", "use a newer Python, which brings its own"
         )
-    words = "the ledger's journal is one that loses nothing"
-    if parts < tuple(map(int, WAL_MENDED.split("."))):
-        words = f"its WAL can be corrupted (mended in {WAL_MENDED}); the ledger never uses that, so it loses nothing"
-    return Check("sqlite", "ok", f"{found}: {words}")
+    return Check("sqlite", "ok", f"{found} (the ledger needs {least})")
 
 
 def disk(project: Path) -> Check:
@@ -100,18 +96,15 @@ def disk(project: Path) -> Check:
 
 def home() -> Check:
     """What of the user's own is written: caches, and the sandbox."""
-    wanted = [cache_folder()]
+    wanted = {"CLOUDRUN_CACHE_DIR": cache_folder()}
     if not os.environ.get("CLOUDRUN_SANDBOX_DIR"):
         state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")  # noqa: PTH111 - no error
-        wanted.append(Path(state) / "cloudrun")
-    for folder in wanted:
-        if not _writable(folder):
-            return Check(
-                "home",
-                "problem",
-                f"{folder} cannot be written",
-                "export HOME=/a/folder/of/yours (or CLOUDRUN_SANDBOX_DIR)",
-            )
+        wanted["CLOUDRUN_SANDBOX_DIR"] = Path(state) / "cloudrun"
+    closed = {variable: folder for variable, folder in wanted.items() if not _writable(folder)}
+    if closed:
+        words = f"{' and '.join(map(str, closed.values()))} cannot be written"
+        step = f"export HOME=/a/folder/of/yours, or {' and '.join(f'{variable}=...' for variable in closed)}"
+        return Check("home", "problem", words, step)
     return Check("home", "ok", f"{Path(os.path.expanduser('~'))} can be written")  # noqa: PTH111 - as above
 
 

@@ -20,12 +20,9 @@ from cloudrun.setup.checks import Check, from_error, side_by_side
 def examine(start: Path, flags: Mapping[str, object]) -> dict[str, list[Check]]:
     """What was found, by group. Only what the chosen provider needs is looked at. Raises nothing that is about what is
     examined."""
-    try:
-        settings, settled = config.load(start, flags), [Check("settings", "ok", _told(start, flags))]
-    except ConfigError as error:
-        settings, settled = Settings(), [from_error("settings", error)]
+    settings, check = settled(start, flags)
     project = find_project(None)
-    groups = {"this computer": [*settled, *side_by_side(computer.looks(project))]}
+    groups = {"this computer": [check, *side_by_side(computer.looks(project))]}
     if settings.provider == "aws":
         machine = _one_of_ours(project, settings)
         groups["AWS"] = account.checks(settings, lambda: datetime.now(UTC), machine)
@@ -38,23 +35,38 @@ def all_is_well(groups: Mapping[str, Sequence[Check]]) -> bool:
     return not any(check.verdict == "problem" for checks in groups.values() for check in checks)
 
 
-def _told(start: Path, flags: Mapping[str, object]) -> str:
-    _, origins = config.load_with_origins(start, flags)
-    files = dict.fromkeys(str(given.path) for given in origins.values() if given.path)
-    return f"from {' and '.join(files)}" if files else "no file: the defaults, variables and flags"
+def settled(start: Path, flags: Mapping[str, object]) -> tuple[Settings, Check]:
+    """What holds, and where it was read; a file in which nothing is set, as `init` writes it, is one too."""
+    try:
+        settings, origins = config.load_with_origins(start, flags)
+        files = config.files(start)
+    except ConfigError as error:
+        return Settings(), from_error("settings", error)
+    said = f"{len(origins)} set (cloudrun config show --origin)" if origins else "all at their defaults"
+    return settings, Check(
+        "settings", "ok", f"{said}; {' and '.join(map(str, files)) or 'no file yet (cloudrun init writes one)'}"
+    )
 
 
 def _machines() -> Check:
-    driver, weaker = wiring.sandbox_machines()
+    driver, _ = wiring.sandbox_machines()
     if driver == "namespaces":
         return Check("machines", "ok", "user namespaces work: each machine is a container of its own")
-    return Check(
-        "machines",
-        "warning",
-        " ".join(weaker),
-        "sudo sysctl -w kernel.unprivileged_userns_clone=1 (Debian) or kernel.apparmor_restrict_unprivileged_userns=0"
-        " (Ubuntu); on macOS there are none",
-    )
+    words = "no user namespaces: machines are plain processes, and jobs can read and write your files"
+    return Check("machines", "warning", words, namespaces_step(Path("/proc/sys")))
+
+
+def namespaces_step(sysctls: Path) -> str:
+    """What lets this computer have them, by the switch that is off: Debian's, Ubuntu's, the kernel's own."""
+    for name, off, on in (
+        ("kernel.unprivileged_userns_clone", "0", "1"),
+        ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
+        ("user.max_user_namespaces", "0", "10000"),
+    ):
+        with suppress(OSError):
+            if (sysctls / name.replace(".", "/")).read_text(encoding="ascii").strip() == off:
+                return f"sudo sysctl -w {name}={on}"
+    return "cloudrun sandbox status says what is weaker; run what you trust"
 
 
 def _sandbox() -> Check:

@@ -46,13 +46,7 @@ def check_budget(settings: Settings, region: str) -> None:
     if settings.budget is None:
         return
     for instance_type in (settings.instance_type, *settings.fallback_types):
-        listed = prices.usd_per_hour(instance_type, region)
-        usd = settings.max_price if settings.spot and settings.max_price else listed.usd_per_hour if listed else None
-        if usd is None:
-            raise UsageError(
-                f"nobody here knows what a {instance_type} costs in {region}, so no budget can be kept",
-                next_step="use a common type such as m7i.large, or leave out budget and set an early --deadline",
-            )
+        usd = known_price(settings, instance_type, region)
         most = budget.least_usd(usd, settings.deadline_s)
         if most > settings.budget:
             until = budget.lease(0.0, settings.budget, usd, deadline_s=settings.deadline_s, least_s=60.0)
@@ -62,3 +56,15 @@ def check_budget(settings: Settings, region: str) -> None:
                 f" and the budget is ${settings.budget:g}",
                 next_step=f"{step} (cloudrun config show budget --origin)",
             )
+
+
+def known_price(settings: Settings, instance_type: str, region: str) -> float:
+    """US dollars an hour at most, as these settings would have it. Raises UsageError where nobody knows."""
+    listed = prices.usd_per_hour(instance_type, region)
+    usd = settings.max_price if settings.spot and settings.max_price else listed.usd_per_hour if listed else None
+    if usd is None:
+        raise UsageError(
+            f"nobody here knows what a {instance_type} costs in {region}, so no budget can be kept",
+            next_step="use a common type such as m7i.large, or leave out budget and set an early --deadline",
+        )
+    return usd

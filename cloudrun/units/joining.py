@@ -24,6 +24,16 @@ if TYPE_CHECKING:
     from cloudrun.ssh.session import Session
 
 STOPPED = (UnitState.STOPPING, UnitState.STOPPED)
+LOGIN_S = 60.0  # beside the time that a machine may take to boot: to be told its new deadline
+
+
+def overdue_grace_s(settings: Settings) -> float:
+    """What a machine launched by these has, started after its deadline, until it is over: as long as a client waits for
+    it to boot. None (0) where a budget is to hold and it is to be terminated: whatever it boots for, nobody starts it.
+    """
+    if settings.budget is not None and settings.on_exit == "terminate":
+        return 0.0
+    return settings.boot_timeout_s + LOGIN_S
 
 
 def unit_to_join(ledger: Ledger, instance_id: str) -> UnitRecord:
@@ -52,18 +62,27 @@ def check_free(ledger: Ledger, unit: UnitRecord, now: datetime) -> None:
 
 
 def check_stop(ledger: Ledger, unit: UnitRecord, settings: Settings) -> None:
-    """Raises UsageError where it is to be stopped in the end and EC2 would not."""
-    if settings.on_exit == "stop" and ledger.launch(unit.launch_id).request.spot:
+    """Raises UsageError where it is to be stopped in the end and EC2 would not, or could not start it again."""
+    if settings.on_exit != "stop":
+        return
+    request, step = ledger.launch(unit.launch_id).request, "write --on-exit keep"
+    if request.spot:
+        raise UsageError(f"{unit.instance_id} is a spot machine, which EC2 does not stop", next_step=step)
+    if not request.overdue_grace_s:
         raise UsageError(
-            f"{unit.instance_id} is a spot machine, which EC2 does not stop", next_step="write --on-exit keep"
+            f"{unit.instance_id} was launched for a grid or with a budget: started after its deadline, it would"
+            " terminate itself",
+            next_step=step,
         )
 
 
-def check_start(unit: UnitRecord, settings: Settings) -> None:
+def check_start(ledger: Ledger, unit: UnitRecord, settings: Settings) -> None:
     """Raises UsageError where a stopped unit could cost more, until the deadline that its start gives it, than the
-    settings allow: what is to be launched is refused for the same."""
+    settings allow: what is to be launched is refused for the same. What it cost before it was stopped was of another
+    budget."""
     if unit.state in STOPPED:
-        its_own = replace(settings, instance_type=unit.instance_type, fallback_types=(), spot=False)
+        life_s = max(settings.deadline_s, ledger.launch(unit.launch_id).request.overdue_grace_s)
+        its_own = replace(settings, instance_type=unit.instance_type, fallback_types=(), spot=False, deadline_s=life_s)
         check_budget(its_own, unit.place.region)
 
 

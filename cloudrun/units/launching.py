@@ -63,9 +63,13 @@ def prepare(
     clock: Clock,
     count: int = 1,
     offer: Offer | None = None,
+    overdue_grace_s: float,
     more_tags: Mapping[str, str] | None = None,
 ) -> LaunchRecord:
-    """Make the keys and the security group, and write the intent. Nothing bills yet when this returns."""
+    """Make the keys and the security group, and write the intent. Nothing bills yet when this returns.
+
+    `overdue_grace_s` is 0 for machines that nobody ever starts again: then not even a reboot gives them more time.
+    """
     login, host = make_key(f"cloudrun {launch_id}"), make_key(f"cloudrun host {launch_id}")
     _write_private(ledger.keys_dir / launch_id, login.private)
     offer = offer or Offer(settings.instance_type)
@@ -98,7 +102,12 @@ def prepare(
             volume_gib=max(settings.volume_gib, image.root_gib),
             key_name=name,
             security_group_id=group,
-            user_data=user_data(deadline=deadline, host_private_key=host.private, host_public_key=host.public),
+            user_data=user_data(
+                deadline=deadline,
+                host_private_key=host.private,
+                host_public_key=host.public,
+                overdue_grace_s=overdue_grace_s,
+            ),
             tags=tags,
             spot=settings.spot,
             zone=offer.zone,
@@ -112,6 +121,7 @@ def prepare(
             private=site.private,
             group_is_given=bool(site.group_id),
             admits_caller=not (site.group_id or site.admitted),
+            overdue_grace_s=overdue_grace_s,
         ),
         user=settings.user or image.user,
         client_id=client_id,

@@ -53,6 +53,7 @@ class Lifeline:
         self._before: dict[int, Handler] = {}
         self._borrowed: set[int] = set()  # taken while a unit is open, to be given back after it
         self._signalled = 0
+        self.received: BaseException | None = None  # what the signal that came first, and last, stands for
         self._shields = 0
         self._postponed: Callable[[], None] | None = None
         self._pid = os.getpid()
@@ -107,6 +108,7 @@ class Lifeline:
                 print("cloudrun: terminating now", file=sys.stderr)
             return
         if units:
+            self.received = KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
             print(FIRST_WORDS, file=sys.stderr)
             # In a thread, since the handler may have interrupted code that holds the very locks this needs.
             self._in_thread([unit.interrupt for unit in units])

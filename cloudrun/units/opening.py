@@ -7,11 +7,13 @@ from contextlib import suppress
 from cloudrun import reaper
 from cloudrun.core.clock import Clock, SystemClock
 from cloudrun.core.errors import (
+    BEGIN_AGAIN,
     Cancelled,
     CloudrunError,
     LedgerError,
     UsageError,
     note_clean_up,
+    stopped,
     untouched,
 )
 from cloudrun.core.events import Note, Observer
@@ -20,11 +22,12 @@ from cloudrun.core.settings import Settings
 from cloudrun.core.states import UnitState
 from cloudrun.ledger import Ledger
 from cloudrun.units import launching
-from cloudrun.units.beforehand import check_budget, say_beforehand, say_what_differs
+from cloudrun.units.beforehand import say_beforehand, say_what_differs
 from cloudrun.units.clients import this_client
 from cloudrun.units.connection import EarlyLogin
 from cloudrun.units.leases import beat
 from cloudrun.units.lifeline import LIFELINE
+from cloudrun.units.purse import Purse
 from cloudrun.units.unit import OpenUnit
 from cloudrun.wiring import Cloud
 
@@ -39,23 +42,26 @@ def open_unit(
     instance_id: str | None = None,
     early: EarlyLogin | None = None,
     clock: Clock | None = None,
+    purse: Purse | None = None,
 ) -> OpenUnit:
     """Launch (or join) a unit and log in. Where that fails, all that was made is gone before the error surfaces.
 
-    `early` is a login to the unit that is joined, where one has begun.
+    `early` is a login to the unit that is joined, where one has begun; `purse` pays for this one and the next.
     """
     from cloudrun.provisioning.playbook import check_playbook
 
     if settings.spot and settings.on_exit == "stop":
         raise UsageError("EC2 does not stop a spot machine", next_step="leave out --spot, or --on-exit stop")
+    purse = purse or Purse(ledger)
     if instance_id is None:
-        check_budget(settings, cloud.place.region)
+        settings = purse.allow(settings, cloud.place.region, observe)
     check_playbook()  # a unit that cannot be provisioned is not worth launching
     say_beforehand(cloud, settings, (clock or SystemClock()).now(), observe)
     unit = OpenUnit(cloud, ledger, settings, observe, clock or SystemClock())
     client = this_client(unit.clock.now())
     ledger.register_client(client)
     unit.client_id = client.client_id
+    began = unit.clock.now()
     with unit.at_work():
         LIFELINE.add(unit)
         try:
@@ -72,6 +78,9 @@ def open_unit(
         except BaseException as error:
             close_behind(unit, error, instance_id)
             raise
+        finally:
+            if hasattr(unit, "record"):  # also one that was taken back while it booted
+                purse.pays_for(unit.record, began if instance_id is not None else unit.record.created_at)
     return unit
 
 
@@ -96,6 +105,7 @@ def _say_what_is_left(unit: OpenUnit, error: BaseException, joined: str | None) 
     """Whoever interrupts a command wants to know first whether it goes on costing money."""
     if unit.is_let_go:
         return  # its run says so
+    stopped(error, f"cloudrun show {unit.run_ids[-1]}" if unit.run_ids else BEGIN_AGAIN)
     record = unit.ledger.unit(unit.instance_id) if hasattr(unit, "record") else None
     if record is None and joined is not None:
         error.add_note(untouched(joined))

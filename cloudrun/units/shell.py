@@ -9,7 +9,7 @@ from cloudrun import wiring
 from cloudrun.core.clock import SystemClock
 from cloudrun.core.errors import NotFound, UsageError
 from cloudrun.core.events import Observer
-from cloudrun.core.near import did_you_mean
+from cloudrun.core.near import did_you_mean, instead
 from cloudrun.core.records import SshTarget, UnitRecord
 from cloudrun.core.states import UnitState
 from cloudrun.ledger import Ledger
@@ -40,7 +40,8 @@ def meant(ledger: Ledger, reference: str) -> UnitRecord:
     try:
         run = ledger.run(reference)
     except NotFound as error:
-        raise NotFound(f"no unit and no run {reference!r}{did_you_mean(reference, known)}", next_step=LOOK) from error
+        words = f"no unit and no run {reference!r}{did_you_mean(reference, known)}"
+        raise NotFound(words, next_step=LOOK, instead=instead(reference, known)) from error
     if run.instance_id is None:
         raise UsageError(f"{run.run_id} has no unit: it is {run.state}", next_step=LOOK)
     return _alive(ledger.unit(run.instance_id))

@@ -68,7 +68,8 @@ class Leaving:
     """Machines on their way out; a ledger that cannot be read or written keeps none alive. For one thread.
 
     What does not go is asked to again: EC2 does not know a new instance everywhere yet, and an id that it does not
-    know is no error to `ask`. One that it has not known for a while, over several answers, is gone.
+    know is no error to `ask`. One that it has not known for a while, over several answers, is gone. That one is stopped
+    is believed once EC2 has agreed to stop it: of one that was started a moment ago it may be old news.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Leaving:
         self._clock = clock
         self._rows: dict[str, UnitRecord | None] = {}
         self._absent: dict[str, int] = {}
+        self._agreed: set[str] = set()  # EC2 has said that they will go
         self.left: list[str] = []  # not seen at the end of the path yet
         self.unasked: list[str] = []  # those of them that EC2 does not say to be on it
         self.failure: CloudrunError | None = None  # of EC2, the last one
@@ -118,7 +120,9 @@ class Leaving:
         found: dict[str, Instance] | None = None
         try:  # a network that comes and goes: time is the judge, not one answer
             if self.unasked:
+                self._agreed.difference_update(self.unasked)
                 self._ask(self.unasked)
+                self._agreed.update(self.unasked)
         except CloudrunError as error:
             self.failure, failed = error, True
         try:
@@ -135,11 +139,11 @@ class Leaving:
             self._absent[instance_id] = self._absent[instance_id] + 1 if state is None else 0
             row = self._rows[instance_id]
             old = row is not None and self._clock.now() - row.created_at > CONSISTENCY
-            if state in (self._gone, "terminated") or (old and self._absent[instance_id] >= ABSENT):
+            agreed = state == self._gone and instance_id in self._agreed
+            if agreed or state == "terminated" or (old and self._absent[instance_id] >= ABSENT):
                 self._note(instance_id, UnitState(state or UnitState.TERMINATED))
                 self.left.remove(instance_id)
-        states = (self._going, self._gone, "shutting-down")
-        on_their_way = {each for each, one in (found or {}).items() if one.state in states}
+        on_their_way = {each for each, one in (found or {}).items() if one.state in (self._going, "shutting-down")}
         self.unasked = [each for each in self.left if each not in on_their_way]
 
     def _note(self, instance_id: str, state: UnitState) -> None:

@@ -67,6 +67,8 @@ class OpenUnit:
         self.hurried = threading.Event()
         self.ended = threading.Event()
         self.signalled = False
+        self.stopped_by: BaseException | None = None  # why `cancelled` is set
+        self.begins_jobs = False  # it has all that they need
         self._at_work = 0  # how many threads are in the middle of something on it
         self._counting = threading.Lock()
         self.provisioning = threading.Lock()  # held by the thread that builds an environment: others find it
@@ -152,6 +154,7 @@ class OpenUnit:
             make_key=make_key,
             clock=self.clock,
             offer=offer,
+            overdue_grace_s=joining.overdue_grace_s(self.settings),
         )
         self._ending.callback(self._end_instances, launch_id)
         (self.record,) = launching.request(self.cloud, self.ledger, launch, self.clock)
@@ -161,20 +164,22 @@ class OpenUnit:
         unit = joining.unit_to_join(self.ledger, instance_id)
         joining.check_free(self.ledger, unit, self.clock.now())
         joining.check_stop(self.ledger, unit, self.settings)
-        joining.check_start(unit, self.settings)
+        joining.check_start(self.ledger, unit, self.settings)
         self.opened = True  # by whoever launched it
         waiting = [run.run_id for run in self.ledger.unfinished_runs(instance_id)]
         if waiting:
             self.keep_until_deadline = True
             self.observe(Note(f"outputs wait on {instance_id}: cloudrun pull {waiting[0]}", "warning"))
         self.image = launching.image_of(self.cloud, self.ledger, unit)
-        if not self.ledger.take_unit(instance_id, client.client_id, of=unit.client_id, on_exit=self.settings.on_exit):
-            raise joining.in_use(instance_id)
-        self.record = self.ledger.unit(instance_id)
-        self._as_it_was = "stop" if unit.state in joining.STOPPED else unit.on_exit
         self._connection.early = early
-        self._ending.callback(self._release, unit.launch_id)
-        self._ending.callback(self._end_instances, unit.launch_id)
+        with LIFELINE.shield():  # from the moment that it is ours, somebody is to hand it back
+            on_exit = self.settings.on_exit
+            if not self.ledger.take_unit(instance_id, client.client_id, of=unit.client_id, on_exit=on_exit):
+                raise joining.in_use(instance_id)
+            self.record = self.ledger.unit(instance_id)
+            self._as_it_was = "stop" if unit.state in joining.STOPPED else unit.on_exit
+            self._ending.callback(self._release, unit.launch_id)
+            self._ending.callback(self._end_instances, unit.launch_id)
         with self.phases.phase("boot", instance_id):
             deadline = None
             if unit.state in joining.STOPPED:
@@ -309,18 +314,19 @@ class OpenUnit:
 
     def check_cancelled(self) -> None:
         if self.cancelled.is_set():
-            raise Cancelled("the process was told to stop", next_step="cloudrun results")
+            raise Cancelled("the process was told to stop")
 
     # -- ending -------------------------------------------------------------------------------------------------
 
-    def cancel(self) -> None:
-        """Whatever runs on it ends, and nothing else is started."""
+    def cancel(self, why: BaseException | None = None) -> None:
+        """Whatever runs on it ends, and nothing else is started. Of several causes the first is the one."""
+        self.stopped_by = self.stopped_by or why
         self.cancelled.set()
         self.stop.set()
 
     def interrupt(self) -> None:
         self.signalled = True
-        self.cancel()
+        self.cancel(LIFELINE.received)
         if not self._at_work:
             self.close()
 
@@ -385,7 +391,7 @@ class OpenUnit:
                 )
             return
         if how == "stop":
-            running = [each for each in ids if self.ledger.unit(each).state is not UnitState.STOPPED]
+            running = [each for each in ids if not self._is_stopped(each)]
             terminating.stop(
                 self.cloud, self.ledger, running, timeout_s=self.settings.terminate_timeout_s, clock=self.clock
             )
@@ -395,6 +401,13 @@ class OpenUnit:
             self.observe(
                 Note(f"{instance_id} is left {left}: cloudrun units shows it, cloudrun reap {instance_id} ends it")
             )
+
+    def _is_stopped(self, instance_id: str) -> bool:
+        """By the ledger; one that cannot be read keeps no machine running."""
+        try:
+            return self.ledger.unit(instance_id).state is UnitState.STOPPED
+        except LedgerError:
+            return False
 
     def _is_ours(self) -> bool:
         if not hasattr(self, "record") or self.holds():

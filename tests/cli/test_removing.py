@@ -15,6 +15,7 @@ from cloudrun.core.errors import NotFound, UsageError
 from cloudrun.core.records import GridRecord
 from cloudrun.core.states import GridState
 from cloudrun.ledger import Ledger
+from cloudrun.units.clients import this_client
 from tests.cli.conftest import NOON, Made, document
 
 
@@ -71,6 +72,17 @@ def test_a_whole_grid_is_removed_but_not_what_it_had_taken_over(
     said = json.loads(capsys.readouterr().out)
     assert (sorted(said["removed"]), said["stay"]) == (sorted(cells), [baseline])
     assert [each.run_id for each in ledger.runs()] == [baseline]
+
+
+def test_a_grid_that_a_process_still_ends_is_not_removed(ledger: Ledger) -> None:
+    client = this_client(NOON)
+    ledger.register_client(client)
+    ledger.begin_grid(GridRecord("g-1", "digits", "train.py", GridState.OPEN, NOON, "i", 1, client_id=client.client_id))
+    ledger.end_grid("g-1", GridState.CANCELLED)
+    with pytest.raises(UsageError, match="still works on g-1"):
+        run(["rm", "g-1", "--yes"])
+    ledger.dismiss_client(client.client_id)
+    assert run(["rm", "g-1", "--yes"]) == 0
 
 
 def test_what_is_not_there_is_not_removed_nor_is_anything_else(ledger: Ledger, ended: Made) -> None:

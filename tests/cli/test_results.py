@@ -6,16 +6,15 @@ import csv
 import io
 import math
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from cloudrun.cli.main import run
-from cloudrun.core.errors import NotFound, UsageError
-from cloudrun.core.records import (
-    GridRecord,
-)
-from cloudrun.core.states import EndReason, GridState
+from cloudrun.core.errors import CloudrunError, NotFound, UsageError
+from cloudrun.core.records import GridRecord, RunRecord
+from cloudrun.core.states import EndReason, GridState, RunState
 from cloudrun.ledger import Ledger
 from tests.cli.conftest import NOON, Made, document
 
@@ -381,3 +380,52 @@ def test_get_says_what_does_not_fit(ledger: Ledger, ended: Made, path: str, dest
     with pytest.raises((UsageError, NotFound), match=problem) as caught:
         run(["get", "digits", path, dest])
     assert caught.value.next_step
+
+
+def test_runs_of_several_codes_say_which_and_those_of_one_do_not(
+    ledger: Ledger, ended: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended("a", {"accuracy": 0.92}, code="aaaaaaaaaaaa")
+    assert run(["results"]) == 0
+    assert "code" not in capsys.readouterr().out
+    ended("a", {"accuracy": 0.91}, code="bbbbbbbbbbbb")
+    assert run(["results"]) == 0
+    header, *rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[header.index("code")] for row in rows] == ["aaaaaaa", "bbbbbbb"]
+    assert run(["results", "--columns", "code_digest"]) == 0
+    assert capsys.readouterr().out.split() == ["code", "aaaaaaa", "bbbbbbb"]
+
+
+def test_runs_of_the_same_minute_are_told_apart_by_the_second(
+    ledger: Ledger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for second in (5, 42):
+        at = NOON + timedelta(seconds=second)
+        ledger.add_run(RunRecord(f"r-{second}", "train", "train.py", RunState.QUEUED, at))
+    assert run(["results", "--columns", "created_at"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["2026-11-21 12:00:42Z", "2026-11-21 12:00:05Z"]
+
+
+@pytest.mark.parametrize(
+    ("words", "instead"),
+    [
+        (["results", "--sort", "acuracy"], ("acuracy", "accuracy")),
+        (["results", "--columns", "stae"], ("stae", "state")),
+        (["results", "--metric", "acuracy"], ("acuracy", "accuracy")),
+        (["results", "--script", "tran.py"], ("tran.py", "train.py")),
+        (["results", "--grid", "swep"], ("swep", "sweep")),
+        (["show", "frist"], ("frist", "first")),
+        (["get", "first", "modle.joblib"], ("modle.joblib", "model.joblib")),
+        (["ssh", "i-2"], ("i-2", "i-1")),
+        (["config", "show", "regoin"], ("regoin", "region")),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_whatever_is_mistyped_is_put_right(
+    words: list[str], instead: tuple[str, str], ledger: Ledger, ended: Made
+) -> None:
+    ended("first", {"accuracy": 0.9}, files={"model.joblib": "x"})
+    ledger.begin_grid(GridRecord("g-1", "sweep", "train.py", GridState.OPEN, NOON, "same", 1))
+    with pytest.raises(CloudrunError) as caught:
+        run(words)
+    assert caught.value.instead == instead

@@ -96,6 +96,9 @@ class Host:
         return self.out("cat /proc/sys/kernel/random/boot_id")
 
 
+GRACE_S = 300.0  # of a machine that is started after its deadline
+
+
 class Ec2:
     """Instances launched without cloudrun, as any program launches them; terminated after the test."""
 
@@ -128,6 +131,7 @@ class Ec2:
                 deadline=deadline,
                 host_private_key=self._host_key.read_text(),
                 host_public_key=self._host_key.with_suffix(".pub").read_text(),
+                overdue_grace_s=GRACE_S,
             ),
         )
         ids = [instance["InstanceId"] for instance in answer["Instances"]]

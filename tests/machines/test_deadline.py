@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from cloudrun.plan.userdata import OVERDUE_GRACE_S, TIMER
-from tests.machines.conftest import BOOT_S, Ec2, Host, timers
+from cloudrun.plan.userdata import TIMER
+from tests.machines.conftest import BOOT_S, GRACE_S, Ec2, Host, timers
 from tests.sandbox.conftest import Project, wait_for
 
 
@@ -59,7 +59,7 @@ def test_a_machine_started_after_its_deadline_waits_some_minutes_for_its_owner(e
     before = datetime.now(UTC).timestamp()
     ec2.api.start_instances(InstanceIds=[machine])
     host = ec2.host(machine)
-    assert before + OVERDUE_GRACE_S - 5 <= fires_at(host) <= datetime.now(UTC).timestamp() + OVERDUE_GRACE_S + 5
+    assert before + GRACE_S - 5 <= fires_at(host) <= datetime.now(UTC).timestamp() + GRACE_S + 5
 
 
 def test_no_client_and_no_agent_are_needed_for_the_deadline(

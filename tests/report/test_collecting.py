@@ -36,6 +36,9 @@ def test_a_metric_and_its_direction_can_be_asked_for(ledger: Ledger, ran: Ran) -
 
 def test_a_metric_that_no_run_has_is_refused_with_those_that_there_are(ledger: Ledger, ran: Ran) -> None:
     ran({"accuracy": 0.9})
+    with pytest.raises(UsageError, match="'acuracy'; did you mean accuracy") as caught:
+        collect(ledger, metric="acuracy")
+    assert caught.value.instead == ("acuracy", "accuracy")
     with pytest.raises(UsageError, match="'f1': there are accuracy"):
         collect(ledger, metric="f1")
 

@@ -18,6 +18,7 @@ import pytest
 
 from cloudrun.ledger import Ledger
 from cloudrun.sandbox import client
+from tests.command import call_here
 
 VENV_BIN = Path(sys.executable).parent
 
@@ -41,6 +42,10 @@ class Project:
 
     def cloudrun(self, *words: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
         return self.python("-m", "cloudrun", *words, timeout_s=timeout_s)
+
+    def cloudrun_here(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """The same in this process, for what ends before anything is launched: half a second of imports less."""
+        return call_here(self.root, self.environment, words)
 
     def python(self, *words: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -12,7 +12,7 @@ from tests.sandbox.conftest import Project
 
 def refused(project: Project, *words: str, code: int = 2) -> str:
     """What `cloudrun submit` says on stderr; fails where anything was launched."""
-    done = project.cloudrun("submit", *words)
+    done = project.cloudrun_here("submit", *words)
     assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
     assert "Traceback" not in done.stderr
     assert "next:" in done.stderr
@@ -76,7 +76,7 @@ def test_aws_without_credentials_or_network_is_an_error_in_seconds(project: Proj
         "HTTPS_PROXY": "http://127.0.0.1:9",
         "https_proxy": "http://127.0.0.1:9",
     }
-    done = project.cloudrun("submit", "a.py", "--provider", "aws", timeout_s=60)
+    done = project.cloudrun_here("submit", "a.py", "--provider", "aws")
     assert done.returncode in (1, 4), done.stderr
     assert "next:" in done.stderr
     assert "Traceback" not in done.stderr

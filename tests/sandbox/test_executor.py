@@ -246,7 +246,7 @@ def test_machines_end_when_nothing_is_left_for_them_and_come_again(
     assert waits.cancel()
     cells = pool.grid("fails.py", {"a": [1, 2, 3, 4, 5, 6, 7, 8]})
     assert [str(next(cells).state) for _ in range(3)] == ["failed"] * 3
-    with pytest.raises(JobFailed, match="cells are left: the first 3 cells to end failed in the same way"):
+    with pytest.raises(JobFailed, match=r"cells are left: . of . cells failed with the same error"):
         next(cells)
     pool.shutdown(wait=False, cancel_futures=True)
     with pytest.raises(RuntimeError, match="after shutdown"):

@@ -66,7 +66,7 @@ def test_a_grid_whose_first_cells_fail_alike_stops_unless_it_is_told_to_go_on(
     project.write("cell.py", "raise ValueError('no such parameter: ' + str(hash('x')))\n")
     stopped = project.cloudrun(*command(10))
     assert stopped.returncode == 5, stopped.stderr
-    assert "the first 3 cells to end failed in the same way: ValueError: no such parameter" in stopped.stderr
+    assert "failed with the same error, so no other was begun: ValueError: no such parameter" in stopped.stderr
     assert len(project.ledger.runs(states=[RunState.FAILED])) == 3
     assert only_grid(project).state is GridState.STOPPED
     project.write("cell.py", "import json, os\nn = json.loads(os.environ['CLOUDRUN_PARAMS'])['n']\nassert n > 1\n")
@@ -158,7 +158,7 @@ def test_a_budget_that_ends_in_the_middle_is_kept_and_the_next_command_goes_on(
 ) -> None:
     """What an earlier command of the same grid has spent counts."""
     project.write("cell.py", CELL.format(sleep_s=0.1))
-    words = command(4, "--budget", "0.0105")  # one machine, for as long as it needs to be worth its boot
+    words = command(4, "--budget", "0.0045")  # one machine, for as long as it needs to be worth its boot
     submitting = start("-m", "cloudrun", *words)
     ledger = project.ledger
     wait_for(lambda: done(ledger) >= 1, "a cell")
@@ -176,7 +176,7 @@ def test_a_budget_that_ends_in_the_middle_is_kept_and_the_next_command_goes_on(
 
 
 @pytest.mark.slow
-def test_a_smaller_budget_than_what_lives_may_cost_is_said(
+def test_a_smaller_budget_than_what_lives_may_cost_brings_deadlines_nearer(
     project: Project, start: Start, nothing_left: Nothing
 ) -> None:
     project.write("cell.py", CELL.format(sleep_s=3))
@@ -187,5 +187,6 @@ def test_a_smaller_budget_than_what_lives_may_cost_is_said(
     resumed = project.cloudrun(*command(4, "--budget", "0.05"))
     assert resumed.returncode == 0, resumed.stderr
     assert "more than the budget of $0.05" in resumed.stderr
-    assert len(project.ledger.units(live=False)) == 1
+    (unit,) = project.ledger.units(live=False)
+    assert (unit.deadline - unit.created_at).total_seconds() < 0.05 / 0.1008 * 3600 - 60
     nothing_left(project)

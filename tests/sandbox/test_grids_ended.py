@@ -87,6 +87,10 @@ def test_a_signal_brings_home_what_is_done_and_the_same_command_goes_on(
     nothing_left(project)
     first = {run.run_id for run in ledger.runs() if run.state is RunState.SUCCEEDED}
     assert len(first) >= 2
+    how = "interrupted by Ctrl-C" if number == signal.SIGINT else "ended by SIGTERM"
+    cut = [run for run in ledger.runs() if run.state is RunState.CANCELLED]
+    assert all(run.detail.startswith(how) and run.detail.endswith("to go on") for run in cut), cut
+    assert not any(run.scores for run in cut), "a cell that had come to its end is judged by that"
     again = project.json(*words)
     assert (again["grid_id"], again["summary"]["succeeded"]) == (grid.grid_id, 8)
     assert first <= {run["run_id"] for run in again["runs"]}

@@ -73,7 +73,7 @@ def test_the_grid_snippet_runs(project: Project) -> None:
         stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "4 of 4 cells are taken from the ledger" in done.stderr
+    assert "nothing to do: all 4 cells are in the ledger" in done.stderr
     assert [run.state for run in project.ledger.runs()] == ["succeeded"] * 4
     assert project.ledger.units() == []
 

@@ -58,11 +58,13 @@ def run(project: Project, *words: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_it_runs_a_script_that_is_not_ours(wheel_project: Project) -> None:
+def test_it_runs_a_script_that_is_not_ours(wheel_project: Project, installed: Path) -> None:
     wheel_project.write("tree.py", SCRIPT)
     done = run(wheel_project, "cloudrun", "submit", "tree.py")
     assert done.returncode == 0, done.stderr
     load = "from cloudrun import Ledger; print(Ledger().ranking()[0].model().get_depth() > 1)"
     assert run(wheel_project, "python", "-c", load).stdout == "True\n"
     assert run(wheel_project, "cloudrun", "units").returncode == 0
+    (byte_code,) = installed.parent.glob("lib/python3*/site-packages/asyncssh/__pycache__")
+    assert list(byte_code.glob("connection.*")), "machines can only read, and would compile it at each boot"
     assert str(CHECKOUT) not in run(wheel_project, "python", "-c", "import cloudrun; print(cloudrun.__file__)").stdout

@@ -223,7 +223,7 @@ def test_an_import_that_starts_threads_makes_no_parent(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ready", [True, False])
 def test_a_parent_ends_with_its_warden_and_its_jobs_go_on(tmp_path: Path, ready: bool) -> None:
     warden = Warden(tmp_path)
-    spec = warden.spec(["t.py"], preload=MODULES)
+    spec = warden.spec(["t.py"], preload=QUICK if ready else MODULES)  # those take a while
     runs = []
     if ready:
         warden.warm(spec)

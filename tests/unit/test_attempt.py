@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cloudrun.core.errors import Cancelled, ConnectionLost, Interrupted, LedgerError, UsageError, exit_code_of
+from cloudrun.core.errors import (
+    Cancelled,
+    CloudrunError,
+    ConnectionLost,
+    DeadlineReached,
+    Interrupted,
+    LedgerError,
+    UnitGone,
+    UsageError,
+    exit_code_of,
+)
 from cloudrun.core.events import Event
 from cloudrun.core.records import JobStatus, RunRecord
 from cloudrun.core.states import EndReason, RunState
 from cloudrun.ledger import Ledger
+from cloudrun.plan.retrying import SUSPICIOUS, next_step
 from cloudrun.runs import bucket, dispatch
+from cloudrun.runs.attempt import Attempt
 from tests.fakes import RUN, Agent, Ec2, ManualClock, an_attempt, open_unit
 
 
@@ -24,6 +37,71 @@ def test_a_cut_while_an_interrupted_run_comes_home_costs_nothing(ledger: Ledger,
     attempt.rescue(KeyboardInterrupt())
     assert agent.cancelled == 1
     assert (ledger.run(RUN).state, ledger.run(RUN).artifacts) == (RunState.CANCELLED, ())
+
+
+class EndsSoon(Agent):
+    """Its job is in its last moments: it has ended when it is looked at a second time."""
+
+    looks = 0
+
+    def status(self, place: str = "") -> JobStatus:
+        self.looks += 1
+        if self.looks > 1:
+            self.now = JobStatus("exited", exit_code=0)
+        return self.now or JobStatus("running")
+
+
+@pytest.mark.parametrize(("printed", "state"), [(True, RunState.SUCCEEDED), (False, RunState.CANCELLED)])
+def test_a_job_that_has_printed_its_scores_is_not_ended_at_its_end(
+    ledger: Ledger, clock: ManualClock, printed: bool, state: RunState
+) -> None:
+    attempt = an_attempt(ledger, clock, Ec2(), EndsSoon())
+    attempt.printed("stdout", b'{"accuracy": 0.97}\n' if printed else b"epoch 1\n")
+    attempt.rescue(KeyboardInterrupt())
+    assert ledger.run(RUN).state is state
+
+
+def test_scores_that_are_printed_all_along_put_a_job_s_end_off_for_a_moment_only(ledger: Ledger) -> None:
+    agent = Agent(JobStatus("running"))
+    attempt = an_attempt(ledger, clock := ManualClock(), Ec2(), agent)
+    attempt.printed("stdout", b"accuracy: 0.5\n")
+    attempt.unit.hurried.wait = clock.sleep  # type: ignore[assignment, method-assign]
+    attempt.rescue(KeyboardInterrupt())
+    assert (agent.cancelled, ledger.run(RUN).state) == (1, RunState.CANCELLED)
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["a claim", "a run of its own"])
+def test_a_job_that_ended_before_anybody_heard_that_it_had_begun_comes_home(
+    ledger: Ledger, clock: ManualClock, at_once: bool
+) -> None:
+    unit = an_attempt(ledger, clock, Ec2(), Agent(JobStatus("exited", exit_code=0))).unit
+    ledger.requeue_run(RUN, reason=EndReason.INTERRUPTED, detail="")
+    if at_once:
+        ledger.begin_attempt(RUN, unit.instance_id, clock.now())
+
+    def act(_: Attempt) -> None:
+        unit.cancel()
+        raise Cancelled("stopped while the answer was on its way")
+
+    def begin() -> Attempt:
+        if not at_once:
+            ledger.begin_attempt(RUN, unit.instance_id, clock.now())
+        return dispatch._again(unit, RUN, 2)
+
+    with pytest.raises(Cancelled):
+        dispatch._attempt(unit, begin, act, at_once=at_once)
+    assert ledger.run(RUN).state is RunState.SUCCEEDED
+
+
+def test_a_thread_that_works_for_others_records_what_stopped_them(ledger: Ledger, clock: ManualClock) -> None:
+    attempt = an_attempt(ledger, clock, Ec2(), Agent())
+    attempt.run = replace(attempt.run, grid_id="g-1")
+    attempt.phases.count("run", 12.0)
+    attempt.unit.cancel(KeyboardInterrupt())
+    attempt.unit.cancel(CloudrunError("a consequence"))
+    attempt.rescue(Cancelled("cancelled while waiting for the unit"))
+    detail = ledger.run(RUN).detail
+    assert detail == "interrupted by Ctrl-C after 12 s; run the same command again to go on"
 
 
 def test_a_network_that_stays_away_ends_no_job(ledger: Ledger, clock: ManualClock) -> None:
@@ -134,6 +212,46 @@ def test_a_run_that_was_let_go_is_not_told_to_be_another_clients(ledger: Ledger,
     error = KeyboardInterrupt()
     attempt.rescue(error)
     assert error.__notes__ == [f"{RUN} goes on; cloudrun attach {RUN} comes back to it, cloudrun cancel ends it"]
+
+
+@pytest.mark.parametrize("error", [UnitGone("it went away"), DeadlineReached("its time was up")])
+def test_only_a_cell_that_had_begun_is_suspected_of_what_became_of_its_machine(
+    ledger: Ledger, clock: ManualClock, error: CloudrunError
+) -> None:
+    """Two machines may go while their environments are built, and the cell that was to run there is as good as ever."""
+    attempt = an_attempt(ledger, clock, Ec2(), Agent(status=None))
+    attempt.unit.replaceable = True
+    attempt.started = False
+    for number in (1, 2):
+        attempt.rescue(error)
+        assert ledger.run(RUN).state is RunState.QUEUED
+        if number == 1:
+            ledger.begin_attempt(RUN, attempt.unit.instance_id, clock.now())
+            attempt.home = replace(attempt.home, number=2)
+    ends = [each.end_reason for each in ledger.attempts(RUN) if each.end_reason]
+    assert next_step(ends) == "again"
+
+    ledger.begin_attempt(RUN, attempt.unit.instance_id, clock.now())
+    ledger.move_run(RUN, RunState.RUNNING)
+    attempt.started = True
+    attempt.rescue(error)
+    assert ledger.attempts(RUN)[-1].end_reason in SUSPICIOUS
+
+
+@pytest.mark.parametrize("user_too", [False, True])
+def test_a_run_beside_one_that_met_the_deadline_met_it_as_well(
+    ledger: Ledger, clock: ManualClock, user_too: bool
+) -> None:
+    """Whoever of them watches sees it first, and what it sets stops all."""
+    attempt = an_attempt(ledger, clock, Ec2(), Agent())
+    expected: type[CloudrunError] = Cancelled if user_too else DeadlineReached
+    (attempt.unit.cancel if user_too else attempt.unit.stop.set)()
+    with pytest.raises(expected) as told, attempt.in_time():
+        raise Cancelled("cancelled while waiting for the unit")
+    attempt.rescue(told.value)
+    run = ledger.run(RUN)
+    reason = EndReason.CANCELLED if user_too else EndReason.DEADLINE
+    assert (run.state, run.end_reason) == (RunState.CANCELLED if user_too else RunState.FAILED, reason)
 
 
 def test_a_new_connection_does_not_move_a_deadline_back(ledger: Ledger, clock: ManualClock) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import pytest
 
-from cloudrun.core.errors import UsageError, before_launch
+from cloudrun.core.errors import Cancelled, UsageError, before_launch
 from cloudrun.core.events import nobody
 from cloudrun.core.settings import Settings
 from cloudrun.ledger import Ledger
@@ -19,6 +21,18 @@ def test_an_interruption_is_told_that_nothing_was_launched(interruption: BaseExc
         raise interruption
     assert caught.value is interruption
     assert caught.value.__notes__ == ["nothing was launched: nothing runs, and nothing is billed"]
+    assert caught.value.next_step == "the same command begins again"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), Cancelled("told to stop")])
+def test_where_a_machine_goes_before_a_run_was_begun_there_is_none_to_be_shown(
+    ledger: Ledger, clock: ManualClock, error: BaseException
+) -> None:
+    for run_ids, next_step in (([], "the same command begins again"), (["r-1"], "cloudrun show r-1")):
+        unit = OpenUnit(cloud_of(Ec2()), ledger, Settings(), nobody, clock)
+        unit.run_ids = run_ids
+        close_behind(unit, again := copy(error))
+        assert again.next_step == next_step  # type: ignore[attr-defined]
 
 
 def test_a_machine_that_was_to_be_used_again_is_not_said_to_cost_nothing() -> None:

@@ -39,7 +39,7 @@ def test_a_unit_that_should_be_gone_goes_on_costing() -> None:
 
 
 def test_a_unit_that_might_boot_after_its_deadline_costs_its_grace() -> None:
-    assert budget.worst_usd(NOW, [unit(life_s=10, usd_per_hour=1.0)], 0.0) == pytest.approx(360 / 3600)
+    assert budget.worst_usd(NOW, [unit(life_s=10, usd_per_hour=1.0)], 0.0) == pytest.approx(120 / 3600)
 
 
 def test_less_than_a_minute_costs_a_minute() -> None:
@@ -124,3 +124,21 @@ def test_what_one_does_not_need_goes_to_the_next() -> None:
     moved = budget.extensions(NOW, [old, unit("i-2", life_s=200)], 0.2, need_until=9e9, deadline_s=7300, soon_s=300)
     assert dict(moved)["i-1"] < NOW + 300
     assert dict(moved)["i-2"] > NOW + 6900
+
+
+@given(units=units, budget_usd=st.floats(0, 5), least_s=st.floats(0, 600))
+def test_nearer_deadlines_cost_no_more_than_a_smaller_budget_as_far_as_that_goes(
+    units: list[UnitView], budget_usd: float, least_s: float
+) -> None:
+    def worst(those: list[UnitView]) -> float:  # without the least that each costs, which no deadline makes less
+        return sum(each.usd_per_hour / 3600 * max(0.0, each.deadline - NOW) for each in those)
+
+    moved = dict(budget.reductions(NOW, units, worst(units) - budget_usd, least_s=least_s))
+    after = [dataclasses.replace(each, deadline=moved.get(each.unit_id, each.deadline)) for each in units]
+    could_go = [each for each in after if each.deadline > NOW + least_s + 1]
+    assert worst(after) <= budget_usd + 1e-9 or not could_go
+    for old, new in zip(units, after, strict=True):
+        assert new.deadline <= old.deadline
+        assert new.deadline >= min(old.deadline, NOW + least_s - 2)
+    if len(set(moved.values())) > 1:  # only where each gives up what is worth a call
+        assert max(moved.values()) - min(moved.values()) <= budget.STEP_S + 1

@@ -256,9 +256,25 @@ def test_where_every_cell_has_failed_the_loop_over_its_runs_ends_with_that(make:
     work.close(None)
     if keep_going:
         assert list(work.runs(lambda _: None)) == []
-        assert "g-1: all 2 cells failed in the same way" in said[0].text
+        assert "g-1: all 2 cells failed with the same error" in said[0].text
         return
-    with pytest.raises(JobFailed, match="g-1: all 2 cells failed in the same way") as failed:
+    with pytest.raises(JobFailed, match="g-1: all 2 cells failed with the same error") as failed:
         list(work.runs(lambda _: None))
     assert failed.value.run.run_id == "r-0"
     assert failed.value.next_step == "cloudrun show r-0 --log"
+
+
+def test_after_failures_that_are_alike_a_free_slot_waits_for_what_runs(make: Any) -> None:
+    """Four slots and six cells that all fail: by the third failure not all of them have been begun."""
+    grid = make(6)
+    running = [grid.cells.take() for _ in range(4)]
+    begun = len(running)
+    while running:
+        cell = running.pop(0)
+        grid.attempt(cell, EndReason.EXITED, RunState.FAILED)
+        grid.cells.ended(cell, None)
+        if not grid.cells.stopped() and (more := grid.cells.take()) is not None:
+            running.append(more)
+            begun += 1
+    assert begun == 4
+    assert grid.cells.stopped() == "4 of 6 cells failed with the same error, so no other was begun"

@@ -88,7 +88,7 @@ def test_a_word_is_completed(shell: str, words: list[str], expected: set[str], p
     ("path", "kind"),
     [
         ("submit", "file"),
-        ("show", "run"),
+        ("show", "run grid"),
         ("get", "run"),
         ("attach", "run grid"),
         ("extend", "run grid unit"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -16,8 +17,8 @@ from cyclopts import App
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudrun.cli.catalogue import COMMANDS
-from cloudrun.cli.main import run
+from cloudrun.cli.catalogue import COMMANDS, first_page, help_page
+from cloudrun.cli.main import retyped, run
 from cloudrun.cli.parser import application, parse_params
 from cloudrun.core import errors
 from cloudrun.core.errors import CloudrunError, UsageError
@@ -30,7 +31,7 @@ DRIVER = """
 import sys
 from cloudrun.cli import catalogue
 catalogue.COMMANDS = (catalogue.Command("act", "acting:act", "acts", "cloudrun act"),)
-from cloudrun.cli.main import main
+from cloudrun.cli.main import main, retyped
 main()
 """
 
@@ -93,11 +94,28 @@ def acted(acting: Callable[[str], subprocess.Popen[str]]) -> Acted:
 # -- the first page and every help text
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])
-def test_alone_it_shows_what_to_type(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(arguments) == 0
+def test_alone_it_shows_what_to_type_on_one_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([]) == 0
     page = capsys.readouterr().out
     assert "cloudrun submit train.py\n" in page
+    assert all(f" {command.name}" in page for command in COMMANDS)
+    lines = page.splitlines()
+    assert len(lines) < 24, "the line below is the next prompt's"
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize("page", [first_page, help_page])
+@pytest.mark.parametrize("width", [40, 60])
+def test_on_a_narrow_screen_no_line_is_longer_and_nothing_is_lost(page: Callable[..., str], width: int) -> None:
+    narrow = page(width)
+    assert max(map(len, narrow.splitlines())) <= width
+    assert narrow.split() == page().split()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["help"]])
+def test_its_help_has_every_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments) == 0
+    page = capsys.readouterr().out
     for command in COMMANDS:
         assert command.example in page
         assert command.summary in page
@@ -146,7 +164,9 @@ def test_every_command_of_the_catalogue_is_there() -> None:
 @pytest.mark.parametrize(("path", "app"), LEAVES, ids=[" ".join(path) for path, _ in LEAVES])
 def test_every_command_and_option_is_explained_with_an_example(path: tuple[str, ...], app: App) -> None:
     assert app.default_command is not None
-    assert f"    cloudrun {' '.join(path)}" in (app.default_command.__doc__ or "")
+    words = inspect.getdoc(app.default_command) or ""
+    assert f"    cloudrun {' '.join(path)}" in words
+    assert max(map(len, words.splitlines())) <= 80, "it is shown with its line ends as they are"
     arguments = app.assemble_argument_collection()
     assert "--json" in {name for argument in arguments for name in argument.names}
     for argument in arguments:
@@ -194,6 +214,39 @@ def test_a_wrong_command_line_is_refused_with_the_next_step(
     assert message in str(caught.value)
     assert next_step in caught.value.next_step
     assert not (tmp_path / ".cloudrun").exists()
+
+
+@pytest.mark.parametrize(
+    ("typed", "message", "next_step"),
+    [
+        ("reslts --limit 3", "there is no cloudrun reslts; did you mean results?", "cloudrun results --limit 3"),
+        ("nonesuch", "there is no cloudrun nonesuch", "cloudrun --help"),
+        ("run train.py", "there is no cloudrun run; did you mean submit?", "cloudrun submit train.py"),
+        ("train.py", "train.py is no command", "cloudrun submit train.py"),
+        ("--verson", "there is no cloudrun --verson; did you mean --version?", "cloudrun --version"),
+        ("sandbox statsu --json", "did you mean status?", "cloudrun sandbox status --json"),
+        ("sandbox foo", "it has start, stop, status, interrupt, shortage", "cloudrun sandbox --help"),
+        ("results --metrc=f1", "--metric", "cloudrun results --metric=f1"),
+        ("submit t.py --metrik a -- --metrik b", "--metric", "cloudrun submit t.py --metric a -- --metrik b"),
+        ("get train", "PATH is missing", "cloudrun get RUN model.joblib, or cloudrun get --help"),
+    ],
+)
+def test_what_was_probably_meant_is_what_to_type_next(
+    typed: str, message: str, next_step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        run(typed.split())
+    assert message in str(caught.value)
+    assert "`" not in str(caught.value)
+    assert (retyped(typed.split(), caught.value.instead) or caught.value.next_step) == next_step
+
+
+def test_a_word_that_stands_there_twice_is_not_put_right_by_guessing() -> None:
+    assert retyped(["show", "tran"], ("tran", "train")) == "cloudrun show train"
+    assert retyped(["compare", "tran", "tran"], ("tran", "train")) == ""
+    assert retyped(["show"], ("tran", "train")) == ""
+    assert retyped(["show"], None) == ""
 
 
 @pytest.mark.parametrize(

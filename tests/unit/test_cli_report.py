@@ -11,10 +11,10 @@ import pytest
 
 from cloudrun.cli.main import run
 from cloudrun.core.errors import CloudrunError, UsageError
+from cloudrun.core.marks import REPORT_MARK
 from cloudrun.core.records import RunRecord
 from cloudrun.core.states import RunState
 from cloudrun.ledger import Ledger
-from cloudrun.report.page import MARK
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def test_it_writes_the_file_and_names_it(tmp_path: Path, capsys: pytest.CaptureF
     out, err = capsys.readouterr()
     assert out == f"{tmp_path}/report.html\n"
     assert "1 run, " in err
-    assert (tmp_path / "report.html").read_text().startswith(MARK)
+    assert (tmp_path / "report.html").read_text().startswith(REPORT_MARK)
     assert not list(tmp_path.glob(".*.part"))
 
 
@@ -45,7 +45,7 @@ def test_an_older_report_is_replaced_and_anything_else_is_not(tmp_path: Path) ->
         run(["report", "-o", "thesis.html"])
     assert other.read_text() == "years of work"
     assert run(["report", "-o", "thesis.html", "--force"]) == 0
-    assert other.read_text().startswith(MARK)
+    assert other.read_text().startswith(REPORT_MARK)
 
 
 def test_a_folder_gets_a_report_and_one_that_is_not_there_is_said_so(tmp_path: Path) -> None:
@@ -82,3 +82,9 @@ def test_a_metric_that_no_run_has_is_refused_before_anything_is_written(tmp_path
     with pytest.raises(UsageError, match="no scores at all"):
         run(["report", "--metric", "f1"])
     assert not (tmp_path / "report.html").exists()
+
+
+def test_a_mistyped_score_is_told_from_one_that_nobody_gave(ledger: Ledger) -> None:
+    with pytest.raises(UsageError, match="no scores at all") as caught:
+        run(["report", "--metric", "accuracy"])
+    assert caught.value.instead is None

@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from cloudrun.cli.doctor import verdict_of
 from cloudrun.cli.init import QUESTIONS, asked
 from cloudrun.cli.main import run
 from cloudrun.config import load
 from cloudrun.core.errors import ConfigError, UsageError
+from cloudrun.setup.checks import Check, Verdict
+from cloudrun.setup.computer import home, sqlite
+from cloudrun.setup.doctor import namespaces_step, settled
 from tests.command import Cli
 from tests.terminals import on_terminal
 
@@ -189,3 +193,68 @@ def test_debug_may_stand_anywhere_and_shows_the_traceback(cli: Cli) -> None:
 
 def test_the_script_s_own_debug_is_not_ours(cli: Cli) -> None:
     assert "Traceback" not in cli("submit", "nowhere.py", "--", "--debug").stderr
+
+
+# -- doctor
+
+
+def test_doctor_sees_the_file_that_init_wrote_though_nothing_is_set_in_it(folder: Path) -> None:
+    def settings() -> str:
+        _, check = settled(folder, {"provider": None})
+        assert (check.name, check.verdict) == ("settings", "ok")
+        return check.found
+
+    assert settings() == "all at their defaults; no file yet (cloudrun init writes one)"
+    run(["init", "--yes"])
+    assert settings() == f"all at their defaults; {folder / 'cloudrun.toml'}"
+    (folder / "cloudrun.toml").write_text('deadline = "2h"\n')
+    assert settings() == f"1 set (cloudrun config show --origin); {folder / 'cloudrun.toml'}"
+
+
+def test_where_all_is_ok_doctor_says_nothing_alarming() -> None:
+    check = sqlite()
+    assert (check.verdict, check.next_step) == ("ok", "")
+    assert "corrupt" not in check.found
+
+
+@pytest.mark.parametrize(
+    ("switches", "step"),
+    [
+        ({"kernel/unprivileged_userns_clone": "0\n"}, "sudo sysctl -w kernel.unprivileged_userns_clone=1"),
+        ({"kernel/unprivileged_userns_clone": "1\n", "kernel/apparmor_restrict_unprivileged_userns": "1\n"},
+         "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"),
+        ({"user/max_user_namespaces": "0\n"}, "sudo sysctl -w user.max_user_namespaces=10000"),
+        ({}, "cloudrun sandbox status says what is weaker; run what you trust"),
+    ],
+)  # fmt: skip
+def test_without_user_namespaces_the_switch_that_is_off_is_named(
+    switches: dict[str, str], step: str, tmp_path: Path
+) -> None:
+    for name, value in switches.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(value)
+    assert namespaces_step(tmp_path) == step
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "words"),
+    [
+        (["ok", "unknown"], "all is well"),
+        (["ok", "warning"], "all is well enough; 1 thing to look at"),
+        (["warning", "problem", "problem"], "2 PROBLEMS: what mends it stands below it"),
+    ],
+)
+def test_doctor_ends_with_how_it_is(verdicts: list[Verdict], words: str) -> None:
+    assert verdict_of([Check("x", verdict, "") for verdict in verdicts]) == words
+
+
+def test_a_home_that_cannot_be_written_is_named_with_the_variable_that_replaces_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("CLOUDRUN_CACHE_DIR", "XDG_CACHE_HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/proc/nowhere")
+    monkeypatch.setenv("CLOUDRUN_SANDBOX_DIR", "/tmp")
+    check = home()
+    assert (check.verdict, check.found) == ("problem", "/proc/nowhere/.cache/cloudrun cannot be written")
+    assert check.next_step == "export HOME=/a/folder/of/yours, or CLOUDRUN_CACHE_DIR=..."

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cloudrun.cli.doctor import lines_of
+from cloudrun.cli.printing import folded
 from cloudrun.core.records import RunRecord
 from cloudrun.core.states import RunState
 from cloudrun.ledger import Ledger
@@ -44,7 +45,7 @@ def test_forty_columns_are_enough(words: tuple[str, ...], project: Path) -> None
 
 
 def test_the_first_page_folds_its_commands(project: Path) -> None:
-    lines = on_terminal(project, columns=NARROW).lines
+    lines = on_terminal(project, "--help", columns=NARROW).lines
     assert lines[lines.index("    cloudrun ps") + 1] == "        the runs that are not over"
 
 
@@ -105,3 +106,19 @@ def test_a_home_that_cannot_be_written_is_one_clear_message(cli: Cli) -> None:
     assert "Traceback" not in done.stderr
     for words in (("results",), ("config", "show"), ("ps",)):
         assert cli(*words).returncode == 0, "what needs no home works without one"
+
+
+def test_words_are_folded_and_never_broken() -> None:
+    text = "cloudrun: no run of train.py so far\n  near: r-0tr2x3qpq8kyw, r-0tr2wxrv8dxpd-and-more"
+    assert folded(text, None) == folded(text, 80) == text
+    assert folded(text, 30).splitlines() == [
+        "cloudrun: no run of train.py",
+        "so far",
+        "  near: r-0tr2x3qpq8kyw,",
+        "    r-0tr2wxrv8dxpd-and-more",
+    ]
+
+
+def test_an_error_s_command_is_whole_however_narrow_the_screen_is(project: Path) -> None:
+    lines = on_terminal(project, "results", "--metrik", "a-long-name-of-a-score", columns=NARROW).lines
+    assert "  next: cloudrun results --metric a-long-name-of-a-score" in "".join(lines)

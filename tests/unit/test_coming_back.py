@@ -243,7 +243,7 @@ def test_a_machine_is_given_no_more_time_than_the_budget_of_its_run_pays_for(
     ec2.states[unit.instance_id] = "stopped"  # whoever asks EC2 learns that there is nothing to log in to
     monkeypatch.setattr(wiring, "reconnect", lambda *_: cloud_of(ec2))
     for reference in (RUN, unit.instance_id):
-        with pytest.raises(UsageError, match=r"could cost \$1\.\d+ then, and the budget of r-1 is \$1"):
+        with pytest.raises(UsageError, match=r"r-1 could cost \$1\.\d+ then, and its budget is \$1"):
             attaching.extend(ledger, reference, 10 * 3600, observe=nobody)
     with pytest.raises(watching.Gone):
         attaching.extend(ledger, RUN, 3600, observe=nobody)

@@ -190,7 +190,7 @@ def test_on_a_terminal_the_job_s_output_is_never_mangled() -> None:
         for part in (b"epoch 1", b" done\nepoch", b" 2"):
             display(Output("stdout", part))
         display(PhaseEnded("run", 2.0))
-    text = screen.text()
+    text = re.sub(r"\x1b\[\d*m", "", screen.text())  # colours
     assert "early\n" in text
     assert "  run             ...  train.py\nepoch 1 done\nepoch 2\n  run           2.0 s\n" in text
 

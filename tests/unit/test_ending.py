@@ -98,6 +98,16 @@ def test_a_ledger_that_cannot_be_read_keeps_no_machine_alive(tmp_path: Path, clo
     assert ec2.states == {"i-l-1": "terminated"}
 
 
+def test_a_ledger_that_cannot_be_read_keeps_no_machine_from_being_stopped(tmp_path: Path, clock: ManualClock) -> None:
+    ledger, ec2 = Full(tmp_path), Ec2()
+    unit = open_unit(ledger, clock, ec2)
+    unit.settings = Settings(on_exit="stop")
+    ledger.gone = True
+    with pytest.raises(LedgerError):
+        unit.close()
+    assert ec2.states == {"i-l-1": "stopped"}
+
+
 def test_an_observer_that_fails_keeps_no_machine_alive(ledger: Ledger, clock: ManualClock) -> None:
     def observe(event: Event) -> None:
         raise RuntimeError("no more")

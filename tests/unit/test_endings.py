@@ -31,6 +31,22 @@ def test_signals_are_named() -> None:
 
 
 @pytest.mark.parametrize(
+    ("error", "cause", "words"),
+    [
+        (KeyboardInterrupt(), None, "interrupted by Ctrl-C after 12 s; again"),
+        (errors.Cancelled("while waiting"), KeyboardInterrupt(), "interrupted by Ctrl-C after 12 s; again"),
+        (errors.Cancelled("while waiting"), SystemExit(143), "ended by SIGTERM after 12 s; again"),
+        (errors.Cancelled("while waiting"), errors.Cancelled("g-1 was cancelled"), "g-1 was cancelled after 12 s"),
+    ],
+)
+def test_what_the_user_stopped_says_how_and_what_to_do(
+    error: BaseException, cause: BaseException | None, words: str
+) -> None:
+    ending = interruption(error, started=True, cause=cause, ran_s=12.0, again="again")
+    assert (ending.state, ending.detail) == (RunState.CANCELLED, words)
+
+
+@pytest.mark.parametrize(
     ("error", "started", "state", "reason"),
     [
         (KeyboardInterrupt(), True, RunState.CANCELLED, EndReason.CANCELLED),
@@ -38,6 +54,7 @@ def test_signals_are_named() -> None:
         (errors.Cancelled("told to stop"), False, RunState.CANCELLED, EndReason.CANCELLED),
         (errors.DeadlineReached("time is up"), True, RunState.FAILED, EndReason.DEADLINE),
         (errors.ConnectionLost("gone"), True, RunState.LOST, EndReason.UNIT_LOST),
+        (errors.ConnectionLost("gone"), False, RunState.LOST, EndReason.SHIP_FAILED),
         (errors.ProvisionError("no such package"), False, RunState.FAILED, EndReason.PROVISION_FAILED),
         (errors.TransferError("short"), False, RunState.FAILED, EndReason.SHIP_FAILED),
         (errors.TransferError("short"), True, RunState.FAILED, EndReason.PULL_FAILED),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from cloudrun.core.events import nobody
 from cloudrun.core.records import FileEntry, GridRecord, Timings
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import GridState, RunState
@@ -26,6 +29,7 @@ from cloudrun.units.costs import settle
 from tests.fakes import HOUR, PLACE, Ec2, ManualClock, launch_one
 
 GRID = parse_sets(["n=1,2,3"])
+LARGER = parse_sets(["n=1,2,3,4"])
 
 
 @pytest.fixture
@@ -81,6 +85,39 @@ def test_all_of_it_once_more_is_gone_on_with_where_it_was_killed(plan: Prepared,
         assert (same.grid_id, former, done) == (anew.grid_id, None, 2)
     ledger.end_grid(anew.grid_id, GridState.DONE)
     assert command(plan, ledger, again=True)[0].grid_id not in (first.grid_id, anew.grid_id)
+
+
+def test_a_grid_that_has_all_of_its_cells_is_the_same_grid_the_next_time(plan: Prepared, ledger: Ledger) -> None:
+    first, _, _ = command(plan, ledger, again=False)
+    succeed(ledger, first, 3)
+    ledger.end_grid(first.grid_id, GridState.DONE)
+    run = GridRun(plan, GRID, Wishes(), ledger, "c-2", nobody)
+    run.check()
+    finished = run.finish(earlier_usd=1.0)
+    assert (run.grid_id, run.was_done, run.is_done) == (first.grid_id, True, True)
+    assert (finished.grid.state, finished.tally.taken, finished.grid.client_id) == (GridState.DONE, 3, "")
+    ledger.remove_runs([ledger.cells(first.grid_id)[0].run_id])
+    anew, _, done = command(plan, ledger, again=False)
+    assert (anew.grid_id != first.grid_id, done) == (True, 2)
+
+
+@pytest.mark.parametrize(
+    ("ended", "note", "next_step"),
+    [
+        (0, "no cell was begun", "the same command begins again"),
+        (1, "1 of 3 cells have succeeded", "the same command goes on with {0}; cloudrun show {0}"),
+    ],
+)
+def test_whoever_stops_a_grid_is_told_what_there_is_to_look_at(
+    plan: Prepared, ledger: Ledger, ended: int, note: str, next_step: str
+) -> None:
+    run = GridRun(plan, GRID, Wishes(), ledger, "c-2", nobody)
+    succeed(ledger, ledger.grid(run.grid_id), ended)
+    error = KeyboardInterrupt()
+    run.leave(error)
+    assert error.__notes__ == [note]
+    assert error.next_step == next_step.format(run.grid_id)  # type: ignore[attr-defined]
+    assert ledger.grid(run.grid_id).detail == "interrupted by Ctrl-C"
 
 
 def test_what_was_begun_without_it_is_begun_anew(plan: Prepared, ledger: Ledger) -> None:
@@ -155,3 +192,34 @@ def test_a_run_that_was_submitted_by_itself_is_the_cell_that_does_the_same_work(
     assert done == 1, "an argument is no parameter: the script may read it in another way"
     assert ledger.cells(grid.grid_id)[1].run_id == by_itself.run_id
     assert command(plan, ledger, again=True)[2] == 0
+
+
+class Late(Ledger):
+    """Others come with a wish just when it has been read which cells have succeeded: what they do, and when."""
+
+    def __init__(self, project: Path) -> None:
+        super().__init__(project)
+        self.wish: Callable[[], object] = lambda: None
+        self.others: list[Thread] = []
+
+    def succeeded_by_cell(self, keys: Iterable[str]) -> dict[str, str]:
+        found = super().succeeded_by_cell(keys)
+        self.others.append(Thread(target=self.wish))
+        self.others[-1].start()
+        self.others[-1].join(0.5)  # or it has to wait
+        return found
+
+
+def test_what_a_grid_takes_from_another_is_not_removed_with_that_one(plan: Prepared, ledger: Ledger) -> None:
+    first, _, _ = command(plan, ledger, again=False)
+    succeed(ledger, first, 3)
+    ledger.end_grid(first.grid_id, GridState.DONE)
+    late = Late(ledger.project)
+    late.wish = partial(ledger.remove_grid, first.grid_id)
+    second, _ = begin(plan, LARGER, asdict(Wishes()), late, "", again=False, budget_usd=None, only=None)
+    assert fill(second, plan, LARGER, late, again=False) == 3
+    late.others[0].join()
+    assert [grid.grid_id for grid in ledger.grids()] == [second.grid_id]
+    states = [cell.state for cell in ledger.cells(second.grid_id)]
+    assert states == [RunState.SUCCEEDED] * 3 + [RunState.QUEUED]
+    late.close()

@@ -51,9 +51,11 @@ def steps(lines: list[str]) -> list[str]:
 
 def test_after_a_grid_that_stopped_since_its_first_cells_failed_alike_the_log_comes_first(ledger: Ledger) -> None:
     failures = failed(*["ValueError: alpha 0.5 is too large"] * 3)
-    finished = Finished(grid(9, GridState.STOPPED), Tally(9, failed=3), FREE, failures.stop(), failures)
+    finished = Finished(grid(9, GridState.STOPPED), Tally(9, failed=3), FREE, failures.stop(9), failures)
     lines = closing_lines(finished, ledger)
-    assert lines[1].endswith("failed in the same way: ValueError: alpha 0.5 is too large")
+    assert lines[1].endswith(
+        "3 of 9 cells failed with the same error, so no other was begun: ValueError: alpha 0.5 is too large"
+    )
     (step,) = steps(lines)
     assert step.startswith("cloudrun show r-0 --log, then correct the script")
     assert "--keep-going" in step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,17 +11,17 @@ import pytest
 
 from cloudrun.core.errors import Cancelled, CapacityError, ConnectionLost, LaunchError, UsageError
 from cloudrun.core.events import nobody
-from cloudrun.core.records import Instance
+from cloudrun.core.records import Instance, OnExit
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import UnitState
 from cloudrun.ledger import Ledger
 from cloudrun.ssh.keys import make_key
-from cloudrun.units import joining
+from cloudrun.units import joining, launching
 from cloudrun.units.clients import this_client
 from cloudrun.units.joining import start
 from cloudrun.units.launching import wait_running
 from cloudrun.units.unit import OpenUnit
-from tests.fakes import HOUR, Ec2, ManualClock, cloud_of, launch_one
+from tests.fakes import HOUR, Ec2, ManualClock, cloud_of, intend, launch_one
 
 
 class FullEc2(Ec2):
@@ -35,10 +36,12 @@ class FullEc2(Ec2):
 
 class StartingEc2(Ec2):
     """One that starts what it is asked to. `behind` is how many answers after that still say `stopped`; `lost`, whether
-    the answer to the start is."""
+    the answer to the start is; `refused` is how many requests to stop it are, as of an instance that is still pending.
+    """
 
     behind: int = 0
     lost: bool = False
+    refused: int = 0
 
     def start(self, ids: Sequence[str]) -> None:
         self.states.update((each, "running") for each in ids)
@@ -46,6 +49,9 @@ class StartingEc2(Ec2):
             raise ConnectionLost("no answer")
 
     def stop(self, ids: Sequence[str]) -> None:
+        if self.refused:
+            self.refused -= 1
+            raise LaunchError("IncorrectInstanceState")
         self.states.update((each, "stopped") for each in ids)
         self.behind = 0
 
@@ -102,6 +108,29 @@ def test_one_whose_start_is_interrupted_is_stopped_again(ledger: Ledger) -> None
     assert (row.state, row.on_exit, row.client_id) == (UnitState.STOPPED, "stop", "")
 
 
+class Pressed(Ledger):
+    """Ctrl-C comes when a unit has just been taken."""
+
+    def take_unit(self, instance_id: str, client_id: str, *, of: str, on_exit: OnExit) -> bool:
+        taken = super().take_unit(instance_id, client_id, of=of, on_exit=on_exit)
+        signal.raise_signal(signal.SIGINT)
+        return taken
+
+
+def test_one_that_was_taken_when_the_user_interrupted_is_handed_back(tmp_path: Path) -> None:
+    clock, ec2, ledger = ManualClock(), StartingEc2(), Pressed(tmp_path)
+    name = stopped(ledger, clock, ec2)
+    unit = OpenUnit(cloud_of(ec2), ledger, Settings(), nobody, clock)
+    client = this_client(clock.now())
+    ledger.register_client(client)
+    unit.client_id = client.client_id
+    with pytest.raises(KeyboardInterrupt):
+        unit.join(name, client)
+    unit.close()
+    row = ledger.unit(name)
+    assert (row.state, row.on_exit, row.client_id) == (UnitState.STOPPED, "stop", ""), "or a reaper terminates it"
+
+
 def test_one_whose_start_was_never_answered_is_stopped_again(ledger: Ledger) -> None:
     clock, ec2 = ManualClock(), StartingEc2()
     name = stopped(ledger, clock, ec2)
@@ -109,6 +138,15 @@ def test_one_whose_start_was_never_answered_is_stopped_again(ledger: Ledger) -> 
     with pytest.raises(ConnectionLost):
         join(ledger, clock, ec2, name)
     assert (ledger.unit(name).state, ec2.states[name]) == (UnitState.STOPPED, "stopped")
+
+
+def test_that_it_is_stopped_is_old_news_where_ec2_has_refused_to_stop_it(ledger: Ledger) -> None:
+    clock, ec2 = ManualClock(), StartingEc2()
+    name = stopped(ledger, clock, ec2)
+    ec2.lost, ec2.behind, ec2.refused = True, 3, 2
+    with pytest.raises(ConnectionLost):
+        join(ledger, clock, ec2, name)
+    assert (ledger.unit(name).state, ec2.states[name]) == (UnitState.STOPPED, "stopped"), "or it bills on"
 
 
 def test_a_kept_one_that_somebody_had_stopped_does_not_run_on_where_its_start_goes_wrong(ledger: Ledger) -> None:
@@ -249,3 +287,28 @@ def test_why_one_was_not_joined_is_told_also_where_ec2_does_not_say_whether_it_w
     monkeypatch.setattr(joining, "note_stopped", unanswered)
     with pytest.raises(LaunchError, match="went to stopped"):
         join(ledger, clock, ec2, name)
+
+
+def test_a_machine_that_would_end_itself_at_its_next_start_is_not_stopped(ledger: Ledger) -> None:
+    clock, ec2 = ManualClock(), StartingEc2()
+    launch = intend(ledger, clock, overdue_grace_s=0.0)
+    (unit,) = launching.request(cloud_of(ec2), ledger, launch, clock)
+    joining.check_stop(ledger, unit, Settings(on_exit="keep"))
+    with pytest.raises(UsageError, match="would terminate itself"):
+        joining.check_stop(ledger, unit, Settings(on_exit="stop"))
+
+
+def test_a_stopped_machine_waits_for_its_owner_for_longer_than_a_boot_may_take() -> None:
+    settings = Settings(boot_timeout_s=1800.0)
+    assert joining.overdue_grace_s(settings) > settings.boot_timeout_s
+    assert joining.overdue_grace_s(replace(settings, budget=1.0, on_exit="stop")) > settings.boot_timeout_s
+    assert joining.overdue_grace_s(replace(settings, budget=1.0)) == 0, "or a reboot could cost more than the budget"
+
+
+def test_a_budget_pays_for_all_the_time_that_a_started_machine_waits_for_its_owner(ledger: Ledger) -> None:
+    clock, ec2 = ManualClock(), StartingEc2()
+    unit = ledger.unit(stopped(ledger, clock, ec2))
+    settings = Settings(budget=0.005, deadline_s=60.0)  # $0.1008 an hour: three minutes
+    with pytest.raises(UsageError, match="could cost"):
+        joining.check_start(ledger, unit, settings)
+    joining.check_start(ledger, unit, replace(settings, budget=0.02))

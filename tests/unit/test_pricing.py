@@ -34,3 +34,15 @@ def test_the_default_type_has_a_price_and_twice_the_vcpus_cost_twice_as_much(reg
 
 def test_vcpus_are_those_of_the_type() -> None:
     assert [pricing.vcpus(name) for name in ("t3.large", "c7g.4xlarge", "g5.xlarge", "m7i.huge")] == [2, 16, 4, None]
+
+
+@pytest.mark.parametrize(
+    ("instance_type", "expected"),
+    [
+        ("m7i.large", "x86_64"), ("m7g.large", "arm64"), ("t4g.small", "arm64"), ("c7gn.xlarge", "arm64"),
+        ("a1.medium", "arm64"), ("g4dn.xlarge", "x86_64"), ("g5g.xlarge", "arm64"), ("m7i-flex.large", "x86_64"),
+        ("x2iedn.xlarge", "x86_64"), ("u-6tb1.metal", "x86_64"), ("gr6.4xlarge", "x86_64"),
+    ],
+)  # fmt: skip
+def test_a_type_s_name_tells_its_architecture(instance_type: str, expected: str) -> None:
+    assert pricing.architecture(instance_type) == expected

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cloudrun.core.errors import UsageError
+from cloudrun.core.marks import REPORT_MARK
 from cloudrun.runs.digests import Digests
 from cloudrun.runs.project import Shipment, project_root, shipment
 
@@ -62,6 +63,16 @@ def test_in_a_checkout_git_says_what_travels(tmp_path: Path) -> None:
     assert names(ship(script)) == [".gitignore", "jobs/train.py", tracked.name, "untracked but welcome.txt"]
     ignored = write(tmp_path / "jobs" / "secret.py")
     assert "jobs/secret.py" in names(ship(ignored)), "a script that is submitted travels, ignored or not"
+
+
+def test_reports_of_ours_stay_whatever_they_are_called_and_other_pages_travel(tmp_path: Path) -> None:
+    script = write(tmp_path / "train.py")
+    write(tmp_path / "report.html", f"{REPORT_MARK}...")
+    write(tmp_path / "monday.htm", f"{REPORT_MARK}...")
+    write(tmp_path / "template.html", "<!doctype html><title>mine</title>")
+    write(tmp_path / "notes.txt", REPORT_MARK)
+    goods = ship(script)
+    assert (names(goods), goods.left_out) == (["notes.txt", "template.html", "train.py"], ())
 
 
 def test_the_working_directory_is_the_callers_place_in_the_project_else_the_scripts(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from cloudrun import reaper, wiring
 from cloudrun.core.errors import CloudrunError, CredentialsError, UnresolvedLaunch
 from cloudrun.core.events import nobody
-from cloudrun.core.records import ClientRecord, Place, RunRecord
+from cloudrun.core.records import ClientRecord, Instance, Place, RunRecord
 from cloudrun.core.states import LaunchState, RunState, UnitState
 from cloudrun.ledger import Ledger
 from cloudrun.runs.printed import Printed
@@ -41,6 +42,34 @@ def test_one_launch_that_stays_unknown_does_not_keep_the_reaper_from_the_rest(
     assert ec2.states[unit.instance_id] == "terminated"
     assert [action.problem for action in actions if action.problem] == ["no answer"]
     assert network.keys == ["cloudrun-l-lost"], "the same request may be made again, and names it"
+
+
+def test_one_machine_that_does_not_end_does_not_keep_the_reaper_from_the_rest(
+    ledger: Ledger, clock: ManualClock
+) -> None:
+    """The launch whose answer was lost is found out about first."""
+
+    class Clinging(Ec2):
+        def terminate(self, ids: Sequence[str]) -> None:
+            super().terminate([each for each in ids if each != "i-l-lost"])
+
+    intend(ledger, clock, "l-lost")
+    ledger.move_launch("l-lost", LaunchState.REQUESTED)
+    ec2 = Clinging()
+    unit = launch_one(ledger, clock, ec2)
+    ec2.owned = lambda ledger_id, *, launch_id=None: [ec2._instance(unit.instance_id)]  # type: ignore[method-assign]
+    actions = reaper.reap_place(cloud_of(ec2), ledger, clock, nobody, dry_run=False)
+    assert ec2.states[unit.instance_id] == "terminated"
+    assert any("could not see i-l-lost terminated" in action.problem for action in actions)
+
+
+def test_a_machine_that_is_in_no_row_is_seen_to_end(ledger: Ledger, clock: ManualClock) -> None:
+    ec2 = Ec2({"i-1": "running"}, deaf=2)
+    ours = Instance("i-1", "running", "m7i.large", None, "192.0.2.1", tags={"cloudrun:launch": "l-9"})
+    ec2.owned = lambda ledger_id, *, launch_id=None: [ours]  # type: ignore[method-assign]
+    (action, *_) = reaper.reap_place(cloud_of(ec2), ledger, clock, nobody, dry_run=False)
+    assert (action.kind, action.target, action.done, action.problem) == ("terminate", "i-1", True, "")
+    assert ec2.states == {"i-1": "terminated"}, "that EC2 was asked is not that it has ended"
 
 
 def test_one_place_that_fails_does_not_keep_the_reaper_from_others(

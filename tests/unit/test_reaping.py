@@ -89,6 +89,8 @@ EXPIRED_STOPPED = unit(client_id="", on_exit="stop", deadline=NOW)
         ("kept, but past its deadline", [EXPIRED_KEPT], [instance()], set(), TERMINATE),
         ("stopped on purpose, past its deadline", [EXPIRED_STOPPED], [instance(state="stopped")], set(), []),
         ("its client died before it let go", [unit(on_exit="keep")], [instance()], set(), TERMINATE),
+        ("its client died before it stopped it", [unit(on_exit="stop")], [instance()], set(), TERMINATE),
+        ("its client died over its stop", [unit(on_exit="stop")], [instance(state="stopped")], set(), []),
         ("only EC2 knows it, its launch's client lives", [], [instance()], {"c-1"}, []),
         ("only EC2 knows it, its launch's client is dead", [], [instance()], set(), TERMINATE),
         ("tagged as ours, by a launch nobody knows", [], [instance(launch_id="l-9")], {"c-1"}, TERMINATE),

@@ -52,11 +52,11 @@ def test_three_first_cells_that_fail_alike_stop_the_grid() -> None:
     failures = Failures()
     for alpha in (1, 2):
         failures.failure(f"r-{alpha}", f"error: unrecognized arguments: --alpha {alpha}")
-        assert failures.stop() == ""
+        assert failures.stop(9) == ""
     failures.failure("r-3", "error: unrecognized arguments: --alpha 3")
-    assert failures.stop().endswith("error: unrecognized arguments: --alpha 1"), "a real one, not what they have alike"
+    assert failures.stop(9).endswith("error: unrecognized arguments: --alpha 1"), "a real one, not what they have alike"
     assert failures.first_run == "r-1"
-    assert failures.stop(keep_going=True) == ""
+    assert failures.stop(9, keep_going=True) == ""
 
 
 def test_cells_that_fail_differently_or_after_a_success_stop_nothing() -> None:
@@ -64,21 +64,47 @@ def test_cells_that_fail_differently_or_after_a_success_stop_nothing() -> None:
     for name in "abc":
         different.failure(name, f"KeyError: {name}")
         late.failure(name, "KeyError: x")
-    assert different.stop() == late.stop() == ""
+    assert different.stop(9) == late.stop(9) == ""
     for _ in range(3):
         different.failure("r", "KeyError: x")
-    assert different.stop() == ""  # only the first ones count
+    assert different.stop(9) == ""  # only the first ones count
 
 
 def test_where_all_failed_it_is_said_whether_they_did_so_alike() -> None:
     failures = Failures()
     failures.failure("r-1", "ValueError: -1")
-    assert failures.all_of(1) == "the only cell failed: ValueError: -1"
+    assert failures.in_words(1) == "the only cell failed: ValueError: -1"
     failures.failure("r-2", "ValueError: -2")
-    assert failures.all_of(2) == "all 2 cells failed in the same way: ValueError: -1"
+    assert failures.in_words(2) == "all 2 cells failed with the same error: ValueError: -1"
     for _ in range(3):
         failures.failure("r-3", "KeyError: 'x'")
-    assert failures.all_of(5) == "all 5 cells failed, one of them with: ValueError: -1"
+    assert failures.in_words(5) == "all 5 cells failed, one of them with: ValueError: -1"
+
+
+def test_a_grid_that_is_stopped_says_how_many_have_failed_and_not_how_many_it_takes() -> None:
+    failures = Failures()
+    for _ in range(4):
+        failures.failure("r", "boom")
+    assert failures.stop(6) == "4 of 6 cells failed with the same error, so no other was begun: boom"
+    assert failures.stop(4) == "all 4 cells failed with the same error: boom"
+    failures.failure("r", "crash")
+    assert failures.stop(6) == "5 of 6 cells failed, the first 3 with the same error, so no other was begun: boom"
+
+
+def test_after_a_failure_no_more_are_begun_than_it_takes_to_see_that_all_fail() -> None:
+    failures = Failures()
+    assert not failures.wait(running=100), "nothing is known yet"
+    failures.failure("r", "boom")
+    assert (failures.wait(running=1), failures.wait(running=2)) == (False, True)
+    assert not failures.wait(running=2, keep_going=True)
+    failures.failure("r", "boom")
+    assert (failures.wait(running=0), failures.wait(running=1)) == (False, True)
+    failures.success()
+    assert not failures.wait(running=100)
+    different = Failures()
+    for why in ("boom", "crash"):
+        different.failure("r", why)
+    assert not different.wait(running=100)
 
 
 def test_a_success_after_three_failures_lets_it_go_on() -> None:
@@ -86,7 +112,7 @@ def test_a_success_after_three_failures_lets_it_go_on() -> None:
     for _ in range(3):
         failures.failure("r", "boom")
     failures.success()
-    assert failures.stop() == ""
+    assert failures.stop(9) == ""
 
 
 def test_units_that_all_go_before_they_work_end_the_launching() -> None:

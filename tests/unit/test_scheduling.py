@@ -209,7 +209,7 @@ def test_a_first_cell_does_not_take_the_money_of_those_that_may_come() -> None:
 def test_what_others_did_not_use_goes_to_those_that_work() -> None:
     decision = decided(0, unit("i-1", 1, left_s=120), budget_usd=1.0)
     assert decision.extend == (("i-1", NOW + 1199),)
-    assert decided(0, unit("i-1", 1, left_s=120), budget_usd=0.01).extend == ()
+    assert decided(0, unit("i-1", 1, left_s=120), budget_usd=0.008).extend == ()
     assert decided(0, unit("i-1", left_s=120), budget_usd=1.0).extend == ()
 
 
@@ -273,7 +273,7 @@ views = st.lists(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     units=views,
     queued=st.integers(0, 40),
@@ -395,3 +395,30 @@ def test_whoever_works_gets_more_time_while_there_is_money(state: Any) -> None:
     working = unit("i-1", 1, state, left_s=120.0)
     decision = decided(0, working, expected_s=3600.0, budget_usd=100.0)
     assert [name for name, _ in decision.extend] == ["i-1"]
+
+
+def test_a_smaller_budget_brings_deadlines_nearer_and_starts_nothing_that_does_not_fit() -> None:
+    there = [unit("i-1", 1, left_s=7200.0), unit("i-2", 1, left_s=7200.0)]  # $0.1 an hour each, 100 s old
+    decision = decided(9, *there, budget_usd=0.1, expected_s=60.0)
+    deadlines = dict(decision.extend)
+    assert set(deadlines) == {"i-1", "i-2"}
+    nearer = [dataclasses.replace(each, deadline=deadlines[each.unit_id]) for each in there]
+    assert budget.worst_usd(NOW, nearer, 0.0) <= 0.1
+    assert min(deadlines.values()) > NOW + 1500, "and no nearer than it has to be"
+    assert not decision.launch
+    assert len(decision.assign) == 2
+    assert decided(9, *there, budget_usd=0.1, expected_s=1700.0).assign == (), "they end before that"
+
+
+def test_one_that_was_told_to_end_sooner_is_not_told_twice_and_starts_nothing_it_has_no_time_for() -> None:
+    told = dataclasses.replace(unit("i-1", 1, left_s=7200.0), sure_until=NOW + 300.0)
+    assert decided(9, told, budget_usd=0.05, expected_s=10.0).extend == ()
+    assert decided(9, told, budget_usd=0.05, expected_s=600.0).assign == ()
+    assert not decided(9, told, budget_usd=0.05, expected_s=10.0).launch, "it may live longer yet"
+
+
+def test_of_a_budget_that_is_spent_a_machine_keeps_what_it_takes_to_save_its_outputs() -> None:
+    decision = decided(9, unit("i-1", 1), budget_usd=0.001, expected_s=300.0, lead_s=45.0)
+    ((_, deadline),) = decision.extend
+    assert NOW + 100 <= deadline <= NOW + 105
+    assert decision.assign == ()

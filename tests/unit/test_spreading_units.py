@@ -367,3 +367,15 @@ def test_a_copy_that_is_cancelled_is_not_built_instead() -> None:
     with suppress(CloudrunError):
         provide(spreading, Unit(world, 3))
     assert world.done[-1] == ("i-1", "i-3")
+
+
+def test_nobody_is_told_of_a_copy_that_failed_where_nobody_needs_it_any_more() -> None:
+    """The machine it was to come from has gone with the grid, before this one heard that it may go, too."""
+    world = World(copy_failures=[TransferError("i-1 does not answer")])
+    spreading = world.spreading()
+    provide(spreading, Unit(world, 1))
+    unneeded = Unit(world, 2)
+    unneeded.stop.set()
+    with pytest.raises(Cancelled):
+        provide(spreading, unneeded)
+    assert (world.done, unneeded.warnings()) == ([("build", "i-1")], [])

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from cloudrun.plan.userdata import (
     MAX_BYTES,
-    OVERDUE_GRACE_S,
     SERVICE,
     TIMER,
     held_deadline,
@@ -27,11 +26,14 @@ from cloudrun.plan.userdata import (
 
 PRIVATE = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAA=\n-----END OPENSSH PRIVATE KEY-----\n"
 PUBLIC = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExample cloudrun"
+GRACE_S = 660.0
 TOMORROW = datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)
 
 
-def _settings(deadline: datetime, private: str = PRIVATE, public: str = PUBLIC) -> dict[str, Any]:
-    text = user_data(deadline=deadline, host_private_key=private, host_public_key=public)
+def _settings(
+    deadline: datetime, private: str = PRIVATE, public: str = PUBLIC, grace_s: float = GRACE_S
+) -> dict[str, Any]:
+    text = user_data(deadline=deadline, host_private_key=private, host_public_key=public, overdue_grace_s=grace_s)
     settings = yaml.safe_load(text)
     assert isinstance(settings, dict)
     return settings
@@ -47,10 +49,10 @@ class Machine:
     def units(self) -> Path:
         return self.root / "etc/systemd/system"
 
-    def boot(self, deadline: datetime, public: str = PUBLIC) -> list[str]:
+    def boot(self, deadline: datetime, public: str = PUBLIC, grace_s: float = GRACE_S) -> list[str]:
         """Run the bootcmd and return the calls of systemctl."""
         self.units.mkdir(parents=True, exist_ok=True)
-        return self.run(*(command for command in _settings(deadline, public=public)["bootcmd"]))[0]
+        return self.run(*(command for command in _settings(deadline, public=public, grace_s=grace_s)["bootcmd"]))[0]
 
     def move(self, deadline: datetime) -> tuple[list[str], str]:
         """Run the script that moves the deadline; return the calls of systemctl and what it printed."""
@@ -86,24 +88,24 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def test_the_deadline_is_the_first_thing_in_user_data() -> None:
-    text = user_data(deadline=TOMORROW, host_private_key=PRIVATE, host_public_key=PUBLIC)
+    text = user_data(deadline=TOMORROW, host_private_key=PRIVATE, host_public_key=PUBLIC, overdue_grace_s=0)
     assert text.startswith("#cloud-config\nbootcmd: ")
 
 
 def test_it_is_small_and_plain() -> None:
-    text = user_data(deadline=TOMORROW, host_private_key=PRIVATE, host_public_key=PUBLIC)
+    text = user_data(deadline=TOMORROW, host_private_key=PRIVATE, host_public_key=PUBLIC, overdue_grace_s=0)
     assert text.isascii()
     assert len(text) < 4096
 
 
 def test_more_than_ec2_takes_is_refused() -> None:
     with pytest.raises(ValueError, match="EC2 takes 16384"):
-        user_data(deadline=TOMORROW, host_private_key="x" * MAX_BYTES, host_public_key=PUBLIC)
+        user_data(deadline=TOMORROW, host_private_key="x" * MAX_BYTES, host_public_key=PUBLIC, overdue_grace_s=0)
 
 
 def test_a_deadline_without_a_zone_is_refused() -> None:
     with pytest.raises(ValueError, match="zone"):
-        user_data(deadline=datetime(2030, 1, 1), host_private_key=PRIVATE, host_public_key=PUBLIC)  # noqa: DTZ001
+        user_data(deadline=datetime(2030, 1, 1), host_private_key=PRIVATE, host_public_key=PUBLIC, overdue_grace_s=0)  # noqa: DTZ001
 
 
 def test_nobody_logs_in_by_password_or_as_root() -> None:
@@ -189,11 +191,26 @@ def test_systemd_repeats_a_deadline_as_it_was_written() -> None:
     assert text in re.sub(r"\s+", " ", asked.stdout)
 
 
-def test_an_overdue_deadline_leaves_its_owner_some_minutes(machine: Machine) -> None:
+def test_a_machine_that_is_started_after_its_deadline_leaves_its_owner_some_minutes(machine: Machine) -> None:
     before = datetime.now(UTC).replace(microsecond=0)
-    assert machine.boot(before - timedelta(days=2))[-1] == f"start {TIMER}"
-    assert machine.deadline() >= before + timedelta(seconds=OVERDUE_GRACE_S)
+    overdue = before - timedelta(days=2)
+    machine.boot(overdue)
+    assert machine.boot(overdue)[-1] == f"start {TIMER}"
+    assert machine.deadline() >= before + timedelta(seconds=GRACE_S)
     assert machine.deadline() < before + timedelta(hours=1)
+
+
+def test_a_machine_that_boots_for_the_first_time_after_its_deadline_is_wanted_by_nobody(machine: Machine) -> None:
+    overdue = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=1)
+    assert machine.boot(overdue)[-1] == f"start {TIMER}"
+    assert machine.deadline() == overdue, "or it would cost more than its deadline has said"
+
+
+def test_a_reboot_gives_no_time_to_a_machine_that_nobody_starts_again(machine: Machine) -> None:
+    overdue = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=5)
+    machine.boot(overdue, grace_s=0.0)
+    machine.boot(overdue, grace_s=0.0)
+    assert machine.deadline() <= datetime.now(UTC)
 
 
 def test_a_baked_image_brings_no_deadline_of_its_own(machine: Machine) -> None:

@@ -86,6 +86,7 @@ class LaunchRequest:
     private: bool = False  # the machines are reached at their private address
     group_is_given: bool = False  # the security group is the user's own: it is neither changed nor deleted
     admits_caller: bool = True  # it lets this computer's address in, which may change
+    overdue_grace_s: float = 300.0  # for its owner, where it is started after its deadline; 0: it never is
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,17 @@ class UnitRecord:
     ssh_jump: str = ""  # as in its launch
     stopped_at: datetime | None = None  # since when it is stopped, where it is
     stopped_s: float = 0.0  # how long it was stopped before
+
+
+@dataclass(frozen=True)
+class MachineTimes:
+    """Of a machine that is over, beside its work, in seconds: from asking for it to its first run, what the environment
+    of that took, and from its last run's end to its own. `environment`: the fingerprint of the first run's."""
+
+    boot_s: float
+    provision_s: float
+    end_s: float
+    environment: str = ""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from cloudrun.agent import processes
 from cloudrun.core import rundir, wire
 from cloudrun.core.rundir import RunDir, read_object
 from cloudrun.ssh.archive import archive
+from tests.agents import bring_agent
 from tests.leftovers import end_all_in
 from tests.pythons import find_python
 from tests.waiting import PATIENCE_S, until
@@ -47,8 +48,7 @@ class Unit:
     def bring(self, path: str) -> None:
         """Put the agent there, and use it from now on."""
         self.archive = path
-        (self.home / path).parent.mkdir(parents=True, exist_ok=True)
-        (self.home / path).write_bytes(archive().data)
+        bring_agent(self.home, path)
 
     def ask(self, verb: str, **arguments: Any) -> dict[str, Any]:
         """The reply; frames before it are left out."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import time
 from pathlib import Path
 
@@ -12,12 +11,19 @@ import pytest
 
 from cloudrun.agent import compiled
 from cloudrun.ssh.archive import archive
+from tests.agents import byte_code
 from tests.contract.agent.conftest import Unit, until
 
 
+@pytest.fixture
+def unit(unit: Unit) -> Unit:
+    """A new machine, as a client finds it."""
+    _byte_code(unit).unlink()
+    return unit
+
+
 def _byte_code(unit: Unit) -> Path:
-    archive = unit.home / unit.archive
-    return archive.with_suffix(f".{sys.implementation.cache_tag}")
+    return byte_code(unit.home / unit.archive)
 
 
 def _grow_old(unit: Unit) -> None:

@@ -131,7 +131,7 @@ def test_one_that_waits_is_cancelled_and_never_begins(unit: Unit, told: Path) ->
 def test_after_a_reboot_those_that_waited_begin_and_those_that_ran_have_ended(unit: Unit, told: Path) -> None:
     unit.orders(slots=1)
     first, second = (queued(unit, told, f"run-{number}", number) for number in range(2))
-    until(lambda: state(first) == "running")
+    until(lambda: state(first) == "running" and starts(told) == [1])
     supervisor = first_supervisor(first)
     unit.hang_up()
     everybody = [unit.warden(), supervisor, int((read_object(first.dir.status) or {})["pid"])]

@@ -97,7 +97,7 @@ def tables(ledger: Ledger) -> dict[str, list[tuple[object, ...]]]:
     return found
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(batches=st.lists(WAYS | BATCHES.flatmap(lambda some: st.sampled_from(some) if some else WAYS), max_size=10))
 def test_a_batch_is_what_its_steps_are_one_by_one(batches: list[Batch]) -> None:
     with a_ledger() as batched, a_ledger() as single:

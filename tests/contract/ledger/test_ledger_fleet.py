@@ -122,3 +122,24 @@ def test_a_client_is_as_alive_as_its_latest_beat(ledger: Ledger, make: SimpleNam
     ledger.beat("client-1", make.noon + timedelta(seconds=9))
     ledger.beat("client-1", make.noon + timedelta(seconds=5))
     assert ledger.client("client-1") == replace(make.client(), heartbeat_at=make.noon + timedelta(seconds=9))
+
+
+def test_what_machines_took_beside_their_work_is_told_of_those_that_have_worked_and_are_over(
+    ledger: Ledger, make: SimpleNamespace
+) -> None:
+    make.launched(ledger, "i-over", "i-idle", "i-lives")
+    for instance_id in ("i-over", "i-lives"):
+        for number, (after_s, provision_s) in enumerate([(30, 0.0), (30, 12.0), (90, 0.0)]):
+            run = make.run(f"run-{instance_id}-{number}", environment_digest="e")
+            ledger.add_run(run)
+            ledger.begin_attempt(run.run_id, instance_id, make.unit().created_at + timedelta(seconds=after_s))
+            ledger.move_run(run.run_id, RunState.RUNNING)
+            ledger.set_timings(run.run_id, Timings(provision_s=provision_s))
+            ledger.move_run(run.run_id, RunState.CANCELLED, reason=EndReason.CANCELLED)
+    for instance_id in ("i-over", "i-idle"):
+        ledger.move_unit(instance_id, UnitState.TERMINATING)
+        ledger.move_unit(instance_id, UnitState.TERMINATED, reason=EndReason.COMPLETED)
+    (times,) = ledger.machine_times("sandbox", "eu-west-1")
+    assert (times.boot_s, times.provision_s, times.environment) == (30.0, 12.0, "e")
+    assert 0.0 <= times.end_s < 600.0
+    assert ledger.machine_times("aws", "eu-west-1") == ledger.machine_times("sandbox", "eu-west-2") == []

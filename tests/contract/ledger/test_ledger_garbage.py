@@ -25,6 +25,7 @@ from cloudrun.ledger import Ledger
 from cloudrun.plan.endings import Ending
 from cloudrun.plan.fingerprint import code_digest
 from cloudrun.runs.rescue import end_lost
+from cloudrun.units.clients import this_client
 
 SOON = time.time() + 1e6  # everything was touched before
 
@@ -78,6 +79,18 @@ def test_what_is_new_stays_however_unused_it_is(project: Ledger, make: SimpleNam
     assert project.artifacts.touch(loose.sha256), "somebody is about to refer to it"
     assert garbage.free(project, [found]).size == 0
     assert project.artifacts.has(loose.sha256)
+
+
+def test_code_of_a_run_whose_machine_is_on_its_way_stays_whatever_is_asked_for(project: Ledger) -> None:
+    """It is in no row before the machine is there, minutes later."""
+    files = {"a.py": b"print(1)"}
+    project.keep_code(code_digest(files), files)
+    client = this_client(SystemClock().now())
+    project.register_client(client)
+    assert freed(project) == 0
+    assert project.code(code_digest(files)) == {"a.py": "print(1)"}
+    project.dismiss_client(client.client_id)
+    assert freed(project) == 8
 
 
 def test_while_somebody_brings_files_home_nothing_is_freed(project: Ledger, make: SimpleNamespace) -> None:

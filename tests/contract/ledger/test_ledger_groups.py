@@ -9,12 +9,15 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import SimpleNamespace
+from functools import partial
+from types import FrameType, SimpleNamespace
+from typing import Any
 
 import pytest
 
 from cloudrun.core.errors import LedgerError, UsageError
-from cloudrun.ledger import Ledger
+from cloudrun.core.records import RunRecord
+from cloudrun.ledger import Ledger, database
 
 WAIT_S = 60.0
 
@@ -128,6 +131,88 @@ def test_a_failed_block_leaves_the_next_one_a_clean_start(ledger: Ledger, make: 
     assert ids(ledger) == {"run-1", "run-3"}
 
 
+# What is done with the turn in one's hand. Python lets no signal in between a lock's release and what comes before it.
+INSIDE = ("_joined", "_is_open", "_member", "commit")
+
+
+class Interrupt:
+    """Raised once, in whichever thread comes to the `number`th line of the ledger's database after it was `armed`."""
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+        self.armed = False
+        self._counting = threading.Lock()
+
+    def around(self, act: Callable[[], object]) -> None:
+        """`act`, in a thread that may be interrupted."""
+        before = sys.gettrace()
+        sys.settrace(self._of_frame)
+        try:
+            act()
+        finally:
+            sys.settrace(before)
+
+    def _of_frame(self, frame: FrameType, event: str, argument: object) -> Any:
+        code = frame.f_code
+        return self._at_line if code.co_filename == database.__file__ and code.co_name in INSIDE else None
+
+    def _at_line(self, frame: FrameType, event: str, argument: object) -> Any:
+        if self.armed and event == "line":
+            with self._counting:
+                self.left -= 1
+                is_now = self.left == 0
+            if is_now:
+                raise KeyboardInterrupt
+        return self._at_line
+
+
+def test_wherever_one_is_interrupted_the_others_hear_what_is_true(ledger: Ledger, make: SimpleNamespace) -> None:
+    """At each line in turn that those come to who write together."""
+    interrupted = 0
+    for number in range(1, 71):
+        runs = [make.run(f"run-{number}-{which}") for which in range(3)]
+        interrupt = Interrupt(number)
+        futures: list[Future[None]] = []
+
+        def lead(runs: list[RunRecord] = runs, interrupt: Interrupt = interrupt, futures: list[Any] = futures) -> None:
+            with ledger.together():
+                ledger.add_run(runs[0])
+                futures += [pool.submit(interrupt.around, partial(ledger.add_run, run)) for run in runs[1:]]
+                while len(ledger._database._waiting) < 2:
+                    time.sleep(0.0005)
+                interrupt.armed = True
+
+        with ThreadPoolExecutor(3) as pool:
+            leading = pool.submit(interrupt.around, lead)
+            errors = [leading.exception(WAIT_S)]
+            errors += [each.exception(WAIT_S) for each in futures]
+        there = ids(ledger)
+        for run, error in zip(runs, errors, strict=True):
+            if isinstance(error, KeyboardInterrupt):
+                interrupted += 1  # and does not know
+            else:
+                assert (run.run_id in there) == (error is None), (number, errors)
+                assert error is None or isinstance(error, LedgerError), (number, errors)
+    assert interrupted > 40
+    ledger.add_run(make.run("run-after"))
+    assert "run-after" in ids(ledger)
+
+
+def test_one_that_was_interrupted_while_it_waited_to_write_keeps_nobody_from_it(
+    ledger: Ledger, make: SimpleNamespace
+) -> None:
+    gone = threading.Thread()  # an id that is no thread's any more
+    gone.start()
+    gone.join()
+    ledger.add_run(make.run("run-1"))
+    ledger._database._waiting.add(gone.ident or 0)  # as if it had died between its wish and its turn
+    done = threading.Thread(target=ledger.add_run, args=(make.run("run-2"),), daemon=True)
+    done.start()
+    done.join(WAIT_S)
+    assert not done.is_alive()
+    assert ids(Ledger(ledger.project)) == {"run-1", "run-2"}, "seen by another connection: on the disk"
+
+
 def test_whoever_reads_sees_what_is_on_the_disk(ledger: Ledger, make: SimpleNamespace) -> None:
     """Threads that write and threads that read, all at once: what is read is what another connection reads, too."""
     other = Ledger(ledger.project)
@@ -179,6 +264,26 @@ def test_two_ledgers_in_one_block_do_not_let_others_in(ledger: Ledger, make: Sim
     second.close()
 
 
+def test_another_ledger_of_the_same_file_does_not_wait_for_a_group_that_waits_for_it(
+    ledger: Ledger, make: SimpleNamespace
+) -> None:
+    second = Ledger(ledger.project)
+    ledger.add_run(make.run("run-0"))
+    ids(second)
+    ledger._database._waiting.add(-1)  # it lets somebody in who does not come: its group stays open for a while
+    with ThreadPoolExecutor(1) as pool:
+        with ledger.together():
+            ledger.add_run(make.run("run-1"))
+            later = pool.submit(second.add_run, make.run("run-2"))
+            give_up = time.monotonic() + WAIT_S
+            while not second._database._waiting:
+                assert time.monotonic() < give_up
+                time.sleep(0.001)
+        later.result(WAIT_S)
+    assert ids(ledger) == {"run-0", "run-1", "run-2"}
+    second.close()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_threads_write_while_others_fork(ledger: Ledger) -> None:
     script = f"""
@@ -217,3 +322,48 @@ print({{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children
     assert (done.stdout, done.stderr) == ("{0} 90\n", "")
     with ledger._database.reading() as connection:
         assert [row[0] for row in connection.execute("PRAGMA integrity_check")] == ["ok"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.parametrize("block", ["ledger.together()", "ledger._database.writing()", "ledger._database.reading()"])
+@pytest.mark.parametrize("leaves", ["pass", "raise ValueError"])
+def test_a_child_that_is_forked_in_a_block_leaves_it_to_its_parent(ledger: Ledger, block: str, leaves: str) -> None:
+    """With its parent's connection it would end the parent's transaction, in the parent's file."""
+    script = f"""
+import os, sys
+from contextlib import suppress
+from datetime import UTC, datetime
+from cloudrun.core.errors import LedgerError
+from cloudrun.core.records import RunRecord
+from cloudrun.core.states import RunState
+from cloudrun.ledger import Ledger
+ledger = Ledger({str(ledger.project)!r})
+
+def add(name):
+    ledger.add_run(RunRecord(name, "a", "a.py", RunState.QUEUED, datetime(2026, 1, 1, tzinfo=UTC)))
+
+add("before")
+child = None
+reader, writer = os.pipe()
+with suppress(ValueError), ledger.together():
+    if "reading" not in {block!r}:
+        add("half")
+    with {block}:
+        child = os.fork()
+        if not child:
+            {leaves}
+        else:
+            os.read(reader, 1)  # until it has left
+if not child:
+    try:
+        add("of the child")
+    except LedgerError as error:
+        print(error.next_step, flush=True)
+    os.write(writer, b".")
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), sorted(run.run_id for run in ledger.runs()))
+add("after")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=WAIT_S)
+    there = ["before"] + ["half"] * ("reading" not in block)
+    assert (done.stdout, done.stderr) == (f"fork before the block, or after it\n0 {there}\n", "")

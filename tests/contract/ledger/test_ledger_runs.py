@@ -217,11 +217,24 @@ def test_a_run_is_found_by_id_by_name_and_by_the_beginning_of_its_id(ledger: Led
     assert ledger.run("0abd").run_id == "run-0abd"
     with pytest.raises(UsageError, match=r"several runs begin with '0ab'.*run-0ab[cd], run-0ab[cd]"):
         ledger.run("0ab")
-    with pytest.raises(NotFound, match="near: first"):
+    with pytest.raises(NotFound, match="near: first") as caught:
         ledger.run("frist")
+    assert caught.value.instead == ("frist", "first")
     for reference in ("", "%", "run-1ab_"):
         with pytest.raises(NotFound):
             ledger.run(reference)
+
+
+def test_who_names_a_script_is_told_how_to_find_its_runs(ledger: Ledger, make: SimpleNamespace) -> None:
+    ledger.add_run(replace(make.run("run-0abc", name="baseline"), script="jobs/train.py"))
+    for reference, known in (
+        ("train.py", "train.py"),
+        ("jobs/train.py", "jobs/train.py"),
+        ("trian.py", "jobs/train.py"),
+    ):
+        with pytest.raises(NotFound) as caught:
+            ledger.run(reference)
+        assert f"cloudrun results --script {known}" in caught.value.next_step
 
 
 def test_runs_are_listed_by_time_and_state(ledger: Ledger, make: SimpleNamespace) -> None:

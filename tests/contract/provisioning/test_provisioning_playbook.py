@@ -109,7 +109,7 @@ def test_a_machine_without_uv_gets_the_pinned_one(
     assert (tmp_path / "used").exists()
 
 
-def test_nothing_of_the_users_settings_is_used(
+def test_neither_the_users_settings_nor_a_template_in_a_requirement_have_a_say(
     host: Host, private: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "here").mkdir()
@@ -122,15 +122,6 @@ def test_nothing_of_the_users_settings_is_used(
     monkeypatch.setenv("ANSIBLE_REMOTE_USER", "nobody")
     monkeypatch.setenv("LC_ALL", "C")
     monkeypatch.setenv("PATH", "/usr/bin:/bin")  # as where the virtual environment is not activated
-    wanted = environment("joblib==1.4.0")
-    provision(host.target, wanted, private_dir=private, timeout_s=TIMEOUT_S)
-    assert (host.home / env_ready(wanted.fingerprint)).exists()
-
-
-# -- how it fails ----------------------------------------------------------------------------------------------------
-
-
-def test_a_template_in_a_requirement_is_text_and_runs_nothing_here(host: Host, private: Path, tmp_path: Path) -> None:
     trap = tmp_path / "trap"
     line = f"""# {{{{ lookup('pipe', 'touch {trap}') }}}} {{% set a = 1 %}} {{# gone #}}"""  # to uv a comment
     wanted = environment("joblib==1.4.0", line)
@@ -138,6 +129,9 @@ def test_a_template_in_a_requirement_is_text_and_runs_nothing_here(host: Host, p
     assert not trap.exists()
     record = json.loads((host.home / env_ready(wanted.fingerprint)).read_text())
     assert record["requirements"] == ["joblib==1.4.0", line]
+
+
+# -- how it fails ----------------------------------------------------------------------------------------------------
 
 
 def test_a_requirement_that_cannot_be_installed_is_told_in_uvs_words(host: Host, private: Path) -> None:
@@ -175,12 +169,17 @@ def test_a_failing_task_of_ones_own_playbook_is_named(host: Host, private: Path,
 
 
 @pytest.mark.parametrize("text", ["- hosts: unit\n  tasks: [\n", "- hosts: unit\n  tsaks: []\n", "just words\n"])
-def test_what_is_no_playbook_is_refused_before_and_while(host: Host, private: Path, tmp_path: Path, text: str) -> None:
+def test_what_is_no_playbook_is_refused_before(tmp_path: Path, text: str) -> None:
     broken = tmp_path / "broken.yml"
     broken.write_text(text)
     with pytest.raises(ProvisionError, match=r"(?s)cannot read the playbook .*broken\.yml") as caught:
         check_playbook(broken)
     assert str(broken) in caught.value.next_step
+
+
+def test_what_has_become_no_playbook_is_refused_while(host: Host, private: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.yml"
+    broken.write_text("- hosts: unit\n  tsaks: []\n")
     with pytest.raises(ProvisionError, match="the playbook did not run"):
         provision(host.target, environment(), private_dir=private, timeout_s=TIMEOUT_S, playbook=broken)
 

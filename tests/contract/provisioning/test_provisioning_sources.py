@@ -154,11 +154,30 @@ def test_a_private_index_is_asked_with_credentials_that_are_written_nowhere(
     assert SECRET not in repr(environment)
     assert SECRET not in json.dumps(environment.requirements)
     assert f"--index-url {index.url}" in environment.requirements
-    assert build(host, environment, tmp_path) == "2.0"
+    if where == "the variable":
+        assert build(host, environment, tmp_path) == "2.0"
+    else:  # it is the same file on the unit, and Ansible does the same with it
+        with Session.open(host.target, timeout_s=20) as session, furnished(session, environment):
+            assert SECRET in (host.home / INDEX_LOGINS).read_text()
+        assert not (host.home / INDEX_LOGINS).exists()
     written = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
     assert written
     assert not any(SECRET in path.read_text() for path in written)
     assert not any(SECRET.encode() in path.read_bytes() for path in host.home.rglob(".ready"))
+
+
+def test_a_build_takes_credentials_with_it_whatever_has_become_of_who_brought_them(
+    host: Host, index: Index, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, f"me:{SECRET}")
+    (project / "requirements.txt").write_text("mine\n")
+    environment = made(project, tmp_path, index.url)
+    brought = host.home / INDEX_LOGINS
+    brought.parent.mkdir()
+    for end in ("once it has built", "where it is there already"):
+        brought.write_text(environment.logins)  # by one who never comes back
+        provision(host.target, environment, private_dir=tmp_path / "private", timeout_s=60)
+        assert not list(brought.parent.rglob("netrc*")), end
 
 
 def test_without_credentials_the_index_refuses_and_it_says_so(index: Index, project: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ import pytest
 from cloudrun.core import rundir, wire
 from cloudrun.ssh.archive import archive
 from cloudrun.ssh.keys import KeyPair, make_key
+from tests.agents import bring_agent
 from tests.leftovers import end_all_in, end_tree
 from tests.pythons import find_python
 
@@ -54,9 +55,7 @@ class Unit:
         self.environment = {"HOME": str(home), "PATH": path or os.environ["PATH"]}
         folder.mkdir(exist_ok=True)
         home.mkdir(exist_ok=True)
-        place = folder / archive().path
-        place.parent.mkdir(parents=True)
-        place.write_bytes(archive().data)
+        bring_agent(folder)
         self._agents: list[subprocess.Popen[bytes]] = []
 
     @property

@@ -14,6 +14,7 @@ from cloudrun.core import rundir
 from cloudrun.core.records import FileEntry
 from cloudrun.ssh.agent import Agent
 from cloudrun.ssh.session import Session
+from tests.agents import bring_agent
 from tests.pipes import PipeSession
 
 LARGE = 3_000_000  # bytes: more than what is sent again from its first byte
@@ -21,7 +22,7 @@ LARGE = 3_000_000  # bytes: more than what is sent again from its first byte
 
 @pytest.fixture
 def unit(tmp_path: Path) -> Iterator[PipeSession]:
-    (tmp_path / "home").mkdir()
+    bring_agent(tmp_path / "home")
     session = PipeSession(tmp_path / "home")
     yield session
     session.close()

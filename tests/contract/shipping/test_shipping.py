@@ -186,7 +186,7 @@ def _tree(files: dict[str, bytes]) -> dict[str, bytes]:
 
 
 @settings(
-    max_examples=8,
+    max_examples=5,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=(Phase.explicit, Phase.reuse, Phase.generate),  # an example takes a second: shrinking one would take an hour

@@ -23,6 +23,7 @@ from cloudrun.core.records import SshTarget
 from cloudrun.ssh.agent import Agent
 from cloudrun.ssh.keys import make_key
 from cloudrun.ssh.session import Session
+from tests.agents import bring_agent
 from tests.leftovers import end_all_in, end_tree
 
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
@@ -90,6 +91,7 @@ def _sshd(folder: Path, port: int, home: Path) -> list[str]:
 @pytest.fixture(scope="module", params=["asyncssh", "openssh"])
 def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     with ssh_host(request.param, tmp_path_factory.mktemp(request.param)) as running:
+        bring_agent(running.home)
         yield running
 
 

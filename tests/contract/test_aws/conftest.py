@@ -28,6 +28,15 @@ CANONICAL = "099720109477"
 AMAZON = "898082745236"
 
 
+MOTO = """
+from cloudrun.sandbox.loading import moto_of
+with moto_of("us-east-1"):
+    import moto.ec2.models
+    from moto.server import main
+main()
+"""
+
+
 @dataclass(frozen=True)
 class Refusal:
     """An answer of EC2's that the proxy gives itself: the request goes no further."""
@@ -114,7 +123,7 @@ def moto_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     environment = {**os.environ, "MOTO_AMIS_PATH": str(images), **dict.fromkeys(checks, "true")}
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            [sys.executable, "-c", MOTO, "-H", "127.0.0.1", "-p", str(port)],
             stdout=log,
             stderr=log,
             env=environment,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.command import Cli
+from tests.command import Cli, CliHere
 from tests.contract.test_aws.conftest import Endpoint
 from tests.contract.test_aws.test_prices import product
 
@@ -20,7 +20,7 @@ SECRET = "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY"
 def cli(tmp_path: Path, endpoint: Endpoint) -> Cli:
     endpoint.documents["GetServiceQuota"] = {"Quota": {"QuotaName": "Standard", "Value": 32.0}}
     endpoint.documents["GetProducts"] = {"PriceList": [product("0.1008")]}
-    return Cli(
+    return CliHere(
         tmp_path,
         {
             "AWS_ENDPOINT_URL": endpoint.url,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.command import Cli
+from tests.command import Cli, CliHere
 from tests.contract.test_aws.conftest import Endpoint, Refusal
 from tests.contract.test_aws.test_prices import product
 from tests.readme_command import snippet
@@ -24,7 +24,7 @@ def cli(tmp_path: Path, endpoint: Endpoint) -> Cli:
     (tmp_path / "project" / "train.py").write_text("import json\nprint(json.dumps({'n': 1}))\n")
     for size in range(1, 8):
         (tmp_path / "project" / f"file{size}.bin").write_bytes(bytes(size * 1000))
-    return Cli(
+    return CliHere(
         tmp_path / "project",
         {
             "AWS_ENDPOINT_URL": endpoint.url,

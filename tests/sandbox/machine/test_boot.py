@@ -76,7 +76,10 @@ def test_cloudruns_own_user_data_powers_the_machine_off_at_its_deadline(new_unit
     unit = new_unit()
     deadline = datetime.now(UTC) + timedelta(seconds=3)
     text = userdata.user_data(
-        deadline=deadline, host_private_key=(unit.folder / "host").read_text(), host_public_key=unit.host_key.strip()
+        deadline=deadline,
+        host_private_key=(unit.folder / "host").read_text(),
+        host_public_key=unit.host_key.strip(),
+        overdue_grace_s=300.0,
     )
     unit.spec = dataclasses.replace(unit.spec, user_data=text)
     unit.start()
@@ -88,7 +91,10 @@ def test_cloudruns_own_user_data_powers_the_machine_off_at_its_deadline(new_unit
 
 def armed(unit, deadline):
     text = userdata.user_data(
-        deadline=deadline, host_private_key=(unit.folder / "host").read_text(), host_public_key=unit.host_key.strip()
+        deadline=deadline,
+        host_private_key=(unit.folder / "host").read_text(),
+        host_public_key=unit.host_key.strip(),
+        overdue_grace_s=300.0,
     )
     unit.spec = dataclasses.replace(unit.spec, user_data=text)
     return unit.start()

@@ -1,0 +1,75 @@
+"""A mistyped score or parameter is said before a machine is launched, where earlier runs of the script tell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cloudrun.cli.main import run
+from cloudrun.core.errors import UsageError
+from cloudrun.core.events import Event, Note
+from cloudrun.ledger import Ledger
+from cloudrun.runs.doubts import check_names
+from tests.cli.conftest import Made
+
+CODE = 'parser.add_argument("--alpha")\nprint(json.dumps(scores(model)))\n'
+
+
+@pytest.fixture
+def train(ledger: Ledger, ended: Made, tmp_path: Path) -> Path:
+    """A script with one earlier run."""
+    script = tmp_path / "train.py"
+    script.write_text(CODE)
+    ended("first", {"accuracy": 0.9, "loss": 0.1}, params={"alpha": 1})
+    return script
+
+
+def said(script: Path, ledger: Ledger, *params: str, metric: str | None = None) -> list[str]:
+    heard: list[Event] = []
+    check_names(script, params, metric, ledger, heard.append)
+    assert all(isinstance(event, Note) and event.level == "warning" for event in heard)
+    return [event.text for event in heard if isinstance(event, Note)]
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"], ["--set", "alpha=1,2"], ["--detach"]])
+def test_a_metric_that_is_nearly_one_of_theirs_is_refused(ledger: Ledger, train: Path, more: list[str]) -> None:
+    with pytest.raises(UsageError, match="'acuracy'; did you mean accuracy") as caught:
+        run(["submit", str(train), "--metric", "acuracy", *more])
+    assert caught.value.exit_code == 2
+    assert "--metric accuracy" in caught.value.next_step
+    assert [each.launch_id for each in ledger.launches()] == ["l-1"], "of the fixture"
+
+
+def test_one_that_is_like_none_of_theirs_is_a_warning(ledger: Ledger, train: Path) -> None:
+    (words,) = said(train, ledger, metric="f1")
+    assert "'f1'" in words
+    assert "accuracy, loss" in words
+
+
+def test_one_that_the_code_names_is_a_new_one(ledger: Ledger, train: Path, tmp_path: Path) -> None:
+    assert said(train, ledger, metric="loss") == []
+    with pytest.raises(UsageError):
+        said(train, ledger, metric="val_accuracy")
+    (tmp_path / "scoring.py").write_text("NAMES = ['val_accuracy']\n")
+    train.write_text(f"import scoring\n{CODE}")
+    assert said(train, ledger, metric="val_accuracy") == []
+
+
+def test_a_project_s_metric_that_another_script_gives_is_refused_to_none(
+    ledger: Ledger, ended: Made, train: Path
+) -> None:
+    ended("other", {"val_accuracy": 0.9}, script="other.py")
+    assert "val_accuracy" in said(train, ledger, metric="val_accuracy")[0]
+
+
+def test_before_the_first_run_nobody_can_tell(ledger: Ledger, tmp_path: Path) -> None:
+    new = tmp_path / "new.py"
+    new.write_text("print(1)")
+    assert said(new, ledger, "alhpa", metric="acuracy") == []
+
+
+def test_a_mistyped_parameter_is_a_warning(ledger: Ledger, train: Path) -> None:
+    assert said(train, ledger, "alpha", "momentum") == []
+    (words,) = said(train, ledger, "alpha", "alhpa")
+    assert "'alhpa': did you mean alpha?" in words
