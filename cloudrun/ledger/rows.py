@@ -7,6 +7,7 @@ import math
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from cloudrun.core.clock import utc_text, utc_time
@@ -171,6 +172,19 @@ def run_records(connection: sqlite3.Connection, run_ids: Iterable[str]) -> list[
     return [found[run_id] for run_id in wanted if run_id in found]
 
 
+# Cells of a grid share these, and there are thousands of them.
+
+
+@lru_cache(maxsize=64)
+def _arguments(encoded: str) -> tuple[str, ...]:
+    return tuple(json.loads(encoded))
+
+
+@lru_cache(maxsize=64)
+def _timings(encoded: str) -> Timings:
+    return Timings(**json.loads(encoded))
+
+
 def _run_record(row: sqlite3.Row, scores: dict[str, float], artifacts: tuple[Artifact, ...]) -> RunRecord:
     params: dict[str, Any] = json.loads(row["params"])
     return RunRecord(
@@ -180,7 +194,7 @@ def _run_record(row: sqlite3.Row, scores: dict[str, float], artifacts: tuple[Art
         cwd=row["cwd"],
         state=RunState(row["state"]),
         created_at=utc_time(row["created_at"]),
-        arguments=tuple(json.loads(row["arguments"])),
+        arguments=_arguments(row["arguments"]),
         params=params,
         submission=json.loads(row["submission"]),
         end_reason=optional_reason(row["end_reason"]),
@@ -197,7 +211,7 @@ def _run_record(row: sqlite3.Row, scores: dict[str, float], artifacts: tuple[Art
         instance_id=row["instance_id"],
         instance_type=row["instance_type"],
         place=None if row["provider"] is None else _place(row),
-        timings=Timings(**json.loads(row["timings"])),
+        timings=_timings(row["timings"]),
         usage=None if row["usage"] is None else Usage(**json.loads(row["usage"])),
         cost_usd=row["cost_usd"],
         detail=row["detail"],
