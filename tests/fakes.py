@@ -28,6 +28,7 @@ from cloudrun.ledger import Ledger
 from cloudrun.runs.attempt import Attempt
 from cloudrun.ssh.agent import Finished, Outputs
 from cloudrun.units import launching
+from cloudrun.units.rented import RentedUnit
 from cloudrun.units.unit import OpenUnit
 from cloudrun.wiring import Cloud
 
@@ -186,7 +187,7 @@ def launch_one(
 
 
 def open_unit(ledger: Ledger, clock: ManualClock, ec2: Ec2, observe: Callable[[Event], None] = nobody) -> OpenUnit:
-    unit = OpenUnit(cloud_of(ec2), ledger, Settings(), observe, clock)
+    unit = RentedUnit(cloud_of(ec2), ledger, Settings(), observe, clock)
     unit.record = launch_one(ledger, clock, ec2)
     unit.client_id = unit.record.client_id
     unit.opened = True

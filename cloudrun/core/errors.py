@@ -36,6 +36,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cloudrun.core.interrupts import no_interrupt_lost
+
 
 class CloudrunError(Exception):
     """What happened (`str(error)`), what to type next (`next_step`), and the exit code a shell sees (`exit_code`).
@@ -205,7 +207,8 @@ def before_launch(instance_id: str | None = None) -> Iterator[None]:
     """Whoever interrupts what is done in here is told that there is nothing to end, nor to pay; or that the machine
     which was to be used again is as it was."""
     try:
-        yield
+        with no_interrupt_lost():
+            yield
     except (KeyboardInterrupt, SystemExit) as error:
         error.add_note(untouched(instance_id))
         stopped(error, BEGIN_AGAIN)

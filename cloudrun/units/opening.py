@@ -28,6 +28,7 @@ from cloudrun.units.connection import EarlyLogin
 from cloudrun.units.leases import beat
 from cloudrun.units.lifeline import LIFELINE
 from cloudrun.units.purse import Purse
+from cloudrun.units.rented import RentedUnit
 from cloudrun.units.unit import OpenUnit
 from cloudrun.wiring import Cloud
 
@@ -57,7 +58,7 @@ def open_unit(
         settings = purse.allow(settings, cloud.place.region, observe)
     check_playbook()  # a unit that cannot be provisioned is not worth launching
     say_beforehand(cloud, settings, (clock or SystemClock()).now(), observe)
-    unit = OpenUnit(cloud, ledger, settings, observe, clock or SystemClock())
+    unit = RentedUnit(cloud, ledger, settings, observe, clock or SystemClock())
     client = this_client(unit.clock.now())
     ledger.register_client(client)
     unit.client_id = client.client_id

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from contextlib import suppress
 from copy import copy
 
 import pytest
@@ -11,7 +13,7 @@ from cloudrun.core.events import nobody
 from cloudrun.core.settings import Settings
 from cloudrun.ledger import Ledger
 from cloudrun.units.opening import close_behind
-from cloudrun.units.unit import OpenUnit
+from cloudrun.units.rented import RentedUnit
 from tests.fakes import Ec2, ManualClock, cloud_of
 
 
@@ -24,12 +26,21 @@ def test_an_interruption_is_told_that_nothing_was_launched(interruption: BaseExc
     assert caught.value.next_step == "the same command begins again"  # type: ignore[attr-defined]
 
 
+def test_ctrl_c_that_a_library_swallows_while_it_is_loaded_is_not_lost() -> None:
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        pytest.skip("SIGINT is ignored here")
+    with pytest.raises(KeyboardInterrupt) as caught, before_launch(), suppress(BaseException):
+        signal.raise_signal(signal.SIGINT)
+    assert caught.value.__notes__ == ["nothing was launched: nothing runs, and nothing is billed"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), Cancelled("told to stop")])
 def test_where_a_machine_goes_before_a_run_was_begun_there_is_none_to_be_shown(
     ledger: Ledger, clock: ManualClock, error: BaseException
 ) -> None:
     for run_ids, next_step in (([], "the same command begins again"), (["r-1"], "cloudrun show r-1")):
-        unit = OpenUnit(cloud_of(Ec2()), ledger, Settings(), nobody, clock)
+        unit = RentedUnit(cloud_of(Ec2()), ledger, Settings(), nobody, clock)
         unit.run_ids = run_ids
         close_behind(unit, again := copy(error))
         assert again.next_step == next_step  # type: ignore[attr-defined]
@@ -45,7 +56,7 @@ def test_a_machine_that_was_to_be_used_again_is_not_said_to_cost_nothing() -> No
 
 def test_nor_is_it_where_its_client_was_about_to_take_it(ledger: Ledger, clock: ManualClock) -> None:
     error = KeyboardInterrupt()
-    close_behind(OpenUnit(cloud_of(Ec2()), ledger, Settings(), nobody, clock), error, "i-1")
+    close_behind(RentedUnit(cloud_of(Ec2()), ledger, Settings(), nobody, clock), error, "i-1")
     (note,) = error.__notes__
     assert "i-1" in note
     assert "nothing is billed" not in note

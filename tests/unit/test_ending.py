@@ -19,7 +19,7 @@ from cloudrun.ledger import Ledger
 from cloudrun.units import launching, terminating
 from cloudrun.units.clients import this_client
 from cloudrun.units.opening import close_behind
-from cloudrun.units.unit import OpenUnit
+from cloudrun.units.rented import RentedUnit
 from tests.fakes import Ec2, ManualClock, Network, cloud_of, intend, launch_one, open_unit
 
 
@@ -163,7 +163,7 @@ def test_a_unit_at_its_end_is_not_joined(ledger: Ledger, clock: ManualClock, sta
     ledger.move_unit(unit.instance_id, state)
     client = this_client(clock.now())
     with pytest.raises(UsageError, match=str(state)):
-        OpenUnit(cloud_of(Ec2()), ledger, Settings(), nobody, clock).join(unit.instance_id, client)
+        RentedUnit(cloud_of(Ec2()), ledger, Settings(), nobody, clock).join(unit.instance_id, client)
 
 
 def test_a_unit_in_use_is_not_joined(ledger: Ledger, clock: ManualClock) -> None:
@@ -171,7 +171,7 @@ def test_a_unit_in_use_is_not_joined(ledger: Ledger, clock: ManualClock) -> None
     ledger.register_client(client)
     unit = launch_one(ledger, clock, Ec2(), client_id=client.client_id)
     with pytest.raises(UsageError, match="in use"):
-        OpenUnit(cloud_of(Ec2()), ledger, Settings(), nobody, clock).join(unit.instance_id, this_client(clock.now()))
+        RentedUnit(cloud_of(Ec2()), ledger, Settings(), nobody, clock).join(unit.instance_id, this_client(clock.now()))
     assert ledger.unit(unit.instance_id) == unit
 
 

@@ -20,7 +20,7 @@ from cloudrun.units import joining, launching
 from cloudrun.units.clients import this_client
 from cloudrun.units.joining import start
 from cloudrun.units.launching import wait_running
-from cloudrun.units.unit import OpenUnit
+from cloudrun.units.rented import RentedUnit
 from tests.fakes import HOUR, Ec2, ManualClock, cloud_of, intend, launch_one
 
 
@@ -80,7 +80,7 @@ def stopped(ledger: Ledger, clock: ManualClock, ec2: Ec2) -> str:
 def test_one_that_ec2_has_no_room_to_start_stays_stopped_and_is_left_to_its_owner(ledger: Ledger) -> None:
     clock, ec2 = ManualClock(), FullEc2()
     name = stopped(ledger, clock, ec2)
-    unit = OpenUnit(cloud_of(ec2), ledger, Settings(), nobody, clock)
+    unit = RentedUnit(cloud_of(ec2), ledger, Settings(), nobody, clock)
     client = this_client(clock.now())
     ledger.register_client(client)
     unit.client_id = client.client_id
@@ -94,7 +94,7 @@ def test_one_that_ec2_has_no_room_to_start_stays_stopped_and_is_left_to_its_owne
 def test_one_whose_start_is_interrupted_is_stopped_again(ledger: Ledger) -> None:
     clock, ec2 = ManualClock(), StartingEc2()
     name = stopped(ledger, clock, ec2)
-    unit = OpenUnit(cloud_of(ec2), ledger, Settings(), nobody, clock)
+    unit = RentedUnit(cloud_of(ec2), ledger, Settings(), nobody, clock)
     client = this_client(clock.now())
     ledger.register_client(client)
     unit.client_id = client.client_id
@@ -120,7 +120,7 @@ class Pressed(Ledger):
 def test_one_that_was_taken_when_the_user_interrupted_is_handed_back(tmp_path: Path) -> None:
     clock, ec2, ledger = ManualClock(), StartingEc2(), Pressed(tmp_path)
     name = stopped(ledger, clock, ec2)
-    unit = OpenUnit(cloud_of(ec2), ledger, Settings(), nobody, clock)
+    unit = RentedUnit(cloud_of(ec2), ledger, Settings(), nobody, clock)
     client = this_client(clock.now())
     ledger.register_client(client)
     unit.client_id = client.client_id
@@ -232,7 +232,7 @@ def kept(ledger: Ledger) -> tuple[ManualClock, Ec2, str]:
 
 
 def join(ledger: Ledger, clock: ManualClock, ec2: Ec2, name: str, settings: Settings | None = None) -> None:
-    unit = OpenUnit(cloud_of(ec2), ledger, settings or Settings(), nobody, clock)
+    unit = RentedUnit(cloud_of(ec2), ledger, settings or Settings(), nobody, clock)
     client = this_client(clock.now())
     ledger.register_client(client)
     unit.client_id = client.client_id
