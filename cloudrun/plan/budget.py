@@ -47,12 +47,16 @@ def worst_usd(now: float, units: Iterable[Leased], spent_usd: float) -> float:
 
     A unit that should be gone and is not keeps on costing: it counts until now.
     """
-    return spent_usd + sum(
-        unit.usd_per_hour
-        / 3600
-        * max(unit.deadline + POWER_OFF_S - unit.requested_at, now - unit.requested_at, LEAST_S)
-        for unit in units
-    )
+    usd_s = 0.0  # dollars an hour, times seconds
+    for unit in units:  # thousands of them at each decision: `max` takes twice as long
+        gone_at = unit.deadline + POWER_OFF_S
+        if gone_at < now:
+            gone_at = now
+        life_s = gone_at - unit.requested_at
+        if life_s < LEAST_S:
+            life_s = LEAST_S
+        usd_s += unit.usd_per_hour * life_s
+    return spent_usd + usd_s / 3600
 
 
 def least_usd(usd_per_hour: float, life_s: float) -> float:

@@ -140,7 +140,7 @@ def decide(
     if limits.budget_usd is not None:
         free_usd = limits.budget_usd - budget.worst_usd(now, units, spent_usd)
         busy = [unit for unit in units if unit.busy or unit.homeward or (queued and unit.state == "ready")]
-        extend = _reductions(now, units, limits, spent_usd)
+        extend = _reductions(now, units, limits, spent_usd) if free_usd < 0 else ()
         if not extend:
             extend = _extensions(now, backlog, queued, busy, limits, free_usd)
             free_usd -= _price_of(extend, busy)
@@ -178,13 +178,6 @@ def decide(
     return Decision(launch, deadline, assign, tuple(drain), extend, ended, why, ahead, recall)
 
 
-def fits(now: float, unit: UnitView, deadline: float, expected_s: float | None, limits: Limits) -> bool:
-    """Whether a cell may be started on a unit that has that deadline; where nobody knows how long it takes, while there
-    is `min_lifetime_s` left."""
-    working_until = deadline - min(limits.lead_s, LEAD_SHARE * max(0.0, deadline - unit.requested_at))
-    return now + (limits.min_lifetime_s if expected_s is None else expected_s) <= working_until
-
-
 # -- assigning -------------------------------------------------------------------------------------------------------
 
 
@@ -204,9 +197,24 @@ def _lasting(
     moved: dict[str, float],
     limits: Limits,
 ) -> list[UnitView]:
-    """Ready units that live long enough for another cell."""
-    until = {unit.unit_id: unit.deadline if unit.sure_until is None else unit.sure_until for unit in ready} | moved
-    return [unit for unit in ready if fits(now, unit, until[unit.unit_id], expected_s, limits)]
+    """Ready units that live long enough for another cell; where nobody knows how long one takes, while there is
+    `min_lifetime_s` left."""
+    done_by = now + (limits.min_lifetime_s if expected_s is None else expected_s)
+    lasting = []
+    for unit in ready:
+        deadline = unit.deadline if unit.sure_until is None else unit.sure_until
+        if moved:
+            deadline = moved.get(unit.unit_id, deadline)
+        if done_by <= _working_until(unit, deadline, limits):
+            lasting.append(unit)
+    return lasting
+
+
+def _working_until(unit: UnitView, deadline: float, limits: Limits) -> float:
+    """Until its agent begins to save what runs on a unit that has that deadline."""
+    if not limits.lead_s:
+        return deadline
+    return deadline - min(limits.lead_s, LEAD_SHARE * max(0.0, deadline - unit.requested_at))
 
 
 def _ahead(
@@ -220,8 +228,10 @@ def _ahead(
 ) -> tuple[tuple[str, int], ...]:
     """Of short cells as many more as a unit has slots, to wait there for one. The last of the queue are left to whoever
     has a slot first."""
+    if expected_s is None or expected_s > SHORT_S:
+        return ()
     spare = left - sum(unit.slots for unit in lasting)
-    if expected_s is None or expected_s > SHORT_S or spare <= 0:
+    if spare <= 0:
         return ()
     given = dict(assign)
     waiting = [

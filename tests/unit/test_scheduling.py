@@ -388,8 +388,8 @@ def test_a_life_is_long_enough_for_boot_work_and_saving() -> None:
     allowed = limits(boot_s=30.0, lead_s=45.0)
     life_s = scheduling.least_life_s(allowed, 600.0)
     fresh = UnitView("i-1", "ready", 1, 0, 0.0, life_s, 0.1)
-    assert scheduling.fits(29.9, fresh, life_s, 600.0, allowed)
-    assert not scheduling.fits(31.0, fresh, life_s, 600.0, allowed)
+    assert scheduling._lasting(29.9, 600.0, [fresh], {"i-1": life_s}, allowed)
+    assert not scheduling._lasting(31.0, 600.0, [fresh], {"i-1": life_s}, allowed)
 
 
 def test_a_unit_that_works_is_not_drained_because_it_has_not_let_us_in_yet() -> None:
