@@ -144,6 +144,14 @@ class Parents:
             self._drop(_key(spec))
             return None
 
+    def is_coming(self, spec: Mapping[str, Any]) -> bool:
+        """Whether a parent that saves this job its imports will be ready soon; where there is none it is started."""
+        if not preloadable(spec.get("preload") or []):
+            return False
+        self.warm(spec)
+        parent = self._parents.get(_key(spec))
+        return parent is not None and parent.alive() and not parent.ready
+
     def warm(self, spec: Mapping[str, Any]) -> None:
         """Start a parent for more jobs like this one, where there is none. It is ready some seconds later."""
         modules = preloadable(spec.get("preload") or [])

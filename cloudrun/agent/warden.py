@@ -23,6 +23,7 @@ from typing import IO, Any
 
 from cloudrun.agent import (
     adoption,
+    late,
     limits,
     locks,
     passport,
@@ -73,6 +74,7 @@ class Warden:
         self._uploading: set[str] = set()
         self._removing = False
         self._parents: Any = None
+        self._late = late.LateStarts()
         self._wait_s = TICK_S
         self._retired = False
 
@@ -97,7 +99,7 @@ class Warden:
         next_tick = 0.0
         try:
             while self._at_home() and not self._retired:
-                pause_s = max(0.0, next_tick - time.monotonic())
+                pause_s = max(0.0, min(next_tick - time.monotonic(), late.LOOK_S if len(self._late) else TICK_S))
                 try:
                     for key, _ in self._selector.select(pause_s):
                         key.data()
@@ -107,6 +109,7 @@ class Warden:
                         next_tick = time.monotonic() + TICK_S
                         self._tick()
                         next_tick = time.monotonic() + self._wait_s
+                    self._begin_late()
                     self._start_waiting()
                 except Exception:  # noqa: BLE001  # no process left for a child, say: the deadline has to be kept
                     _note(traceback.format_exc())
@@ -165,7 +168,15 @@ class Warden:
         if spec is None:
             return
         ward = self._wards.add(run)
-        pid = None
+        if not self._late.add(self._parents, ward, spec, lock, ready):
+            self._begin(ward, spec, lock, ready)
+
+    def _begin_late(self) -> None:
+        for each in self._late.due(self._parents):
+            self._begin(each.ward, each.spec, each.lock, each.ready)
+
+    def _begin(self, ward: Ward, spec: dict[str, Any], lock: int, ready: int) -> None:
+        run, pid = ward.run, None
         with contextlib.suppress(Exception):  # whatever is wrong with a parent: a fresh process is as good
             if self._parents is not None and self._parents.fits(spec):
                 pid = self._parents.start(run, spec, lock, ready)

@@ -150,14 +150,16 @@ def spec(
     disk_bytes: Optional[int] = None,
     fresh: bool = False,
     preload: Optional[List[str]] = None,
+    more: bool = False,
     data: Optional[Dict[str, str]] = None,
     upload: Optional[Dict[str, Any]] = None,
 ) -> Dict[str, Any]:
     """A job. `argv[0]` may be relative to the home; `cwd` is relative to work/; sizes in bytes, times in seconds.
 
     `wall_time_s`, `memory_bytes`, `disk_bytes`: limits; None is none. `fresh`: never a fork. `preload`: modules that
-    the job will import, for a parent of later jobs. `data`: link below work/ -> what it leads to, below data/ (a data
-    set's key, or a file in it). `upload`: the fields of `core.records.Upload`, or None where there is no bucket.
+    the job will import, for a parent of later jobs; `more`: such jobs follow, so that it is worth waiting for. `data`:
+    link below work/ -> what it leads to, below data/ (a data set's key, or a file in it). `upload`: the fields of
+    `core.records.Upload`, or None where there is no bucket.
     """
     return {
         "schema_version": SCHEMA_VERSION,
@@ -174,6 +176,7 @@ def spec(
         "disk_bytes": disk_bytes,
         "fresh": fresh,
         "preload": preload or [],
+        "more": more,
         "data": data or {},
         "upload": upload,
     }

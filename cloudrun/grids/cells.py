@@ -154,7 +154,8 @@ class Cells:
             dispatch.go_on(unit, task.run.run_id, turn)
         else:
             turn.unless(self.stopped)
-            plan = replace(self._plan, job=replace(self._plan.job, params=dict(task.run.params)))
+            job = replace(self._plan.job, params=dict(task.run.params))
+            plan = replace(self._plan, job=job, more=self._turns.queued > 0)
             dispatch.execute(unit, plan, check=False, run_id=task.run.run_id, begun=task.attempt, turn=turn)
 
     def ended(self, task: Cell, error: BaseException | None) -> None:

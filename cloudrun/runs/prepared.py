@@ -58,6 +58,7 @@ class Prepared:
     code: tuple[str, ...] = ()  # what `code_digest` digests: the script and the local modules it can import
     beside: str = ""  # what the ledger calls the state of the files that travel beside its code
     threads: int | None = None  # that a job is told to compute on; None leaves that to its libraries
+    more: bool = False  # jobs like it follow it on its unit
 
 
 def prepare(
@@ -228,6 +229,7 @@ def job_spec(plan: Prepared, run_id: str, number: int, upload: Upload | None) ->
         disk_bytes=settings.disk_bytes,
         fresh=settings.fresh,
         preload=list(plan.third_party),
+        more=plan.more,
         data={data.link: data.key for data in plan.data},
         upload=None if upload is None else {**asdict(upload), "fields": dict(upload.fields)},
     )
