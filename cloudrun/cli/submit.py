@@ -320,7 +320,8 @@ def submit(
         }
         settings = config.load(Path.cwd(), flags)
     with before_launch(instance_id), closing(Ledger()) as ledger, Display() as display:
-        check_names(script, {name: None for table in cells.tables for name in table}, settings.metric, ledger, display)
+        names = {name: None for table in cells.tables for name in table}
+        check_names(script, names, settings.metric, ledger, display, is_typed=metric is not None)
     only_grids = {  # a single run knows nothing of them: one is a grid of one cell then
         "--grid": grid is not None,
         "--units": units is not None,

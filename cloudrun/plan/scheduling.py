@@ -39,7 +39,7 @@ class UnitView:
 
     `busy`: cells that it works on, those on their way to it and those that wait there for a slot included; `homeward`
     those that need no slot any more, and are on their way home. `held_up`: what waits there waits for longer than was
-    expected. Times in seconds since 1970.
+    expected; `waiting`: so many of those that were given ahead have no slot yet. Times in seconds since 1970.
     """
 
     unit_id: str
@@ -53,6 +53,7 @@ class UnitView:
     sure_until: float | None = None
     homeward: int = 0
     held_up: bool = False
+    waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,7 @@ def decide(
     if limits.budget_usd is not None:
         free_usd = limits.budget_usd - budget.worst_usd(now, units, spent_usd)
         busy = [unit for unit in units if unit.busy or unit.homeward or (queued and unit.state == "ready")]
-        extend = _reductions(now, units, limits, spent_usd) if free_usd < 0 else ()
+        extend = _reductions(now, units, queued, limits, spent_usd) if free_usd < 0 else ()
         if not extend:
             extend = _extensions(now, backlog, queued, busy, limits, free_usd)
             free_usd -= _price_of(extend, busy)
@@ -246,7 +247,7 @@ def _recalled(ready: Iterable[UnitView], lasting: Iterable[UnitView]) -> tuple[s
     """Where cells wait for a slot while others have one: the cell before them takes longer than was expected."""
     if not any(unit.busy < unit.slots for unit in lasting):
         return ()
-    return tuple(unit.unit_id for unit in ready if unit.busy > unit.slots)
+    return tuple(unit.unit_id for unit in ready if unit.waiting)
 
 
 def _spread(queued: int, units: Iterable[UnitView]) -> tuple[tuple[str, int], ...]:
@@ -350,11 +351,13 @@ def _extensions(
 
 
 def _reductions(
-    now: float, units: Sequence[UnitView], limits: Limits, spent_usd: float
+    now: float, units: Sequence[UnitView], queued: int, limits: Limits, spent_usd: float
 ) -> tuple[tuple[str, float], ...]:
-    """Nearer deadlines for units that work or may, where all could cost more than the budget. One that was sent such a
-    deadline is not sent another, be it that it does not take it."""
-    granted = [unit if unit.sure_until is None else replace(unit, deadline=unit.sure_until) for unit in units]
+    """Nearer deadlines for units that work or may, where all of those could cost more than the budget. One that was
+    sent such a deadline is not sent another, be it that it does not take it. What is on its way out is given the time
+    to go: where it does not, the caller counts it as spent."""
+    staying = [unit for unit in units if unit.state != "draining" and (queued or unit.busy or unit.homeward)]
+    granted = [unit if unit.sure_until is None else replace(unit, deadline=unit.sure_until) for unit in staying]
     over_usd = budget.worst_usd(now, granted, spent_usd) - (limits.budget_usd or 0.0)
     if over_usd <= LEAST_USD:
         return ()

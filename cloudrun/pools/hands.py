@@ -108,6 +108,7 @@ class Hand:
             self.sure_until,
             len(self.homeward),
             self.held_up,
+            self._slots.waiting,
         )
 
     def reserve(self, task: Any) -> None:
@@ -156,7 +157,8 @@ class Hand:
         if task in self.homeward:
             self.homeward.remove(task)
         self.held_up = isinstance(error, Recalled)
-        self.worked = self.worked or not isinstance(error, ProvisionError | Recalled)
+        began = self.unit is not None and self.unit.begins_jobs
+        self.worked = self.worked or error is None or (began and not isinstance(error, ProvisionError | Recalled))
         self.useless = not self.worked
 
     def _live(self, unit: PooledUnit, carry_out: CarryOut, tell: Callable[[HandEvent], None]) -> None:

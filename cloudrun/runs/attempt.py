@@ -248,7 +248,8 @@ class Attempt:
                 unit.reconnect(unit.hurried, lost=session)
             session = unit.session
             try:
-                self._let_end()
+                if reason != "deadline":  # then each second is for what it saves
+                    self._let_end()
                 grace_s = (submitted_settings(self.run) or unit.settings).grace_s
                 status = unit.agent.cancel(self.place, grace_s, reason)
                 self.over = True
@@ -290,7 +291,7 @@ class Attempt:
 
     def _is_for_another(self) -> bool:
         """Whether it had no part in what became of its machine, and another one takes its place."""
-        return self.unit.replaceable and not self.started
+        return self.unit.replaceable and not self.has_begun()
 
     def _requeue(self, error: Interrupted | DeadlineReached) -> None:
         """The machine went before its job could be asked what it has: the next attempt begins where this one did, or

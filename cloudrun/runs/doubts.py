@@ -16,11 +16,20 @@ from cloudrun.runs.project import checked_script, project_root
 NEWEST = 200  # runs whose names are looked at
 
 
-def check_names(script: Path, params: Collection[str], metric: str | None, ledger: Ledger, observe: Observer) -> None:
-    """Warn of parameters and of a metric that were probably mistyped.
+def check_names(
+    script: Path,
+    params: Collection[str],
+    metric: str | None,
+    ledger: Ledger,
+    observe: Observer,
+    *,
+    is_typed: bool = True,
+) -> None:
+    """Warn of parameters and of a metric that were probably mistyped. `is_typed`: the metric was, and is no setting.
 
     Raises UsageError where that is next to certain: earlier runs of the script gave scores, none of the project's is
-    called so, one of theirs nearly is, and the script's code has no such word either.
+    called so, one of theirs nearly is, and the script's code has no such word either. A name with digits in it
+    (precision_at_10) may be put together there.
     """
     if not params and metric is None:
         return
@@ -38,7 +47,8 @@ def check_names(script: Path, params: Collection[str], metric: str | None, ledge
     if metric is None or not known.scores or metric in known.scores or is_said(metric, code):
         return
     near = nearest(metric, known.scores)
-    if near and metric not in ledger.names(limit=NEWEST).scores:
+    is_made = any(letter.isdigit() for letter in metric)
+    if near and is_typed and not is_made and metric not in ledger.names(limit=NEWEST).scores:
         raise UsageError(
             f"no run of {name} so far gave a score {metric!r}; did you mean {near[0]}?\n"
             "a new score is ranked by afterwards: cloudrun results --metric NAME",

@@ -23,6 +23,7 @@ class Slots:
         self._free = count
         self._recalled = False
         self._sent_back = 0  # how often
+        self.waiting = 0  # for one, at the moment
         self._changed = Condition()
 
     def occupy(self) -> None:
@@ -55,18 +56,22 @@ class Slots:
         until = time.monotonic() + PATIENCE_S
         with self._changed:
             sent_back = self._sent_back
-            while True:
-                if self._recalled:
-                    raise Recalled("it was to begin on a machine on which nothing begins any more")
-                if self._free > 0:
-                    self._free -= 1
-                    return True
-                if not wait:
-                    return False
-                if time.monotonic() > until or self._sent_back > sent_back:
-                    raise Recalled("it was to begin after another one, which takes longer than was expected")
-                self._changed.wait(LOOK_S)
-                check()
+            self.waiting += wait
+            try:
+                while True:
+                    if self._recalled:
+                        raise Recalled("it was to begin on a machine on which nothing begins any more")
+                    if self._free > 0:
+                        self._free -= 1
+                        return True
+                    if not wait:
+                        return False
+                    if time.monotonic() > until or self._sent_back > sent_back:
+                        raise Recalled("it was to begin after another one, which takes longer than was expected")
+                    self._changed.wait(LOOK_S)
+                    check()
+            finally:
+                self.waiting -= wait
 
 
 class Turn:

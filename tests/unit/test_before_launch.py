@@ -26,13 +26,24 @@ def test_an_interruption_is_told_that_nothing_was_launched(interruption: BaseExc
     assert caught.value.next_step == "the same command begins again"  # type: ignore[attr-defined]
 
 
-def test_ctrl_c_that_a_library_swallows_while_it_is_loaded_is_not_lost() -> None:
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        pytest.skip("SIGINT is ignored here")
-    with pytest.raises(KeyboardInterrupt) as caught, before_launch(), suppress(BaseException):
+def loads_by_a_library() -> None:
+    try:
         signal.raise_signal(signal.SIGINT)
-    assert caught.value.__notes__ == ["nothing was launched: nothing runs, and nothing is billed"]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    except BaseException as error:
+        raise ImportError("it could not be loaded") from error
+
+
+def test_ctrl_c_that_a_library_swallows_while_it_is_loaded_is_not_lost() -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt) as caught, before_launch(), suppress(BaseException):
+            signal.raise_signal(signal.SIGINT)
+        assert caught.value.__notes__ == ["nothing was launched: nothing runs, and nothing is billed"]
+        with pytest.raises(KeyboardInterrupt), before_launch():
+            loads_by_a_library()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), Cancelled("told to stop")])

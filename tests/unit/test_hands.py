@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
 from threading import Event
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from cloudrun.core.errors import JobFailed
+from cloudrun.core.errors import JobFailed, UnitGone
 from cloudrun.ledger import Ledger
 from cloudrun.pools.hands import Closed, Done, Freed, Hand, HandEvent, Opened
 from cloudrun.runs.slots import Recalled, Turn
@@ -21,6 +22,7 @@ WAIT_S = 60.0
 
 class Unit:
     instance_id = "i-1"
+    begins_jobs = False
 
     def open(self) -> None: ...
 
@@ -131,3 +133,14 @@ def test_what_waits_for_its_turn_on_a_unit_that_ends_comes_back_as_it_was(hand: 
     assert (first.task, first.error) == ("first", None)
     hand.ended("first", None)
     assert isinstance(events.get(timeout=WAIT_S), Closed)
+
+
+def test_a_machine_that_went_before_anything_was_begun_on_it_was_of_no_use(hand: Hand) -> None:
+    hand.unit = cast("Any", Unit())
+    for task in ("first", "second"):
+        hand.reserve(task)
+    hand.ended("first", UnitGone("it has gone"))
+    assert (hand.worked, hand.useless) == (False, True)
+    hand.unit = cast("Any", SimpleNamespace(begins_jobs=True))
+    hand.ended("second", UnitGone("it has gone"))
+    assert hand.worked

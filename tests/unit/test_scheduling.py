@@ -254,11 +254,31 @@ def test_nothing_more_waits_where_what_waits_is_held_up_or_the_unit_soon_ends() 
 
 
 def test_what_waits_behind_a_long_cell_comes_back_as_soon_as_another_unit_has_a_slot() -> None:
-    decision = decided(0, unit("i-1", 3), unit("i-2"), expected_s=1.0)
+    held = dataclasses.replace(unit("i-1", 3), waiting=1)
+    decision = decided(0, held, unit("i-2"), expected_s=1.0)
     assert (decision.recall, decision.drain) == (("i-1",), ()), "the other one is to take it over"
-    assert decided(0, unit("i-1", 3), unit("i-2", 2), expected_s=1.0).recall == ()
-    assert decided(9, unit("i-1", 3), unit("i-2"), expected_s=1.0).recall == (), "there is other work for that slot"
+    assert decided(0, held, unit("i-2", 2), expected_s=1.0).recall == ()
+    assert decided(9, held, unit("i-2"), expected_s=1.0).recall == (), "there is other work for that slot"
     assert decided(0, unit("i-1", 2), unit("i-2"), expected_s=1.0).drain == ("i-2",)
+
+
+def test_a_unit_with_a_long_queue_of_its_own_keeps_no_other_from_being_drained() -> None:
+    decision = decided(0, unit("i-1", 50), unit("i-2"), expected_s=1.0)
+    assert (decision.recall, decision.drain) == ((), ("i-2",))
+
+
+def test_a_smaller_budget_takes_no_time_from_who_works_for_what_is_on_its_way_out() -> None:
+    now = 1000.0
+    works = UnitView("i-1", "ready", 1, 1, 0.0, 7200.0, 1.0)
+    leaves = UnitView("i-2", "draining", 1, 0, 0.0, 14400.0, 1.0)
+    idle = dataclasses.replace(leaves, unit_id="i-3", state="ready")
+    money = limits(budget_usd=3.0, slots=1, usd_per_hour=1.0)
+    for other in (leaves, idle):
+        assert decide(now, Backlog(0, 1, 600.0), [works, other], money, 0.0).extend == ()
+    stuck_usd = 4.0  # the caller counts it, where it does not go
+    (moved,) = decide(now, Backlog(0, 1, 600.0), [works], money, stuck_usd).extend
+    assert moved[0] == "i-1"
+    assert moved[1] < 7200.0
 
 
 views = st.lists(
