@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from cyclopts import CycloptsError, MissingArgumentError, UnknownCommandError, UnknownOptionError
 
@@ -35,8 +37,33 @@ def usage_error(error: CycloptsError, arguments: Sequence[str]) -> UsageError:
     if isinstance(error, UnknownOptionError):
         typed = (error.token.keyword or error.token.value).partition("=")[0]
         options = [each for argument in error.argument_collection for each in argument.names]
-        meant = instead(typed, options) if typed.startswith("--") else None
+        if name == "submit " and (script := _script_with(typed, arguments)):
+            return UsageError(
+                f"{typed} is an option of {script}, and not of cloudrun submit",
+                next_step=f"what is meant for the script goes after --: cloudrun submit {script} -- {typed} ...;"
+                f" or make it a parameter: --set {typed.lstrip('-')}=...",
+            )
+        meant = _near_option(typed, options)
     return UsageError(str(error).rstrip("."), next_step=f"cloudrun {name}--help{hint}", instead=meant)
+
+
+def _script_with(option: str, arguments: Sequence[str]) -> str:
+    """The script of the command line, where its text names the option."""
+    for word in arguments[1:]:
+        with suppress(OSError):
+            if word.endswith(".py"):
+                text = Path(word).read_text(encoding="utf-8", errors="replace")
+                return word if f'"{option}"' in text or f"'{option}'" in text else ""
+    return ""
+
+
+def _near_option(typed: str, options: Sequence[str]) -> tuple[str, str] | None:
+    """By what follows the dashes: they are alike in all of them."""
+    stems = {each[2:]: each for each in options if each.startswith("--")}
+    if not typed.startswith("--") or len(typed) < len("--abc"):
+        return None
+    found = instead(typed[2:], stems)
+    return (typed, stems[found[1]]) if found else None
 
 
 def _no_command(word: str, chain: Sequence[str], names: Sequence[str]) -> UsageError:

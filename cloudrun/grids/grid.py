@@ -341,7 +341,8 @@ def check_money(limits: Limits) -> None:
     first = decide(0.0, Backlog(1, 0), [], limits, 0.0)
     if not first.launch:
         least_s = least_life_s(limits)
-        enough = f"--budget {budget.least_usd(limits.usd_per_hour, least_s):.4f} or more"
+        least_usd = math.ceil(budget.least_usd(limits.usd_per_hour, least_s) * 1e4) / 1e4
+        enough = f"--budget {least_usd:.4f} or more"
         if limits.deadline_s < least_s:
             enough = f"--deadline {math.ceil(least_s)}s or more"
         raise UsageError(f"nothing was launched: {first.why}", next_step=enough)

@@ -34,9 +34,12 @@ def no_such(connection: sqlite3.Connection, kind: Literal["run", "grid"], refere
         return NotFound(
             f"{message}: that is a script", next_step=f"cloudrun results --script {reference} lists its runs"
         )
-    known = dict.fromkeys(word for row in newest for word in (row["name"], row["run_id"]))
-    grids = connection.execute("SELECT grid_id, name FROM grids ORDER BY created_at DESC LIMIT ?", [NEWEST])
-    known |= dict.fromkeys(str(word) for row in grids for word in row)
+    known: dict[str, None] = {}
+    if kind == "run" and not reference.startswith(GRID_IDS):
+        known |= dict.fromkeys(word for row in newest for word in (row["name"], row["run_id"]))
+    if kind == "grid" or not reference.startswith(RUN_IDS):
+        grids = connection.execute("SELECT grid_id, name FROM grids ORDER BY created_at DESC LIMIT ?", [NEWEST])
+        known |= dict.fromkeys(str(word) for row in grids for word in row)
     if near := nearest(reference, known, 3):
         return NotFound(f"{message}; near: {', '.join(near)}", next_step=step, instead=(reference, near[0]))
     if meant := nearest(reference, scripts):

@@ -56,6 +56,8 @@ def checked_script(script: str | Path) -> Path:
         raise UsageError(f"{script} is not a regular file", next_step="give the path of a Python script")
     if not os.access(path, os.R_OK):
         raise UsageError(f"{script} cannot be read", next_step=f"chmod u+r {script}")
+    if ".." in path.parts:  # where it leads to; a script's name itself may be a link
+        return path.parent.resolve() / path.name
     return path.absolute()
 
 

@@ -80,3 +80,30 @@ def test_a_mistyped_parameter_is_a_warning(ledger: Ledger, train: Path) -> None:
     assert said(train, ledger, "alpha", "momentum") == []
     (words,) = said(train, ledger, "alpha", "alhpa")
     assert "'alhpa': did you mean alpha?" in words
+
+
+@pytest.mark.parametrize(
+    ("typed", "next_step"),
+    [
+        ("--C", "cloudrun submit train.py -- --C ...; or make it a parameter: --set C=..."),
+        ("--alpha", "cloudrun submit train.py -- --alpha ...; or make it a parameter: --set alpha=..."),
+    ],
+)
+def test_a_script_s_own_option_is_named_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str, next_step: str
+) -> None:
+    (tmp_path / "train.py").write_text("parser.add_argument('--C'); parser.add_argument(\"--alpha\")\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"is an option of train\.py") as caught:
+        run(["submit", "train.py", typed, "0.1"])
+    assert caught.value.next_step.endswith(next_step)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("--deadlin", "--deadline"), ("--C", None), ("--i", None), ("--alpha", None)]
+)
+def test_an_option_is_near_by_what_follows_its_dashes(tmp_path: Path, typed: str, meant: str | None) -> None:
+    (tmp_path / "train.py").write_text("")
+    with pytest.raises(UsageError) as caught:
+        run(["submit", str(tmp_path / "train.py"), typed, "0.1"])
+    assert caught.value.instead == (None if meant is None else (typed, meant))

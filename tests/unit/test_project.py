@@ -13,7 +13,7 @@ import pytest
 from cloudrun.core.errors import UsageError
 from cloudrun.core.marks import REPORT_MARK
 from cloudrun.runs.digests import Digests
-from cloudrun.runs.project import Shipment, project_root, shipment
+from cloudrun.runs.project import Shipment, checked_script, project_root, shipment
 
 
 def ship(script: Path, cwd: Path | None = None, refuse: int = 10**9) -> Shipment:
@@ -174,3 +174,13 @@ def test_a_damaged_memory_of_digests_is_none(tmp_path: Path) -> None:
         write(tmp_path / ".cloudrun" / "cache" / "digests.json", text)
         (entry,) = ship(script).entries
         assert entry.sha256 == hashlib.sha256(b"text").hexdigest()
+
+
+def test_a_script_in_a_folder_above_is_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cloudrun.toml").touch()
+    (tmp_path / "train.py").touch()
+    (tmp_path / "below" / "further").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "below" / "further")
+    script = checked_script("../../train.py")
+    assert script == tmp_path / "train.py"
+    assert project_root(script) == tmp_path
