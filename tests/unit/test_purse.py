@@ -91,11 +91,11 @@ def test_a_machine_that_was_taken_back_while_it_booted_has_cost_something(
 ) -> None:
     ec2 = Ec2()
 
-    def launch(unit: opening.OpenUnit, *_: object) -> None:
+    def launch(unit: opening.RentedUnit, *_: object) -> None:
         unit.record = launch_one(ledger, clock, ec2)
         raise Interrupted("taken back")
 
-    monkeypatch.setattr(opening.OpenUnit, "launch", launch)
+    monkeypatch.setattr(opening.RentedUnit, "launch", launch)
     monkeypatch.setattr(opening.reaper, "settle", lambda *_: [])
     monkeypatch.setattr(opening, "say_what_differs", lambda *_: None)
     monkeypatch.setattr(opening.launching, "find_image", lambda *_: None)
