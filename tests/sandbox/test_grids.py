@@ -44,9 +44,7 @@ def test_machines_that_go_away_in_the_middle_cost_no_cell(
     ends = [each.end_reason for run in runs for each in ledger.attempts(run.run_id)]
     assert Counter(ends)[EndReason.COMPLETED] == 24
     lost = {each.end_reason for each in ledger.attempts_on([ended])} - {EndReason.COMPLETED}
-    assert lost <= {EndReason.UNIT_LOST, EndReason.INTERRUPTED}, (
-        "suspected where it had begun, else it only waits again"
-    )
+    assert lost <= {EndReason.UNIT_LOST, EndReason.INTERRUPTED}, "suspected where it had begun, else it waits again"
     assert hangs not in {each.instance_id for run in runs for each in ledger.attempts(run.run_id)}
     nothing_left(project)
 
