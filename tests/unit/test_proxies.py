@@ -157,7 +157,7 @@ def test_a_cut_comes_after_exactly_so_many_bytes(proxy: Proxy) -> None:
         except ConnectionResetError:
             got = -1  # what we still sent met a closed connection, and took what had arrived along
         writer.join()
-    assert got in (count, -1)
+    assert got <= count  # less, where what we still sent met a closed connection before we had read it all
     assert proxy.bytes["down"] == count
     with connect(proxy) as peer:  # armed for one cut only
         peer.sendall(bytes(count))
