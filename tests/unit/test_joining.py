@@ -11,7 +11,7 @@ import pytest
 
 from cloudrun.core.errors import Cancelled, CapacityError, ConnectionLost, LaunchError, UsageError
 from cloudrun.core.events import nobody
-from cloudrun.core.records import Instance, OnExit
+from cloudrun.core.records import ClientRecord, Instance, OnExit
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import UnitState
 from cloudrun.ledger import Ledger
@@ -77,13 +77,21 @@ def stopped(ledger: Ledger, clock: ManualClock, ec2: Ec2) -> str:
     return unit.instance_id
 
 
-def test_one_that_ec2_has_no_room_to_start_stays_stopped_and_is_left_to_its_owner(ledger: Ledger) -> None:
-    clock, ec2 = ManualClock(), FullEc2()
-    name = stopped(ledger, clock, ec2)
-    unit = RentedUnit(cloud_of(ec2), ledger, Settings(), nobody, clock)
+def a_client_s(
+    ledger: Ledger, clock: ManualClock, ec2: Ec2, settings: Settings | None = None
+) -> tuple[RentedUnit, ClientRecord]:
+    """A unit that is about to be joined, by this client."""
+    unit = RentedUnit(cloud_of(ec2), ledger, settings or Settings(), nobody, clock)
     client = this_client(clock.now())
     ledger.register_client(client)
     unit.client_id = client.client_id
+    return unit, client
+
+
+def test_one_that_ec2_has_no_room_to_start_stays_stopped_and_is_left_to_its_owner(ledger: Ledger) -> None:
+    clock, ec2 = ManualClock(), FullEc2()
+    name = stopped(ledger, clock, ec2)
+    unit, client = a_client_s(ledger, clock, ec2)
     with pytest.raises(CapacityError):
         unit.join(name, client)
     unit.close()
@@ -94,10 +102,7 @@ def test_one_that_ec2_has_no_room_to_start_stays_stopped_and_is_left_to_its_owne
 def test_one_whose_start_is_interrupted_is_stopped_again(ledger: Ledger) -> None:
     clock, ec2 = ManualClock(), StartingEc2()
     name = stopped(ledger, clock, ec2)
-    unit = RentedUnit(cloud_of(ec2), ledger, Settings(), nobody, clock)
-    client = this_client(clock.now())
-    ledger.register_client(client)
-    unit.client_id = client.client_id
+    unit, client = a_client_s(ledger, clock, ec2)
     unit.cancel()
     with pytest.raises(Cancelled):
         unit.join(name, client)
@@ -120,10 +125,7 @@ class Pressed(Ledger):
 def test_one_that_was_taken_when_the_user_interrupted_is_handed_back(tmp_path: Path) -> None:
     clock, ec2, ledger = ManualClock(), StartingEc2(), Pressed(tmp_path)
     name = stopped(ledger, clock, ec2)
-    unit = RentedUnit(cloud_of(ec2), ledger, Settings(), nobody, clock)
-    client = this_client(clock.now())
-    ledger.register_client(client)
-    unit.client_id = client.client_id
+    unit, client = a_client_s(ledger, clock, ec2)
     with pytest.raises(KeyboardInterrupt):
         unit.join(name, client)
     unit.close()
@@ -232,10 +234,7 @@ def kept(ledger: Ledger) -> tuple[ManualClock, Ec2, str]:
 
 
 def join(ledger: Ledger, clock: ManualClock, ec2: Ec2, name: str, settings: Settings | None = None) -> None:
-    unit = RentedUnit(cloud_of(ec2), ledger, settings or Settings(), nobody, clock)
-    client = this_client(clock.now())
-    ledger.register_client(client)
-    unit.client_id = client.client_id
+    unit, client = a_client_s(ledger, clock, ec2, settings)
     try:
         unit.join(name, client)
     finally:
