@@ -116,7 +116,8 @@ def test_the_mirrors_address_is_in_no_command_line(tmp_path: Path, monkeypatch: 
     """Whoever has it can use the index that the user logs in to; command lines are everybody's to read."""
     monkeypatch.setenv("HTTP_PROXY", "http://proxy.example")
     uv = tmp_path / "uv"
-    uv.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/words; env > {tmp_path}/told; mkdir -p {tmp_path}/done\n')
+    # What it was told is there before its words are: a reader who sees the words finds both.
+    uv.write_text(f'#!/bin/sh\nenv >> {tmp_path}/told; echo "$@" >> {tmp_path}/words; mkdir -p {tmp_path}/done\n')
     uv.chmod(0o755)
     record(tmp_path / "home", FINGERPRINT)
     kept = Environments(tmp_path / "kept", uv, {PYTHON: Path("/bin/true")}, "http://127.0.0.1:1/secret/simple/")
