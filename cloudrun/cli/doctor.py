@@ -46,7 +46,8 @@ def doctor(
 
     With --provider aws it asks AWS: who you are and until when, what you may do
     (EC2's DryRun), the default VPC, the quota and price of the instance type, the
-    clock. Exit code 0: all is well for that provider; 1: something is not.
+    clock. Exit code 0: all is well for that provider; 4: credentials or a
+    permission are missing; 1: something else is.
 
     Type, for example:
         cloudrun doctor
@@ -56,7 +57,7 @@ def doctor(
     if errors:
         _print_errors(as_json=as_json)
         return 0
-    from cloudrun.setup.doctor import all_is_well, examine
+    from cloudrun.setup.doctor import examine, exit_code
 
     flags = {
         "provider": provider,
@@ -66,12 +67,12 @@ def doctor(
         "spot": spot,
     }
     groups = examine(Path.cwd(), flags)
-    is_well = all_is_well(groups)
+    code = exit_code(groups)
     if as_json:
         from dataclasses import asdict
 
         document = {name: [asdict(check) for check in checks] for name, checks in groups.items()}
-        print_json({"well": is_well, "groups": document})
+        print_json({"well": code == 0, "groups": document})
     else:
         width = columns(sys.stdout) or ANY_WIDTH
         for name, checks in groups.items():
@@ -83,7 +84,7 @@ def doctor(
         if "AWS" not in groups:
             print(folded("\nAWS was not looked at: cloudrun doctor --provider aws", width))
         print(f"\n{verdict_of([check for checks in groups.values() for check in checks])}")
-    return 0 if is_well else 1
+    return code
 
 
 def verdict_of(checks: Sequence[Check]) -> str:

@@ -200,7 +200,7 @@ def _permissions(
         words = f"allowed for our own machines at most, and there is none to try it on: {', '.join(unknown)}"
         checks.append(Check("permissions", "unknown", words, "cloudrun doctor, once more while a machine is alive"))
     step = "cloudrun init --iam-policy prints what to allow"
-    checks += [Check(each.action, "problem", each.detail, step) for each in tried if each.verdict == "denied"]
+    checks += [Check(each.action, "problem", each.detail, step, True) for each in tried if each.verdict == "denied"]
     step = "correct what is named here, then look again"
     checks += [Check(each.action, "problem", each.detail, step) for each in tried if each.verdict == "refused"]
     return checks

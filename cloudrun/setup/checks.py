@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
-from cloudrun.core.errors import CloudrunError
+from cloudrun.core.errors import CloudrunError, CredentialsError
 
 # "warning": it works, but not as well as it could. "unknown": nobody can tell, and nothing need be done.
 Verdict = Literal["ok", "warning", "problem", "unknown"]
@@ -15,19 +15,20 @@ Verdict = Literal["ok", "warning", "problem", "unknown"]
 
 @dataclass(frozen=True)
 class Check:
-    """`next_step` is "" where all is well."""
+    """`next_step` is "" where all is well. `is_refused`: AWS does not know who asks, or does not let them."""
 
     name: str
     verdict: Verdict
     found: str
     next_step: str = ""
+    is_refused: bool = False
 
 
 Look = Callable[[], "Check | list[Check]"]
 
 
 def from_error(name: str, error: CloudrunError, verdict: Verdict = "problem") -> Check:
-    return Check(name, verdict, str(error), error.next_step)
+    return Check(name, verdict, str(error), error.next_step, isinstance(error, CredentialsError))
 
 
 def side_by_side(looks: Sequence[tuple[str, Look]]) -> list[Check]:

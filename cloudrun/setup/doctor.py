@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cloudrun import config, wiring
-from cloudrun.core.errors import CloudrunError, ConfigError
+from cloudrun.core.errors import CloudrunError, ConfigError, CredentialsError
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import UnitState
 from cloudrun.ledger import Ledger
@@ -31,8 +31,12 @@ def examine(start: Path, flags: Mapping[str, object]) -> dict[str, list[Check]]:
     return groups
 
 
-def all_is_well(groups: Mapping[str, Sequence[Check]]) -> bool:
-    return not any(check.verdict == "problem" for checks in groups.values() for check in checks)
+def exit_code(groups: Mapping[str, Sequence[Check]]) -> int:
+    """0 where all is well, 4 where credentials or a permission are among what is not, else 1."""
+    problems = [check for checks in groups.values() for check in checks if check.verdict == "problem"]
+    if any(check.is_refused for check in problems):
+        return CredentialsError.exit_code
+    return CloudrunError.exit_code if problems else 0
 
 
 def settled(start: Path, flags: Mapping[str, object]) -> tuple[Settings, Check]:

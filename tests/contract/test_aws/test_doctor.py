@@ -60,7 +60,7 @@ def test_an_account_where_all_is_well(cli: Cli, endpoint: Endpoint) -> None:
 
 def test_an_account_that_allows_little_is_told_what_to_allow(cli: Cli, endpoint: Endpoint) -> None:
     endpoint.denied |= {"RunInstances", "CreateSecurityGroup", "TerminateInstances", "GetServiceQuota", "GetProducts"}
-    checks = examined(cli, code=1)
+    checks = examined(cli, code=4)
     for action in ("ec2:RunInstances", "ec2:CreateSecurityGroup"):
         assert checks[action]["verdict"] == "problem"
         assert "--iam-policy" in checks[action]["next_step"]
@@ -97,7 +97,7 @@ def test_a_network_of_ones_own_is_looked_at(cli: Cli, endpoint: Endpoint) -> Non
 
 def test_keys_that_aws_does_not_know_end_it_there(cli: Cli, endpoint: Endpoint) -> None:
     endpoint.denied.add("GetCallerIdentity")
-    checks = examined(cli, code=1)
+    checks = examined(cli, code=4)
     assert checks["identity"]["verdict"] == "problem"
     assert checks["clock"]["verdict"] == "ok", "the refusal has a date too"
     assert "permissions" not in checks
@@ -107,7 +107,7 @@ def test_without_credentials_it_says_so_in_a_second(cli: Cli) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         del cli.environ[name]
     cli.environ |= {"AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null"}
-    checks = examined(cli, code=1)
+    checks = examined(cli, code=4)
     assert checks["credentials"]["verdict"] == "problem"
     assert "aws configure" in checks["credentials"]["next_step"]
 
