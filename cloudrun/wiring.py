@@ -73,6 +73,18 @@ def account(region: str | None, profile: str | None) -> Account:
     return Account(aws_connect(region=region, profile=profile))
 
 
+def aws_region(region: str | None, profile: str | None) -> tuple[str, tuple[str, ...]]:
+    """The region of AWS that settings name, and what is to be said of it; needs no credentials. Raises UsageError."""
+    from cloudrun.aws.session import region_of
+
+    name, guessed = region_of(region, profile)
+    return name, _guess(name) if guessed else ()
+
+
+def _guess(region: str) -> tuple[str, ...]:
+    return (f"no region is set anywhere: using {region}",)
+
+
 def sandbox_machines() -> tuple[str, tuple[str, ...]]:
     """What machines of a sandbox would be on this computer ("namespaces", "plain"), and what is weaker then."""
     from cloudrun.sandbox import machine
@@ -149,7 +161,7 @@ def _aws(region: str | None, profile: str | None) -> Cloud:
 
     aws = aws_connect(region=region, profile=profile)
     account = aws.account_id()  # credentials that do not work are told now, before anything else is asked
-    notes: tuple[str, ...] = (f"no region is set anywhere: using {aws.region}",) if aws.region_guessed else ()
+    notes = _guess(aws.region) if aws.region_guessed else ()
     for variable in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_EC2"):
         if url := os.environ.get(variable):
             notes += (f"{variable} is set: this is not AWS but {url}",)

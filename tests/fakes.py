@@ -20,6 +20,7 @@ from cloudrun.core.records import (
     Leftovers,
     Place,
     RunRecord,
+    Timings,
     UnitRecord,
 )
 from cloudrun.core.settings import Settings
@@ -202,6 +203,17 @@ def begun(ledger: Ledger, clock: ManualClock, store: str = "") -> RunRecord:
     ledger.begin_attempt(RUN, "i-l-1", clock.now(), store=store)
     ledger.move_run(RUN, RunState.RUNNING)
     return ledger.run(RUN)
+
+
+def ended_well(ledger: Ledger, run_id: str, instance_id: str, beside: str = "") -> None:
+    """An hour on that machine, without a score."""
+    ledger.begin_attempt(run_id, instance_id, ManualClock().now(), beside=beside)
+    ledger.move_run(run_id, RunState.RUNNING)
+    ledger.move_run(run_id, RunState.PULLING)
+    ledger.finish_run(
+        run_id, RunState.SUCCEEDED, reason=None, exit_code=0, detail="", scores={}, metric=None,
+        minimize=False, artifacts=(), passport=None, timings=Timings(), at=ManualClock().now() + HOUR,
+    )  # fmt: skip
 
 
 def saved(ledger: Ledger, tmp_path: Path) -> Artifact:

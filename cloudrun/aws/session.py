@@ -142,6 +142,14 @@ def connect(
     return Aws(aws, found or DEFAULT_REGION, region_guessed=found is None)
 
 
+def region_of(region: str | None, profile: str | None = None) -> tuple[str, bool]:
+    """The region that `connect` would take, and whether it would be a guess: for whoever has no credentials. Asks
+    nobody; raises UsageError."""
+    with _configured("read the AWS configuration"):
+        found = _find_region(botocore.session.Session(profile=profile), region)
+    return found or DEFAULT_REGION, found is None
+
+
 @contextmanager
 def _configured(action: str) -> Iterator[None]:
     """`translated`, and the bare errors that botocore lets pass where a setting or a helper program is wrong."""

@@ -134,7 +134,9 @@ class GridDisplay:
     def changed(self, tally: Tally, pool: Pool | None) -> None:
         with self._lock:
             if self._tally is None and tally.taken == tally.cells:
-                self.say(f"nothing to do: all {tally.cells} cells are in the ledger (--again runs them once more)")
+                what = f"all {tally.cells} cells are" if tally.cells > 1 else "the only cell is"
+                again = "them" if tally.cells > 1 else "it"
+                self.say(f"nothing to do: {what} in the ledger (--again runs {again} once more)")
             elif self._tally is None and tally.taken:
                 self.say(f"{tally.taken} of {tally.cells} cells are taken from the ledger: they are not run again")
             self._tally = tally

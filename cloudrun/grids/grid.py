@@ -17,10 +17,10 @@ from cloudrun.core.states import GridState, RunState
 from cloudrun.grids.cancelling import end_left
 from cloudrun.grids.cells import ON_UNITS, Cells, Tally
 from cloudrun.grids.changed import changed_since, warning
-from cloudrun.grids.estimating import UNSEEN, estimate_of
+from cloudrun.grids.estimating import UNSEEN, outlook
 from cloudrun.grids.handing import HandedOut, hand_out
 from cloudrun.grids.inherited import Held, inherit
-from cloudrun.grids.machines import GRID_TAG, bill_of, names_of, units_ever_of, units_of
+from cloudrun.grids.machines import GRID_TAG, bill_of, names_of, units_of, what_is_gone
 from cloudrun.grids.rows import begin, failed_of, fill, is_again, tally_of
 from cloudrun.ledger import Ledger
 from cloudrun.plan import budget
@@ -30,6 +30,7 @@ from cloudrun.plan.estimate import Estimate
 from cloudrun.plan.expecting import Expectation
 from cloudrun.plan.grid import Grid
 from cloudrun.plan.pricing import vcpus
+from cloudrun.plan.quantities import counted
 from cloudrun.plan.retrying import Failures
 from cloudrun.plan.scheduling import Backlog, Limits, Terms, decide, least_life_s
 from cloudrun.pools.pool import Pool, QueueSlots
@@ -124,19 +125,20 @@ def run_grid(
         def make_pool_of_shares(limits: Limits) -> Pool:
             return make_pool(limits, lambda name: replace(terms(name), slots=1), lambda name: terms(name).slots)
 
-        def tell() -> Estimate:
-            return estimate_of(
-                ledger, run.cells.backlog().queued, run.cells.expected_s(),
+        def tell() -> None:
+            seen = outlook(
+                ledger, run.grid_id, run.cells.backlog().queued, run.cells.expected_s(),
                 settings=settings, region=cloud.place.region, environment=plan.environment.fingerprint,
-                limits=limits, terms=terms, spent_usd=run.ended_usd(terms),
+                limits=limits, terms=terms,
             )  # fmt: skip
+            estimated(seen.estimate)
 
         try:
             changed(run.tally, None)
             if run.was_done:
                 return run.finish(earlier_usd=bill_of(ledger, run.grid_id).usd)
             if detach:
-                estimated(tell())
+                tell()
                 take_over = partial(run.inherit, cloud, image)
                 return run.leave_alone(
                     hand_out(run.cells, plan, limits, ledger, observe, take_over, make_pool_of_shares)
@@ -147,7 +149,7 @@ def run_grid(
                 count, word = run.tally.running, "cell goes" if run.tally.running == 1 else "cells go"
                 observe(Note(f"{count} {word} on, on machines of an earlier command"))
             _warn_of_money(joined, limits, run.grid_id, observe)
-            estimated(tell())
+            tell()
             try:
                 pool.run(run.cells, joined)
             finally:
@@ -261,6 +263,8 @@ class GridRun:
             else:
                 error.add_note(self._how_far(counts))
                 stopped(error, f"the same command goes on with {self.grid_id}; cloudrun show {self.grid_id}")
+            if gone := what_is_gone(self._ledger, self.grid_id):
+                error.add_note(gone)
             left = [
                 unit for unit in units_of(self._ledger, self.grid_id) if not unit.client_id and unit.on_exit == "keep"
             ]
@@ -275,16 +279,8 @@ class GridRun:
 
     def _how_far(self, counts: Mapping[RunState, int]) -> str:
         others = {"failed": failed_of(counts), "cancelled while they ran": counts[RunState.CANCELLED]}
-        words = [f"{counts[RunState.SUCCEEDED]} of {self.tally.cells} cells have succeeded"]
+        words = [f"{counts[RunState.SUCCEEDED]} of {counted(self.tally.cells, 'cell')} succeeded"]
         return ", ".join([*words, *(f"{count} {word}" for word, count in others.items() if count)])
-
-    def ended_usd(self, terms: Callable[[str], Terms]) -> float:
-        """What its units that have ended have cost, in earlier sessions too."""
-        return sum(
-            budget.cost_usd(terms(unit.instance_type).usd_per_hour, (unit.ended_at - unit.created_at).total_seconds())
-            for unit in units_ever_of(self._ledger, self.grid_id)
-            if unit.ended_at is not None
-        )
 
     @property
     def is_done(self) -> bool:

@@ -14,6 +14,7 @@ from cloudrun.core.states import RunState
 from cloudrun.grids.cells import Cell
 from cloudrun.grids.grid import GridRun
 from cloudrun.ledger import Ledger, Run
+from cloudrun.plan.quantities import counted
 from cloudrun.plan.scheduling import Backlog
 from cloudrun.pools.pooled import PooledUnit
 from cloudrun.runs.slots import Turn
@@ -147,6 +148,6 @@ class GridWork:
                 next_step="correct the script and run it again, or write process_pool(..., keep_going=True)",
             )
         return CloudrunError(
-            f"{tally.elsewhere} cells of {grid_id} are left on machines that cannot be reached",
+            f"{grid_id} has {counted(tally.elsewhere, 'cell')} on machines that cannot be reached",
             next_step="cloudrun ps; the same grid once more goes on with the rest",
         )

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from cloudrun.core.records import LaunchRecord, UnitRecord
 from cloudrun.ledger import Ledger
 from cloudrun.plan.costs import Bill
+from cloudrun.plan.quantities import counted
 from cloudrun.units.costs import bill
 
 GRID_TAG = "cloudrun:grid"  # on each machine of a grid: its id
@@ -37,3 +38,13 @@ def names_of(ledger: Ledger, grid_id: str) -> set[str]:
 def bill_of(ledger: Ledger, grid_id: str, others: Iterable[str] = ()) -> Bill:
     """What its machines have cost, those of earlier commands too, and `others`: a pool's, say."""
     return bill(ledger, [ledger.unit(name) for name in sorted({*names_of(ledger, grid_id), *others})])
+
+
+def what_is_gone(ledger: Ledger, grid_id: str) -> str:
+    """ "terminated: 2 machines, $0.0034 at list prices: ..."; "" where it has none that has ended."""
+    units = units_ever_of(ledger, grid_id)
+    ended = sum(unit.ended_at is not None for unit in units)
+    if not ended:
+        return ""
+    which = counted(ended, "machine") if ended == len(units) else f"{ended} of its {len(units)} machines"
+    return ", ".join(filter(None, (f"terminated: {which}", str(bill_of(ledger, grid_id)))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,13 +10,14 @@ from cloudrun.core.events import Observer
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import GridState
 from cloudrun.grids.cells import ON_UNITS
-from cloudrun.grids.estimating import estimate_of
+from cloudrun.grids.estimating import outlook
 from cloudrun.grids.grid import Wishes, check_money, check_wishes, limits_of, on_its_share, terms_of
 from cloudrun.grids.rows import batches, identity_of
 from cloudrun.ledger import Ledger
 from cloudrun.plan.estimate import Estimate
 from cloudrun.plan.expecting import Expectation
 from cloudrun.plan.grid import Grid
+from cloudrun.plan.scheduling import Limits, Terms
 from cloudrun.runs import datasets, dispatch
 from cloudrun.runs.prepared import Job, Prepared
 from cloudrun.runs.preview import Preview, preview
@@ -24,16 +26,22 @@ from cloudrun.runs.preview import document as run_document
 
 @dataclass(frozen=True)
 class GridPreview:
-    """`succeeded` are taken from the ledger, `under_way` are on machines of the grid `grid_id` ("": none) that would be
-    gone on with; `estimate` is of those that are left, None where AWS could not be asked."""
+    """`succeeded` are taken from the ledger, `under_way` are on `machines` of the grid `grid_id` ("": none) that would
+    be gone on with. `launch` machines would be asked for at first, fewer than wished for where `why` says so; `seen`
+    has the deadline that they would get, which the budget shortens where it `is_short`. `estimate` is of the cells that
+    wait: None where none does, or where a budget is to be kept at a price that only AWS can say."""
 
     seen: Preview
     cells: int
     succeeded: int
     under_way: int
+    machines: int
     grid_id: str
+    launch: int
     estimate: Estimate | None
     budget_usd: float | None
+    why: str = ""
+    is_short: bool = False
 
     @property
     def left(self) -> int:
@@ -46,11 +54,11 @@ def preview_grid(
     """All that `run_grid` would check and do, with nothing written or launched. Raises what it raises before that."""
     check_wishes(wishes)
     first = replace(job, params=next(grid.cells()))
-    seen, cloud = preview(first, settings, ledger=ledger, observe=observe, whole=False)
-    if cloud is None:
+    seen = preview(first, settings, ledger=ledger, observe=observe, whole=False)
+    if seen.problem and wishes.budget_usd is not None and seen.most_usd is None:  # AWS may know the price
         succeeded, _ = _counted(seen.plan, grid, ledger, again=wishes.again)
-        return GridPreview(seen, grid.size, succeeded, 0, "", None, wishes.budget_usd)
-    terms = terms_of(wishes, settings, cloud.place.region)
+        return GridPreview(seen, grid.size, succeeded, 0, 0, "", 0, None, wishes.budget_usd)
+    terms = terms_of(wishes, settings, seen.region)
     limits = limits_of(wishes, settings, terms)
     check_money(limits)
     plan = on_its_share(seen.plan, wishes, terms)
@@ -59,24 +67,48 @@ def preview_grid(
     if wishes.again or former is None or former.state not in (GridState.OPEN, GridState.STOPPED):
         former = None
     counts = ledger.counts(former.grid_id) if former is not None else {}
-    left = grid.size - succeeded
-    return GridPreview(
+    found = GridPreview(
         seen=seen,
         cells=grid.size,
         succeeded=succeeded,
         under_way=sum(counts.get(state, 0) for state in ON_UNITS),
+        machines=0,
         grid_id=former.grid_id if former is not None else "",
+        launch=0,
+        estimate=None,
         budget_usd=wishes.budget_usd,
-        estimate=estimate_of(
-            ledger,
-            left,
-            expected_s,
-            settings=settings,
-            region=cloud.place.region,
-            environment=plan.environment.fingerprint,
-            limits=limits,
-            terms=terms,
-        ),
+    )
+    return _reckoned(found, expected_s, limits, terms, ledger) if found.left else found
+
+
+def _reckoned(
+    found: GridPreview,
+    expected_s: Sequence[float] | None,
+    limits: Limits,
+    terms: Callable[[str], Terms],
+    ledger: Ledger,
+) -> GridPreview:
+    """With the machines that the cells which wait would get, and what that may take and cost."""
+    seen = found.seen
+    ahead = outlook(
+        ledger,
+        found.grid_id,
+        found.left - found.under_way,
+        expected_s and expected_s[found.under_way :],  # the longest are first, and those are under way
+        settings=seen.settings,
+        region=seen.region,
+        environment=seen.plan.environment.fingerprint,
+        limits=limits,
+        terms=terms,
+    )
+    return replace(
+        found,
+        seen=replace(seen, settings=replace(seen.settings, deadline_s=ahead.deadline_s)),
+        machines=ahead.living,
+        launch=ahead.launch,
+        why=ahead.why,
+        is_short=ahead.deadline_s < seen.settings.deadline_s,
+        estimate=ahead.estimate if ahead.estimate.cells else None,
     )
 
 
@@ -109,6 +141,7 @@ def document(seen: GridPreview) -> dict[str, Any]:
             "succeeded": seen.succeeded,
             "under_way": seen.under_way,
             "left": seen.left,
+            "launch": seen.launch,
             "units": told.units if told else None,
             "slots": told.slots if told else None,
             "expected_s": told.seconds if told else None,

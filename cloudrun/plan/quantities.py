@@ -98,6 +98,11 @@ def _two_units(count: int, small_per_large: int, large: str, small: str) -> str:
     return f"{whole} {large} {rest} {small}" if rest else f"{whole} {large}"
 
 
+def counted(count: int, noun: str) -> str:
+    """So many of something whose plural takes an s: "1 cell", "1,200 cells"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def size_text(size: int) -> str:
     """A size for people: "812 B", "4.2 kB", "210 MB"."""
     if size < 1_000:

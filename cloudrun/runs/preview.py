@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
-from cloudrun import prices
+from cloudrun import prices, wiring
 from cloudrun.core.clock import SystemClock
 from cloudrun.core.errors import CloudrunError, CredentialsError
 from cloudrun.core.events import Note, Observer
@@ -19,6 +19,7 @@ from cloudrun.plan import budget
 from cloudrun.plan.pricing import architecture
 from cloudrun.runs import prepared
 from cloudrun.runs.prepared import Job, Prepared, command_line
+from cloudrun.runs.project import Shipment
 from cloudrun.runs.submit import where_to, with_data
 from cloudrun.units.beforehand import check_budget, say_beforehand, say_what_differs
 from cloudrun.wiring import Cloud
@@ -43,12 +44,12 @@ class Preview:
     """`rents` are the types in the order in which EC2 would be asked for them, none where a kept machine is used
     (`instance_id`). `most_usd` is what one machine of the dearest may cost until its deadline.
 
-    `problem`: why AWS could not be asked. Then nobody knows the region (unless it was said), the image and the rents,
-    nor what S3 has of the data; the environment is for the architecture that the type's name tells.
+    `problem`: why AWS could not be asked. Then nobody knows the image and the zones, nor what S3 has of the data;
+    prices are those known here, and the environment is for the architecture that the type's name tells.
     """
 
     provider: str
-    region: str | None
+    region: str
     instance_id: str | None
     image: Image | None
     rents: tuple[Rent, ...]
@@ -79,25 +80,22 @@ def preview(
     observe: Observer,
     instance_id: str | None = None,
     whole: bool = True,
-) -> tuple[Preview, Cloud | None]:
+) -> Preview:
     """All that `submit` would check, and what it would do then. Raises what `submit` raises before it launches; without
-    credentials it is what can be said without them, and no place.
+    credentials it is what can be said without them.
 
     `whole`: it is all of a submission, and not a cell of a grid, whose budget is the grid's. The ledger's folder is
     made where it is missing, and remembers the environment that was found.
     """
     goods = prepared.inspect(job, settings, ledger, observe)
+    types = () if instance_id else tuple(dict.fromkeys((settings.instance_type, *settings.fallback_types)))
     try:
         cloud, image = where_to(settings, ledger, observe, instance_id)
     except CredentialsError as error:
-        plan = prepared.prepare(job, settings, ledger, architecture(settings.instance_type), observe, goods)
-        known = ledger.knows_environment(plan.environment.fingerprint)
-        where = settings.provider, settings.region
-        return Preview(*where, instance_id, None, (), settings, plan, known, None, problem=error), None
+        return _without_aws(job, settings, ledger, observe, instance_id, goods, types, error, whole=whole)
     plan = with_data(
         prepared.prepare(job, settings, ledger, image.architecture, observe, goods), cloud, observe, make=False
     )
-    types = () if instance_id else tuple(dict.fromkeys((settings.instance_type, *settings.fallback_types)))
     problem = prices.refresh(cloud, types, SystemClock().now())
     if problem:
         observe(Note(f"AWS's price list was not to be had, so the snapshot's prices hold: {problem}"))
@@ -105,29 +103,54 @@ def preview(
     say_what_differs(cloud, settings, image, observe)
     if whole and instance_id is None:
         check_budget(settings, cloud.place.region)
-    seen = Preview(
+    return Preview(
         provider=cloud.place.provider,
         region=cloud.place.region,
         instance_id=instance_id,
         image=image,
-        rents=tuple(_rent(cloud, settings, name) for name in types),
+        rents=tuple(_rent(cloud.place.region, settings, name, cloud) for name in types),
         settings=settings,
         plan=plan,
         environment_known=ledger.knows_environment(plan.environment.fingerprint),
         bucket_is_there=cloud.storage().has_bucket(settings.bucket) if settings.bucket else None,
         price_problem=problem,
     )
-    return seen, cloud
 
 
-def _rent(cloud: Cloud, settings: Settings, instance_type: str) -> Rent:
-    listed = prices.usd_per_hour(instance_type, cloud.place.region)
+def _without_aws(
+    job: Job,
+    settings: Settings,
+    ledger: Ledger,
+    observe: Observer,
+    instance_id: str | None,
+    goods: Shipment,
+    types: Sequence[str],
+    problem: CredentialsError,
+    *,
+    whole: bool,
+) -> Preview:
+    """What is known here: list prices in the region that would be taken, what would be shipped and built."""
+    region, notes = wiring.aws_region(settings.region, settings.profile)
+    if instance_id is not None:
+        region, notes = ledger.unit(instance_id).place.region, ()
+    for note in notes:
+        observe(Note(note))
+    rents = tuple(_rent(region, settings, name) for name in types)
+    if whole and rents and all(rent.usd_per_hour is not None for rent in rents):
+        check_budget(settings, region)
+    plan = prepared.prepare(job, settings, ledger, architecture(settings.instance_type), observe, goods)
+    known = ledger.knows_environment(plan.environment.fingerprint)
+    return Preview(settings.provider, region, instance_id, None, rents, settings, plan, known, None, problem=problem)
+
+
+def _rent(region: str, settings: Settings, instance_type: str, cloud: Cloud | None = None) -> Rent:
+    """Without a `cloud` nobody is asked: zones and the spot market are not known then."""
+    listed = prices.usd_per_hour(instance_type, region)
     usd = listed.usd_per_hour if listed else None
-    spot: Mapping[str, float] = {}
-    if settings.spot:
-        usd = settings.max_price if settings.max_price is not None else usd
-        spot = _spot(cloud, instance_type)
-    zones = (settings.zone,) if settings.zone else tuple(cloud.instances.zones(instance_type))
+    if settings.spot and settings.max_price is not None:
+        usd = settings.max_price
+    spot = _spot(cloud, instance_type) if settings.spot and cloud else {}
+    zones = (settings.zone,) if settings.zone else tuple(cloud.instances.zones(instance_type)) if cloud else ()
     return Rent(instance_type, zones, usd, listed.as_of if listed else None, spot)
 
 
@@ -140,8 +163,8 @@ def _spot(cloud: Cloud, instance_type: str) -> Mapping[str, float]:
 
 
 def document(seen: Preview) -> dict[str, Any]:
-    """For programs. `problem`: why what is null under `launch` is not known. `largest` and `requirements` as they would
-    travel; sizes in bytes, durations in seconds."""
+    """For programs. `problem`: why what is null or empty under `launch` is not known. `largest` and `requirements` as
+    they would travel; sizes in bytes, durations in seconds."""
     goods, environment = seen.plan.shipment, seen.plan.environment
     return {
         "dry_run": True,

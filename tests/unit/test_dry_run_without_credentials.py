@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from cloudrun.core.events import nobody
+from cloudrun.core.settings import Settings
 from cloudrun.ledger import Ledger
-from tests.command import Cli
+from cloudrun.runs.dispatch import new_run
+from cloudrun.runs.prepared import Job, prepare
+from tests.command import Cli, CliHere
+from tests.fakes import Ec2, ManualClock, ended_well, launch_one
 
 
 @pytest.fixture
@@ -35,8 +42,9 @@ def test_what_would_be_shipped_and_built_is_said_then_what_to_type(cli: Cli, mor
     assert done.returncode == 4, done.stderr
     assert done.stdout.startswith(first)
     for said in (
-        "would launch   one machine of m7i.large\n",
-        "only AWS can say",
+        "would launch   one machine of m7i.large in us-east-1: $0.1008 an hour (list price of ",
+        "in which zone and from which image: only AWS can say",
+        "at most $0.4049 for a machine until its deadline, 4 h from its launch\n",
         "would ship     2 files",
         "would build",
     ):
@@ -54,6 +62,77 @@ def test_for_programs_it_is_one_document_with_the_reason(cli: Cli, more: list[st
     document = json.loads(done.stdout)
     assert done.returncode == 4
     assert document["problem"].startswith("no AWS credentials")
-    assert (document["launch"]["image"], document["launch"]["types"]) == (None, [])
+    assert document["launch"]["image"] is None
+    (rent,) = document["launch"]["types"]
+    assert (rent["instance_type"], rent["usd_per_hour"], rent["zones"]) == ("m7g.large", 0.0816, [])
     assert [each["path"] for each in document["ship"]["largest"]] == ["cloudrun.toml", "train.py"]
     assert document["environment"]["python"]
+
+
+def test_the_price_is_that_of_the_region_that_would_be_taken_and_none_is_guessed(cli: Cli) -> None:
+    here = CliHere(cli.folder, cli.environ)
+    here.environ["AWS_REGION"] = "eu-west-1"
+    said = here("submit", "train.py", "--dry-run").stdout
+    assert "m7i.large in eu-west-1: $0.11235 an hour (list price of 2025-" in said
+    here.environ["AWS_REGION"] = "ap-south-2"
+    for more in ([], ["--set", "a=1,2", "--budget", "1"]):
+        done = here("submit", "train.py", "--dry-run", *more)
+        assert done.returncode == 4, "the budget may fit the price that AWS knows"
+        assert "m7i.large in ap-south-2: only AWS can say at what price" in done.stdout
+        assert "at most nobody knows what" in done.stdout
+
+
+def dry(cli: Cli, *words: str) -> str:
+    done = CliHere(cli.folder, cli.environ)("submit", "train.py", "--dry-run", *words)
+    assert done.returncode == 4, done.stderr
+    return done.stdout
+
+
+def test_as_many_machines_are_named_as_would_be_launched(cli: Cli) -> None:
+    said = dry(cli, "--set", "a=1,2,3,4,5,6,7", "--units", "3")
+    assert said.startswith("would run      7 cells: 7 to run\n               7 cells to run on 3 units, 2 at a time")
+    assert "would launch   3 machines of m7i.large in us-east-1: $0.1008 an hour each (list price" in said
+    assert "at most $0.4049 for each until its deadline, 4 h from its launch\n" in said
+    assert "would launch   4 spot machines of" in dry(cli, "--set", "a=1,2,3,4,5,6,7", "--max-units", "9", "--spot")
+
+
+def test_one_cell_is_one_and_its_machine_has_the_deadline_that_the_budget_pays_for(cli: Cli) -> None:
+    said = dry(cli, "--set", "a=1", "--budget", "0.1")
+    assert said.startswith("would run      1 cell: 1 to run\n")
+    assert "would launch   one machine of" in said
+    assert re.search(
+        r"at most \$0\.1000 for a machine until its deadline, 58 min 3\d s from its launch, by the bud", said
+    )
+    assert "at most $0.4049 for a machine until its deadline, 4 h from its launch\n" in dry(
+        cli, "--set", "a=1", "--budget", "0.5"
+    )
+
+
+def test_a_budget_that_pays_for_fewer_machines_names_those(cli: Cli) -> None:
+    said = dry(cli, "--set", "a=1,2,3,4,5,6,7,8", "--units", "4", "--budget", "0.02")
+    assert "would launch   one machine of" in said
+    assert "8 cells to run on 1 unit," in said
+    assert "the budget pays for no more units" in said
+
+
+def succeed(folder: Path, *values: int) -> None:
+    """Cells of the script's, each with one of the values."""
+    with closing(Ledger(folder)) as ledger:
+        unit = launch_one(ledger, ManualClock(), Ec2())
+        for value in values:
+            job = Job(folder / "train.py", params={"a": value}, cwd=folder)
+            run = new_run(prepare(job, Settings(), ledger, "x86_64", nobody), ManualClock().now())
+            ledger.add_run(run)
+            ended_well(ledger, run.run_id, unit.instance_id)
+
+
+def test_where_nothing_is_left_nothing_would_be_launched(cli: Cli) -> None:
+    succeed(cli.folder, 1, 2)
+    said = dry(cli, "--set", "a=1,2")
+    assert said == (
+        "would run      2 cells: none of them is left to run, 2 succeeded before\n"
+        "would launch   nothing (--again runs them once more)\n"
+        "nothing was launched, and nothing was changed\n"
+    )
+    assert "would launch   one machine" in dry(cli, "--set", "a=1,2", "--again")
+    assert "3 cells: 1 to run, 2 succeeded before" in dry(cli, "--set", "a=1,2,3")

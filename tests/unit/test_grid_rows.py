@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 
 from cloudrun.core.events import nobody
-from cloudrun.core.records import FileEntry, GridRecord, Timings
+from cloudrun.core.records import FileEntry, GridRecord
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import GridState, RunState
 from cloudrun.grids.grid import GridRun, Wishes
@@ -26,7 +26,7 @@ from cloudrun.plan.pricing import usd_per_hour
 from cloudrun.runs import dispatch
 from cloudrun.runs.prepared import Job, Prepared, beside
 from cloudrun.units.costs import settle
-from tests.fakes import HOUR, PLACE, Ec2, ManualClock, launch_one
+from tests.fakes import PLACE, Ec2, ManualClock, ended_well, launch_one
 
 GRID = parse_sets(["n=1,2,3"])
 LARGER = parse_sets(["n=1,2,3,4"])
@@ -59,17 +59,7 @@ def command(plan: Prepared, ledger: Ledger, *, again: bool) -> tuple[GridRecord,
 def succeed(ledger: Ledger, grid: GridRecord, count: int, beside: str = "") -> None:
     unit = launch_one(ledger, ManualClock(), Ec2(), f"l-{grid.grid_id}", **{GRID_TAG: grid.grid_id})
     for cell in ledger.cells(grid.grid_id)[:count]:
-        end_well(ledger, cell.run_id, unit.instance_id, beside)
-
-
-def end_well(ledger: Ledger, run_id: str, instance_id: str, beside: str = "") -> None:
-    ledger.begin_attempt(run_id, instance_id, ManualClock().now(), beside=beside)
-    ledger.move_run(run_id, RunState.RUNNING)
-    ledger.move_run(run_id, RunState.PULLING)
-    ledger.finish_run(
-        run_id, RunState.SUCCEEDED, reason=None, exit_code=0, detail="", scores={}, metric=None,
-        minimize=False, artifacts=(), passport=None, timings=Timings(), at=ManualClock().now() + HOUR,
-    )  # fmt: skip
+        ended_well(ledger, cell.run_id, unit.instance_id, beside)
 
 
 def test_all_of_it_once_more_is_gone_on_with_where_it_was_killed(plan: Prepared, ledger: Ledger) -> None:
@@ -105,7 +95,7 @@ def test_a_grid_that_has_all_of_its_cells_is_the_same_grid_the_next_time(plan: P
     ("ended", "note", "next_step"),
     [
         (0, "no cell was begun", "the same command begins again"),
-        (1, "1 of 3 cells have succeeded", "the same command goes on with {0}; cloudrun show {0}"),
+        (1, "1 of 3 cells succeeded", "the same command goes on with {0}; cloudrun show {0}"),
     ],
 )
 def test_whoever_stops_a_grid_is_told_what_there_is_to_look_at(
@@ -187,7 +177,7 @@ def test_a_run_that_was_submitted_by_itself_is_the_cell_that_does_the_same_work(
     by_itself, other = (dispatch.new_run(replace(plan, job=job), ManualClock().now()) for job in jobs)
     for run in (by_itself, other):
         ledger.add_run(run)
-        end_well(ledger, run.run_id, unit.instance_id)
+        ended_well(ledger, run.run_id, unit.instance_id)
     grid, _, done = command(plan, ledger, again=False)
     assert done == 1, "an argument is no parameter: the script may read it in another way"
     assert ledger.cells(grid.grid_id)[1].run_id == by_itself.run_id

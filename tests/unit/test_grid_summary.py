@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,10 +14,10 @@ from cloudrun.cli.grid import exit_code
 from cloudrun.cli.grid_summary import closing_lines
 from cloudrun.core.clock import SystemClock
 from cloudrun.core.records import GridRecord
-from cloudrun.core.states import GridState
+from cloudrun.core.states import GridState, UnitState
 from cloudrun.grids.cells import Tally
 from cloudrun.grids.grid import Finished
-from cloudrun.grids.machines import GRID_TAG
+from cloudrun.grids.machines import GRID_TAG, what_is_gone
 from cloudrun.grids.watching import forsaken
 from cloudrun.ledger import Ledger
 from cloudrun.plan.costs import Bill
@@ -110,3 +111,15 @@ def test_a_grid_whose_process_is_gone_is_known_by_its_machines(ledger: Ledger, l
     unit = launch_one(ledger, ManualClock(), Ec2(), "l-1", **{GRID_TAG: "g-1"})
     assert forsaken(ledger, {unit.instance_id}) == ([] if lives else ["g-1"])
     assert forsaken(ledger, {"i-other"}) == []
+
+
+def test_whoever_stops_a_grid_hears_which_of_its_machines_are_gone_and_what_they_cost(ledger: Ledger) -> None:
+    assert what_is_gone(ledger, "g-1") == ""
+    clock = ManualClock()
+    for name in ("l-1", "l-2"):
+        launch_one(ledger, clock, Ec2(), name, **{GRID_TAG: "g-1"})
+    assert what_is_gone(ledger, "g-1") == ""
+    ledger.move_unit("i-l-1", UnitState.TERMINATED)
+    assert re.match(r"terminated: 1 of its 2 machines, \$\S+ so far at list prices: ", what_is_gone(ledger, "g-1"))
+    ledger.move_unit("i-l-2", UnitState.TERMINATED)
+    assert re.match(r"terminated: 2 machines, \$\S+ at list prices: runs \$0 \+ overhead", what_is_gone(ledger, "g-1"))
