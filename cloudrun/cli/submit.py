@@ -321,7 +321,7 @@ def submit(
         settings = config.load(Path.cwd(), flags)
     with before_launch(instance_id), closing(Ledger()) as ledger, Display() as display:
         names = {name: None for table in cells.tables for name in table}
-        check_names(script, names, settings.metric, ledger, display, is_typed=metric is not None)
+        check_names(script, names, settings.metric, ledger, display, arguments=arguments, is_typed=metric is not None)
     only_grids = {  # a single run knows nothing of them: one is a grid of one cell then
         "--grid": grid is not None,
         "--units": units is not None,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from cloudrun.core.errors import UsageError
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.near import nearest
 from cloudrun.ledger import Ledger
-from cloudrun.plan.mistyped import is_said, meant_parameter
+from cloudrun.plan import spoken
+from cloudrun.plan.mistyped import argument_doubt, is_no_score, parameter_doubt
 from cloudrun.runs.prepared import local_code
 from cloudrun.runs.project import checked_script, project_root
 
@@ -23,37 +24,36 @@ def check_names(
     ledger: Ledger,
     observe: Observer,
     *,
+    arguments: Sequence[str] = (),
     is_typed: bool = True,
 ) -> None:
-    """Warn of parameters and of a metric that were probably mistyped. `is_typed`: the metric was, and is no setting.
+    """Warn of parameters, of arguments and of a metric that were probably mistyped. `is_typed`: the metric was, and is
+    no setting.
 
-    Raises UsageError where that is next to certain: earlier runs of the script gave scores, none of the project's is
-    called so, one of theirs nearly is, and the script's code has no such word either. A name with digits in it
-    (precision_at_10) may be put together there.
+    Raises UsageError where that is next to certain of the metric (`is_no_score`), and no run of the project has it.
     """
-    if not params and metric is None:
+    if not params and not arguments and metric is None:
         return
     path = checked_script(script)
     root = project_root(path)
     name = path.relative_to(root).as_posix()
     known = ledger.names(script=name, limit=NEWEST)
     files, _ = local_code(root, name)
-    code = "\n".join(text.decode("utf-8", "replace") for text in files.values())
-    for param in params:
-        if meant := meant_parameter(param, code, known.params):
-            observe(
-                Note(f"nothing in {name} or its earlier runs is called {param!r}: did you mean {meant}?", "warning")
-            )
-    if metric is None or not known.scores or metric in known.scores or is_said(metric, code):
+    code = spoken.read(text.decode("utf-8-sig", "replace") for text in files.values())
+    doubts = [parameter_doubt(param, code, known.params) for param in params]
+    for doubt in (*doubts, argument_doubt(arguments, code, known.params)):
+        if doubt:
+            observe(Note(f"{name} {doubt}", "warning"))
+    if metric is None or not known.scores or metric in known.scores or code.says(metric):
         return
-    near = nearest(metric, known.scores)
-    is_made = any(letter.isdigit() for letter in metric)
-    if near and is_typed and not is_made and metric not in ledger.names(limit=NEWEST).scores:
+    is_new = metric not in ledger.names(limit=NEWEST).scores
+    if is_typed and is_new and is_no_score(metric, code, known.scores):
+        near = nearest(metric, known.scores)[0]
         raise UsageError(
-            f"no run of {name} so far gave a score {metric!r}; did you mean {near[0]}?\n"
+            f"no run of {name} so far gave a score {metric!r}; did you mean {near}?\n"
             "a new score is ranked by afterwards: cloudrun results --metric NAME",
-            next_step=f"--metric {near[0]}, or leave it out",
-            instead=(metric, near[0]),
+            next_step=f"--metric {near}, or leave it out",
+            instead=(metric, near),
         )
     gave = ", ".join(known.scores)
     observe(Note(f"no run of {name} so far gave a score {metric!r}, they gave {gave}", "warning"))

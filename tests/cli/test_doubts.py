@@ -13,7 +13,7 @@ from cloudrun.ledger import Ledger
 from cloudrun.runs.doubts import check_names
 from tests.cli.conftest import Made
 
-CODE = 'parser.add_argument("--alpha")\nprint(json.dumps(scores(model)))\n'
+CODE = 'parser.add_argument("--alpha")\nprint(json.dumps({"accuracy": accuracy, "loss": loss}))\n'
 
 
 @pytest.fixture
@@ -25,9 +25,9 @@ def train(ledger: Ledger, ended: Made, tmp_path: Path) -> Path:
     return script
 
 
-def said(script: Path, ledger: Ledger, *params: str, metric: str | None = None) -> list[str]:
+def said(script: Path, ledger: Ledger, *params: str, metric: str | None = None, arguments: str = "") -> list[str]:
     heard: list[Event] = []
-    check_names(script, params, metric, ledger, heard.append)
+    check_names(script, params, metric, ledger, heard.append, arguments=arguments.split())
     assert all(isinstance(event, Note) and event.level == "warning" for event in heard)
     return [event.text for event in heard if isinstance(event, Note)]
 
@@ -54,6 +54,13 @@ def test_one_that_may_be_put_together_and_one_of_the_settings_are_warned_of(ledg
     assert len(heard) == 1
 
 
+def test_one_that_the_script_may_make_while_it_runs_is_a_warning(ledger: Ledger, train: Path) -> None:
+    train.write_text(CODE + "print(json.dumps({f'mean_{name}': 1}))")
+    assert len(said(train, ledger, metric="mean_accuracy")) == 1
+    train.write_text("print(cross_validate(model))")
+    assert len(said(train, ledger, metric="acuracy")) == 1
+
+
 def test_one_that_the_code_names_is_a_new_one(ledger: Ledger, train: Path, tmp_path: Path) -> None:
     assert said(train, ledger, metric="loss") == []
     with pytest.raises(UsageError):
@@ -77,9 +84,12 @@ def test_before_the_first_run_nobody_can_tell(ledger: Ledger, tmp_path: Path) ->
 
 
 def test_a_mistyped_parameter_is_a_warning(ledger: Ledger, train: Path) -> None:
-    assert said(train, ledger, "alpha", "momentum") == []
-    (words,) = said(train, ledger, "alpha", "alhpa")
-    assert "'alhpa': did you mean alpha?" in words
+    assert said(train, ledger, "alpha", arguments="data.csv") == []
+    assert said(train, ledger, "alpha", "alhpa", "momentum", arguments="alpha=1") == [
+        "train.py and its earlier runs have nothing called 'alhpa': did you mean alpha?",
+        "train.py and its earlier runs have nothing called 'momentum': they have alpha",
+        "train.py gets alpha=1 as an argument: as a parameter it is --set alpha=1",
+    ]
 
 
 @pytest.mark.parametrize(
