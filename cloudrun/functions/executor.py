@@ -34,6 +34,7 @@ from cloudrun.plan.grid import Grid, check_cells, check_size, make_grid
 from cloudrun.plan.markup import pool_html
 from cloudrun.process import given_keywords
 from cloudrun.runs import prepared, provenance
+from cloudrun.runs.doubts import check_names
 from cloudrun.runs.prepared import Job
 from cloudrun.units.lifeline import LIFELINE
 
@@ -240,6 +241,8 @@ class process_pool(Executor):  # noqa: N801 - used like a function: `with proces
             engine = self._open()
             job = Job(Path(script), tuple(arguments), {}, name)
             plan = prepared.prepare(job, self._settings, self._ledger, engine.image.architecture, self._observe)
+            names, metric = {name for table in made.tables for name in table}, self._settings.metric
+            check_names(job.script, names, metric, self._ledger, self._observe, arguments=arguments, is_typed=False)
             plan, wishes = engine.finished(plan), replace(self._wishes, again=again)
             provenance.keep(plan, self._ledger)
             begin = partial(GridRun, plan, made, wishes, self._ledger, engine.client_id, self._observe)

@@ -153,7 +153,7 @@ class Cells:
         if task.on_unit:
             dispatch.go_on(unit, task.run.run_id, turn)
         else:
-            turn.unless(self.stopped)
+            turn.unless(lambda: self.stopped() or self.failures.doubt(keep_going=self._keep_going))
             job = replace(self._plan.job, params=dict(task.run.params))
             plan = replace(self._plan, job=job, more=self._turns.queued > 0)
             dispatch.execute(unit, plan, check=False, run_id=task.run.run_id, begun=task.attempt, turn=turn)

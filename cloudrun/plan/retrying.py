@@ -98,9 +98,14 @@ class Failures:
     def wait(self, running: int, *, keep_going: bool = False) -> bool:
         """Whether another cell should wait until one of those that run has told more: where they may be the last that
         it takes to see that all fail. No more than two slots ever wait for that, and none after a success."""
+        return bool(self.doubt(keep_going=keep_going)) and self.count + running >= FIRST_FAILURES
+
+    def doubt(self, *, keep_going: bool = False) -> str:
+        """Why a cell that was given out before it had a slot is not to begin there after all: others were not to be
+        given out now, and how many are is decided anew. "" where it is to begin."""
         if keep_going or self.succeeded or not 0 < self.count < FIRST_FAILURES or not self.are_alike:
-            return False
-        return self.count + running >= FIRST_FAILURES
+            return ""
+        return "the first cells failed, and others wait until more is known"
 
     def in_words(self, cells: int) -> str:
         """What is to be said of a grid of so many cells where none has succeeded."""

@@ -22,6 +22,7 @@ from cloudrun.plan.endings import CANCELLED
 from cloudrun.plan.expecting import Expectation
 from cloudrun.runs.homecoming import end_queued
 from cloudrun.runs.prepared import Job, Prepared
+from cloudrun.runs.slots import Recalled, Slots, Turn
 from tests.fakes import Ec2, ManualClock, launch_one
 
 
@@ -278,3 +279,38 @@ def test_after_failures_that_are_alike_a_free_slot_waits_for_what_runs(make: Any
             begun += 1
     assert begun == 4
     assert grid.cells.stopped() == "4 of 6 cells failed with the same error, so no other was begun"
+
+
+class Begun(Exception):
+    pass
+
+
+def test_a_cell_that_waits_for_a_slot_does_not_begin_after_the_first_has_failed(make: Any) -> None:
+    grid = make(6)
+    cell = grid.cells.take()
+
+    def begin() -> None:
+        raise Begun
+
+    def carry_out(cells: Cells, *, has_slot: bool = False) -> None:
+        cells.carry_out(cast("Any", SimpleNamespace(check_cancelled=begin)), cell, Turn(Slots(1), has_slot=has_slot))
+
+    with pytest.raises(Begun):
+        carry_out(grid.cells)
+    grid.cells.failures.failure("r-5", "no data")
+    with pytest.raises(Recalled, match="the first cells failed"):
+        carry_out(grid.cells)
+    with pytest.raises(Begun):
+        carry_out(grid.cells, has_slot=True)  # it was decided that it shall
+    grid.cells.ended(cell, Recalled("it waits again"))
+    assert grid.cells.take() == cell, "one at a time may say more"
+    grid.cells.failures.success()
+    with pytest.raises(Begun):
+        carry_out(grid.cells)
+
+
+def test_who_goes_on_whatever_fails_sends_none_back(make: Any) -> None:
+    cells = make(6, keep_going=True).cells
+    cells.failures.failure("r-5", "no data")
+    assert cells.failures.doubt() != ""
+    assert cells.failures.doubt(keep_going=True) == ""
