@@ -7,7 +7,9 @@ after it.
 
 First signal: every unit is asked to stop (its run is ended, what is done is pulled, the instance terminated), and the
 main thread gets the exception the signal stands for. Second: no more pulling, terminate. Later ones change nothing.
-While the main thread is cleaning up (`shield`), an exception would leave that half done: it comes afterwards.
+While the main thread is cleaning up (`shield`), an exception would leave that half done: it comes afterwards. So does
+one for which the main thread is on its way into a block of the ledger's, or out of it (`ledger.midway`): the turn could
+be left taken, and other threads would wait for theirs.
 """
 
 from __future__ import annotations
@@ -24,9 +26,11 @@ from types import FrameType
 from typing import Any, Protocol
 
 from cloudrun.core.errors import CloudrunError
+from cloudrun.ledger.midway import is_midway
 
 Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
 FIRST_WORDS = "cloudrun: ending what runs and bringing it home; once more: terminate now, lose what is not home"
+LATER_S = 0.002
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -56,6 +60,7 @@ class Lifeline:
         self.received: BaseException | None = None  # what the signal that came first, and last, stands for
         self._shields = 0
         self._postponed: Callable[[], None] | None = None
+        self._late: frozenset[int] = frozenset()  # signals that come once more, since the ledger was midway
         self._pid = os.getpid()
 
     def add(self, unit: Closable) -> None:
@@ -98,22 +103,27 @@ class Lifeline:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         before = self._before.get(number, signal.SIG_DFL)
+        is_new, self._late = number not in self._late, self._late - {number}
         with self._lock:
             units = list(self._open) if self._pid == os.getpid() else []
-            self._signalled += bool(units)
+            self._signalled += bool(units) and is_new
             times = self._signalled
-        if units and times > 1:
+        if units and times > 1 and is_new:
             self._in_thread([unit.hurry for unit in units])
             if times == 2:
                 print("cloudrun: terminating now", file=sys.stderr)
             return
-        if units:
+        if units and is_new:
             self.received = KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
             print(FIRST_WORDS, file=sys.stderr)
             # In a thread, since the handler may have interrupted code that holds the very locks this needs.
             self._in_thread([unit.interrupt for unit in units])
         if self._shields:
             self._postponed = partial(_deliver, number, frame, before, gently=bool(units))
+        elif is_midway(frame):
+            self._late |= {number}
+            once_more = partial(signal.pthread_kill, threading.main_thread().ident or 0, number)
+            threading.Timer(LATER_S, once_more).start()
         else:
             _deliver(number, frame, before, gently=bool(units))
 
