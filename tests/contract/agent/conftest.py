@@ -24,6 +24,13 @@ from tests.leftovers import end_all_in
 from tests.pythons import find_python
 from tests.waiting import PATIENCE_S, until
 
+FOREVER = "import time; time.sleep(60)"
+SAVE = (  # until it is asked to end
+    "import signal, sys, time\n"
+    "def save(*_):\n    open('partial', 'w').write('half'); sys.exit(0)\n"
+    "signal.signal(signal.SIGTERM, save)\nprint('ready')\ntime.sleep(60)"
+)
+
 
 class Unit:
     """`tools` is first on its PATH; commands that power a machine off are harmless there, and leave a note."""
@@ -183,3 +190,11 @@ def old_unit(tmp_path: Path) -> Iterator[Unit]:
     unit = Unit(tmp_path, find_python("3.9") or pytest.skip("no Python 3.9 here"))
     yield unit
     unit.end()
+
+
+def powers_off(unit: Unit) -> str:
+    """Why the unit was powered off, once it was."""
+    until(unit.powered_off)
+    assert unit.powered_off() == ["systemctl poweroff"]
+    assert unit.news()["power_off_at"] <= time.time()
+    return str(unit.news()["why"])
