@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from cloudrun.core.clock import Clock
 from cloudrun.core.errors import Cancelled, CloudrunError
-from cloudrun.core.events import Note, Observer
-from cloudrun.core.records import ComingJobs, Image, Instance
-from cloudrun.core.settings import Settings
+from cloudrun.core.events import Note
+from cloudrun.core.records import ComingJobs, Instance
 from cloudrun.core.states import UnitState
-from cloudrun.ledger import Ledger
-from cloudrun.plan.scheduling import Terms, UnitView
+from cloudrun.plan.scheduling import UnitView
 from cloudrun.pools.bill import Bill
+from cloudrun.pools.context import Context
 from cloudrun.pools.endings import Endings
 from cloudrun.pools.hands import CarryOut, Closed, Hand, HandEvent
 from cloudrun.pools.lookout import Lookout
@@ -23,7 +21,6 @@ from cloudrun.pools.renting import Launched
 from cloudrun.pools.spreading import Spreading
 from cloudrun.pools.work import Joined
 from cloudrun.units import launching
-from cloudrun.wiring import Cloud
 
 
 class Fleet:
@@ -31,15 +28,8 @@ class Fleet:
 
     def __init__(
         self,
-        cloud: Cloud,
-        ledger: Ledger,
-        settings: Settings,
-        image: Image,
-        observe: Observer,
-        clock: Clock,
+        context: Context,
         *,
-        client_id: str,
-        terms: Callable[[str], Terms],
         queue_slots: Callable[[str], int | None],
         several: bool,
         coming: Callable[[], ComingJobs | None],
@@ -47,20 +37,15 @@ class Fleet:
     ) -> None:
         """`several`: they get their environment from each other. `coming`: what one that is logged in to makes ready
         for. `tell` is called with what happens to them."""
+        cloud, settings, observe, clock = context.cloud, context.settings, context.observe, context.clock
         self.hands: dict[str, Hand] = {}
         self.used: list[str] = []  # every unit that it ever had
         self.bill = Bill(settings.terminate_timeout_s)
         self.prospects = Prospects(clock, observe)
-        self._cloud = cloud
-        self._ledger = ledger
-        self._settings = settings
-        self._image = image
-        self._observe = observe
+        self._context = context
         self._clock = clock
-        self._client_id = client_id
-        self._terms = terms
         self._queue_slots = queue_slots
-        self._spreading = Spreading(cloud, ledger) if several else None
+        self._spreading = Spreading(cloud, context.ledger) if several else None
         self._coming = coming
         self._tell = tell
         self._lookout = Lookout(cloud, clock, observe, settings.boot_timeout_s)
@@ -68,9 +53,9 @@ class Fleet:
     def open(self, carry_out: CarryOut) -> None:
         """From here on it may have machines. `carry_out` is what they are for."""
         self._carry_out = carry_out
-        self.endings = Endings(
-            self._cloud, self._ledger, self._settings.terminate_timeout_s, self._clock, self._client_id
-        )
+        here = self._context
+        timeout_s = here.settings.terminate_timeout_s
+        self.endings = Endings(here.cloud, here.ledger, timeout_s, here.clock, here.client_id)
 
     @property
     def spent_usd(self) -> float:
@@ -88,7 +73,7 @@ class Fleet:
         before that surfaces."""
         try:
             for record, _, _ in joined.units:
-                self._terms(record.instance_type)
+                self._context.terms(record.instance_type)
         except CloudrunError:
             for record, _, _ in joined.units:
                 self.endings.add(record.instance_id)
@@ -100,7 +85,7 @@ class Fleet:
             self.endings.add(instance_id)
         for record, price, tasks in joined.units:
             known = self.hands.get(record.instance_id)  # joined with other work that was on it
-            slots = self._terms(record.instance_type).slots  # fewer than there are tasks, on a unit with a long queue
+            slots = self._context.terms(record.instance_type).slots  # of a long queue there are more tasks
             created = record.created_at.timestamp()
             hand = known or Hand(record, slots, price, created, record.deadline.timestamp())
             self.hands[record.instance_id] = hand
@@ -112,7 +97,7 @@ class Fleet:
 
     def launched(self, event: Launched) -> None:
         for record in event.units:
-            terms, created = self._terms(record.instance_type), record.created_at.timestamp()
+            terms, created = self._context.terms(record.instance_type), record.created_at.timestamp()
             hand = Hand(record, terms.slots, terms.usd_per_hour, created, event.deadline)
             self.hands[record.instance_id] = hand
         if event.error is None:
@@ -128,7 +113,7 @@ class Fleet:
         """Those that run get their threads."""
         for hand, found in self._lookout.look({name: hand for name, hand in self.hands.items() if hand.waits}):
             if isinstance(found, Instance):
-                hand.record = launching.note_running(self._ledger, found)
+                hand.record = launching.note_running(self._context.ledger, found)
                 self._begin(hand)
             else:
                 self._fail(hand, found)
@@ -136,9 +121,10 @@ class Fleet:
     def _begin(self, hand: Hand) -> None:
         self.used.append(hand.record.instance_id)
         was_let_go = hand.record.on_exit == "keep" and hand.record.state is UnitState.READY
+        here = self._context
         unit = PooledUnit(
-            self._cloud, self._ledger, self._settings, self._observe, self._clock,
-            image=self._image, record=hand.record, client_id=self._client_id, end=self.endings.add,
+            here.cloud, here.ledger, here.settings, here.observe, here.clock,
+            image=here.image, record=hand.record, client_id=here.client_id, end=self.endings.add,
             detached=was_let_go, queue_slots=self._queue_slots(hand.record.instance_type),
             spreading=self._spreading, coming=self._coming(),
         )  # fmt: skip
@@ -197,7 +183,7 @@ class Fleet:
         never_ready = hand.ready_at is None and not (is_given_up or isinstance(error, Cancelled))
         if never_ready:
             self.prospects.failure = error
-            self._observe(Note(f"{instance_id} did not get ready: {error}", "warning"))
+            self._context.observe(Note(f"{instance_id} did not get ready: {error}", "warning"))
         if never_ready or hand.useless:
             self.prospects.ended(worked=False)
         elif hand.worked:

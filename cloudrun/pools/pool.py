@@ -27,6 +27,7 @@ from cloudrun.plan import budget
 from cloudrun.plan.offers import Offer
 from cloudrun.plan.scheduling import Backlog, Decision, Limits, Terms, decide
 from cloudrun.pools.bill import Bill
+from cloudrun.pools.context import Context
 from cloudrun.pools.extending import extend
 from cloudrun.pools.fleet import Fleet
 from cloudrun.pools.hands import MACHINE_FAILED, Done, Freed, Hand, HandEvent, Opened
@@ -90,14 +91,11 @@ class Pool:
         self.client_id = client_id
         self._events: deque[Launched | HandEvent | Told] = deque()
         self._bell = Event()
-        self._renting = Renting(
-            cloud, ledger, settings, image, self.terms, observe, self.clock,
-            client_id=client_id, tags=tags or {}, tell=self._tell,
-        )  # fmt: skip
+        context = Context(cloud, ledger, settings, image, self.terms, observe, self.clock, client_id)
+        self._renting = Renting(context, tags=tags or {}, tell=self._tell)
         self.fleet = Fleet(
-            cloud, ledger, settings, image, observe, self.clock,
-            client_id=client_id, terms=self.terms, queue_slots=queue_slots or (lambda _: None),
-            several=limits.max_units > 1, coming=coming, tell=self._tell,
+            context, queue_slots=queue_slots or (lambda _: None), several=limits.max_units > 1, coming=coming,
+            tell=self._tell,
         )  # fmt: skip
         self._check_at = 0.0
 

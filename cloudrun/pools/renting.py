@@ -8,20 +8,16 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from threading import Thread
 
-from cloudrun.core.clock import Clock
 from cloudrun.core.errors import CapacityError, CleanupIncomplete, CloudrunError, LaunchError, UnresolvedLaunch
-from cloudrun.core.events import Note, Observer
+from cloudrun.core.events import Note
 from cloudrun.core.ids import new_id
-from cloudrun.core.records import Image, UnitRecord
-from cloudrun.core.settings import Settings
+from cloudrun.core.records import UnitRecord
 from cloudrun.core.states import LaunchState
-from cloudrun.ledger import Ledger
 from cloudrun.plan.offers import Offer
-from cloudrun.plan.scheduling import Terms, UnitView
+from cloudrun.plan.scheduling import UnitView
+from cloudrun.pools.context import Context
 from cloudrun.units import launching, terminating
 from cloudrun.units.capacity import allowed, learn_zones
-from cloudrun.units.clients import owner
-from cloudrun.wiring import Cloud
 
 AGAIN_S = 10.0  # before EC2 is asked again for what it did not have
 AGAIN_MAX_S = 60.0  # where it has had nothing for a while
@@ -43,29 +39,11 @@ class Launched:
 class Renting:
     """`tell` is called from other threads; all else is for one."""
 
-    def __init__(
-        self,
-        cloud: Cloud,
-        ledger: Ledger,
-        settings: Settings,
-        image: Image,
-        terms: Callable[[str], Terms],
-        observe: Observer,
-        clock: Clock,
-        *,
-        client_id: str,
-        tags: Mapping[str, str],
-        tell: Callable[[Launched], None],
-    ) -> None:
-        self._cloud = cloud
-        self._ledger = ledger
-        self._settings = settings
-        self._image = image
-        self._terms = terms
-        self._offers = allowed(cloud, settings)
-        self._observe = observe
-        self._clock = clock
-        self._client_id = client_id
+    def __init__(self, context: Context, *, tags: Mapping[str, str], tell: Callable[[Launched], None]) -> None:
+        """`tags`: of the machines."""
+        self._context = context
+        self._offers = allowed(context.cloud, context.settings)
+        self._clock = context.clock
         self._tags = tags
         self._tell = tell
         self._unknown: dict[str, list[UnitView]] = {}  # by launch: what may cost money, and is in no unit's row
@@ -82,7 +60,7 @@ class Renting:
     def ask(self, offer: Offer, count: int, deadline: float) -> None:
         """For so many of that, or fewer where so many were refused. EC2 may take a while over it: what runs goes on."""
         launch_id, now = new_id("l"), self._clock.now().timestamp()
-        terms = self._terms(offer.instance_type)
+        terms = self._context.terms(offer.instance_type)
         count = min(count, self._offers.at_once(offer) or count)
         self._unknown[launch_id] = [
             UnitView(f"{launch_id}/{number}", "launching", terms.slots, 0, now, deadline, terms.usd_per_hour)
@@ -133,11 +111,11 @@ class Renting:
         Raises CleanupIncomplete where EC2 still does not say.
         """
         found: list[str] = []
-        for launch in self._ledger.launches(unsettled=True):
+        for launch in self._context.ledger.launches(unsettled=True):
             if launch.launch_id not in self.launch_ids:
                 continue
             try:
-                units = launching.resolve(self._cloud, self._ledger, launch, self._clock)
+                units = launching.resolve(self._context.cloud, self._context.ledger, launch, self._clock)
                 found += [unit.instance_id for unit in units]
             except UnresolvedLaunch as error:
                 raise CleanupIncomplete(
@@ -146,34 +124,31 @@ class Renting:
                     next_step="cloudrun reap, when EC2 can be reached",
                 ) from error
             except CloudrunError as refusal:
-                self._observe(Note(f"launch {launch.launch_id} did not happen: {refusal}", "verbose"))
+                self._context.observe(Note(f"launch {launch.launch_id} did not happen: {refusal}", "verbose"))
         return found
 
     def _launch(self, launch_id: str, offer: Offer, count: int, deadline: float) -> None:
+        cloud, ledger = self._context.cloud, self._context.ledger
         try:
-            from cloudrun.ssh.keys import make_key
-
             launch = launching.prepare(
-                self._cloud,
-                self._ledger,
-                replace(self._settings, deadline_s=deadline - self._clock.now().timestamp()),
-                self._image,
+                cloud,
+                ledger,
+                replace(self._context.settings, deadline_s=deadline - self._clock.now().timestamp()),
+                self._context.image,
                 launch_id=launch_id,
-                client_id=self._client_id,
-                owner=owner(),
-                make_key=make_key,
+                client_id=self._context.client_id,
                 clock=self._clock,
-                count=count,
                 offer=offer,
                 overdue_grace_s=0.0,
+                count=count,
                 more_tags=self._tags,
             )
-            units = launching.request(self._cloud, self._ledger, launch, self._clock)
+            units = launching.request(cloud, ledger, launch, self._clock)
             self._tell(Launched(launch_id, offer, count, tuple(units), launch.deadline.timestamp()))
         except BaseException as error:  # noqa: BLE001  # the deciding thread judges it
             try:
                 if isinstance(error, CapacityError):
-                    learn_zones(self._offers, self._cloud, offer.instance_type)
+                    learn_zones(self._offers, cloud, offer.instance_type)
             finally:  # whoever decides waits for this word
                 self._tell(Launched(launch_id, offer, count, error=error))
             self._release(launch_id)
@@ -182,8 +157,8 @@ class Renting:
         """The key pair and the group of a launch that EC2 refused: a shortage would pile them up. Whatever else became
         of it, they are released in the end, and so is what cannot be now."""
         with suppress(CloudrunError):
-            if self._ledger.launch(launch_id).state is LaunchState.REFUSED:
+            if self._context.ledger.launch(launch_id).state is LaunchState.REFUSED:
                 terminating.release_resources(
-                    self._cloud, self._ledger, launch_id, timeout_s=RELEASE_S, clock=self._clock
+                    self._context.cloud, self._context.ledger, launch_id, timeout_s=RELEASE_S, clock=self._clock
                 )
                 self.launch_ids.remove(launch_id)

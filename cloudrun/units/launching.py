@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Protocol
 
 from cloudrun.core.clock import Clock, utc_text
 from cloudrun.core.errors import (
@@ -30,6 +29,7 @@ from cloudrun.plan.reaping import key_name
 from cloudrun.plan.tagging import tags_of
 from cloudrun.plan.userdata import user_data
 from cloudrun.plan.volumes import volume_problem
+from cloudrun.units.clients import owner
 from cloudrun.units.terminating import POLL_S, terminate
 from cloudrun.wiring import Cloud
 
@@ -37,17 +37,6 @@ SETTLED = (LaunchState.RESOLVED, LaunchState.REFUSED)
 RESOLVE_ATTEMPTS = 5
 UNWRITTEN_TIMEOUT_S = 120.0
 STARTING_S = 30.0  # for which EC2 may go on saying that an instance is stopped, after it was started
-
-
-class MakeKey(Protocol):
-    def __call__(self, comment: str) -> KeyPair: ...
-
-
-class KeyPair(Protocol):
-    @property
-    def private(self) -> str: ...
-    @property
-    def public(self) -> str: ...
 
 
 def prepare(
@@ -58,21 +47,20 @@ def prepare(
     *,
     launch_id: str,
     client_id: str,
-    owner: str,
-    make_key: MakeKey,
     clock: Clock,
-    count: int = 1,
-    offer: Offer | None = None,
+    offer: Offer,
     overdue_grace_s: float,
+    count: int = 1,
     more_tags: Mapping[str, str] | None = None,
 ) -> LaunchRecord:
     """Make the keys and the security group, and write the intent. Nothing bills yet when this returns.
 
     `overdue_grace_s` is 0 for machines that nobody ever starts again: then not even a reboot gives them more time.
     """
+    from cloudrun.ssh.keys import make_key
+
     login, host = make_key(f"cloudrun {launch_id}"), make_key(f"cloudrun host {launch_id}")
     _write_private(ledger.keys_dir / launch_id, login.private)
-    offer = offer or Offer(settings.instance_type)
     now = clock.now()
     deadline = now + timedelta(seconds=settings.deadline_s)
     tags = {
@@ -80,7 +68,7 @@ def prepare(
         "Name": f"cloudrun {launch_id}",
         "cloudrun:ledger": ledger.ledger_id,
         "cloudrun:launch": launch_id,
-        "cloudrun:owner": owner,
+        "cloudrun:owner": owner(),
         "cloudrun:expires-at": utc_text(deadline),
         **(more_tags or {}),
     }

@@ -13,7 +13,6 @@ from cloudrun.core.records import ClientRecord, Image, LaunchRecord, OnExit
 from cloudrun.core.states import EndReason, UnitState
 from cloudrun.plan.offers import Offer
 from cloudrun.units import capacity, joining, launching, terminating
-from cloudrun.units.clients import owner
 from cloudrun.units.connection import EarlyLogin
 from cloudrun.units.lifeline import LIFELINE
 from cloudrun.units.unit import OpenUnit
@@ -48,8 +47,6 @@ class RentedUnit(OpenUnit):
         self.opened = True
 
     def _rent(self, client: ClientRecord, offer: Offer) -> None:
-        from cloudrun.ssh.keys import make_key
-
         self.check_cancelled()
         launch_id = new_id("l")
         # On the stack before anything exists: an abort at any point from here on is cleaned up.
@@ -61,8 +58,6 @@ class RentedUnit(OpenUnit):
             self.image,
             launch_id=launch_id,
             client_id=client.client_id,
-            owner=owner(),
-            make_key=make_key,
             clock=self.clock,
             offer=offer,
             overdue_grace_s=joining.overdue_grace_s(self.settings),

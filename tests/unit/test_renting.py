@@ -12,6 +12,7 @@ from cloudrun.core.settings import Settings
 from cloudrun.ledger import Ledger
 from cloudrun.plan.offers import Offer
 from cloudrun.plan.scheduling import Terms
+from cloudrun.pools.context import Context
 from cloudrun.pools.renting import AGAIN_MAX_S, AGAIN_S, Launched, Renting
 from tests.fakes import Ec2, ManualClock, Network, cloud_of
 
@@ -39,10 +40,8 @@ class Asked:
         ec2.zones = lambda _: ()
         cloud: Any = cloud_of(ec2, self.network)
         cloud.caller_cidr = lambda: "192.0.2.1/32"
-        self.renting = Renting(
-            cloud, ledger, Settings(), IMAGE, lambda _: Terms(1, 1.0), nobody, clock,
-            client_id="c-1", tags={}, tell=self.heard.append,
-        )  # fmt: skip
+        context = Context(cloud, ledger, Settings(), IMAGE, lambda _: Terms(1, 1.0), nobody, clock, "c-1")
+        self.renting = Renting(context, tags={}, tell=self.heard.append)
 
     def ask(self) -> None:
         self.renting.ask(OFFER, 1, self.clock.now().timestamp() + 3600)
