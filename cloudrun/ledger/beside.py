@@ -30,6 +30,14 @@ class Beside:
             row = connection.execute("SELECT files FROM beside WHERE name = ?", [name]).fetchone()
             return json.loads(row[0]) if row is not None else {}
 
+    def came_with(self, run_id: str) -> set[str]:
+        """Digests of all such files that any of a run's attempts was given."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                "SELECT files FROM attempts JOIN beside ON beside.name = attempts.beside WHERE run_id = ?", [run_id]
+            )
+            return {digest for row in rows for digest in json.loads(row["files"]).values()}
+
     def beside_cells(self, grid_id: str) -> list[tuple[dict[str, str], int]]:
         """Each state of such files that cells of the grid succeeded with, and how many did."""
         with self._database.reading() as connection:

@@ -20,11 +20,9 @@ from cloudrun.plan.fingerprint import code_digest
 from cloudrun.plan.imports import ImportScan, scan_imports
 from cloudrun.plan.parameters import check_name
 from cloudrun.plan.quantities import size_text
-from cloudrun.runs.fetched import say_fetched
+from cloudrun.runs.fetched import BESIDE_FILES, DIGITS, may_be_read, say_fetched
 from cloudrun.runs.project import Shipment, shipment
 
-BESIDE_FILES = 10_000  # of a larger project nothing is written down: some 500 kB for each state of its files
-NO_INPUT = (".py", ".ipynb", ".md", ".rst", "LICENSE", "pyproject.toml", "cloudrun.toml", ".lock")
 # What BLAS, OpenMP and joblib ask for the number of threads, by the names that threadpoolctl and joblib document.
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS",
@@ -89,12 +87,9 @@ def prepare(
 
 
 def beside(goods: Shipment, code: Collection[str]) -> dict[str, str]:
-    """Digests by path of what is shipped and is no part of what a run is, though its script may read it: all but
-    `code`, other Python, and what is written for people or for tools."""
+    """Digests by path of what is shipped and is no part of what a run is, though its script may read it."""
     return {
-        each.path: each.sha256[:16]
-        for each in goods.entries
-        if each.path not in code and not each.path.endswith(NO_INPUT) and "/." not in f"/{each.path}"
+        each.path: each.sha256[:DIGITS] for each in goods.entries if each.path not in code and may_be_read(each.path)
     }
 
 

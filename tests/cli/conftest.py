@@ -66,13 +66,14 @@ def ended(ledger: Ledger, tmp_path: Path) -> Made:
         code: str = "",
         environment: str = "",
         grid_id: str | None = None,
+        beside: str = "",
     ) -> str:
         run_id, at = new_id("r"), NOON + timedelta(minutes=next(count))
         digests = {"code_digest": code, "environment_digest": environment}
         ledger.add_run(
             RunRecord(run_id, name, script, RunState.QUEUED, at, params=params or {}, grid_id=grid_id, **digests)
         )
-        ledger.begin_attempt(run_id, "i-1", at)
+        ledger.begin_attempt(run_id, "i-1", at, beside=beside)
         ledger.move_run(run_id, RunState.RUNNING)
         ledger.move_run(run_id, RunState.PULLING)
         artifacts = []

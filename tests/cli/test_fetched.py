@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from cloudrun.cli.main import run
 from cloudrun.core.events import Event, Note
 from cloudrun.core.settings import Settings
 from cloudrun.ledger import Ledger
+from cloudrun.runs import fetched
 from cloudrun.runs.prepared import Job, inspect
 from tests.cli.conftest import Made
 
@@ -32,15 +34,40 @@ def warned(ledger: Ledger, tmp_path: Path) -> Callable[[], list[str]]:
 
 
 def test_what_get_has_brought_is_named_once(ended: Made, tmp_path: Path, warned: Callable[[], list[str]]) -> None:
-    run_id = ended("first", files={"out/model.joblib": LARGE, "small.joblib": "x"})
+    run_id = ended("first", files={"out/model.joblib": LARGE, "empty": "", "small.joblib": "x"})
     (tmp_path / "data.csv").write_text("y" * len(LARGE))
+    (tmp_path / "nothing.txt").touch()
     assert warned() == []
     assert run(["get", "first", "out/model.joblib", "best.joblib"]) == 0
-    assert run(["get", "first", "small.joblib"]) == 0
     (words,) = warned()
     assert words.startswith(f"best.joblib (1.1 MB, of {run_id}) is shipped: ")
     assert "move it elsewhere" in words
     assert warned() == []
+    assert run(["get", "first", "small.joblib"]) == 0
+    assert warned()[0].startswith(f"small.joblib (1 B, of {run_id}) is shipped: ")
+    assert warned() == []
+
+
+def test_what_a_run_was_given_and_has_copied_was_not_fetched(
+    ledger: Ledger, ended: Made, tmp_path: Path, warned: Callable[[], list[str]]
+) -> None:
+    settings = b'{"depth": 3}'
+    (tmp_path / "settings.json").write_bytes(settings)
+    state = ledger.keep_beside({"settings.json": hashlib.sha256(settings).hexdigest()[:16]})
+    ended("first", files={"out/settings.json": settings.decode()}, beside=state)
+    assert warned() == []
+
+
+def test_in_a_project_of_very_many_files_only_the_large_ones_are_named(
+    ended: Made, tmp_path: Path, warned: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetched, "BESIDE_FILES", 1)  # 10,000 take a while to be hashed
+    ended("first", files={"model.joblib": LARGE, "small.joblib": "x"})
+    for name in ("model.joblib", "small.joblib"):
+        assert run(["get", "first", name]) == 0
+    (words,) = warned()
+    assert words.startswith("model.joblib (1.1 MB")
+    assert "small.joblib" not in words
 
 
 def test_in_a_checkout_it_goes_into_gitignore(ended: Made, tmp_path: Path, warned: Callable[[], list[str]]) -> None:
