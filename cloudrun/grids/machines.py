@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from cloudrun.core.records import LaunchRecord, UnitRecord
 from cloudrun.ledger import Ledger
 from cloudrun.plan.costs import Bill
-from cloudrun.plan.quantities import counted
 from cloudrun.units.costs import bill
 
 GRID_TAG = "cloudrun:grid"  # on each machine of a grid: its id
@@ -41,10 +40,12 @@ def bill_of(ledger: Ledger, grid_id: str, others: Iterable[str] = ()) -> Bill:
 
 
 def what_is_gone(ledger: Ledger, grid_id: str) -> str:
-    """ "terminated: 2 machines, $0.0034 at list prices: ..."; "" where it has none that has ended."""
+    """ "all 2 machines that it had are terminated: $0.0034 at list prices..."; "" where none that it had has ended."""
     units = units_ever_of(ledger, grid_id)
     ended = sum(unit.ended_at is not None for unit in units)
     if not ended:
         return ""
-    which = counted(ended, "machine") if ended == len(units) else f"{ended} of its {len(units)} machines"
-    return ", ".join(filter(None, (f"terminated: {which}", str(bill_of(ledger, grid_id)))))
+    which = f"{ended} of the {len(units)} machines that it had are terminated"
+    if ended == len(units):
+        which = f"all {ended} machines that it had are terminated" if ended > 1 else "its machine is terminated"
+    return ": ".join(filter(None, (which, str(bill_of(ledger, grid_id)))))

@@ -120,6 +120,11 @@ def test_whoever_stops_a_grid_hears_which_of_its_machines_are_gone_and_what_they
         launch_one(ledger, clock, Ec2(), name, **{GRID_TAG: "g-1"})
     assert what_is_gone(ledger, "g-1") == ""
     ledger.move_unit("i-l-1", UnitState.TERMINATED)
-    assert re.match(r"terminated: 1 of its 2 machines, \$\S+ so far at list prices: ", what_is_gone(ledger, "g-1"))
+    assert re.match(
+        r"1 of the 2 machines that it had are terminated: \$\S+ so far at list prices: ", what_is_gone(ledger, "g-1")
+    )
     ledger.move_unit("i-l-2", UnitState.TERMINATED)
-    assert re.match(r"terminated: 2 machines, \$\S+ at list prices: runs \$0 \+ overhead", what_is_gone(ledger, "g-1"))
+    assert re.match(
+        r"all 2 machines that it had are terminated: \$\S+ at list prices: runs \$0 \+ overhead",
+        what_is_gone(ledger, "g-1"),
+    )
