@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sqlite3
 import time
@@ -81,6 +82,7 @@ def test_a_signal_brings_home_what_is_done_and_the_same_command_goes_on(
     _, said = submitting.communicate(timeout=60)
     assert submitting.returncode == code, said
     assert "the same command goes on" in said
+    assert re.search(r"machines? that it had are terminated: \$|its machine is terminated: \$", said)
     assert "Traceback" not in said
     grid = only_grid(project)
     assert grid.state is GridState.STOPPED
