@@ -20,7 +20,7 @@ from typing import Any
 
 from cloudrun import config, notebook
 from cloudrun.core.clock import SystemClock
-from cloudrun.core.errors import Cancelled, CloudrunError, UsageError, mark_incomplete
+from cloudrun.core.errors import Cancelled, CloudrunError, UsageError, mark_incomplete, notes_of
 from cloudrun.core.events import Event, Note, Observer
 from cloudrun.core.ids import new_id
 from cloudrun.functions.calls import Call, RunFuture
@@ -299,7 +299,7 @@ class process_pool(Executor):  # noqa: N801 - used like a function: `with proces
         with LIFELINE.shield(drop=True):
             engine.wait()
         ending, engine.error = engine.error, None
-        for note in getattr(ending, "__notes__", ()):
+        for note in notes_of(ending) if ending is not None else ():
             error.add_note(note)
         if getattr(ending, "cleanup_incomplete", False):
             mark_incomplete(error)
