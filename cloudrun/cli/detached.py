@@ -13,6 +13,7 @@ from cloudrun.grids.grid import Finished
 from cloudrun.grids.machines import bill_of
 from cloudrun.grids.rows import tally_of
 from cloudrun.ledger import Ledger
+from cloudrun.plan.quantities import counted
 from cloudrun.runs.failing import why_failed
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def attach_to_grid(ledger: Ledger, reference: str, profile: str | None, *, as_js
     grid = ledger.grid(reference)
     metric, minimize = grid.settings.get("metric"), bool(grid.settings.get("minimize"))
     with GridDisplay(metric, minimize=minimize, why=partial(why_failed, ledger)) as display:
-        display.say(f"{grid.grid_id} ({grid.name}): {grid.cells} cells of {grid.script}")
+        display.say(f"{grid.grid_id} ({grid.name}): {counted(grid.cells, 'cell')} of {grid.script}")
         finished = attach_grid(
             ledger, grid.grid_id, observe=display, profile=profile, changed=display.changed, over=display.over
         )

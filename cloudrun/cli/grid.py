@@ -134,9 +134,11 @@ class GridDisplay:
     def changed(self, tally: Tally, pool: Pool | None) -> None:
         with self._lock:
             if self._tally is None and tally.taken == tally.cells:
-                self.say(f"nothing to do: all {tally.cells} cells are in the ledger (--again runs them once more)")
+                which = "its only cell is" if tally.cells == 1 else f"all {tally.cells:,} cells are"
+                self.say(f"nothing to do: {which} in the ledger (--again runs them once more)")
             elif self._tally is None and tally.taken:
-                self.say(f"{tally.taken} of {tally.cells} cells are taken from the ledger: they are not run again")
+                verb = "is" if tally.taken == 1 else "are"
+                self.say(f"{tally.taken} of {tally.cells:,} cells {verb} taken from the ledger, and not run again")
             self._tally = tally
             self._works = self._works or pool is not None
             now = self._clock()

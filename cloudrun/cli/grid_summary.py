@@ -8,6 +8,7 @@ from cloudrun.grids.grid import Finished
 from cloudrun.grids.machines import units_of
 from cloudrun.ledger import Ledger
 from cloudrun.plan.costs import AT_LIST_PRICES, usd_text
+from cloudrun.plan.quantities import counted
 
 RANKED = 10  # cells in the ranking at the end
 
@@ -66,8 +67,10 @@ def detached_lines(finished: Finished, ledger: Ledger) -> list[str]:
     """After `--detach`: where its cells are, until when, and how to come back to them."""
     tally, grid = finished.tally, finished.grid
     units = units_of(ledger, grid.grid_id)
-    machines = f"{len(units)} machine{'s' if len(units) != 1 else ''}"
-    lines = [f"{grid.grid_id} ({grid.name}): {tally.running} of {tally.cells} cells are on {machines}"]
+    machines = counted(len(units), "machine")
+    lines = [
+        f"{grid.grid_id} ({grid.name}): {tally.running} of {counted(tally.cells, 'cell is', 'cells are')} on {machines}"
+    ]
     if units:
         lines[0] += f", powering off by {when_text(max(unit.deadline for unit in units))}"
     counts = [f"{tally.succeeded} have succeeded before"] if tally.succeeded else []

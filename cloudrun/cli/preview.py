@@ -12,7 +12,7 @@ from cloudrun.cli.display import Display
 from cloudrun.cli.printing import columns, folded, print_json, printable
 from cloudrun.core.settings import Settings
 from cloudrun.ledger import Ledger
-from cloudrun.plan.quantities import duration_text, size_text
+from cloudrun.plan.quantities import counted, duration_text, size_text
 from cloudrun.runs.prepared import Job, command_line
 from cloudrun.runs.preview import Preview, Rent, document, preview
 
@@ -61,7 +61,7 @@ def grid_lines(seen: GridPreview) -> Iterator[str]:
     if seen.under_way:
         rest += f" ({seen.under_way} of them are under way)"
     done = f", {seen.succeeded} have succeeded before" if seen.succeeded else ""
-    yield f"would run      {seen.cells} cells: {rest}{done}"
+    yield f"would run      {counted(seen.cells, 'cell')}: {rest}{done}"
     if seen.grid_id:
         yield f"               it goes on with {seen.grid_id}"
     if seen.estimate is not None:
@@ -76,27 +76,23 @@ def _command(seen: Preview) -> str:
     return printable(f"python {shlex.join(command_line(seen.plan)[1:])}, {where}")
 
 
-def _files(count: int) -> str:
-    return "1 file" if count == 1 else f"{count:,} files"
-
-
 def _lines(seen: Preview) -> Iterator[str]:
     goods, environment = seen.plan.shipment, seen.plan.environment
     yield from _launch(seen)
-    yield f"would ship     {_files(len(goods.entries))}, {size_text(goods.total_bytes)}, from {goods.root}"
+    yield f"would ship     {counted(len(goods.entries), 'file')}, {size_text(goods.total_bytes)}, from {goods.root}"
     largest = ", ".join(f"{entry.path} ({size_text(entry.size)})" for entry in seen.largest)
     yield f"               the largest: {largest}"
     for source in seen.settings.data if seen.problem else ():
         yield f"would fetch    {source}"
     for data in seen.plan.data:
-        files = len(data.remote) + len(data.entries)
-        yield f"would fetch    {data.source}: {_files(files)}, {size_text(data.total_bytes)}, found as {data.link}"
+        files = counted(len(data.remote) + len(data.entries), "file")
+        yield f"would fetch    {data.source}: {files}, {size_text(data.total_bytes)}, found as {data.link}"
     if seen.settings.bucket:
         made = ", which would be made" if seen.bucket_is_there is False else ""
         yield f"would put      outputs into s3://{seen.settings.bucket}{made}"
     known = "as runs of this project have had" if seen.environment_known else "which no run of this project has had yet"
     yield (
-        f"would build    Python {environment.python} with {len(environment.requirements)} packages,"
+        f"would build    Python {environment.python} with {counted(len(environment.requirements), 'package')},"
         f" from {environment.source}, {known}"
     )
     named = [line for line in environment.requirements if not line.startswith("-")]

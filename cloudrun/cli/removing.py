@@ -20,7 +20,7 @@ from cloudrun.core.clock import SystemClock
 from cloudrun.core.errors import CloudrunError, UsageError
 from cloudrun.garbage import Garbage
 from cloudrun.ledger import Ledger
-from cloudrun.plan.quantities import duration_s, size_text
+from cloudrun.plan.quantities import counted, duration_s, size_text
 from cloudrun.sandbox import leftovers
 from cloudrun.units.clients import is_alive
 
@@ -70,7 +70,10 @@ def rm(
                     f"a process still works on {grid.grid_id}", next_step=f"cloudrun cancel {grid.grid_id}, then this"
                 )
         for grid in grids:
-            print(f"  {grid.grid_id} ({printable(grid.name)}): {grid.cells} cells, {grid.state}", file=sys.stderr)
+            print(
+                f"  {grid.grid_id} ({printable(grid.name)}): {counted(grid.cells, 'cell')}, {grid.state}",
+                file=sys.stderr,
+            )
         for run in list(found.values())[:NAMED]:
             print(f"  {run.run_id} ({printable(run.name)}) {run.state}", file=sys.stderr)
         if len(found) > NAMED:

@@ -14,7 +14,7 @@ from cloudrun.cli.printing import print_json
 from cloudrun.core.errors import CloudrunError, UsageError
 from cloudrun.core.marks import is_report
 from cloudrun.ledger import Ledger
-from cloudrun.plan.quantities import size_text
+from cloudrun.plan.quantities import counted, size_text
 
 
 def report(
@@ -60,13 +60,12 @@ def report(
         page = render(data).encode()
     _write(destination, page)
     if data.cut:
-        print(f"  only the newest {len(data.runs):,} runs are in it: no browser is quick with more", file=sys.stderr)
+        print(f"  the newest {len(data.runs):,} runs alone are in it: no browser is quick with more", file=sys.stderr)
     if as_json:
         print_json({"path": str(destination), "size": len(page), "runs": len(data.runs), "metric": data.metric})
     else:
         print(destination)
-        many = f"{len(data.runs):,} runs" if len(data.runs) > 1 else "1 run"
-        print(f"  {many}, {size_text(len(page))}; open it in a browser", file=sys.stderr)
+        print(f"  {counted(len(data.runs), 'run')}, {size_text(len(page))}; open it in a browser", file=sys.stderr)
     if open_it:
         import webbrowser
 

@@ -14,7 +14,7 @@ from cloudrun.cli.summary import headline, usage_text
 from cloudrun.core.records import Artifact, RunRecord, Timings, UnitRecord
 from cloudrun.core.states import RunState, is_terminal
 from cloudrun.plan.costs import Bill, usd_text
-from cloudrun.plan.quantities import duration_text, size_text
+from cloudrun.plan.quantities import counted, duration_text, size_text
 
 LABEL = 13  # columns
 BAR = (5, 40)  # columns of the phases' bars, at least and at most
@@ -130,7 +130,7 @@ def _cost(run: RunRecord, bill: Bill) -> Iterator[str]:
     if run.cost_usd is not None:
         yield f"{usd_text(run.cost_usd)}, its share"
     if whole := str(bill):
-        machines = "its machine" if bill.machines == 1 else f"its {bill.machines} machines"
+        machines = "its machine" if bill.machines == 1 else f"its {counted(bill.machines, 'machine')}"
         yield f"{machines}: {whole}"
 
 

@@ -16,7 +16,7 @@ from cloudrun.cli.summary import closing_lines, exit_code
 from cloudrun.core.clock import utc_text
 from cloudrun.core.errors import UsageError
 from cloudrun.core.states import RunState, is_terminal
-from cloudrun.plan.quantities import duration_s, duration_text
+from cloudrun.plan.quantities import counted, duration_s, duration_text
 
 if TYPE_CHECKING:
     from cloudrun.grids.watching import SeenGrid
@@ -74,14 +74,17 @@ def _grid_row(seen: SeenGrid, now: datetime) -> list[str]:
     words |= {"cancelled": seen.cancelled, "not home": away}
     if not seen.attended:
         words["without a machine"] = seen.left
-    counts = [f"{seen.done} of {seen.grid.cells} cells done", *(f"{n} {word}" for word, n in words.items() if n)]
+    counts = [
+        f"{seen.done} of {counted(seen.grid.cells, 'cell')} done",
+        *(f"{n} {word}" for word, n in words.items() if n),
+    ]
     left_s = max(((unit.deadline - now).total_seconds() for unit in seen.units), default=0.0)
     return [
         seen.grid.grid_id,
         seen.grid.name,
         ", ".join(counts),
         duration_text((now - seen.grid.created_at).total_seconds()),
-        f"{len(seen.units)} machine{'s' if len(seen.units) != 1 else ''}" if seen.units else "-",
+        counted(len(seen.units), "machine") if seen.units else "-",
         f"in {duration_text(left_s)}" if left_s > 0 else "-",
         seen.next_step or "a process looks after it",
     ]
@@ -266,9 +269,9 @@ def cancel(
             from cloudrun.grids.cancelling import cancel_grid
 
             grid = cancel_grid(ledger, run, grace_s=grace_s, observe=display, profile=profile)
-            succeeded = ledger.counts(grid.grid_id)[RunState.SUCCEEDED]
+            succeeded, cells = ledger.counts(grid.grid_id)[RunState.SUCCEEDED], counted(grid.cells, "cell")
             display.say(
-                f"{grid.grid_id} ({grid.name}) {grid.state}: {succeeded} of {grid.cells} cells had succeeded\n"
+                f"{grid.grid_id} ({grid.name}) {grid.state}: {succeeded} of {cells} had succeeded\n"
                 f"  next   cloudrun results --grid {grid.grid_id}"
             )
             if as_json:

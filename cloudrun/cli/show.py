@@ -17,7 +17,7 @@ from cloudrun.core.errors import UsageError
 from cloudrun.core.records import Artifact
 from cloudrun.core.states import RunState
 from cloudrun.ledger import Ledger, Run
-from cloudrun.plan.quantities import size_text
+from cloudrun.plan.quantities import counted, size_text
 from cloudrun.units.costs import bill_of_run
 
 
@@ -60,7 +60,9 @@ def show(
                 print(f"==> {path} <==\n{text}", flush=True)
                 if path in shortened:
                     whole = f"logs {run}" if path in ("stdout.log", "stderr.log") else f"show {run} --log --lines 0"
-                    shown = f"the last {len(text.splitlines())} of {shortened[path]:,} lines of {printable(path)}"
+                    shown = (
+                        f"the last {len(text.splitlines())} of {counted(shortened[path], 'line')} of {printable(path)}"
+                    )
                     print(f"  {shown}; all of them: cloudrun {whole}", file=sys.stderr)
             if not logs:
                 print("  this run has no logs yet", file=sys.stderr)

@@ -20,6 +20,7 @@ from cloudrun.core.states import RunState
 from cloudrun.grids.cells import ON_UNITS, Cell
 from cloudrun.grids.gathering import catch_up
 from cloudrun.ledger import Ledger
+from cloudrun.plan.quantities import counted
 from cloudrun.plan.scheduling import Backlog
 from cloudrun.pools.hands import MACHINE_FAILED
 from cloudrun.pools.pooled import PooledUnit
@@ -146,7 +147,9 @@ class HandOver:
             if self._ledger.run(run_id).state is RunState.QUEUED:
                 again.append((place, run_id))
         if again and not isinstance(error, Cancelled):
-            self._observe(Note(f"{len(again)} cells go to another machine: {error}", "warning"))
+            self._observe(
+                Note(f"{counted(len(again), 'cell goes', 'cells go')} to another machine: {error}", "warning")
+            )
             self._shares.append(Share(cells=tuple(again)))
 
 
@@ -172,7 +175,7 @@ def hand_over(unit: PooledUnit, plan: Prepared, share: Share, furnished: Callabl
         furnished()
         tree = tree_key(plan.shipment)
         goods = plan.shipment
-        with way.phases.phase("ship", f"{len(share.cells)} cells of {len(goods.entries)} files"):
+        with way.phases.phase("ship", f"{counted(len(share.cells), 'cell')} of {counted(len(goods.entries), 'file')}"):
             way.despite_cuts(lambda: unit.agent.ship(rundir.tree_dir(tree), goods.root, goods.entries))
             _queue(way, plan, tree, [(places[run.run_id], run) for run in missing])
             for start in range(0, len(share.cells), BATCH):

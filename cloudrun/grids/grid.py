@@ -30,6 +30,7 @@ from cloudrun.plan.estimate import Estimate
 from cloudrun.plan.expecting import Expectation
 from cloudrun.plan.grid import Grid
 from cloudrun.plan.pricing import vcpus
+from cloudrun.plan.quantities import counted
 from cloudrun.plan.retrying import Failures
 from cloudrun.plan.scheduling import Backlog, Limits, Terms, decide, least_life_s
 from cloudrun.pools.pool import Pool, QueueSlots
@@ -275,7 +276,7 @@ class GridRun:
 
     def _how_far(self, counts: Mapping[RunState, int]) -> str:
         others = {"failed": failed_of(counts), "cancelled while they ran": counts[RunState.CANCELLED]}
-        words = [f"{counts[RunState.SUCCEEDED]} of {self.tally.cells} cells have succeeded"]
+        words = [f"{counts[RunState.SUCCEEDED]} of {counted(self.tally.cells, 'cell has', 'cells have')} succeeded"]
         return ", ".join([*words, *(f"{count} {word}" for word, count in others.items() if count)])
 
     def ended_usd(self, terms: Callable[[str], Terms]) -> float:

@@ -11,7 +11,7 @@ from statistics import median
 from cloudrun.core.records import MachineTimes
 from cloudrun.plan import budget
 from cloudrun.plan.costs import AT_LIST_PRICES, usd_text
-from cloudrun.plan.quantities import duration_text
+from cloudrun.plan.quantities import counted, duration_text
 
 MANY = 20_000  # cells from which on the last ones of a slot are no part of the whole that matters
 
@@ -33,8 +33,8 @@ class Estimate:
     is_budget: bool = False
 
     def __str__(self) -> str:
-        what = "1 cell" if self.cells == 1 else f"{self.cells} cells"
-        where = f"{self.units} {'unit' if self.units == 1 else 'units'}, {self.slots} at a time on each"
+        what = counted(self.cells, "cell")
+        where = f"{counted(self.units, 'unit')}, {self.slots} at a time on each"
         if self.seconds is None or self.usd is None:
             return f"{what} to run on {where}: nobody knows yet how long one takes; {self._most}"
         cost = f", some {usd_text(self.usd)} with overhead" if self.usd_per_hour else ""

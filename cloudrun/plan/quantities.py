@@ -1,4 +1,4 @@
-"""Durations and sizes as people write them ("4h", "1h30m", "200MB") to seconds and bytes, and back."""
+"""Durations and sizes as people write them ("4h", "1h30m", "200MB") to seconds and bytes, and back; and counts."""
 
 from __future__ import annotations
 
@@ -108,3 +108,8 @@ def size_text(size: int) -> str:
         if value < 999.5:
             return f"{value:.1f} {unit}" if value < 9.95 else f"{value:.0f} {unit}"
     return f"{value / 1_000:.1f} TB"
+
+
+def counted(count: int, thing: str, things: str = "") -> str:
+    """So many of them: "1 file", "1,200 files", "0 entries" (`things` where more of them are not called `thing`s)."""
+    return f"{count:,} {thing if count == 1 else things or f'{thing}s'}"
