@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from cloudrun.cli.grid_summary import closing_lines, detached_lines
-from cloudrun.cli.printing import abandon, assignments_text, columns, is_terminal, print_json, printable, score_text
+from cloudrun.cli.printing import abandon, assignments_text, columns, is_terminal, print_json, printable
 from cloudrun.core.clock import utc_text
 from cloudrun.core.errors import CleanupIncomplete, JobFailed
 from cloudrun.core.events import Event, Note
@@ -27,7 +27,7 @@ from cloudrun.ledger import Ledger
 from cloudrun.plan.costs import AT_LIST_PRICES, mark, usd_text
 from cloudrun.plan.estimate import work_s
 from cloudrun.plan.grid import Grid
-from cloudrun.plan.quantities import duration_text
+from cloudrun.plan.quantities import duration_text, score_text
 from cloudrun.pools.pool import Pool
 from cloudrun.runs.failing import why_failed
 from cloudrun.runs.prepared import Job

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cloudrun.cli.grid import document
 from cloudrun.cli.grid_summary import ranking
+from cloudrun.cli.preferred import preferred
 from cloudrun.cli.printing import assignments_text, print_json, printable, when_text
 from cloudrun.cli.run_page import LABEL
 from cloudrun.core.clock import SystemClock
@@ -14,6 +15,7 @@ from cloudrun.grids.grid import Finished
 from cloudrun.grids.machines import bill_of, units_of
 from cloudrun.grids.rows import tally_of
 from cloudrun.ledger import Ledger
+from cloudrun.plan.ranking import NOTHING_PREFERRED, Preferred
 from cloudrun.runs.failing import why_failed
 from cloudrun.units.clients import is_alive
 
@@ -30,10 +32,10 @@ def show_grid(ledger: Ledger, reference: str, *, as_json: bool) -> None:
     if as_json:
         print_json(document(found, ledger))
     else:
-        print("\n".join(printable(line) for line in page(found, ledger)))
+        print("\n".join(printable(line) for line in page(found, ledger, preferred())))
 
 
-def page(found: Finished, ledger: Ledger) -> list[str]:
+def page(found: Finished, ledger: Ledger, of_settings: Preferred = NOTHING_PREFERRED) -> list[str]:
     grid, tally = found.grid, found.tally
     words = {"succeeded": tally.succeeded, "failed": tally.failed, "cancelled": tally.cancelled}
     words |= {"on machines": tally.running, "left": tally.left}
@@ -49,7 +51,7 @@ def page(found: Finished, ledger: Ledger) -> list[str]:
         ("machines", [f"{', '.join(unit.instance_id for unit in units)}{until}"] if units else []),
         ("budget", [f"${grid.budget_usd:g}"] if grid.budget_usd is not None else []),
         ("cost", [str(found.bill)]),
-        ("best", [line.strip() for line in ranking(found, ledger)]),
+        ("best", [line.strip() for line in ranking(found, ledger, of_settings)]),
         ("failed", [_told(failed, ledger)] if failed else []),
         ("next", _next_steps(found, failed, ledger)),
     ]

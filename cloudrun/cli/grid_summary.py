@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from cloudrun.cli.printing import assignments_text, score_text, when_text
+from functools import partial
+
+from cloudrun.cli.printing import assignments_text, when_text
 from cloudrun.core.states import GridState
 from cloudrun.grids.grid import Finished
 from cloudrun.grids.machines import units_of
 from cloudrun.ledger import Ledger
 from cloudrun.plan.costs import AT_LIST_PRICES, usd_text
-from cloudrun.plan.quantities import counted
+from cloudrun.plan.quantities import counted, score_text
+from cloudrun.plan.ranking import NOTHING_PREFERRED, Preferred, chosen
 
 RANKED = 10  # cells in the ranking at the end
 
@@ -50,12 +53,15 @@ def _next_steps(finished: Finished) -> list[str]:
     return [*steps, f"cloudrun results --grid {grid.grid_id}, or cloudrun report {grid.grid_id} --open"]
 
 
-def ranking(finished: Finished, ledger: Ledger) -> list[str]:
+def ranking(finished: Finished, ledger: Ledger, of_settings: Preferred = NOTHING_PREFERRED) -> list[str]:
     """The best cells, best first; nothing where none has a score."""
-    lines = []
+    lines: list[str] = []
     grid_id = finished.grid.grid_id
-    for place, run in enumerate(ledger.ranking(grid_id=grid_id, limit=RANKED), 1):
-        metric = run.record.metric or next(iter(run.scores))
+    metric, minimize = chosen(None, None, of_settings, partial(ledger.has_score, grid_id=grid_id))
+    metric = metric or ledger.primary_metric(grid_id)
+    if metric is None:
+        return lines
+    for place, run in enumerate(ledger.ranking(metric, minimize=minimize, grid_id=grid_id, limit=RANKED), 1):
         lines.append(f"{place:>3}  {metric} {score_text(run.scores[metric])}  {assignments_text(run.params)}")
     if len(lines) == RANKED < finished.tally.succeeded:
         shown = f"{RANKED} of {finished.tally.succeeded} shown"

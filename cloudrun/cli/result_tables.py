@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from cloudrun.cli.printing import digits_that_tell_apart, print_table, score_text, when_text
+from cloudrun.cli.printing import digits_that_tell_apart, print_table, when_text
 from cloudrun.core.clock import utc_time
 from cloudrun.core.states import RunState
 from cloudrun.ledger import Run
@@ -18,6 +18,7 @@ from cloudrun.ledger.names import FUNCTIONS
 from cloudrun.ledger.results import Ordering
 from cloudrun.plan.costs import usd_text
 from cloudrun.plan.filters import PER_USD, Column, column_value
+from cloudrun.plan.quantities import score_text
 from cloudrun.plan.ranking import per_usd
 
 RANK, SCRIPT, RUN, NAME = Column("any", "rank"), *(Column("field", name) for name in ("script", "run_id", "name"))

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import accumulate
 
-from cloudrun.cli.printing import Style, printable, score_text, styled, when_text
+from cloudrun.cli.printing import Style, printable, styled, when_text
 from cloudrun.cli.summary import headline, usage_text
 from cloudrun.core.records import Artifact, RunRecord, Timings, UnitRecord
 from cloudrun.core.states import RunState, is_terminal
 from cloudrun.plan.costs import Bill, usd_text
-from cloudrun.plan.quantities import counted, duration_text, size_text
+from cloudrun.plan.quantities import counted, duration_text, score_text, size_text
 
 LABEL = 13  # columns
 BAR = (5, 40)  # columns of the phases' bars, at least and at most

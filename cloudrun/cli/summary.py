@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
-from cloudrun.cli.printing import printable, score_text, when_text
+from cloudrun.cli.printing import printable, when_text
 from cloudrun.core.records import RunRecord, Timings, UnitRecord, Usage
 from cloudrun.core.states import EndReason, RunState, is_terminal
 from cloudrun.ledger.models import is_model
 from cloudrun.plan.costs import Bill
-from cloudrun.plan.quantities import duration_text, size_text
+from cloudrun.plan.quantities import duration_text, score_text, size_text
 
 
 def exit_code(run: RunRecord) -> int:

@@ -59,6 +59,15 @@ class Grids:
                 raise no_such(connection, "grid", reference)
             return _grid(connection, grid_id)
 
+    def namesakes(self, grid: GridRecord) -> list[str]:
+        """Ids of the other grids that are called as this one, the newest first."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                "SELECT grid_id FROM grids WHERE name = ? AND grid_id <> ? ORDER BY created_at DESC, grid_id DESC",
+                (text(grid.name), grid.grid_id),
+            )
+            return [row[0] for row in rows]
+
     def grids(self, *, limit: int | None = None, states: Sequence[GridState] = tuple(GridState)) -> list[GridRecord]:
         """Grids in these states, the newest first."""
         with self._database.reading() as connection:

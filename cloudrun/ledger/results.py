@@ -13,13 +13,15 @@ from cloudrun.core.states import RunState
 from cloudrun.ledger import successes
 from cloudrun.ledger.artifacts import ArtifactStore
 from cloudrun.ledger.database import Database
-from cloudrun.ledger.names import of_script
+from cloudrun.ledger.missing import no_score
+from cloudrun.ledger.names import Names, of_script
 from cloudrun.ledger.rows import run_records, text
 from cloudrun.ledger.run import Ranking, Run
 from cloudrun.plan.filters import PER_USD, Column, Comparison, Value, parse_column
-from cloudrun.plan.ranking import better_is_smaller
+from cloudrun.plan.ranking import better_is_smaller, rank_key
 
 BATCH = 200  # runs in memory at a time
+NEWEST = 1000  # runs whose names are looked at first
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ Valued = tuple[float, str]  # a finite score, and whose it is
 Condition = tuple[str, list[Value]]  # SQL over the table `runs`, and what its question marks are
 
 
-class Results:
+class Results(Names):
     """Rankings walk an index of finite scores of succeeded runs (`ranked`): the time does not depend on how many runs
     there are, nor on how many have the same score. Those that are not in it yet (`successes`) are a limited number."""
 
@@ -57,8 +59,12 @@ class Results:
 
         NaN and infinite scores come last, whichever way is better. `metric` None is the newest succeeded run's primary
         one. `minimize` None is what the newest run with that primary metric says, else what the name says.
+
+        Raises UsageError, with the nearest name, for a `metric` that none of these runs has, where they have others:
+        it is mistyped. Where none has any score yet there is nothing to rank, and that is no error.
         """
         with self._database.reading() as connection:
+            named = metric
             metric = metric or self.primary_metric(grid_id, script=script)
             if metric is None:
                 return Ranking()
@@ -66,10 +72,19 @@ class Results:
                 minimize = self.direction(metric, script=script)
             condition = _condition((), script)
             records = run_records(connection, _ranked(connection, grid_id, metric, minimize, condition, limit))
+            if named and not records and limit != 0:
+                self._check_metric(named, grid_id, script)
         return Ranking(Run.of(record, self._artifacts) for record in records)
 
+    def has_score(self, metric: str, grid_id: str | None = None, *, script: str | None = None) -> bool:
+        """Whether some succeeded run (cell of that grid, run of that script) has that score."""
+        with self._database.reading() as connection:
+            return bool(_ranked(connection, grid_id, metric, False, _condition((), script), 1))
+
     def best(self, grid_id: str, metric: str | None = None, minimize: bool | None = None) -> Run | None:
-        """The best cell of a grid so far; None where none has that score."""
+        """The best cell of a grid so far; None where none has that score yet."""
+        if metric is not None and not self.has_score(metric, grid_id):
+            return None
         return next(iter(self.ranking(metric, minimize=minimize, limit=1, grid_id=grid_id)), None)
 
     def results(
@@ -180,6 +195,16 @@ class Results:
             newest = successes.newest_metric(connection, script, metric)
         return better_is_smaller(metric) if newest is None else newest[1]
 
+    def _check_metric(self, metric: str, grid_id: str | None, script: str | None) -> None:
+        for most in (NEWEST, None):  # all of a large ledger only where its newest runs do not tell
+            known = self.names(grid_id, script=script, limit=most)
+            if metric in known.scores:
+                return
+            if known.runs < NEWEST:
+                break
+        if known.scores:
+            raise no_score(metric, known.scores)
+
     def _is_score(self, grid_id: str | None, column: Column) -> bool:
         if column.kind != "any":
             return column.kind == "score"
@@ -235,7 +260,7 @@ def _ranked(
     else:
         found = _downwards(connection, matching, chosen, limit)
     if fresh := successes.fresh_values(connection, grid_id, metric, more, values):
-        found = sorted([*found, *fresh], key=lambda pair: (pair[0] if ascending else -pair[0], pair[1]))[:limit]
+        found = sorted([*found, *fresh], key=lambda pair: rank_key(*pair, minimize=ascending))[:limit]
     ids = [run_id for _, run_id in found]
     if limit is not None and len(ids) >= limit:
         return ids

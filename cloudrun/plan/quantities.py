@@ -1,4 +1,4 @@
-"""Durations and sizes as people write them ("4h", "1h30m", "200MB") to seconds and bytes, and back; and counts."""
+"""Durations and sizes as people write them ("4h", "200MB") to seconds and bytes, and back; counts and scores."""
 
 from __future__ import annotations
 
@@ -113,3 +113,11 @@ def size_text(size: int) -> str:
 def counted(count: int, thing: str, things: str = "") -> str:
     """So many of them: "1 file", "1,200 files", "0 entries" (`things` where more of them are not called `thing`s)."""
     return f"{count:,} {thing if count == 1 else things or f'{thing}s'}"
+
+
+def score_text(value: float, digits: int = 6) -> str:
+    """A whole number as it was written, another with as many significant digits; NaN and infinities as our JSON
+    documents call them."""
+    if isinstance(value, int):
+        return str(value)
+    return "NaN" if math.isnan(value) else f"{value:.{digits}g}".replace("inf", "Infinity")

@@ -23,9 +23,10 @@ def check_names(
     ledger: Ledger,
     observe: Observer,
     *,
-    is_typed: bool = True,
+    metric_set_in: str = "",
 ) -> None:
-    """Warn of parameters and of a metric that were probably mistyped. `is_typed`: the metric was, and is no setting.
+    """Warn of parameters and of a metric that were probably mistyped. `metric_set_in`: the file and line, or the
+    variable, that the metric stands in; "" where it was typed.
 
     Raises UsageError where that is next to certain: earlier runs of the script gave scores, none of the project's is
     called so, one of theirs nearly is, and the script's code has no such word either. A name with digits in it
@@ -48,12 +49,14 @@ def check_names(
         return
     near = nearest(metric, known.scores)
     is_made = any(letter.isdigit() for letter in metric)
-    if near and is_typed and not is_made and metric not in ledger.names(limit=NEWEST).scores:
+    if near and not metric_set_in and not is_made and metric not in ledger.names(limit=NEWEST).scores:
         raise UsageError(
             f"no run of {name} so far gave a score {metric!r}; did you mean {near[0]}?\n"
             "a new score is ranked by afterwards: cloudrun results --metric NAME",
             next_step=f"--metric {near[0]}, or leave it out",
             instead=(metric, near[0]),
         )
+    meant = f"; did you mean {near[0]}?" if near else ""
+    where = f"{metric_set_in}: " if metric_set_in else ""
     gave = ", ".join(known.scores)
-    observe(Note(f"no run of {name} so far gave a score {metric!r}, they gave {gave}", "warning"))
+    observe(Note(f"{where}no run of {name} so far gave a score {metric!r}, they gave {gave}{meant}", "warning"))
