@@ -294,6 +294,17 @@ def test_a_metric_is_no_mistake_before_anything_has_a_score(ledger: Ledger, make
     assert ledger.ranking("accuracy") == [], "it is called so, and none has succeeded"
 
 
+def test_runs_without_the_score_that_was_to_rank_them_are_ranked_by_their_first(
+    ledger: Ledger, make: SimpleNamespace
+) -> None:
+    make.launched(ledger, "i-1")
+    for number in range(2):
+        make.finished(ledger, make.run(f"run-{number}", number, metric="acuracy"), {"accuracy": number, "f1": 0.5})
+    assert ids(ledger.ranking()) == ["run-1", "run-0"]
+    make.finished(ledger, make.run("run-2", 0, metric="f1"), {"accuracy": 9.0, "f1": 0.5})
+    assert ids(ledger.ranking()) == ["run-0", "run-1", "run-2"]
+
+
 def test_a_score_is_the_number_that_was_written_and_sorts_as_one(ledger: Ledger, make: SimpleNamespace) -> None:
     make.launched(ledger, "i-1")
     for number, score in enumerate([426, 99, 426.5, 1000.0]):
