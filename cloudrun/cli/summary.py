@@ -33,10 +33,12 @@ def timings_text(timings: Timings) -> str:
     return ", ".join(f"{name} {duration_text(seconds)}" for name, seconds in spent if seconds and name != "total")
 
 
-def headline(run: RunRecord) -> str:
-    """ "run-... (digits) succeeded in 6.2 s: accuracy 0.972222"."""
-    took = f" in {duration_text(run.timings.total_s)}" if run.timings.total_s else ""
+def headline(run: RunRecord, standing: str = "") -> str:
+    """ "run-... (digits) succeeded in 6.2 s: accuracy 0.972222"; of one that is not over, what it does now."""
     name = f" ({run.name})" if run.name and run.name != run.run_id else ""
+    if not is_terminal(run.state):
+        return printable(f"{run.run_id}{name} {standing or f'is {run.state}'}")
+    took = f" in {duration_text(run.timings.total_s)}" if run.timings.total_s else ""
     return printable(f"{run.run_id}{name} {run.state}{took}{_outcome(run)}")
 
 

@@ -193,6 +193,10 @@ def test_what_is_done_waits_until_it_is_pulled(project: Project, nothing_left: C
     run_id = detached(project, "quick.py")
     wait_for(lambda: project.json("ps")["runs"][0]["doing"] == "done", "its end")
     assert "pull" in project.json("ps")["runs"][0]["next_step"]
+    shown = project.cloudrun("show", run_id).stdout
+    assert f"{run_id} (quick) is done, and not home yet" in shown
+    assert f"cloudrun pull {run_id}" in shown.splitlines()[-1]
+    assert project.json("show", run_id)["doing"] == "done"
     assert project.cloudrun("reap").returncode == 0, "a run that was left on purpose is nobody's to reap"
     assert len(project.ledger.units()) == 1
     done = project.json("pull", run_id)
