@@ -21,8 +21,10 @@ from cloudrun.cli.parser import Json
 from cloudrun.cli.printing import is_terminal, print_json, printable, when_text
 from cloudrun.core.clock import SystemClock, utc_text
 from cloudrun.core.errors import CloudrunError, UsageError
+from cloudrun.core.records import RunRecord
 from cloudrun.garbage import Garbage, Waiting
 from cloudrun.ledger import Ledger
+from cloudrun.plan.filters import Column, Comparison
 from cloudrun.plan.quantities import counted, duration_s, duration_text, size_text
 from cloudrun.sandbox import leftovers
 from cloudrun.units.clients import is_alive
@@ -79,7 +81,8 @@ def rm(
                 file=sys.stderr,
             )
         for run in list(found.values())[:NAMED]:
-            print(f"  {run.run_id} ({printable(run.name)}) {run.state}", file=sys.stderr)
+            namesakes = _namesakes(ledger, run) if run.name in runs else ""
+            print(f"  {run.run_id} ({printable(run.name)}) {run.state}{namesakes}", file=sys.stderr)
         if len(found) > NAMED:
             print(f"  and {len(found) - NAMED:,} more", file=sys.stderr)
         _confirm("remove them from the ledger?", yes=yes, again=f"cloudrun rm {' '.join(runs)} --yes")
@@ -110,7 +113,8 @@ def gc(
     older_than: Annotated[
         str,
         Parameter(
-            help="Only what nobody has touched for that long; 1h by default, 0s is everything. Example: --older-than 7d"
+            allow_leading_hyphen=True,
+            help="Only what nobody has touched for that long; 1h by default, 0s is all. Example: --older-than 7d",
         ),
     ] = "1h",
     dry_run: Annotated[bool, Parameter(help="Only say what would be freed. Example: cloudrun gc --dry-run")] = False,
@@ -160,6 +164,14 @@ def gc(
     for why in freed.problems:
         print(f"cloudrun: some of it stays: {printable(why)}\n  next: cloudrun gc, in a while", file=sys.stderr)
     return CloudrunError.exit_code if freed.problems else 0
+
+
+def _namesakes(ledger: Ledger, run: RunRecord) -> str:
+    """Which others have the name that one was meant by: they stay."""
+    others = ledger.count(where=[Comparison(Column("field", "name"), "=", run.name)]) - 1
+    said = f", the newest of {others + 1:,} that are called so" if others else ""
+    grid = next((each.grid_id for each in ledger.grids() if each.name == run.name), None)
+    return f"{said}; the grid that is called so is {grid}" if grid else said
 
 
 def _why_they_stay(grids: list[str]) -> str:

@@ -26,6 +26,16 @@ def no_score(metric: str, known: Sequence[str]) -> UsageError:
     )
 
 
+def no_script(script: str, known: Sequence[str]) -> UsageError:
+    """The same for a script that no run is of."""
+    meant = instead(script, known)
+    return UsageError(
+        f"no run here is of the script {script!r}{did_you_mean(script, known)}",
+        next_step=f"ask for {meant[1]!r}" if meant else f"ask for one of: {', '.join(known[:20])}",
+        instead=meant,
+    )
+
+
 def no_such(connection: sqlite3.Connection, kind: Literal["run", "grid"], reference: str) -> NotFound:
     """The error for a reference to no run, or no grid: it is one of the other, or near to some of either."""
     with suppress(UsageError):  # several begin so: of the other kind, which was not asked for

@@ -13,7 +13,7 @@ from cloudrun.ledger import successes
 from cloudrun.ledger.artifacts import ArtifactStore
 from cloudrun.ledger.conditions import Condition, condition_of, expression_of, param, per_usd_of
 from cloudrun.ledger.database import Database
-from cloudrun.ledger.missing import no_score
+from cloudrun.ledger.missing import no_score, no_script, no_such
 from cloudrun.ledger.names import Names, of_script
 from cloudrun.ledger.rows import run_records, text
 from cloudrun.ledger.run import Ranking, Run
@@ -65,19 +65,18 @@ class Results(Names):
         one. `minimize` None is what the newest run with that primary metric says, else what the name says.
 
         Raises UsageError, with the nearest name, for a `metric` that none of these runs has, where they have others:
-        it is mistyped. Where none has any score yet there is nothing to rank, and that is no error.
+        it is mistyped; for a `script` that no run is of, too, and NotFound for a `grid_id` that is not there. Where
+        none has any score yet there is nothing to rank, and that is no error.
         """
+        records: list[RunRecord] = []
         with self._database.reading() as connection:
-            named = metric
-            metric = metric or self.primary_metric(grid_id, script=script)
-            if metric is None:
-                return Ranking()
-            if minimize is None:
-                minimize = self.direction(metric, script=script)
-            condition = condition_of((), script)
-            records = run_records(connection, _ranked(connection, grid_id, metric, minimize, condition, limit))
-            if named and not records and limit != 0:
-                self._check_metric(named, grid_id, script)
+            by = metric or self.primary_metric(grid_id, script=script)
+            if by is not None:
+                ascending = self.direction(by, script=script) if minimize is None else minimize
+                condition = condition_of((), script)
+                records = run_records(connection, _ranked(connection, grid_id, by, ascending, condition, limit))
+            if not records and limit != 0:
+                self._check_names(connection, metric, grid_id, script)
         return Ranking(Run.of(record, self._artifacts) for record in records)
 
     def has_score(self, metric: str, grid_id: str | None = None, *, script: str | None = None) -> bool:
@@ -213,7 +212,17 @@ class Results(Names):
             newest = successes.newest_metric(connection, script, metric)
         return better_is_smaller(metric) if newest is None else newest[1]
 
-    def _check_metric(self, metric: str, grid_id: str | None, script: str | None) -> None:
+    def _check_names(
+        self, connection: sqlite3.Connection, metric: str | None, grid_id: str | None, script: str | None
+    ) -> None:
+        """Raises UsageError or NotFound where something that was asked for is not there."""
+        if grid_id and not connection.execute("SELECT 1 FROM grids WHERE grid_id = ?", [grid_id]).fetchone():
+            raise no_such(connection, "grid", grid_id)
+        scripts = self.scripts() if script is not None else []
+        if script is not None and scripts and script not in scripts:
+            raise no_script(script, scripts)
+        if metric is None:
+            return
         for most in (NEWEST, None):  # all of a large ledger only where its newest runs do not tell
             known = self.names(grid_id, script=script, limit=most)
             if metric in known.scores:

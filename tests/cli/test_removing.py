@@ -86,6 +86,18 @@ def test_while_a_process_works_nothing_of_this_hour_is_freed_and_that_is_said(
     assert "a process works with this ledger" in said
 
 
+def test_who_removes_a_run_by_its_name_is_told_of_the_others(
+    ledger: Ledger, ended: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger.begin_grid(GridRecord("g-1", "sweep", "train.py", GridState.OPEN, NOON, "same", 1))
+    kept, gone = ended("sweep"), ended("sweep")
+    assert run(["rm", "sweep", "--yes"]) == 0
+    said = capsys.readouterr().err
+    assert f"{gone} (sweep) succeeded, the newest of 2 that are called so; the grid that is called so is g-1" in said
+    assert run(["rm", kept, "--yes"]) == 0
+    assert "called so" not in capsys.readouterr().err
+
+
 def test_a_whole_grid_is_removed_but_not_what_it_had_taken_over(
     ledger: Ledger, ended: Made, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,6 +141,8 @@ def test_what_is_not_there_is_not_removed_nor_is_anything_else(ledger: Ledger, e
         run(["rm"])
     with pytest.raises(UsageError, match="--older-than"):
         run(["gc", "--older-than", "soon"])
+    with pytest.raises(UsageError, match="'-1h' is not more than zero"):
+        run(["gc", "--older-than", "-1h"])
 
 
 def test_machines_of_a_sandbox_that_has_ended_are_freed_and_nothing_else_there(

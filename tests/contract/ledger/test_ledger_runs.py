@@ -283,6 +283,10 @@ def test_only_succeeded_runs_that_have_the_score_are_ranked(ledger: Ledger, make
     assert caught.value.next_step == "ask for 'accuracy'"
     with pytest.raises(UsageError, match="'nothing'"):
         ledger.ranking("nothing")
+    with pytest.raises(UsageError, match=r"no run here is of the script 'jobs/tran\.py'"):
+        ledger.ranking(script="jobs/tran.py")
+    with pytest.raises(NotFound, match="no grid 'g-none'"):
+        ledger.ranking("accuracy", grid_id="g-none")
 
 
 def test_a_metric_is_no_mistake_before_anything_has_a_score(ledger: Ledger, make: SimpleNamespace) -> None:
