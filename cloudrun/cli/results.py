@@ -343,6 +343,9 @@ def _say_what_else(
             f"ranked by {printable(look.order.metric)}; other scores: {', '.join(map(printable, others[:5]))}"
             f"{', ...' if len(others) > 5 else ''} (--metric {printable(others[0])})"
         )
+    if seen.under_way:
+        of_them = counted(seen.under_way, "of them is", "of them are")
+        notes.append(f"{of_them} not over or not home; cloudrun ps asks the machines")
     if COST in shown:
         runs = look.ledger.results(look.grid_id, script=look.script, where=look.where, limit=1)
         provider = next((run.place.provider for run in runs if run.place), None)

@@ -15,12 +15,14 @@ from cloudrun.cli.parser import Json, Profile, RunId, RunOrGrid, is_grid
 from cloudrun.cli.printing import is_terminal, print_json, printable
 from cloudrun.cli.run_page import last_lines, page
 from cloudrun.cli.under_way import document
+from cloudrun.core.clock import SystemClock
 from cloudrun.core.errors import UsageError
 from cloudrun.core.records import Artifact
 from cloudrun.core.states import RunState
 from cloudrun.core.states import is_terminal as is_over
 from cloudrun.ledger import Ledger, Run
 from cloudrun.plan.quantities import counted, size_text
+from cloudrun.units.clients import is_alive
 from cloudrun.units.costs import bill_of_run
 
 
@@ -86,7 +88,12 @@ def show(
             tails = _tails(ledger, found, 10 if lines is None else lines)
             bill = bill_of_run(ledger, found.run_id)
             width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else None
-            lines_of_page = page(found.record, unit, bill, tails, encoding=sys.stdout.encoding, width=width, seen=seen)
+            attended = found.grid_id is not None and is_alive(
+                ledger.client(ledger.grid(found.grid_id).client_id), SystemClock().now()
+            )
+            lines_of_page = page(
+                found.record, unit, bill, tails, encoding=sys.stdout.encoding, width=width, seen=seen, attended=attended
+            )
             print("\n".join(lines_of_page))
 
 

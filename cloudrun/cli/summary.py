@@ -13,6 +13,8 @@ from cloudrun.ledger.models import is_model
 from cloudrun.plan.costs import Bill
 from cloudrun.plan.quantities import duration_text, score_text, size_text
 
+SHORTEST_S = 0.05  # that is said of a run: one that was ended before it began took no time
+
 
 def exit_code(run: RunRecord) -> int:
     """What a shell gets: 0 done, 5 the job failed, 124 deadline, 130 cancelled, 1 where it was not the job's doing."""
@@ -38,7 +40,7 @@ def headline(run: RunRecord, standing: str = "") -> str:
     name = f" ({run.name})" if run.name and run.name != run.run_id else ""
     if not is_terminal(run.state):
         return printable(f"{run.run_id}{name} {standing or f'is {run.state}'}")
-    took = f" in {duration_text(run.timings.total_s)}" if run.timings.total_s else ""
+    took = f" in {duration_text(run.timings.total_s)}" if run.timings.total_s >= SHORTEST_S else ""
     return printable(f"{run.run_id}{name} {run.state}{took}{_outcome(run)}")
 
 

@@ -8,7 +8,7 @@ import time
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no letter that looks like a digit
 _RANDOM_BITS = 25
-_STEP = 1 << 12  # at most from one id to the next of the same sixteenth of a second: others cannot be guessed from one
+_STEP = 1 << 16  # at most from one id to the next of the same sixteenth of a second: others cannot be guessed from one
 _lock = threading.Lock()
 _last = 0
 

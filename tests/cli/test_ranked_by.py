@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cloudrun.cli.main import run
-from cloudrun.core.records import GridRecord
-from cloudrun.core.states import GridState
+from cloudrun.core.records import GridRecord, RunRecord
+from cloudrun.core.states import GridState, RunState
 from cloudrun.ledger import Ledger
 from cloudrun.plan.ranking import NOTHING_PREFERRED, Preferred, chosen, rank_key
 from cloudrun.report import collect
@@ -107,6 +107,17 @@ def test_whole_numbers_are_shown_as_they_were_written(
     shown = document(capsys, "show", "c", "--json")
     assert repr(shown["scores"]["score"]) == "426"
     assert "score=1234567" in repr(ledger.get("b"))
+
+
+def test_of_what_is_not_over_it_is_said_who_knows_more(
+    ledger: Ledger, ended: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended("a", {"score": 1})
+    assert run(["results"]) == 0
+    assert "ps" not in capsys.readouterr().err
+    ledger.add_run(RunRecord("r-2", "b", "train.py", RunState.QUEUED, NOON))
+    assert run(["results"]) == 0
+    assert "1 of them is not over or not home; cloudrun ps asks the machines" in capsys.readouterr().err
 
 
 def test_the_newest_of_several_grids_of_a_name_is_taken_and_that_is_said(
