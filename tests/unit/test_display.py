@@ -41,7 +41,7 @@ class Screen:
 
     def text(self) -> str:
         self.stream.close()
-        self._reader.join(timeout=30)
+        self._reader.join(timeout=120)
         os.close(self._master)
         return self._read.decode().replace("\r\n", "\n")
 

@@ -50,7 +50,7 @@ class Echo:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for thread in self._threads:
-            thread.join(20)
+            thread.join(60)
             assert not thread.is_alive()
 
 
@@ -68,7 +68,7 @@ def proxy(echo: Echo) -> Iterator[Proxy]:
 
 
 def connect(proxy: Proxy) -> socket.socket:
-    return socket.create_connection((proxy.host, proxy.port), timeout=20)
+    return socket.create_connection((proxy.host, proxy.port), timeout=60)
 
 
 def receive(peer: socket.socket, count: int) -> bytes:
@@ -210,15 +210,15 @@ def test_nothing_is_left_of_it(echo: Echo) -> None:
     with peer, contextlib.suppress(ConnectionResetError):
         assert peer.recv(1) == b""
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", port), timeout=20)
+        socket.create_connection(("127.0.0.1", port), timeout=60)
 
 
 def test_one_in_a_process_of_its_own_relays_and_ends_with_its_block(echo: Echo) -> None:
     with (
         proxy_process("127.0.0.1", echo.port, delay_s=0.01) as address,
-        socket.create_connection(address, timeout=20) as peer,
+        socket.create_connection(address, timeout=60) as peer,
     ):
         peer.sendall(b"x")
         assert peer.recv(1) == b"x"
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(address, timeout=20)
+        socket.create_connection(address, timeout=60)

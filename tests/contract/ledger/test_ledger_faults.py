@@ -101,7 +101,7 @@ def test_processes_that_make_the_ledger_at_once_get_the_same_one(tmp_path: Path)
         subprocess.Popen([sys.executable, "-c", tell, str(tmp_path)], stdout=subprocess.PIPE, text=True)
         for _ in range(4)
     ]
-    told = {process.communicate(timeout=60)[0] for process in processes}
+    told = {process.communicate(timeout=120)[0] for process in processes}
     assert told == {Ledger(tmp_path).ledger_id + "\n"}
 
 
@@ -139,7 +139,7 @@ def test_a_forked_child_and_its_parent_go_on_writing(ledger: Ledger, make: Simpl
         child.start()
     add_runs(ledger, [make.run(f"run-parent-{number}") for number in range(20)])
     for child in children:
-        child.join(60)
+        child.join(120)
     assert [child.exitcode for child in children] == [0, 0]
     assert len(ledger.runs()) == 61
     check_consistent(ledger)
@@ -174,7 +174,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", leave_at_once],  # a fork beside threads, on purpose
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     assert (done.stdout, done.stderr) == ("7\n", "")
     with ledger._database.reading() as connection:

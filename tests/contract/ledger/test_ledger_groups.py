@@ -19,7 +19,7 @@ from cloudrun.core.errors import LedgerError, UsageError
 from cloudrun.core.records import RunRecord
 from cloudrun.ledger import Ledger, database
 
-WAIT_S = 60.0
+WAIT_S = 120.0
 
 
 def commits(ledger: Ledger) -> int:

@@ -28,7 +28,7 @@ from tests.waiting import until
 
 from .conftest import Host
 
-TIMEOUT_S = 60
+TIMEOUT_S = 240
 
 
 def environment(*requirements: str) -> Environment:
@@ -260,7 +260,7 @@ port, key, host_key, private, book = sys.argv[1:]
 target = SshTarget("127.0.0.1", int(port), "ubuntu", Path(key), host_key)
 wanted = Environment("3.11", "x86_64", (), "", "f")
 try:
-    provision(target, wanted, private_dir=Path(private), timeout_s=60, playbook=Path(book))
+    provision(target, wanted, private_dir=Path(private), timeout_s=240, playbook=Path(book))
 except KeyboardInterrupt:
     sys.exit("interrupted")
 """
