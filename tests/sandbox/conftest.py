@@ -60,11 +60,17 @@ class Project:
         )
 
     def json(self, *words: str, timeout_s: float = 240) -> dict[str, Any]:
-        done = self.cloudrun(*words, "--json", timeout_s=timeout_s)
+        return self._document(self.cloudrun(*words, "--json", timeout_s=timeout_s))
+
+    def json_here(self, *words: str) -> dict[str, Any]:
+        return self._document(self.cloudrun_here(*words, "--json"))
+
+    @staticmethod
+    def _document(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
         try:
             return dict(json.loads(done.stdout))
         except ValueError:
-            raise AssertionError(f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}") from None
+            raise AssertionError(f"{done.args}: {done.returncode}\n{done.stdout}\n{done.stderr}") from None
 
     @property
     def ledger(self) -> Ledger:

@@ -120,6 +120,7 @@ def test_callbacks_may_submit_and_fail(shared: tuple[process_pool, Project]) -> 
     assert pool.submit(root_of, 1.0).result(120) == 1.0
 
 
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 def test_a_forked_child_has_no_part_in_it(shared: tuple[process_pool, Project]) -> None:
     pool, _ = shared
     hears, tells = multiprocessing.Pipe(duplex=False)

@@ -42,6 +42,9 @@ class Unit:
 def send(number):
     os.kill(os.getpid(), number)
     time.sleep(0.05)
+    for thread in threading.enumerate():
+        if thread.name == "cloudrun-signal":  # it tells the units
+            thread.join()
 """
 
 

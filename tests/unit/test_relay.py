@@ -38,7 +38,7 @@ class Region(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def region() -> Iterator[int]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Region)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     yield server.server_port
     server.shutdown()
     server.server_close()

@@ -327,6 +327,7 @@ print({{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 @pytest.mark.parametrize("block", ["ledger.together()", "ledger._database.writing()", "ledger._database.reading()"])
 @pytest.mark.parametrize("leaves", ["pass", "raise ValueError"])
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 def test_a_child_that_is_forked_in_a_block_leaves_it_to_its_parent(ledger: Ledger, block: str, leaves: str) -> None:
     """With its parent's connection it would end the parent's transaction, in the parent's file."""
     script = f"""
