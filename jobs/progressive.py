@@ -49,6 +49,7 @@ class Cell:
 
     params: dict[str, float]
     classifier: SGDClassifier
+    seed: int  # of the order of rows within a minibatch
     losses: list[float] = field(default_factory=list)
 
 
@@ -95,6 +96,7 @@ def test(cells: Sequence[Cell], benchmark: Benchmark, x: csr_array, y: np.ndarra
 
 def train(cell: Cell, x: csr_array, y: np.ndarray) -> None:
     known = hasattr(cell.classifier, "classes_")
+    cell.classifier.random_state.seed(cell.seed)
     try:
         cell.classifier.partial_fit(x, y, classes=None if known else [0, 1])
     except ValueError as error:  # the data are finite, so it has diverged
@@ -125,6 +127,8 @@ def save(
 ) -> dict[str, float]:
     """Scores and models, to the working directory; returns what is in scores.json."""
     before = steps_before(space, asked.degree)
+    for cell in cells:
+        cell.classifier.set_params(random_state=cell.seed)
     told = [scores(cell, benchmark, asked.loss) for cell in cells]
     best = min(range(len(cells)), key=lambda number: told[number][asked.loss])
     if len(cells) == 1:
@@ -155,12 +159,12 @@ def dump(model: Any, path: Path) -> None:
 
 def run(asked: argparse.Namespace) -> dict[str, float]:
     space = HashedSpace(asked.features, asked.categorical, asked.degree, asked.n_features)
+    order = np.random.RandomState()  # seeded before each step, as a seed in its place is: to make one takes far longer
     cells = [
         Cell(
             {"l1_ratio": l1_ratio, "alpha": alpha},
-            SGDClassifier(
-                loss="log_loss", penalty=asked.penalty, l1_ratio=l1_ratio, alpha=alpha, random_state=asked.seed
-            ),
+            SGDClassifier(loss="log_loss", penalty=asked.penalty, l1_ratio=l1_ratio, alpha=alpha, random_state=order),
+            asked.seed,
         )
         for l1_ratio, alpha in itertools.product(asked.l1_ratio, asked.alpha)
     ]

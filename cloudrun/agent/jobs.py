@@ -146,6 +146,12 @@ def orders(given: dict[str, Any] | None) -> dict[str, Any]:
     return {"orders": read_object(Path(rundir.ORDERS)), "news": read_object(Path(rundir.NEWS)) or {}}
 
 
+def expect(environment: str, spec: dict[str, Any]) -> None:
+    """Such jobs are about to come: while their project is on its way, the warden imports what they need."""
+    if os.path.exists(rundir.env_ready(environment)):
+        summon.tell({"do": "expect", "spec": spec})
+
+
 def names() -> list[str]:
     """Of all runs. Raises OSError where nobody can tell: that is not the same as none."""
     try:

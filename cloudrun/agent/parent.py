@@ -6,8 +6,10 @@ and it computes nothing: what it has imported must be as if each fork had import
 What the imports leave behind, found with numpy 2.4, scipy 1.17 and scikit-learn from PyPI on Linux: numpy's and scipy's
 OpenBLAS start their worker threads at import (pthreads, one pool each). Their fork handlers end the pools before a fork
 and start them again when they are needed, in parent and child. scikit-learn loads libgomp, which starts nothing before
-its first parallel region; a pool of it that has run would be missing in a fork, which then hangs. So a process that
-still has more than one thread after a first fork has one of the wrong kind, and gives up.
+its first parallel region; a pool of it that has run would be missing in a fork, which then hangs. pandas imports
+pyarrow where it is installed (and scikit-learn imports pandas), whose jemalloc has a background thread that is not
+missed: in a fork, its own handler switches it off, and whoever frees memory gives it back. So a process that still has
+another thread after a first fork has one of the wrong kind, and gives up.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import socket
 import struct
 import sys
 from pathlib import Path
-from typing import Any, Callable, Collection, NoReturn
+from typing import Any, Callable, Collection, Iterator, NoReturn
 
 from cloudrun.agent import forked, passport, supervisor
 from cloudrun.core.rundir import RunDir
@@ -49,6 +51,7 @@ sys.excepthook = parent.main(int(sys.argv[2]), startup, loaded, path, importers,
 raise KeyboardInterrupt
 """
 READY = b"R"
+HARMLESS = frozenset({"jemalloc_bg_thd"})  # threads that no fork misses
 LENGTH = struct.Struct("!Q")
 GO = b"!"
 BECOME_S = 20.0  # how long a fork may take to become the job; a script on a slow disk is read and compiled in it
@@ -99,12 +102,20 @@ def _added() -> dict[str, str]:
 
 
 def _may_fork() -> bool:
-    """Whether no thread of another kind than OpenBLAS's, which ends with a fork, is there."""
+    """Whether no thread is there that a fork would miss: OpenBLAS's have ended with the first one."""
     child = os.fork()
     if child == 0:
         os._exit(0)
     os.waitpid(child, 0)
-    return len(os.listdir("/proc/self/task")) == 1
+    return not [name for name in _threads() if name not in HARMLESS]
+
+
+def _threads() -> Iterator[str]:
+    """The names of all threads but this one."""
+    for thread in os.listdir("/proc/self/task"):
+        if thread != str(os.getpid()):
+            with contextlib.suppress(FileNotFoundError):
+                yield Path("/proc/self/task/{}/comm".format(thread)).read_text("utf-8", "replace").rstrip("\n")
 
 
 def _serve_one(channel: socket.socket, interpreter: forked.Interpreter) -> Callable[..., None] | None:

@@ -2,7 +2,7 @@
 
     verb         with                                  then                              reply
     environment  fingerprint                                                             ready
-    orders       orders (or null)                                                        orders, news
+    orders       orders, coming (each may be null)                                       orders, news
     ship         run_dir, area, inline                 see below                         files, bytes, reused
     start        run_dir, spec                                                           status
     queue        run_dir, spec, number, tree                                             status
@@ -20,6 +20,8 @@
     share        fingerprint, key                      see below
     fetch_environment  fingerprint, digest, address,   <- ALIVE...                       files, bytes
                  port, user, host_key, key
+
+orders: `coming` (environment, spec) says what jobs are about to be started, for a unit that makes ready for them.
 
 A run directory is named relative to the home, as `core.rundir` does.
 
@@ -161,7 +163,10 @@ def _status(call: Call) -> Reply:
 
 
 def _orders(call: Call) -> Reply:
-    return jobs.orders(call.arguments.get("orders"))
+    reply = jobs.orders(call.arguments.get("orders"))
+    if coming := call.arguments.get("coming"):
+        jobs.expect(coming["environment"], coming["spec"])
+    return reply
 
 
 def _upload(call: Call) -> Reply:

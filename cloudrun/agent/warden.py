@@ -139,6 +139,8 @@ class Warden:
                 self._retired = True  # that version's warden takes my place
             elif message["do"] == "start" and len(descriptors) == 2:
                 self._start(RunDir(Path(message["run_dir"])), *descriptors)
+            elif message["do"] == "expect":
+                self._warm(message["spec"])
             else:
                 self._tick()
                 connection.send(summon.DONE)
@@ -267,7 +269,7 @@ class Warden:
             self._wards.look()
         finally:
             for ward in self._wards.newly_finished():
-                self._warm(ward)
+                self._warm(ward.spec)
 
     def _at_home(self) -> bool:
         """Whether the home is still there, and its lock still mine."""
@@ -276,10 +278,10 @@ class Warden:
         except OSError:
             return False
 
-    def _warm(self, ward: Ward) -> None:
-        if self._parents is not None and ward.spec:
+    def _warm(self, spec: dict[str, Any] | None) -> None:
+        if self._parents is not None and spec:
             with contextlib.suppress(Exception):
-                self._parents.warm(ward.spec)
+                self._parents.warm(spec)
 
     def _watch_provider(self) -> None:
         wanted = bool(self._orders.current and self._orders.current.get("spot"))
@@ -386,9 +388,8 @@ class Warden:
             summon.dismiss_keeper()
         if self._spot_pid is not None:
             processes.signal_one(self._spot_pid, signal.SIGKILL)
-        if self._parents is not None:
-            with contextlib.suppress(Exception):
-                self._parents.close()
+        with contextlib.suppress(Exception):
+            self._parents.close()
         self._listener.close()
         os.close(self._lock)
 

@@ -11,7 +11,7 @@ from functools import partial
 from cloudrun.core.clock import SystemClock
 from cloudrun.core.errors import BEGIN_AGAIN, Cancelled, CloudrunError, UsageError, before_launch, stopped
 from cloudrun.core.events import Note, Observer
-from cloudrun.core.records import GridRecord, Image, RunRecord
+from cloudrun.core.records import ComingJobs, GridRecord, Image, RunRecord
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import GridState, RunState
 from cloudrun.grids.cancelling import end_left
@@ -36,7 +36,7 @@ from cloudrun.pools.pool import Pool, QueueSlots
 from cloudrun.pools.work import Joined
 from cloudrun.prices import refresh, usd_per_hour
 from cloudrun.runs import provenance
-from cloudrun.runs.prepared import Job, Prepared
+from cloudrun.runs.prepared import Job, Prepared, coming_jobs
 from cloudrun.runs.submit import checked
 from cloudrun.units.beforehand import say_beforehand, say_what_differs
 from cloudrun.units.costs import settle
@@ -118,7 +118,7 @@ def run_grid(
             return Pool(
                 cloud, ledger, settings, image, limits, observe, client_id,
                 changed=lambda pool: changed(run.tally, pool), check=run.check, tags={GRID_TAG: run.grid_id},
-                terms=terms, queue_slots=queue_slots,
+                terms=terms, queue_slots=queue_slots, coming=run.coming,
             )  # fmt: skip
 
         def make_pool_of_shares(limits: Limits) -> Pool:
@@ -189,6 +189,7 @@ class GridRun:
     ) -> None:
         """Raises UsageError where another process goes on with it, and where it is another grid than `only`."""
         self._ledger = ledger
+        self._plan = plan
         self._settings = settings = plan.settings
         self._client_id = client_id
         self._observe = observe
@@ -238,6 +239,10 @@ class GridRun:
         )  # fmt: skip
         self.cells.refresh()
         return joined
+
+    def coming(self) -> ComingJobs | None:
+        """What a machine is about to get, where that is more than one: a job alone is no sooner ready."""
+        return coming_jobs(self._plan) if self.cells.backlog().queued > 1 else None
 
     def check(self) -> None:
         """Raises Cancelled where somebody has cancelled the grid, LedgerError where another client has taken it."""

@@ -8,7 +8,7 @@ from typing import Any
 from cloudrun.core.clock import Clock
 from cloudrun.core.errors import Cancelled, CloudrunError
 from cloudrun.core.events import Note, Observer
-from cloudrun.core.records import Image, Instance
+from cloudrun.core.records import ComingJobs, Image, Instance
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import UnitState
 from cloudrun.ledger import Ledger
@@ -42,9 +42,11 @@ class Fleet:
         terms: Callable[[str], Terms],
         queue_slots: Callable[[str], int | None],
         several: bool,
+        coming: Callable[[], ComingJobs | None],
         tell: Callable[[HandEvent], None],
     ) -> None:
-        """`several`: they get their environment from each other. `tell` is called with what happens to them."""
+        """`several`: they get their environment from each other. `coming`: what one that is logged in to makes ready
+        for. `tell` is called with what happens to them."""
         self.hands: dict[str, Hand] = {}
         self.used: list[str] = []  # every unit that it ever had
         self.bill = Bill(settings.terminate_timeout_s)
@@ -59,6 +61,7 @@ class Fleet:
         self._terms = terms
         self._queue_slots = queue_slots
         self._spreading = Spreading(cloud, ledger) if several else None
+        self._coming = coming
         self._tell = tell
         self._lookout = Lookout(cloud, clock, observe, settings.boot_timeout_s)
 
@@ -137,7 +140,7 @@ class Fleet:
             self._cloud, self._ledger, self._settings, self._observe, self._clock,
             image=self._image, record=hand.record, client_id=self._client_id, end=self.endings.add,
             detached=was_let_go, queue_slots=self._queue_slots(hand.record.instance_type),
-            spreading=self._spreading,
+            spreading=self._spreading, coming=self._coming(),
         )  # fmt: skip
         unit.begins_jobs = bool(hand.tasks)  # those of a client that is dead run there already
         hand.begin(unit, self._carry_out, self._tell)

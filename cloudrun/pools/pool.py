@@ -20,7 +20,7 @@ from cloudrun.core.errors import (
     note_clean_up,
 )
 from cloudrun.core.events import Observer
-from cloudrun.core.records import Image
+from cloudrun.core.records import ComingJobs, Image
 from cloudrun.core.settings import Settings
 from cloudrun.ledger import Ledger
 from cloudrun.plan import budget
@@ -68,11 +68,13 @@ class Pool:
         terms: Callable[[str], Terms] | None = None,
         linger_s: float = 0.0,
         queue_slots: QueueSlots = None,
+        coming: Callable[[], ComingJobs | None] = lambda: None,
     ) -> None:
         """`check` is called now and then, and raises where the work is not this client's any more. `tags` are for the
         machines. `terms` tells what a type is like; all are as `limits` says by default. A machine that nothing is left
         for is ended `linger_s` seconds later, while more work may come. `queue_slots`: how many runs that wait on a
-        machine of some type go on at a time; None leaves that to whoever let them wait."""
+        machine of some type go on at a time; None leaves that to whoever let them wait. `coming`: the jobs that one is
+        about to get."""
         self.cloud = cloud
         self.ledger = ledger
         self.settings = settings
@@ -95,7 +97,7 @@ class Pool:
         self.fleet = Fleet(
             cloud, ledger, settings, image, observe, self.clock,
             client_id=client_id, terms=self.terms, queue_slots=queue_slots or (lambda _: None),
-            several=limits.max_units > 1, tell=self._tell,
+            several=limits.max_units > 1, coming=coming, tell=self._tell,
         )  # fmt: skip
         self._check_at = 0.0
 

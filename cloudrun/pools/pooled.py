@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from cloudrun.core.clock import Clock
 from cloudrun.core.events import Observer
-from cloudrun.core.records import Image, UnitRecord
+from cloudrun.core.records import ComingJobs, Image, UnitRecord
 from cloudrun.core.settings import Settings
 from cloudrun.core.states import UnitState
 from cloudrun.ledger import Ledger
@@ -40,6 +40,7 @@ class PooledUnit(OpenUnit):
         detached: bool = False,
         queue_slots: int | None = None,
         spreading: Spreading | None = None,
+        coming: ComingJobs | None = None,
     ) -> None:
         super().__init__(cloud, ledger, settings, observe, clock)
         self.image = image
@@ -49,6 +50,7 @@ class PooledUnit(OpenUnit):
         self.queue_slots = queue_slots
         self._end = end
         self.spreading = spreading
+        self._connection.coming = coming
         self._power_off_when_done = detached and bool(settings.bucket)
 
     @property

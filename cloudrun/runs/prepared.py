@@ -13,7 +13,7 @@ from typing import Any
 from cloudrun.core import rundir
 from cloudrun.core.errors import UsageError
 from cloudrun.core.events import Note, Observer
-from cloudrun.core.records import DataSet, Environment, RunRecord, System, Upload
+from cloudrun.core.records import ComingJobs, DataSet, Environment, RunRecord, System, Upload
 from cloudrun.core.settings import LEAST_FREE_BYTES, NAMES, Settings
 from cloudrun.ledger import Ledger
 from cloudrun.plan.fingerprint import code_digest
@@ -210,6 +210,11 @@ def job_environment(plan: Prepared, run_id: str) -> dict[str, str]:
         folders = [posixpath.relpath(folder or ".", plan.shipment.cwd) for folder in plan.search_path]
         variables["PYTHONPATH"] = ":".join(folders)
     return variables
+
+
+def coming_jobs(plan: Prepared) -> ComingJobs:
+    """What jobs of this plan are like, whatever their parameters."""
+    return ComingJobs(plan.environment.fingerprint, job_spec(plan, "", 0, None))
 
 
 def job_spec(plan: Prepared, run_id: str, number: int, upload: Upload | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from cloudrun.core import wire
 from cloudrun.core.errors import ConnectionLost, TransferError
 from cloudrun.core.outputs import Outputs
 from cloudrun.core.records import (
+    ComingJobs,
     CopySource,
     DataSet,
     FileEntry,
@@ -133,9 +134,12 @@ class Agent:
             )
             channel.reply()
 
-    def orders(self, orders: UnitOrders | None = None) -> UnitNews:
-        """Give the unit new orders, or none; returns what its agent has seen of its machine."""
-        return told.unit_news(self._ask("orders", orders=None if orders is None else asdict(orders)))
+    def orders(self, orders: UnitOrders | None = None, coming: ComingJobs | None = None) -> UnitNews:
+        """Give the unit new orders, or none, and say what is `coming`; returns what its agent has seen of its
+        machine."""
+        given = None if orders is None else asdict(orders)
+        soon = None if coming is None else {"environment": coming.environment, "spec": dict(coming.spec)}
+        return told.unit_news(self._ask("orders", orders=given, coming=soon))
 
     def renew_upload(self, run_dir: str, upload: Upload) -> None:
         """Give a run another leave to upload, in place of the one in its spec."""

@@ -20,7 +20,7 @@ from cloudrun.core.errors import (
     LedgerError,
 )
 from cloudrun.core.events import Note, Observer
-from cloudrun.core.records import Instance, SshTarget, UnitNews, UnitOrders, UnitRecord
+from cloudrun.core.records import ComingJobs, Instance, SshTarget, UnitNews, UnitOrders, UnitRecord
 from cloudrun.core.states import UnitState
 from cloudrun.ledger import Ledger
 from cloudrun.plan.interruptions import was_interrupted
@@ -131,6 +131,7 @@ class Connection:
         self._orders = orders
         self._environments: set[str] = set()
         self.early: EarlyLogin | None = None
+        self.coming: ComingJobs | None = None  # what the unit is to be told of at each login
         self.news = UnitNews()
         self._reopening = Lock()
 
@@ -159,7 +160,7 @@ class Connection:
                         self.target(), timeout_s=min(left_s, look_s), cancelled=stop or self._stop
                     )
                     self.agent = Agent(self.session)
-                self.news = self.agent.orders(self._orders())
+                self.news = self.agent.orders(self._orders(), self.coming)
                 return
             except (HostKeyMismatch, JumpRefused):
                 raise

@@ -199,14 +199,42 @@ def test_the_job_of_a_parent_that_hangs_is_started_freshly_and_only_once(warden:
     until(lambda: of_parents(warden) == [])
 
 
+STARTS_A_THREAD = """
+import threading, time
+named = threading.Event()
+def live():
+    with open(f"/proc/self/task/{threading.get_native_id()}/comm", "w") as stream:
+        stream.write(NAME)
+    named.set()
+    time.sleep(600)
+threading.Thread(target=live, daemon=True).start()
+named.wait()
+"""
+
+
+def with_numpy(folder: Path, source: str) -> Warden:
+    """One of an environment that has nothing but this for numpy."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "env")], check=True)
+    (packages,) = (folder / "env").glob("lib/python*/site-packages")
+    (packages / "numpy.py").write_text(source)
+    warden = Warden(folder)
+    warden.python = str(folder / "env" / "bin" / "python")
+    return warden
+
+
+def test_a_thread_that_no_fork_misses_keeps_no_parent_from_forking(tmp_path: Path) -> None:
+    warden = with_numpy(tmp_path, f"NAME = 'jemalloc_bg_thd'\n{STARTS_A_THREAD}")
+    try:
+        spec = warden.spec(["t.py"], preload=QUICK)
+        warden.warm(spec)
+        ended = warden.run(spec, {"t.py": "import sys; print('numpy' in sys.modules)"})
+        assert (ended.forked, ended.stdout) == (True, "True\n")
+    finally:
+        warden.close()
+
+
 def test_an_import_that_starts_threads_makes_no_parent(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "env")], check=True)
-    (packages,) = (tmp_path / "env").glob("lib/python*/site-packages")
-    (packages / "numpy.py").write_text(
-        "import threading, time; threading.Thread(target=time.sleep, args=(600,), daemon=True).start()"
-    )
-    warden = Warden(tmp_path)
-    warden.python = str(tmp_path / "env" / "bin" / "python")
+    warden = with_numpy(tmp_path, f"NAME = 'numbers'\n{STARTS_A_THREAD}")
     try:
         spec = warden.spec(["t.py"], preload=QUICK)
         warden.ask("warm", spec)

@@ -1,6 +1,7 @@
 """The frozen records that cross layers. No boto3 dict and no paramiko object does."""
 
 from cloudrun.core.records.exchange import (
+    ComingJobs,
     CommandResult,
     CopySource,
     JobStatus,
@@ -48,6 +49,7 @@ __all__ = [
     "AttemptRecord",
     "CellRecord",
     "ClientRecord",
+    "ComingJobs",
     "CommandResult",
     "CopySource",
     "DataSet",

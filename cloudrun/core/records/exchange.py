@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from cloudrun.core.records.work import Usage
 
@@ -76,6 +76,15 @@ class UnitOrders:
     spot: bool = False
     power_off_when_done: bool = False
     slots: int | None = None
+
+
+@dataclass(frozen=True)
+class ComingJobs:
+    """What the jobs are like that a unit is about to get: their `environment`'s fingerprint, and one of them, as
+    `rundir.spec` has it. A unit that has the environment makes ready for them."""
+
+    environment: str
+    spec: Mapping[str, Any]
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cloudrun.agent import processes
 from cloudrun.agent.late import LateStarts
 from cloudrun.core import rundir
 from tests.contract.agent.conftest import Run, Unit
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="wardens are for units, which run Linux"),
@@ -66,3 +69,33 @@ def test_where_no_parent_comes_jobs_begin_freshly(tmp_path: Path) -> None:
         assert len(late) == 0
         assert not late.add(parents, Any, {"more": True}, lock.fileno(), lock.fileno())  # type: ignore[arg-type]
         assert not late.add(None, Any, {"more": True}, lock.fileno(), lock.fileno())  # type: ignore[arg-type]
+
+
+def test_a_unit_that_knows_what_jobs_come_imports_for_them_before_they_do(unit: Unit) -> None:
+    spec = rundir.spec("coming", 1, [sys.executable, "job.py"], ".", {}, 10**9, 1000, 5.0, preload=["numpy"])
+    ready = unit.home / rundir.env_ready("e" * 32)
+    ready.parent.mkdir(parents=True)
+    orders = {"deadline": time.time() + 3600, "idle_s": None, "spot": False}
+    told = {"environment": "e" * 32, "spec": spec}
+    unit.ask("orders", orders=orders, coming=told)
+    assert not parents_of(unit), "what it has is not whole"
+    ready.touch()
+    unit.ask("orders", orders=orders, coming=told)
+    until(lambda: parents_of(unit))
+    run = begin(unit, "first", preload=["numpy"], more=True)
+    assert run.follow()["exit_code"] == 0
+    assert (run.now()["forked"], len(parents_of(unit))) == (True, 1)
+
+
+def parents_of(unit: Unit) -> list[int]:
+    """The processes that the unit's warden has for jobs to be forked from."""
+    return [
+        pid for pid in processes.children(unit.warden()) if b"numpy" in line_of(pid) or b"preimported" in line_of(pid)
+    ]
+
+
+def line_of(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
