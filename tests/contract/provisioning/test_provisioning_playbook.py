@@ -240,14 +240,14 @@ def test_cancelling_ends_ansible_with_its_workers(host: Host, private: Path, tmp
         cancelled.set()
         with pytest.raises(Cancelled):
             job.result()
-    assert processes_with(str(private)) == []
+    until(lambda: processes_with(str(private)) == [])
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
 def test_a_playbook_that_takes_too_long_is_ended(host: Host, private: Path, tmp_path: Path) -> None:
     with pytest.raises(ProvisionError, match="took longer than 2 s"):
         provision(host.target, environment(), private_dir=private, timeout_s=2, playbook=playbook(tmp_path, SLEEP))
-    assert processes_with(str(private)) == []
+    until(lambda: processes_with(str(private)) == [])
 
 
 CLIENT = """
