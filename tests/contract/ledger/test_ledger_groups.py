@@ -52,7 +52,10 @@ def ids(ledger: Ledger) -> set[str]:
     return {run.run_id for run in ledger.runs()}
 
 
-def test_what_waits_to_be_written_goes_into_the_same_commit(ledger: Ledger, make: SimpleNamespace) -> None:
+def test_what_waits_to_be_written_goes_into_the_same_commit(
+    ledger: Ledger, make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "GROUP_WAIT_S", WAIT_S)
     ledger.add_run(make.run("run-before"))
     before = commits(ledger)
     adding = [lambda number=number: ledger.add_run(make.run(f"run-{number}")) for number in range(6)]

@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import paramiko
 import pytest
+from paramiko.common import MSG_CHANNEL_DATA, MSG_CHANNEL_EOF
 
 from cloudrun.core.errors import (
     Cancelled,
@@ -23,6 +25,8 @@ from cloudrun.core.errors import (
 from cloudrun.ssh.agent import Agent
 from cloudrun.ssh.keys import make_key
 from cloudrun.ssh.session import Session
+from cloudrun.ssh.transport import Transport
+from tests.waiting import until
 
 
 def test_a_command_gives_its_exit_code_and_both_outputs(session: Session) -> None:
@@ -139,6 +143,24 @@ def test_a_cut_connection_is_noticed(line: Any) -> None:
         assert not session.is_alive
         with pytest.raises(ConnectionLost):
             session.run("true", timeout_s=5)
+
+
+def test_a_word_that_comes_after_the_end_of_a_command_does_not_cost_the_connection(session: Session) -> None:
+    """As where its input is closed by one thread just when another one hears of its end."""
+    transport = session._client.get_transport()
+    assert isinstance(transport, Transport)
+    channel = transport.open_session()
+    channel.exec_command("true")
+    until(lambda: channel.remote_chanid in transport.ended)
+    for kind in (MSG_CHANNEL_EOF, MSG_CHANNEL_DATA):
+        late = paramiko.Message()
+        late.add_byte(bytes([kind]))
+        late.add_int(channel.remote_chanid)
+        if kind == MSG_CHANNEL_DATA:
+            late.add_string(b"too late")
+        transport._send_user_message(late)
+    for _ in range(2):  # the second has the first one's number again
+        assert session.run("cat", stdin=b"still here", timeout_s=60).stdout == "still here"
 
 
 def test_a_closed_session_is_not_alive(host: Any) -> None:
