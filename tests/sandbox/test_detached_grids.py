@@ -124,7 +124,7 @@ def test_attach_is_left_without_ending_anything_and_what_was_lost_is_handed_out_
     ledger = project.ledger
     wait_for(lambda: any(run.state is RunState.SUCCEEDED for run in ledger.runs()), "a cell")
     os.kill(attached.pid, signal.SIGINT)
-    _, said = attached.communicate(timeout=60)
+    _, said = attached.communicate(timeout=150)
     assert attached.returncode == 130, said
     assert f"cloudrun attach {grid_id}" in said
     lost, _ = (unit.instance_id for unit in ledger.units())

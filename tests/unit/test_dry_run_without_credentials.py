@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from cloudrun.ledger import Ledger
-from tests.command import Cli
+from tests.command import CliHere
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> Cli:
+def cli(tmp_path: Path) -> CliHere:
     (tmp_path / "train.py").write_text("print(1)")
     (tmp_path / "cloudrun.toml").write_text('provider = "aws"\n')
-    made = Cli(tmp_path)
+    made = CliHere(tmp_path)
     made.environ = {name: value for name, value in made.environ.items() if not name.startswith("AWS_")}
     made.environ |= {
         "AWS_EC2_METADATA_DISABLED": "true",
@@ -30,7 +30,7 @@ def cli(tmp_path: Path) -> Cli:
     ("more", "first"),
     [([], "would run      python train.py"), (["--set", "a=1,2"], "would run      2 cells: 2 to run")],
 )
-def test_what_would_be_shipped_and_built_is_said_then_what_to_type(cli: Cli, more: list[str], first: str) -> None:
+def test_what_would_be_shipped_and_built_is_said_then_what_to_type(cli: CliHere, more: list[str], first: str) -> None:
     done = cli("submit", "train.py", "--dry-run", *more)
     assert done.returncode == 4, done.stderr
     assert done.stdout.startswith(first)
@@ -49,7 +49,7 @@ def test_what_would_be_shipped_and_built_is_said_then_what_to_type(cli: Cli, mor
 
 
 @pytest.mark.parametrize("more", [[], ["--set", "a=1,2"]])
-def test_for_programs_it_is_one_document_with_the_reason(cli: Cli, more: list[str]) -> None:
+def test_for_programs_it_is_one_document_with_the_reason(cli: CliHere, more: list[str]) -> None:
     done = cli("submit", "train.py", "--dry-run", "--json", "--instance-type", "m7g.large", *more)
     document = json.loads(done.stdout)
     assert done.returncode == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -61,11 +62,19 @@ def test_the_unit_has_one_warden_however_many_ask_for_it(unit: Unit) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    found = [pid for pid in processes.below(str(unit.home)) if b"warden" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    assert found == [unit.warden()]
+    until(lambda: wardens(unit) == [unit.warden()])  # and none that is about to find that there is one
     for other in OTHERS:
         other.hang_up()
     OTHERS.clear()
+
+
+def wardens(unit: Unit) -> list[int]:
+    found = []
+    for pid in processes.below(str(unit.home)):
+        with contextlib.suppress(OSError):
+            if b"warden" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
 
 
 OTHERS: list[Unit] = []
@@ -96,7 +105,7 @@ def test_without_orders_nothing_powers_off(unit: Unit) -> None:
 def test_jobs_end_before_the_deadline_and_the_unit_goes_at_it(unit: Unit) -> None:
     run = unit.start(SAVE, grace_s=30.0)
     run.says(b"ready")
-    deadline = time.time() + 10
+    deadline = time.time() + 12
     unit.orders(deadline=deadline)
     unit.hang_up()
     assert powers_off(unit) == "deadline"
@@ -122,7 +131,7 @@ def test_the_deadline_holds_for_a_unit_whose_supervisors_and_warden_were_killed(
     unit.orders(deadline=time.time() + 12)
     unit.hang_up()
     kill(unit.warden())
-    until(lambda: unit.warden() and (unit.news()["warden_pid"] == unit.warden()))
+    until(lambda: unit.warden() and (unit.news().get("warden_pid") == unit.warden()))
     kill(supervisor)
     assert powers_off(unit) == "deadline"
     until(lambda: status(run)["state"] == "exited")
@@ -131,7 +140,7 @@ def test_the_deadline_holds_for_a_unit_whose_supervisors_and_warden_were_killed(
 
 def test_a_deadline_that_was_moved_holds(unit: Unit) -> None:
     run = unit.start(WAIT)
-    deadline = time.time() + 4
+    deadline = time.time() + 6
     unit.orders(deadline=deadline)
     unit.orders()
     until(lambda: time.time() > deadline + 0.5)
@@ -278,7 +287,7 @@ def web() -> Iterator[Any]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answering)
     server.metadata = {}  # type: ignore[attr-defined]
     server.refusals = 0  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield server
     server.shutdown()
@@ -344,7 +353,7 @@ def test_a_recommendation_is_a_signal_for_whoever_listens_and_nobody_else(spot_u
     until(lambda: spot_unit.news()["rebalance_at"] == moment)  # until it has written that down, it would tell it again
     first = spot_unit.warden()
     kill(first)
-    until(lambda: spot_unit.warden() != first and spot_unit.news()["warden_pid"] == spot_unit.warden())
+    until(lambda: spot_unit.warden() != first and spot_unit.news().get("warden_pid") == spot_unit.warden())
     web.metadata["/of/this/latest/meta-data/spot/instance-action"] = {
         "action": "terminate",
         "time": metadata_time(moment + 120),
@@ -372,6 +381,7 @@ def test_a_metadata_service_that_hangs_keeps_nobody_waiting(unit: Unit, tmp_path
         connection, _ = silent.accept()
         with connection:
             assert unit.start("print('hello')").follow()["exit_code"] == 0
+            until(lambda: unit.news().get("heartbeat_at"))
             assert unit.news()["interruption_at"] is None
 
 

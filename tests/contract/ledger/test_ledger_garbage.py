@@ -120,6 +120,7 @@ def test_who_keeps_files_waits_for_who_frees_some_and_not_for_ever(
         pass
 
 
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 def test_a_forked_child_neither_holds_nor_lets_go_of_what_its_parent_holds(project: Ledger) -> None:
     with project.artifacts.in_use():
         child = os.fork()
@@ -339,7 +340,7 @@ def test_no_result_is_lost_to_a_process_that_frees_files_whenever_it_is_killed(
         )
         assert freeing.stdout is not None
         assert freeing.stdout.readline() == "begun\n"
-        time.sleep(rng.random())
+        time.sleep(rng.random() * 0.3)
         freeing.send_signal(signal.SIGKILL)
         rest, _ = freeing.communicate()
         freed_bytes += sum(int(line) for line in rest.split() if line.isdigit())
