@@ -14,7 +14,7 @@ from typing import IO, TypeVar
 
 from cloudrun.core import events
 from cloudrun.core.events import Note, Output, PhaseEnded, PhaseStarted, Progress
-from cloudrun.plan.quantities import duration_text, size_text
+from cloudrun.plan.quantities import counted, duration_text, size_text
 
 T = TypeVar("T")
 EVERY_S = 0.2  # a front end takes its time to draw
@@ -95,7 +95,7 @@ def grid_text(done: int, running: int, failed: int, cells: int, elapsed_s: float
     over = done + failed
     bar = "#" * (20 * over // max(1, cells))
     trouble = f", {failed} failed" if failed else ""
-    return f"[{bar:<20}] {over} of {cells} cells, {running} running{trouble}, {duration_text(elapsed_s)}"
+    return f"[{bar:<20}] {over} of {counted(cells, 'cell')}, {running} running{trouble}, {duration_text(elapsed_s)}"
 
 
 def watched(

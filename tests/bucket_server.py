@@ -7,7 +7,7 @@ import email.policy
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,6 +24,7 @@ class Bucket:
     # before the body is read, "STATUS:CODE" after it, "no ranges", "replaced" (another ETag); "" is nothing
     faults: list[str] = field(default_factory=list)
     etags: dict[str, str] = field(default_factory=dict)
+    on_fault: Callable[[], object] = lambda: None  # called when one begins
 
     def etag(self, key: str) -> str:
         return self.etags.get(key, f"etag-{len(self.objects[key])}")
@@ -45,7 +46,10 @@ def serving() -> Iterator[Bucket]:
 
         def fault(self) -> str:
             with lock:
-                return bucket.faults.pop(0) if bucket.faults else ""
+                if not bucket.faults:
+                    return ""
+                bucket.on_fault()
+                return bucket.faults.pop(0)
 
         def cut(self) -> None:
             self.connection.shutdown(socket.SHUT_RDWR)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cloudrun.agent import processes
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 def end_tree(pid: int) -> None:

@@ -84,7 +84,7 @@ class PipeStream:
                 with contextlib.suppress(OSError):
                     pipe.close()
         try:
-            self._process.wait(20)
+            self._process.wait(60)
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()

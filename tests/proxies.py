@@ -23,7 +23,7 @@ from typing import Any, Literal, TypeVar
 CHUNK_BYTES = 256 * 1024
 # What may be under way in one direction: at 1 GB/s a delay of 64 ms; a smaller bound would be a slower line.
 IN_FLIGHT_MAX_BYTES = 64 * 1024**2
-_DONE_TIMEOUT_S = 30.0
+_DONE_TIMEOUT_S = 90.0
 _RESET = struct.pack("ii", 1, 0)  # linger for no time: what is left is thrown away and the peer gets an RST
 
 Direction = Literal["up", "down"]  # up: from whoever connected to the target

@@ -13,6 +13,6 @@ def find_python(version: str) -> str | None:
     folder = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     managed = sorted(map(str, folder.glob(f"{version}.*/bin/python3")))
     for python in filter(None, [*managed, shutil.which(f"python{version}")]):
-        if subprocess.run([python, "-c", ""], capture_output=True, timeout=30, check=False).returncode == 0:
+        if subprocess.run([python, "-c", ""], capture_output=True, timeout=120, check=False).returncode == 0:
             return python
     return None

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 # a job that waits for a file, but not for ever: it shall not outlive a test that failed
 WAIT = """
 import os, time
-for _ in range(6000):
+for _ in range(18000):
     if os.path.exists("go-on"): break
     time.sleep(0.01)
 """

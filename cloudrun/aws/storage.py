@@ -23,6 +23,7 @@ from cloudrun.core.errors import (
 )
 from cloudrun.core.records import RemoteFile, StoredObject, Upload
 from cloudrun.core.rundir import safe_relative
+from cloudrun.plan.quantities import counted
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -318,7 +319,7 @@ class Storage:
                     raise
         if kept:
             raise CloudrunError(
-                f"S3 kept {len(kept)} objects below {prefix} in {bucket}: {kept[0]}",
+                f"S3 kept {counted(len(kept), 'object')} below {prefix} in {bucket}: {kept[0]}",
                 next_step=f"aws s3 rm --recursive s3://{bucket}/{prefix}",
             )
         return deleted

@@ -19,7 +19,6 @@ from cloudrun.cli.printing import (
     print_json,
     print_table,
     printable,
-    score_text,
     styled,
     when_text,
 )
@@ -30,7 +29,7 @@ from cloudrun.ledger.run import finite
 from cloudrun.plan.comparing import MISSING, Line, Made, code_diffs
 from cloudrun.plan.comparing import compare as compare_runs
 from cloudrun.plan.costs import usd_text
-from cloudrun.plan.quantities import duration_text
+from cloudrun.plan.quantities import duration_text, score_text
 
 TITLES = {"run": [], "params": ["param"], "scores": ["score"], "timings": ["time"], "environment": ["package"]}
 COLOURS = {"+": "green", "-": "red", "@": "cyan"}

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from cloudrun.cli.parser import Json
 from cloudrun.cli.printing import Style, columns, folded, print_json, print_table, printable, styled
+from cloudrun.plan.quantities import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,7 +93,7 @@ def verdict_of(checks: Sequence[Check]) -> str:
     looks = sum(check.verdict == "warning" for check in checks)
     if problems:
         return styled(f"{problems} PROBLEM{'S' if problems > 1 else ''}: what mends it stands below it", "bad")
-    more = f" enough; {looks} thing{'s' if looks > 1 else ''} to look at" if looks else ""
+    more = f" enough; {counted(looks, 'thing')} to look at" if looks else ""
     return styled(f"all is well{more}", "careful" if looks else "good")
 
 

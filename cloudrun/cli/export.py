@@ -17,6 +17,7 @@ from cloudrun.core.errors import UsageError
 from cloudrun.core.records import RunRecord
 from cloudrun.ledger import Ledger
 from cloudrun.plan.filters import parse_where
+from cloudrun.plan.quantities import counted
 
 
 def export(
@@ -76,7 +77,7 @@ def _to_folder(ledger: Ledger, words: tuple[str, ...], *, as_json: bool) -> None
     else:
         print(folder)
         if len(made) != 1:
-            print(f"  {len(made)} runs, a folder for each", file=sys.stderr)
+            print(f"  {counted(len(made), 'run')}, a folder for each", file=sys.stderr)
 
 
 def _to_mlflow(ledger: Ledger, words: tuple[str, ...], *, as_json: bool) -> None:
@@ -105,7 +106,7 @@ def _to_mlflow(ledger: Ledger, words: tuple[str, ...], *, as_json: bool) -> None
     if as_json:
         print_json({"exported": seen, "tracking_uri": addresses[0] if addresses else None})
     else:
-        print(f"{new} new run{'s' if new != 1 else ''} in MLflow", file=sys.stderr)
+        print(f"{counted(new, 'new run')} in MLflow", file=sys.stderr)
 
 
 def _is_address(word: str) -> bool:

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from cloudrun.cli.grid_summary import closing_lines, detached_lines
-from cloudrun.cli.printing import abandon, assignments_text, columns, is_terminal, print_json, printable, score_text
+from cloudrun.cli.printing import abandon, assignments_text, columns, is_terminal, print_json, printable
 from cloudrun.core.clock import utc_text
 from cloudrun.core.errors import CleanupIncomplete, JobFailed
 from cloudrun.core.events import Event, Note
@@ -27,7 +27,7 @@ from cloudrun.ledger import Ledger
 from cloudrun.plan.costs import AT_LIST_PRICES, mark, usd_text
 from cloudrun.plan.estimate import work_s
 from cloudrun.plan.grid import Grid
-from cloudrun.plan.quantities import duration_text
+from cloudrun.plan.quantities import duration_text, score_text
 from cloudrun.pools.pool import Pool
 from cloudrun.runs.failing import why_failed
 from cloudrun.runs.prepared import Job
@@ -134,11 +134,11 @@ class GridDisplay:
     def changed(self, tally: Tally, pool: Pool | None) -> None:
         with self._lock:
             if self._tally is None and tally.taken == tally.cells:
-                what = f"all {tally.cells} cells are" if tally.cells > 1 else "the only cell is"
-                again = "them" if tally.cells > 1 else "it"
-                self.say(f"nothing to do: {what} in the ledger (--again runs {again} once more)")
+                which = "its only cell is" if tally.cells == 1 else f"all {tally.cells:,} cells are"
+                self.say(f"nothing to do: {which} in the ledger (--again runs them once more)")
             elif self._tally is None and tally.taken:
-                self.say(f"{tally.taken} of {tally.cells} cells are taken from the ledger: they are not run again")
+                verb = "is" if tally.taken == 1 else "are"
+                self.say(f"{tally.taken} of {tally.cells:,} cells {verb} taken from the ledger, and not run again")
             self._tally = tally
             self._works = self._works or pool is not None
             now = self._clock()

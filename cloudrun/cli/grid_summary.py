@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from cloudrun.cli.printing import assignments_text, score_text, when_text
+from functools import partial
+
+from cloudrun.cli.printing import assignments_text, when_text
 from cloudrun.core.states import GridState
 from cloudrun.grids.grid import Finished
 from cloudrun.grids.machines import units_of
 from cloudrun.ledger import Ledger
 from cloudrun.plan.costs import AT_LIST_PRICES, usd_text
-from cloudrun.plan.quantities import counted
+from cloudrun.plan.quantities import counted, score_text
+from cloudrun.plan.ranking import NOTHING_PREFERRED, Preferred, chosen
 
 RANKED = 10  # cells in the ranking at the end
 
@@ -50,12 +53,15 @@ def _next_steps(finished: Finished) -> list[str]:
     return [*steps, f"cloudrun results --grid {grid.grid_id}, or cloudrun report {grid.grid_id} --open"]
 
 
-def ranking(finished: Finished, ledger: Ledger) -> list[str]:
+def ranking(finished: Finished, ledger: Ledger, of_settings: Preferred = NOTHING_PREFERRED) -> list[str]:
     """The best cells, best first; nothing where none has a score."""
-    lines = []
+    lines: list[str] = []
     grid_id = finished.grid.grid_id
-    for place, run in enumerate(ledger.ranking(grid_id=grid_id, limit=RANKED), 1):
-        metric = run.record.metric or next(iter(run.scores))
+    metric, minimize = chosen(None, None, of_settings, partial(ledger.has_score, grid_id=grid_id))
+    metric = metric or ledger.primary_metric(grid_id)
+    if metric is None:
+        return lines
+    for place, run in enumerate(ledger.ranking(metric, minimize=minimize, grid_id=grid_id, limit=RANKED), 1):
         lines.append(f"{place:>3}  {metric} {score_text(run.scores[metric])}  {assignments_text(run.params)}")
     if len(lines) == RANKED < finished.tally.succeeded:
         shown = f"{RANKED} of {finished.tally.succeeded} shown"
@@ -67,8 +73,10 @@ def detached_lines(finished: Finished, ledger: Ledger) -> list[str]:
     """After `--detach`: where its cells are, until when, and how to come back to them."""
     tally, grid = finished.tally, finished.grid
     units = units_of(ledger, grid.grid_id)
-    which = "the only cell is" if tally.cells == tally.running == 1 else f"{tally.running} of {tally.cells} cells are"
-    lines = [f"{grid.grid_id} ({grid.name}): {which} on {counted(len(units), 'machine')}"]
+    machines = counted(len(units), "machine")
+    lines = [
+        f"{grid.grid_id} ({grid.name}): {tally.running} of {counted(tally.cells, 'cell is', 'cells are')} on {machines}"
+    ]
     if units:
         lines[0] += f", powering off by {when_text(max(unit.deadline for unit in units))}"
     counts = [f"{tally.succeeded} have succeeded before"] if tally.succeeded else []

@@ -15,7 +15,7 @@ from typing import NoReturn
 from cloudrun.cli.catalogue import first_page, help_page
 from cloudrun.cli.early import begin
 from cloudrun.cli.printing import abandon, columns, folded, print_json, printable, printed_json, styled
-from cloudrun.core.errors import Cancelled, CloudrunError, UsageError, before_launch, exit_code_of
+from cloudrun.core.errors import Cancelled, CloudrunError, UsageError, before_launch, exit_code_of, notes_of
 
 LOOK_STEP = "cloudrun results shows what came home, cloudrun units what is alive"
 
@@ -177,7 +177,7 @@ def _tell(message: str, error: BaseException, next_step: str) -> None:
     log_path = getattr(error, "log_path", None)
     if log_path and str(log_path) not in message:
         why.append(f"log: {log_path}")
-    for note in getattr(error, "__notes__", ()):
+    for note in notes_of(error):
         why += note.splitlines()
     lines = [f"cloudrun: {what}", *(f"  {line}" for line in why)]
     width = columns(sys.stderr)

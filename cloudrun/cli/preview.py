@@ -108,7 +108,7 @@ def _rest(seen: Preview) -> Iterator[str]:
         yield f"would put      outputs into s3://{seen.settings.bucket}{made}"
     known = "as runs of this project have had" if seen.environment_known else "which no run of this project has had yet"
     yield (
-        f"would build    Python {environment.python} with {len(environment.requirements)} packages,"
+        f"would build    Python {environment.python} with {counted(len(environment.requirements), 'package')},"
         f" from {environment.source}, {known}"
     )
     named = [line for line in environment.requirements if not line.startswith("-")]

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from itertools import chain, pairwise
 from typing import IO, Any, Literal
 
+from cloudrun.plan.quantities import score_text
+
 SCHEMA_VERSION = 1
 
 
@@ -191,11 +193,6 @@ def _columns_that_fit(
         if sum(wide[index] for index in kept) - 2 > width and name in headers:
             kept.remove(headers.index(name))
     return kept if sum(wide[index] for index in kept) - 2 <= width else None
-
-
-def score_text(value: float, digits: int = 6) -> str:
-    """As many significant digits; NaN and infinities as our JSON documents call them."""
-    return "NaN" if math.isnan(value) else f"{value:.{digits}g}".replace("inf", "Infinity")
 
 
 def digits_that_tell_apart(values: Iterable[float]) -> int:

@@ -10,11 +10,13 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from cloudrun.cli.parser import Json
+from cloudrun.cli.preferred import preferred
 from cloudrun.cli.printing import print_json
 from cloudrun.core.errors import CloudrunError, UsageError
 from cloudrun.core.marks import is_report
 from cloudrun.ledger import Ledger
-from cloudrun.plan.quantities import size_text
+from cloudrun.plan.quantities import counted, size_text
+from cloudrun.plan.ranking import NOTHING_PREFERRED
 
 
 def report(
@@ -29,7 +31,8 @@ def report(
         Path, Parameter(name=["--output", "-o"], help="The file to write. Example: -o monday.html")
     ] = Path("report.html"),
     metric: Annotated[
-        str | None, Parameter(help="The score to rank by; by default the newest run's first. Example: --metric f1")
+        str | None,
+        Parameter(help="The score to rank by; by default the setting's, else the newest run's. Example: --metric f1"),
     ] = None,
     minimize: Annotated[
         bool | None,
@@ -56,17 +59,17 @@ def report(
 
     destination = _destination(output, force=force)
     with closing(Ledger()) as ledger:
-        data = collect(ledger, runs, metric=metric, minimize=minimize)
+        of_settings = NOTHING_PREFERRED if metric else preferred()
+        data = collect(ledger, runs, metric=metric, minimize=minimize, preferred=of_settings)
         page = render(data).encode()
     _write(destination, page)
     if data.cut:
-        print(f"  only the newest {len(data.runs):,} runs are in it: no browser is quick with more", file=sys.stderr)
+        print(f"  the newest {len(data.runs):,} runs alone are in it: no browser is quick with more", file=sys.stderr)
     if as_json:
         print_json({"path": str(destination), "size": len(page), "runs": len(data.runs), "metric": data.metric})
     else:
         print(destination)
-        many = f"{len(data.runs):,} runs" if len(data.runs) > 1 else "1 run"
-        print(f"  {many}, {size_text(len(page))}; open it in a browser", file=sys.stderr)
+        print(f"  {counted(len(data.runs), 'run')}, {size_text(len(page))}; open it in a browser", file=sys.stderr)
     if open_it:
         import webbrowser
 

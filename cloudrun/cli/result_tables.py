@@ -10,14 +10,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from cloudrun.cli.printing import digits_that_tell_apart, print_table, score_text, when_text
+from cloudrun.cli.printing import digits_that_tell_apart, print_table, when_text
 from cloudrun.core.clock import utc_time
-from cloudrun.core.states import RunState
+from cloudrun.core.states import RunState, is_terminal
 from cloudrun.ledger import Run
 from cloudrun.ledger.names import FUNCTIONS
 from cloudrun.ledger.results import Ordering
 from cloudrun.plan.costs import usd_text
 from cloudrun.plan.filters import PER_USD, Column, column_value
+from cloudrun.plan.quantities import score_text
 from cloudrun.plan.ranking import per_usd
 
 RANK, SCRIPT, RUN, NAME = Column("any", "rank"), *(Column("field", name) for name in ("script", "run_id", "name"))
@@ -49,6 +50,7 @@ class Columns:
     differ: set[str] = field(default_factory=set)  # parameters that not all runs have alike
     scores: dict[str, None] = field(default_factory=dict)
     fields: dict[Column, str] = field(default_factory=dict)  # the first value of each
+    under_way: int = 0  # that are not over, as far as is known here
     functions: bool = False  # each is a script of its own
     vary: set[Column] = field(default_factory=set)  # fields that not all runs have alike
 
@@ -70,6 +72,7 @@ class Columns:
             for column, value in ((NAME, run.name), (STATE, str(run.state)), (CODE, run.code_digest)):
                 if self.fields.setdefault(column, value) != value:
                     self.vary.add(column)
+            self.under_way += not is_terminal(run.state)
             self.functions = self.functions or run.script.startswith(FUNCTIONS)
             self.count += 1
 

@@ -12,11 +12,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from cloudrun.cli.parser import Json
+from cloudrun.cli.preferred import preferred
 from cloudrun.cli.printing import columns, folded, print_json_list, printable
 from cloudrun.cli.result_tables import COST, RANK, Columns, Table, print_csv
 from cloudrun.core.errors import UsageError
@@ -38,6 +40,8 @@ from cloudrun.plan.filters import (
     parse_column,
 )
 from cloudrun.plan.filters import parse_where as parse_filter
+from cloudrun.plan.quantities import counted
+from cloudrun.plan.ranking import NOTHING_PREFERRED, Preferred, chosen
 
 LINES = 20  # of a table, unless more are asked for
 TABLES = 5  # scripts that have one, unless one is asked for
@@ -57,7 +61,9 @@ def results(
     ] = None,
     metric: Annotated[
         str | None,
-        Parameter(help="The score to rank by; by default that of the newest run. Example: --metric f1"),
+        Parameter(
+            help="The score to rank by; by default the setting's, else that of the newest run. Example: --metric f1"
+        ),
     ] = None,
     minimize: Annotated[
         bool | None,
@@ -113,24 +119,27 @@ def results(
     comparisons = () if where is None else parse_filter(where)
     named = None if columns is None else [parse_column(each) for each in _names(columns)]
     with closing(Ledger()) as ledger:
-        grid_id = None if grid is None else ledger.grid(grid).grid_id
+        grid_id = None if grid is None else _grid_id(ledger, grid)
         scripts = _scripts(ledger, grid_id, script)
         _check_names(ledger, grid_id, where or "", comparisons, named, sort, metric)
         scripts = _with_score(ledger, scripts, metric) if metric else scripts
-        look = partial(_looks, ledger, grid_id, where=comparisons, metric=metric, minimize=minimize, sort=sort)
+        of_settings = NOTHING_PREFERRED if metric else preferred()
+        look = partial(_looks, ledger, grid_id, scripts, of_settings, where=comparisons, metric=metric)
+        look = partial(look, minimize=minimize, sort=sort, reverse=reverse)
         if as_json or as_csv:
-            found = [each for each in look(scripts, reverse=reverse, limit=limit or None) if each.count]
+            found = list(look(limit=limit or None))
             if as_json:
                 _print_json(found)
             else:
                 print_csv(Columns.all(found), found, named)
             return
-        most = LINES if limit is None else limit or None
-        shown = [each for each in look(scripts[:TABLES], reverse=reverse, limit=most) if each.count]
+        looks = look(limit=LINES if limit is None else limit or None)
+        shown, unseen = list(islice(looks, TABLES)), [each.script for each in looks]
         if not shown:
             print(_nothing(ledger, grid, where), file=sys.stderr)
             return
-        _print_tables(shown, named, unseen=scripts[TABLES:], other_metric=metric is None)
+        _print_tables(shown, named, unseen=unseen, other_metric=metric is None)
+        _say_of_settings(ledger, of_settings)
 
 
 @dataclass(frozen=True)
@@ -163,6 +172,7 @@ def _looks(
     ledger: Ledger,
     grid_id: str | None,
     scripts: Sequence[str | None],
+    of_settings: Preferred,
     *,
     where: tuple[Comparison, ...],
     metric: str | None,
@@ -171,11 +181,38 @@ def _looks(
     reverse: bool,
     limit: int | None,
 ) -> Iterator[Look]:
+    """Those that have runs of that kind."""
     for script in scripts:
-        asked = {"metric": metric, "minimize": minimize, "sort": sort, "reverse": reverse, "limit": limit}
-        order = ledger.ordering(grid_id, script=script, metric=metric, minimize=minimize, sort=sort)
-        count = ledger.count(grid_id, script=script, where=where)
-        yield Look(ledger, grid_id, script, order, where, asked, count)
+        if not (count := ledger.count(grid_id, script=script, where=where)):
+            continue
+        by: dict[str, Any] = {"metric": metric, "minimize": minimize, "sort": sort}
+        order = ledger.ordering(grid_id, script=script, **by)
+        if sort is None or order.per_usd or order.column is not None:  # else it is a score that they are sorted by
+            has = partial(ledger.has_score, grid_id=grid_id, script=script)
+            by["metric"], by["minimize"] = chosen(metric, minimize, of_settings, has)
+            order = ledger.ordering(grid_id, script=script, **by)
+        yield Look(ledger, grid_id, script, order, where, {**by, "reverse": reverse, "limit": limit}, count)
+
+
+def _grid_id(ledger: Ledger, wanted: str) -> str:
+    """The grid that is meant; where others are called the same, that is said."""
+    meant = ledger.grid(wanted)
+    if meant.grid_id != wanted and meant.name == wanted and (others := ledger.namesakes(meant)):
+        some = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+        print(f"  the newest grid called {printable(wanted)} is {meant.grid_id}; older ones: {some}", file=sys.stderr)
+    return meant.grid_id
+
+
+def _say_of_settings(ledger: Ledger, of_settings: Preferred) -> None:
+    """On stderr: that no run has the score that the settings name, and the nearest."""
+    metric = of_settings.metric
+    if metric is None or ledger.has_score(metric):
+        return
+    known = ledger.names(limit=NEWEST).scores
+    if known:
+        meant = did_you_mean(metric, known)
+        said = f"  {of_settings.where}: no run here has the score {printable(metric)!r}{meant}"
+        print(folded(said, columns(sys.stderr)), file=sys.stderr)
 
 
 def _scripts(ledger: Ledger, grid_id: str | None, wanted: str | None) -> list[str | None]:
@@ -197,7 +234,7 @@ def _scripts(ledger: Ledger, grid_id: str | None, wanted: str | None) -> list[st
 
 def _with_score(ledger: Ledger, scripts: Sequence[str | None], metric: str | None) -> list[str | None]:
     """Those that have what is asked for: where somebody names a score, a table without it is none of his."""
-    having = [each for each in scripts if each is None or (metric and ledger.ranking(metric, script=each, limit=1))]
+    having = [each for each in scripts if each is None or (metric and ledger.has_score(metric, script=each))]
     return having or [*scripts]
 
 
@@ -286,7 +323,7 @@ def _print_tables(
 
 
 def _by(look: Look) -> str:
-    runs = f"{look.count:,} run{'s' if look.count != 1 else ''}"
+    runs = counted(look.count, "run")
     if look.order.metric is None:
         return f"{runs}, none with a score"
     way = "smaller" if look.order.minimize else "larger"
@@ -299,13 +336,16 @@ def _say_what_else(
     """On stderr: what there is and is not in the table."""
     notes = []
     if look.count > seen.count:
-        notes.append(f"{seen.count} of {look.count:,} runs; --limit 0 lists all")
+        notes.append(f"{seen.count} of {counted(look.count, 'run')}; --limit 0 lists all")
     others = [name for name in seen.scores if name != look.order.metric]
     if other_metric and others and look.order.metric is not None:
         notes.append(
             f"ranked by {printable(look.order.metric)}; other scores: {', '.join(map(printable, others[:5]))}"
             f"{', ...' if len(others) > 5 else ''} (--metric {printable(others[0])})"
         )
+    if seen.under_way:
+        of_them = counted(seen.under_way, "of them is", "of them are")
+        notes.append(f"{of_them} not over or not home; cloudrun ps asks the machines")
     if COST in shown:
         runs = look.ledger.results(look.grid_id, script=look.script, where=look.where, limit=1)
         provider = next((run.place.provider for run in runs if run.place), None)

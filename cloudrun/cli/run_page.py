@@ -7,14 +7,20 @@ import os
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from datetime import UTC, datetime
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
-from cloudrun.cli.printing import Style, printable, score_text, styled, when_text
-from cloudrun.cli.summary import headline, usage_text
+from cloudrun.cli.printing import Style, printable, styled, when_text
+from cloudrun.cli.summary import SHORTEST_S, headline, usage_text
+from cloudrun.cli.under_way import standing
 from cloudrun.core.records import Artifact, RunRecord, Timings, UnitRecord
 from cloudrun.core.states import RunState, is_terminal
 from cloudrun.plan.costs import Bill, usd_text
-from cloudrun.plan.quantities import duration_text, size_text
+from cloudrun.plan.quantities import counted, duration_text, score_text, size_text
+
+if TYPE_CHECKING:
+    from cloudrun.runs.watching import Seen
 
 LABEL = 13  # columns
 BAR = (5, 40)  # columns of the phases' bars, at least and at most
@@ -28,18 +34,22 @@ def page(
     *,
     encoding: str | None,
     width: int | None,
+    seen: Seen | None = None,
+    attended: bool = False,
 ) -> list[str]:
-    """`tails`: the last lines of its logs by name; `encoding`: what the screen can show, `width`: how much of it beside
+    """`seen`: what its machine says of it, of a run that is not over; `attended`: a process goes on with its grid;
+    `tails`: the last lines of its logs by name; `encoding`: what the screen can show, `width`: how much of it beside
     another (None: as much as there is)."""
     solid = "█" if _can_show("█", encoding) else "#"
     parts: list[tuple[str, list[str]]] = [
+        ("why", [seen.problem] if seen else []),
         ("name", [run.name]),
         ("script", [" ".join([run.script, *run.arguments])]),
         ("params", [f"{name} = {value}" for name, value in run.params.items()]),
         ("scores", list(_scores(run))),
         ("unit", [_unit(run, unit)]),
         ("created", [_when(run)]),
-        ("time", list(_phases(run.timings, solid, (width or 80) - LABEL))),
+        ("time", list(_phases(run, solid, (width or 80) - LABEL))),
         ("used", [usage_text(run.usage)] if run.usage else []),
         ("attempts", [str(run.attempts)] if run.attempts > 1 else []),
         ("cost", list(_cost(run, bill))),
@@ -51,13 +61,14 @@ def page(
         ("files", list(_files(run, "output"))),
         ("logs", list(_files(run, "log"))),
     ]
-    lines = [styled(line, _style(run)) for line in _fitting(headline(run), width, label=0)]
+    first = headline(run, standing(seen, datetime.now(UTC)) if seen else "")
+    lines = [styled(line, _style(run)) for line in _fitting(first, width, label=0)]
     for name, texts in parts:
         said = [line for text in texts if text for line in _fitting(printable(text), width)]
         lines += [f"{_label(name if not place else '')}{text}" for place, text in enumerate(said)]
     for log, last in tails.items():
         lines += [styled(f"{log} ends with", "quiet"), *(f"  {line}" for line in last)]
-    step = _next_step(run)
+    step = (seen.next_step if seen else "") or _next_step(run, attended)
     if width is not None and LABEL + len(step) > width:  # it is copied: no end of a line in the middle of it
         return [*lines, styled("next", "quiet"), styled(step, "command")]
     return [*lines, f"{_label('next')}{styled(step, 'command')}"]
@@ -108,12 +119,13 @@ def _when(run: RunRecord) -> str:
     return when_text(run.created_at, seconds=True) + ended
 
 
-def _phases(timings: Timings, solid: str, columns: int) -> Iterator[str]:
+def _phases(run: RunRecord, solid: str, columns: int) -> Iterator[str]:
     """A line for each phase, with a bar of when it was and how long."""
+    timings = run.timings
     took = [(each.name.removesuffix("_s"), getattr(timings, each.name)) for each in fields(Timings)]
     spent = [(name, seconds) for name, seconds in took if seconds > 0 and name != "total"]
-    if timings.total_s:
-        yield f"{duration_text(timings.total_s)} in all"
+    if timings.total_s >= SHORTEST_S:
+        yield f"{duration_text(timings.total_s)} {'in all' if is_terminal(run.state) else 'until its job began'}"
     whole_s = sum(seconds for _, seconds in spent)
     if not whole_s or not math.isfinite(whole_s):
         return
@@ -130,7 +142,7 @@ def _cost(run: RunRecord, bill: Bill) -> Iterator[str]:
     if run.cost_usd is not None:
         yield f"{usd_text(run.cost_usd)}, its share"
     if whole := str(bill):
-        machines = "its machine" if bill.machines == 1 else f"its {bill.machines} machines"
+        machines = "its machine" if bill.machines == 1 else f"its {counted(bill.machines, 'machine')}"
         yield f"{machines}: {whole}"
 
 
@@ -148,13 +160,17 @@ def _files(run: RunRecord, kind: str) -> Iterator[str]:
         yield f"{artifact.path:<{width}}  {size_text(artifact.size):>7}  {artifact.sha256[:16]}"
 
 
-def _next_step(run: RunRecord) -> str:
+def _next_step(run: RunRecord, attended: bool) -> str:
+    if run.state is RunState.QUEUED and run.grid_id and attended:
+        return f"a process goes on with {run.grid_id}: cloudrun ps shows how far it is"
     if run.state is RunState.QUEUED and not run.attempts and run.grid_id:
         return f"the same command as before begins it, or cloudrun attach {run.grid_id}"
     if not is_terminal(run.state):
         follow = "attach" if run.state is RunState.QUEUED and run.attempts else "logs -f"
         return f"cloudrun {follow} {run.run_id}"
     if run.state is not RunState.SUCCEEDED:
+        if run.state is RunState.CANCELLED and not run.attempts:  # it never began: there is no log
+            return f"cloudrun show {run.grid_id}" if run.grid_id else "submit it again"
         return f"cloudrun show {run.run_id} --log"
     outputs = [artifact.path for artifact in run.artifacts if artifact.kind == "output"]
     return f"cloudrun get {run.run_id} {printable(outputs[0])}" if outputs else f"cloudrun logs {run.run_id}"

@@ -13,10 +13,11 @@ from cloudrun.cli.display import Display
 from cloudrun.cli.parser import Json, Profile, RunId, RunOrGrid, is_grid
 from cloudrun.cli.printing import print_json, print_table, printable
 from cloudrun.cli.summary import closing_lines, exit_code
+from cloudrun.cli.under_way import cells_of, running_s
 from cloudrun.core.clock import utc_text
 from cloudrun.core.errors import UsageError
 from cloudrun.core.states import RunState, is_terminal
-from cloudrun.plan.quantities import duration_s, duration_text
+from cloudrun.plan.quantities import counted, duration_s, duration_text
 
 if TYPE_CHECKING:
     from cloudrun.grids.watching import SeenGrid
@@ -52,16 +53,13 @@ def ps(*, profile: Profile = None, as_json: Json = False) -> None:
 
 
 def _row(seen: Seen, now: datetime) -> list[str]:
-    status, unit = seen.status, seen.unit
-    elapsed_s = 0.0
-    if status is not None and status.started_at is not None:
-        elapsed_s = (status.ended_at or now.timestamp()) - status.started_at
+    unit, elapsed_s = seen.unit, running_s(seen, now)
     left_s = (seen.deadline - now).total_seconds() if seen.deadline else 0.0
     return [
         seen.run.run_id,
         seen.run.name,
         seen.word,
-        duration_text(max(0.0, elapsed_s)) if elapsed_s else "-",
+        duration_text(elapsed_s) if elapsed_s else "-",
         unit.instance_id if unit else "-",
         f"in {duration_text(left_s)}" if left_s > 0 else "-",
         seen.next_step or ("a process looks after it" if seen.attended else "-"),
@@ -69,19 +67,13 @@ def _row(seen: Seen, now: datetime) -> list[str]:
 
 
 def _grid_row(seen: SeenGrid, now: datetime) -> list[str]:
-    away = seen.there["done"] + seen.there["failed"]
-    words = {"running": seen.running, "waiting": seen.there["waiting"], "failed": seen.failed}
-    words |= {"cancelled": seen.cancelled, "not home": away}
-    if not seen.attended:
-        words["without a machine"] = seen.left
-    counts = [f"{seen.done} of {seen.grid.cells} cells done", *(f"{n} {word}" for word, n in words.items() if n)]
     left_s = max(((unit.deadline - now).total_seconds() for unit in seen.units), default=0.0)
     return [
         seen.grid.grid_id,
         seen.grid.name,
-        ", ".join(counts),
+        ", ".join(cells_of(seen)),
         duration_text((now - seen.grid.created_at).total_seconds()),
-        f"{len(seen.units)} machine{'s' if len(seen.units) != 1 else ''}" if seen.units else "-",
+        counted(len(seen.units), "machine") if seen.units else "-",
         f"in {duration_text(left_s)}" if left_s > 0 else "-",
         seen.next_step or "a process looks after it",
     ]
@@ -266,9 +258,9 @@ def cancel(
             from cloudrun.grids.cancelling import cancel_grid
 
             grid = cancel_grid(ledger, run, grace_s=grace_s, observe=display, profile=profile)
-            succeeded = ledger.counts(grid.grid_id)[RunState.SUCCEEDED]
+            succeeded, cells = ledger.counts(grid.grid_id)[RunState.SUCCEEDED], counted(grid.cells, "cell")
             display.say(
-                f"{grid.grid_id} ({grid.name}) {grid.state}: {succeeded} of {grid.cells} cells had succeeded\n"
+                f"{grid.grid_id} ({grid.name}) {grid.state}: {succeeded} of {cells} had succeeded\n"
                 f"  next   cloudrun results --grid {grid.grid_id}"
             )
             if as_json:
@@ -305,8 +297,10 @@ def pull(run: RunOrGrid, /, *, profile: Profile = None, as_json: Json = False) -
 
 
 def _tell(run: Run, ledger: Ledger, display: Display, *, as_json: bool) -> int:
+    from cloudrun.grids.gathering import end_grids_of
     from cloudrun.units.costs import bill_of_run
 
+    end_grids_of(ledger, run.run_id)
     lines = closing_lines(run.record, ledger.artifacts.path, bill_of_run(ledger, run.run_id))
     display.close(lines, good=exit_code(run.record) == 0)
     if as_json:

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from cloudrun.cli.parser import Json, new_app
 from cloudrun.cli.printing import print_json, print_table, printable
 from cloudrun.core.errors import SandboxError, UsageError
-from cloudrun.plan.quantities import duration_s
+from cloudrun.plan.quantities import counted, duration_s
 
 app = new_app(
     "sandbox",
@@ -69,7 +69,7 @@ def stop(
     if alive:
         some = ", ".join(alive[:5]) + (", ..." if len(alive) > 5 else "")
         raise SandboxError(
-            f"{len(alive)} machine(s) are alive in it: {some}",
+            f"{counted(len(alive), 'machine is', 'machines are')} alive in it: {some}",
             next_step="cloudrun units shows this project's; cloudrun sandbox stop --force ends all",
         )
     stopped = client.stop()

@@ -1,4 +1,5 @@
-"""`cloudrun show` and `get`: what the ledger holds of one run, or of a grid. Neither needs the network."""
+"""`cloudrun show` and `get`: what the ledger holds of one run, or of a grid; of what is not over, what its machines say
+where they answer. Neither needs the network."""
 
 from __future__ import annotations
 
@@ -10,14 +11,18 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from cloudrun.cli.parser import Json, RunId, RunOrGrid, is_grid
+from cloudrun.cli.parser import Json, Profile, RunId, RunOrGrid, is_grid
 from cloudrun.cli.printing import is_terminal, print_json, printable
 from cloudrun.cli.run_page import last_lines, page
+from cloudrun.cli.under_way import document
+from cloudrun.core.clock import SystemClock
 from cloudrun.core.errors import UsageError
 from cloudrun.core.records import Artifact
 from cloudrun.core.states import RunState
+from cloudrun.core.states import is_terminal as is_over
 from cloudrun.ledger import Ledger, Run
-from cloudrun.plan.quantities import size_text
+from cloudrun.plan.quantities import counted, size_text
+from cloudrun.units.clients import is_alive
 from cloudrun.units.costs import bill_of_run
 
 
@@ -30,11 +35,14 @@ def show(
         int | None,
         Parameter(help="How many lines of each log: 10 by default; with --log 20, and 0 for all. Example: --lines 100"),
     ] = None,
+    profile: Profile = None,
     as_json: Json = False,
 ) -> None:
     """Everything about one run: state, scores, parameters, time by phase, cost,
     versions, files, the end of what it printed; or its logs. Of a grid how far it
     is, its best cells, what it cost, and what to type next.
+
+    Of what is not over its machine is asked, too, for a few seconds at most.
 
     Type, for example:
         cloudrun show baseline
@@ -48,28 +56,44 @@ def show(
         if is_grid(ledger, run) and not log:
             from cloudrun.cli.grid_page import show_grid
 
-            show_grid(ledger, run, as_json=as_json)
+            show_grid(ledger, run, profile, as_json=as_json)
             return
-        found = ledger.get(run)
+        found, seen = ledger.get(run), None
+        if found.state is not RunState.QUEUED and not is_over(found.state) and not log:
+            from cloudrun.runs.watching import glance
+
+            seen = glance(ledger, found.record, profile)
+            found = ledger.get(run)  # its client may have brought it home meanwhile
+            seen = None if is_over(found.state) else seen
         logs, shortened = _log_ends(ledger, found, 20 if lines is None else lines) if log else ({}, {})
         if as_json:
             cost = bill_of_run(ledger, found.run_id).document()
-            print_json({**found.to_dict(), "cost": cost, **({"logs": logs} if log else {})})
+            more = {"logs": logs} if log else document(seen) if seen else {}
+            print_json({**found.to_dict(), "cost": cost, **more})
         elif log:
             for path, text in logs.items():
                 print(f"==> {path} <==\n{text}", flush=True)
                 if path in shortened:
                     whole = f"logs {run}" if path in ("stdout.log", "stderr.log") else f"show {run} --log --lines 0"
-                    shown = f"the last {len(text.splitlines())} of {shortened[path]:,} lines of {printable(path)}"
+                    shown = (
+                        f"the last {len(text.splitlines())} of {counted(shortened[path], 'line')} of {printable(path)}"
+                    )
                     print(f"  {shown}; all of them: cloudrun {whole}", file=sys.stderr)
             if not logs:
-                print("  this run has no logs yet", file=sys.stderr)
+                print("  none of its logs are home", file=sys.stderr)
+                if not is_over(found.state):
+                    print(f"  next: cloudrun logs -f {found.run_id}", file=sys.stderr)
         else:
             unit = ledger.unit(found.instance_id) if found.instance_id else None
             tails = _tails(ledger, found, 10 if lines is None else lines)
             bill = bill_of_run(ledger, found.run_id)
             width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else None
-            lines_of_page = page(found.record, unit, bill, tails, encoding=sys.stdout.encoding, width=width)
+            attended = found.grid_id is not None and is_alive(
+                ledger.client(ledger.grid(found.grid_id).client_id), SystemClock().now()
+            )
+            lines_of_page = page(
+                found.record, unit, bill, tails, encoding=sys.stdout.encoding, width=width, seen=seen, attended=attended
+            )
             print("\n".join(lines_of_page))
 
 

@@ -318,10 +318,11 @@ def submit(
             "metric": metric,
             "minimize": minimize,
         }
-        settings = config.load(Path.cwd(), flags)
+        settings, origins = config.load_with_origins(Path.cwd(), flags)
     with before_launch(instance_id), closing(Ledger()) as ledger, Display() as display:
         names = {name: None for table in cells.tables for name in table}
-        check_names(script, names, settings.metric, ledger, display, arguments=arguments, is_typed=metric is not None)
+        metric_set_in = origins["metric"].where if metric is None and settings.metric is not None else ""
+        check_names(script, names, settings.metric, ledger, display, arguments=arguments, metric_set_in=metric_set_in)
     only_grids = {  # a single run knows nothing of them: one is a grid of one cell then
         "--grid": grid is not None,
         "--units": units is not None,

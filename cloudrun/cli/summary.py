@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
-from cloudrun.cli.printing import printable, score_text, when_text
+from cloudrun.cli.printing import printable, when_text
 from cloudrun.core.records import RunRecord, Timings, UnitRecord, Usage
 from cloudrun.core.states import EndReason, RunState, is_terminal
 from cloudrun.ledger.models import is_model
 from cloudrun.plan.costs import Bill
-from cloudrun.plan.quantities import duration_text, size_text
+from cloudrun.plan.quantities import duration_text, score_text, size_text
+
+SHORTEST_S = 0.05  # that is said of a run: one that was ended before it began took no time
 
 
 def exit_code(run: RunRecord) -> int:
@@ -33,10 +35,12 @@ def timings_text(timings: Timings) -> str:
     return ", ".join(f"{name} {duration_text(seconds)}" for name, seconds in spent if seconds and name != "total")
 
 
-def headline(run: RunRecord) -> str:
-    """ "run-... (digits) succeeded in 6.2 s: accuracy 0.972222"."""
-    took = f" in {duration_text(run.timings.total_s)}" if run.timings.total_s else ""
+def headline(run: RunRecord, standing: str = "") -> str:
+    """ "run-... (digits) succeeded in 6.2 s: accuracy 0.972222"; of one that is not over, what it does now."""
     name = f" ({run.name})" if run.name and run.name != run.run_id else ""
+    if not is_terminal(run.state):
+        return printable(f"{run.run_id}{name} {standing or f'is {run.state}'}")
+    took = f" in {duration_text(run.timings.total_s)}" if run.timings.total_s >= SHORTEST_S else ""
     return printable(f"{run.run_id}{name} {run.state}{took}{_outcome(run)}")
 
 

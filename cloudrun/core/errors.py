@@ -39,8 +39,15 @@ from typing import Any
 from cloudrun.core.interrupts import no_interrupt_lost
 
 
+class NextStep(str):
+    """The note on an error that says what to type next: tracebacks end with it, whoever shows it otherwise skips it."""
+
+    __slots__ = ()
+
+
 class CloudrunError(Exception):
-    """What happened (`str(error)`), what to type next (`next_step`), and the exit code a shell sees (`exit_code`).
+    """What happened (`str(error)`), what to type next (`next_step`; the last line of a traceback), and the exit code a
+    shell sees (`exit_code`).
 
     `instead`: a word that was probably mistyped, and what it was meant to be; where it stands in a command line, that
     line with the right word is what to type next.
@@ -53,6 +60,21 @@ class CloudrunError(Exception):
         super().__init__(message)
         self.next_step = next_step or self.usual_next_step
         self.instead = instead
+
+    @property
+    def next_step(self) -> str:
+        return self._next_step
+
+    @next_step.setter
+    def next_step(self, step: str) -> None:
+        self._next_step = step
+        said = notes_of(self)
+        if step or said:  # a list of its own: a copy of an error shares that of the error
+            self.__notes__ = [*said, NextStep(f"next: {step}")] if step else said
+
+    def add_note(self, note: str, /) -> None:
+        super().add_note(note)
+        self.next_step = self._next_step  # stays behind it
 
 
 class UsageError(CloudrunError):
@@ -182,6 +204,11 @@ BEGIN_AGAIN = "the same command begins again"  # where nothing was done that cou
 class Cancelled(CloudrunError):
     exit_code = 130
     usual_next_step = "cloudrun results shows what came home"
+
+
+def notes_of(error: BaseException) -> list[str]:
+    """What was noted on an error beside what to type next."""
+    return [note for note in getattr(error, "__notes__", ()) if not isinstance(note, NextStep)]
 
 
 def mark_incomplete(error: BaseException) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 from cloudrun import config, notebook
 from cloudrun.core.clock import SystemClock
-from cloudrun.core.errors import Cancelled, CloudrunError, UsageError, mark_incomplete
+from cloudrun.core.errors import Cancelled, CloudrunError, UsageError, mark_incomplete, notes_of
 from cloudrun.core.events import Event, Note, Observer
 from cloudrun.core.ids import new_id
 from cloudrun.functions.calls import Call, RunFuture
@@ -242,7 +242,9 @@ class process_pool(Executor):  # noqa: N801 - used like a function: `with proces
             job = Job(Path(script), tuple(arguments), {}, name)
             plan = prepared.prepare(job, self._settings, self._ledger, engine.image.architecture, self._observe)
             names, metric = {name for table in made.tables for name in table}, self._settings.metric
-            check_names(job.script, names, metric, self._ledger, self._observe, arguments=arguments, is_typed=False)
+            check_names(
+                job.script, names, metric, self._ledger, self._observe, arguments=arguments, metric_set_in="metric"
+            )
             plan, wishes = engine.finished(plan), replace(self._wishes, again=again)
             provenance.keep(plan, self._ledger)
             begin = partial(GridRun, plan, made, wishes, self._ledger, engine.client_id, self._observe)
@@ -302,7 +304,7 @@ class process_pool(Executor):  # noqa: N801 - used like a function: `with proces
         with LIFELINE.shield(drop=True):
             engine.wait()
         ending, engine.error = engine.error, None
-        for note in getattr(ending, "__notes__", ()):
+        for note in notes_of(ending) if ending is not None else ():
             error.add_note(note)
         if getattr(ending, "cleanup_incomplete", False):
             mark_incomplete(error)

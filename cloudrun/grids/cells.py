@@ -16,6 +16,7 @@ from cloudrun.grids.turns import Cell, Turns
 from cloudrun.ledger import Claim, Ledger
 from cloudrun.plan.endings import CANCELLED, Ending
 from cloudrun.plan.expecting import Expectation
+from cloudrun.plan.quantities import counted
 from cloudrun.plan.retrying import SUSPICIOUS, UNITS_TAKEN_DOWN, Failures, next_step
 from cloudrun.plan.scheduling import Backlog
 from cloudrun.pools.pooled import PooledUnit
@@ -276,5 +277,5 @@ class Cells:
 def _too_many(ends: Sequence[EndReason]) -> str:
     down = sum(end in SUSPICIOUS for end in ends)
     if down >= UNITS_TAKEN_DOWN:
-        return f"it was there when {down} machines went down, and is not tried on another"
-    return f"its machines failed it {len(ends)} times, and it is not tried on another"
+        return f"it was there when {counted(down, 'machine')} went down, and is not tried on another"
+    return f"its machines failed it {counted(len(ends), 'time')}, and it is not tried on another"

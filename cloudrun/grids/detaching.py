@@ -147,7 +147,9 @@ class HandOver:
             if self._ledger.run(run_id).state is RunState.QUEUED:
                 again.append((place, run_id))
         if again and not isinstance(error, Cancelled):
-            self._observe(Note(f"another machine gets {counted(len(again), 'cell')}: {error}", "warning"))
+            self._observe(
+                Note(f"{counted(len(again), 'cell goes', 'cells go')} to another machine: {error}", "warning")
+            )
             self._shares.append(Share(cells=tuple(again)))
 
 
@@ -173,7 +175,7 @@ def hand_over(unit: PooledUnit, plan: Prepared, share: Share, furnished: Callabl
         furnished()
         tree = tree_key(plan.shipment)
         goods = plan.shipment
-        with way.phases.phase("ship", f"{counted(len(share.cells), 'cell')} of {len(goods.entries)} files"):
+        with way.phases.phase("ship", f"{counted(len(share.cells), 'cell')} of {counted(len(goods.entries), 'file')}"):
             way.despite_cuts(lambda: unit.agent.ship(rundir.tree_dir(tree), goods.root, goods.entries))
             _queue(way, plan, tree, [(places[run.run_id], run) for run in missing])
             for start in range(0, len(share.cells), BATCH):

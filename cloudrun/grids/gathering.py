@@ -72,6 +72,15 @@ def pull_grid(ledger: Ledger, reference: str, *, observe: Observer, profile: str
     return Pulled(ledger.grid(grid.grid_id), ledger.counts(grid.grid_id), problems)
 
 
+def end_grids_of(ledger: Ledger, run_id: str) -> None:
+    """Where that run, which has been brought home by itself, was the last cell of a grid that no process has: that one
+    is over, too."""
+    for grid_id in ledger.grids_with([run_id]):
+        if not is_alive(ledger.client(ledger.grid(grid_id).client_id), CLOCK.now()):
+            with ledger.together():
+                _end_where_done(ledger, grid_id)
+
+
 def _end_where_done(ledger: Ledger, grid_id: str) -> None:
     grid, counts = ledger.grid(grid_id), ledger.counts(grid_id)
     over = sum(count for state, count in counts.items() if is_terminal(state))

@@ -284,7 +284,7 @@ class GridRun:
 
     def _how_far(self, counts: Mapping[RunState, int]) -> str:
         others = {"failed": failed_of(counts), "cancelled while they ran": counts[RunState.CANCELLED]}
-        words = [f"{counts[RunState.SUCCEEDED]} of {counted(self.tally.cells, 'cell')} succeeded"]
+        words = [f"{counts[RunState.SUCCEEDED]} of {counted(self.tally.cells, 'cell has', 'cells have')} succeeded"]
         return ", ".join([*words, *(f"{count} {word}" for word, count in others.items() if count)])
 
     @property

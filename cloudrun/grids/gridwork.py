@@ -143,11 +143,11 @@ class GridWork:
         grid_id, tally = self.grid.grid_id, self.grid.tally
         if self.grid.cells.stopped():
             return JobFailed(
-                f"{grid_id} was stopped, {tally.left} of its {tally.cells} cells are left: {why}",
+                f"{grid_id} was stopped, {tally.left} of {counted(tally.cells, 'cell is', 'cells are')} left: {why}",
                 run=self._first_failed(),
                 next_step="correct the script and run it again, or write process_pool(..., keep_going=True)",
             )
         return CloudrunError(
-            f"{grid_id} has {counted(tally.elsewhere, 'cell')} on machines that cannot be reached",
+            f"{counted(tally.elsewhere, 'cell is', 'cells are')} left of {grid_id} on machines that cannot be reached",
             next_step="cloudrun ps; the same grid once more goes on with the rest",
         )

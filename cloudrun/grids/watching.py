@@ -82,19 +82,30 @@ class SeenGrid:
 
 
 def look_at_grids(ledger: Ledger, profile: str | None = None) -> list[SeenGrid]:
-    """Oldest first."""
-    seen = []
+    """Those that are not over or have machines, oldest first."""
     tagged = {launch.launch_id: launch.request.tags.get(GRID_TAG) for launch in ledger.launches()}
     units = [(tagged.get(unit.launch_id), unit) for unit in ledger.units()]
-    now = SystemClock().now()
+    seen = []
     for grid in reversed(ledger.grids()):
         on_it = tuple(unit for grid_id, unit in units if grid_id == grid.grid_id)
-        counts = ledger.counts(grid.grid_id)
-        if grid.state is GridState.OPEN or on_it or any(counts[state] for state in ON_UNITS):
-            attended = is_alive(ledger.client(grid.client_id), now)
-            there, problems = (Counter[str](), ()) if attended else _there(ledger, grid.grid_id, profile)
-            seen.append(SeenGrid(grid, counts, on_it, attended, there, tuple(dict.fromkeys(problems))))
+        if (each := _look_at(ledger, grid, on_it, profile)) is not None:
+            seen.append(each)
     return seen
+
+
+def glance(ledger: Ledger, grid: GridRecord, profile: str | None = None) -> SeenGrid | None:
+    """As `look_at_grids`, at one, for a few seconds at most; None where it is over, or its machines do not say."""
+    units = tuple(units_of(ledger, grid.grid_id))
+    return watching.within(watching.GLANCE_S, lambda: _look_at(ledger, grid, units, profile), lambda: None)
+
+
+def _look_at(ledger: Ledger, grid: GridRecord, units: tuple[UnitRecord, ...], profile: str | None) -> SeenGrid | None:
+    counts = ledger.counts(grid.grid_id)
+    if grid.state is not GridState.OPEN and not units and not any(counts[state] for state in ON_UNITS):
+        return None
+    attended = is_alive(ledger.client(grid.client_id), SystemClock().now())
+    there, problems = (Counter[str](), ()) if attended else _there(ledger, grid.grid_id, profile)
+    return SeenGrid(grid, counts, units, attended, there, tuple(dict.fromkeys(problems)))
 
 
 def forsaken(ledger: Ledger, machines: Container[str]) -> list[str]:

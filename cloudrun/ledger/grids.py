@@ -59,6 +59,25 @@ class Grids:
                 raise no_such(connection, "grid", reference)
             return _grid(connection, grid_id)
 
+    def grids_with(self, run_ids: Iterable[str]) -> list[str]:
+        """Ids of the grids that have any of these runs as a cell, the newest first."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                """SELECT DISTINCT grid_id FROM cells WHERE run_id IN (SELECT value FROM json_each(?))
+                ORDER BY grid_id DESC""",
+                [as_json(list(run_ids))],
+            )
+            return [row[0] for row in rows]
+
+    def namesakes(self, grid: GridRecord) -> list[str]:
+        """Ids of the other grids that are called as this one, the newest first."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                "SELECT grid_id FROM grids WHERE name = ? AND grid_id <> ? ORDER BY created_at DESC, grid_id DESC",
+                (text(grid.name), grid.grid_id),
+            )
+            return [row[0] for row in rows]
+
     def grids(self, *, limit: int | None = None, states: Sequence[GridState] = tuple(GridState)) -> list[GridRecord]:
         """Grids in these states, the newest first."""
         with self._database.reading() as connection:

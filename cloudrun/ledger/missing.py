@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Literal
 
 from cloudrun.core.errors import NotFound, UsageError
-from cloudrun.core.near import nearest
+from cloudrun.core.near import did_you_mean, instead, nearest
 from cloudrun.ledger.rows import find_id
 
 RUN_IDS = ("r-", "run-")  # what their ids begin with
 GRID_IDS = ("g-",)
 NEWEST = 1000  # of each are looked at for what is near
+
+
+def no_score(metric: str, known: Sequence[str]) -> UsageError:
+    """The error for a score that no run has; `known` are those that some have."""
+    meant = instead(metric, known)
+    return UsageError(
+        f"no run here has the score {metric!r}{did_you_mean(metric, known)}",
+        next_step=f"ask for {meant[1]!r}" if meant else f"ask for one of: {', '.join(known[:20])}",
+        instead=meant,
+    )
+
+
+def no_script(script: str, known: Sequence[str]) -> UsageError:
+    """The same for a script that no run is of."""
+    meant = instead(script, known)
+    return UsageError(
+        f"no run here is of the script {script!r}{did_you_mean(script, known)}",
+        next_step=f"ask for {meant[1]!r}" if meant else f"ask for one of: {', '.join(known[:20])}",
+        instead=meant,
+    )
 
 
 def no_such(connection: sqlite3.Connection, kind: Literal["run", "grid"], reference: str) -> NotFound:

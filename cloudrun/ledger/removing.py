@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
@@ -46,26 +47,31 @@ class Removing:
                 _check_over(connection, run_id)
 
     def remove_grid(self, grid_id: str) -> tuple[list[str], list[str]]:
-        """Forget a grid, and of its runs those that it has made itself and that no other grid has. Returns the ids of
-        the runs that are gone, and of those that stay. Raises as `remove_runs`."""
+        """Forget a grid, and of its runs those that it has made itself and that no other grid has, failed ones that
+        others have taken the place of among them. Returns the ids of the runs that are gone, and of those that stay.
+        Raises as `remove_runs`."""
         with self._database.writing() as connection:
             row = connection.execute("SELECT state FROM grids WHERE grid_id = ?", [grid_id]).fetchone()
             if row is None:
                 raise NotFound(f"no grid {grid_id} in the ledger", next_step="cloudrun results")
             if GridState(row["state"]) is GridState.OPEN:
                 raise UsageError(f"{grid_id} is not over", next_step=f"cloudrun cancel {grid_id}, then remove it")
-            cells = "SELECT run_id, runs.grid_id FROM cells JOIN runs USING (run_id) WHERE cells.grid_id = ?"
-            rows = connection.execute(cells, [grid_id]).fetchall()
+            rows = connection.execute(
+                "SELECT run_id FROM cells WHERE grid_id = ? UNION SELECT run_id FROM runs WHERE grid_id = ?",
+                [grid_id, grid_id],
+            )
+            its = [row["run_id"] for row in rows]
+            mine = connection.execute("SELECT run_id FROM runs WHERE grid_id = ?", [grid_id]).fetchall()
             connection.execute("DELETE FROM cells WHERE grid_id = ?", [grid_id])
             connection.execute("DELETE FROM ranked WHERE scope = ?", [grid_id])
             elsewhere = "SELECT 1 FROM cells WHERE run_id = ? LIMIT 1"
-            made = [row["run_id"] for row in rows if row["grid_id"] == grid_id]
+            made = [row["run_id"] for row in mine]  # what has failed, and was tried again as another run, is no cell
             gone = [run_id for run_id in made if not connection.execute(elsewhere, [run_id]).fetchone()]
             self.remove_runs(gone)
             connection.execute("UPDATE runs SET grid_id = NULL WHERE grid_id = ?", [grid_id])
             connection.execute("DELETE FROM grids WHERE grid_id = ?", [grid_id])
             removed = set(gone)
-            return gone, [row["run_id"] for row in rows if row["run_id"] not in removed]
+            return gone, [run_id for run_id in its if run_id not in removed]
 
     def unreferenced(self, digests: Sequence[str]) -> set[str]:
         """Which of them no run, no attempt and no code refers to."""
@@ -94,24 +100,21 @@ class Removing:
             freed += self._artifacts.free(some, self.unreferenced, before=before)
         return freed
 
-    def unused_code(self, *, before: float) -> dict[str, int]:
-        """Versions of code that no run is of any more and that nobody has kept (again) since `before`: bytes of their
-        files by the digest of the code."""
+    def unused_code(self) -> dict[str, tuple[int, float]]:
+        """Versions of code that no run is of any more, by digest: bytes of their files, and when somebody has last kept
+        them (seconds since 1970)."""
         with self._database.reading() as connection:
-            found: dict[str, int] = {}
+            sizes = Counter[str]()
             for row in connection.execute(_UNUSED_CODE).fetchall():
-                if row["code_digest"] not in found and self._is_old(connection, row["code_digest"], before):
-                    found[row["code_digest"]] = 0
-                if row["code_digest"] in found:
-                    found[row["code_digest"]] += row["size"]
-            return found
+                sizes[row["code_digest"]] += row["size"]
+            return {digest: (size, self._kept_at(connection, digest)) for digest, size in sizes.items()}
 
     def free_code(self, code_digest: str, *, before: float) -> int:
         """Forget such a version, and delete those of its files that nothing else refers to. Returns the bytes that were
         freed. Raises LedgerError where files are being brought home just now."""
         with self._artifacts.alone(), self._database.writing() as connection:
             unused = {row["code_digest"] for row in connection.execute(_UNUSED_CODE)}
-            if code_digest not in unused or not self._is_old(connection, code_digest, before):
+            if code_digest not in unused or self._kept_at(connection, code_digest) >= before:
                 return 0
             files = [
                 row["sha256"]
@@ -120,13 +123,13 @@ class Removing:
             connection.execute("DELETE FROM code_files WHERE code_digest = ?", [code_digest])
         return self.free_artifacts(files, before=before)
 
-    def _is_old(self, connection: sqlite3.Connection, code_digest: str, before: float) -> bool:
+    def _kept_at(self, connection: sqlite3.Connection, code_digest: str) -> float:
         """Whoever keeps code, or finds that it is kept, touches its files."""
         touched = []
         for row in connection.execute("SELECT sha256 FROM code_files WHERE code_digest = ?", [code_digest]):
             with suppress(NotFound):
                 touched.append(self._artifacts.path(row["sha256"]).stat().st_mtime)
-        return max(touched, default=0.0) < before
+        return max(touched, default=0.0)
 
 
 def _check_over(connection: sqlite3.Connection, run_id: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,14 +11,18 @@ from cloudrun.core.records import RunRecord
 from cloudrun.core.states import RunState
 from cloudrun.ledger import successes
 from cloudrun.ledger.artifacts import ArtifactStore
+from cloudrun.ledger.conditions import Condition, condition_of, expression_of, param, per_usd_of
 from cloudrun.ledger.database import Database
-from cloudrun.ledger.names import of_script
+from cloudrun.ledger.missing import no_score, no_script, no_such
+from cloudrun.ledger.names import Names, of_script
 from cloudrun.ledger.rows import run_records, text
 from cloudrun.ledger.run import Ranking, Run
 from cloudrun.plan.filters import PER_USD, Column, Comparison, Value, parse_column
-from cloudrun.plan.ranking import better_is_smaller
+from cloudrun.plan.ranking import better_is_smaller, rank_key
 
 BATCH = 200  # runs in memory at a time
+NEWEST = 1000  # runs whose names are looked at first
+RECENT = 100  # runs whose own scores are looked at, where none has the one that was to rank it
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,15 @@ class Ordering:
     per_usd: bool = False
     column: Column | None = None
 
+    @property
+    def usd_key(self) -> Condition:
+        return per_usd_of(self.metric or "", minimize=self.minimize)
+
 
 Valued = tuple[float, str]  # a finite score, and whose it is
-Condition = tuple[str, list[Value]]  # SQL over the table `runs`, and what its question marks are
 
 
-class Results:
+class Results(Names):
     """Rankings walk an index of finite scores of succeeded runs (`ranked`): the time does not depend on how many runs
     there are, nor on how many have the same score. Those that are not in it yet (`successes`) are a limited number."""
 
@@ -57,19 +63,31 @@ class Results:
 
         NaN and infinite scores come last, whichever way is better. `metric` None is the newest succeeded run's primary
         one. `minimize` None is what the newest run with that primary metric says, else what the name says.
+
+        Raises UsageError, with the nearest name, for a `metric` that none of these runs has, where they have others:
+        it is mistyped; for a `script` that no run is of, too, and NotFound for a `grid_id` that is not there. Where
+        none has any score yet there is nothing to rank, and that is no error.
         """
+        records: list[RunRecord] = []
         with self._database.reading() as connection:
-            metric = metric or self.primary_metric(grid_id, script=script)
-            if metric is None:
-                return Ranking()
-            if minimize is None:
-                minimize = self.direction(metric, script=script)
-            condition = _condition((), script)
-            records = run_records(connection, _ranked(connection, grid_id, metric, minimize, condition, limit))
+            by = metric or self.primary_metric(grid_id, script=script)
+            if by is not None:
+                ascending = self.direction(by, script=script) if minimize is None else minimize
+                condition = condition_of((), script)
+                records = run_records(connection, _ranked(connection, grid_id, by, ascending, condition, limit))
+            if not records and limit != 0:
+                self._check_names(connection, metric, grid_id, script)
         return Ranking(Run.of(record, self._artifacts) for record in records)
 
+    def has_score(self, metric: str, grid_id: str | None = None, *, script: str | None = None) -> bool:
+        """Whether some succeeded run (cell of that grid, run of that script) has that score."""
+        with self._database.reading() as connection:
+            return bool(_ranked(connection, grid_id, metric, False, condition_of((), script), 1))
+
     def best(self, grid_id: str, metric: str | None = None, minimize: bool | None = None) -> Run | None:
-        """The best cell of a grid so far; None where none has that score."""
+        """The best cell of a grid so far; None where none has that score yet."""
+        if metric is not None and not self.has_score(metric, grid_id):
+            return None
         return next(iter(self.ranking(metric, minimize=minimize, limit=1, grid_id=grid_id)), None)
 
     def results(
@@ -91,13 +109,13 @@ class Results:
         dollar; any other column sorts from small to large. Runs without what is sorted by come last.
         """
         with self._database.reading() as connection:
-            connection.create_function("param", 2, _param, deterministic=True)
+            connection.create_function("param", 2, param, deterministic=True)
             order = self.ordering(grid_id, script=script, metric=metric, minimize=minimize, sort=sort)
-            condition = _condition(where, script)
+            condition = condition_of(where, script)
             if order.column is not None:
-                ids = _sorted(connection, grid_id, _expression(order.column), reverse, condition, limit)
+                ids = _sorted(connection, grid_id, expression_of(order.column), reverse, condition, limit)
             elif order.per_usd:
-                ids = _sorted(connection, grid_id, _per_usd(order), not reverse, condition, limit)
+                ids = _sorted(connection, grid_id, order.usd_key, not reverse, condition, limit)
             else:
                 ascending = order.minimize != reverse
                 ids = _ranking_and_others(connection, grid_id, order.metric, ascending, condition, limit)
@@ -113,10 +131,10 @@ class Results:
     ) -> dict[str, int]:
         """The place, from 1, of each run that has what `order` ranks by, however `results` is sorted."""
         with self._database.reading() as connection:
-            connection.create_function("param", 2, _param, deterministic=True)
-            condition = _condition(where, script)
+            connection.create_function("param", 2, param, deterministic=True)
+            condition = condition_of(where, script)
             if order.per_usd:
-                ids = _sorted(connection, grid_id, _per_usd(order), True, condition, None, only_with_key=True)
+                ids = _sorted(connection, grid_id, order.usd_key, True, condition, None, only_with_key=True)
             elif order.metric is None:
                 return {}
             elif where or script is None:
@@ -131,8 +149,8 @@ class Results:
     def count(self, grid_id: str | None = None, *, script: str | None = None, where: Sequence[Comparison] = ()) -> int:
         """How many runs `results` would list without a limit."""
         with self._database.reading() as connection:
-            connection.create_function("param", 2, _param, deterministic=True)
-            more, values = _condition(where, script)
+            connection.create_function("param", 2, param, deterministic=True)
+            more, values = condition_of(where, script)
             source, of_grid = _source(grid_id)
             row = connection.execute(f"SELECT count(*) {source} {more}", [*of_grid, *values]).fetchone()
             return int(row[0])
@@ -157,11 +175,12 @@ class Results:
         return Ordering(metric, minimize, sort == PER_USD, column)
 
     def primary_metric(self, grid_id: str | None = None, *, script: str | None = None) -> str | None:
-        """The primary score of the newest succeeded run (of that script, of that grid's last cells) that has it."""
+        """The primary score of the newest succeeded run (of that script, of that grid's last cells) that has it; where
+        the newest have none that is called so, the first that one of them has."""
         with self._database.reading() as connection:
             if grid_id is None:
                 newest = successes.newest_metric(connection, script)
-                return None if newest is None else newest[0]
+                return self._first_score(None, script) if newest is None else newest[0]
             cells = connection.execute(
                 """SELECT run_id, metric FROM cells INDEXED BY cells_by_state CROSS JOIN runs USING (run_id)
                 WHERE cells.grid_id = ? AND cells.state = 'succeeded' ORDER BY number DESC LIMIT 100""",
@@ -171,7 +190,20 @@ class Results:
                 has = "SELECT 1 FROM scores WHERE run_id = ? AND name = ?"
                 if connection.execute(has, (run_id, metric)).fetchone():
                     return str(metric)
-        return None
+        return self._first_score(grid_id, script)
+
+    def _first_score(self, grid_id: str | None, script: str | None) -> str | None:
+        """Of the newest runs the first score that one gave: not the one that was asked for, then."""
+        more, values = condition_of((), script)
+        source, of_grid = _source(grid_id)
+        chosen = f"SELECT runs.run_id {source} {more} AND runs.state = ? ORDER BY runs.created_at DESC LIMIT {RECENT}"
+        with self._database.reading() as connection:
+            row = connection.execute(
+                f"""SELECT name FROM ({chosen}) CROSS JOIN scores USING (run_id)
+                WHERE position = 0 ORDER BY run_id DESC LIMIT 1""",  # noqa: S608
+                [*of_grid, *values, str(RunState.SUCCEEDED)],
+            ).fetchone()
+        return None if row is None else str(row["name"])
 
     def direction(self, metric: str, *, script: str | None = None) -> bool:
         """Whether smaller is better: as the newest run (of that script) says that has it as its primary metric, else by
@@ -179,6 +211,26 @@ class Results:
         with self._database.reading() as connection:
             newest = successes.newest_metric(connection, script, metric)
         return better_is_smaller(metric) if newest is None else newest[1]
+
+    def _check_names(
+        self, connection: sqlite3.Connection, metric: str | None, grid_id: str | None, script: str | None
+    ) -> None:
+        """Raises UsageError or NotFound where something that was asked for is not there."""
+        if grid_id and not connection.execute("SELECT 1 FROM grids WHERE grid_id = ?", [grid_id]).fetchone():
+            raise no_such(connection, "grid", grid_id)
+        scripts = self.scripts() if script is not None else []
+        if script is not None and scripts and script not in scripts:
+            raise no_script(script, scripts)
+        if metric is None:
+            return
+        for most in (NEWEST, None):  # all of a large ledger only where its newest runs do not tell
+            known = self.names(grid_id, script=script, limit=most)
+            if metric in known.scores:
+                return
+            if known.runs < NEWEST:
+                break
+        if known.scores:
+            raise no_score(metric, known.scores)
 
     def _is_score(self, grid_id: str | None, column: Column) -> bool:
         if column.kind != "any":
@@ -235,7 +287,7 @@ def _ranked(
     else:
         found = _downwards(connection, matching, chosen, limit)
     if fresh := successes.fresh_values(connection, grid_id, metric, more, values):
-        found = sorted([*found, *fresh], key=lambda pair: (pair[0] if ascending else -pair[0], pair[1]))[:limit]
+        found = sorted([*found, *fresh], key=lambda pair: rank_key(*pair, minimize=ascending))[:limit]
     ids = [run_id for _, run_id in found]
     if limit is not None and len(ids) >= limit:
         return ids
@@ -307,64 +359,3 @@ def _source(grid_id: str | None) -> tuple[str, list[Value]]:
 
 def _most(limit: int | None) -> int:
     return -1 if limit is None else limit
-
-
-# -- columns and comparisons as SQL ----------------------------------------------------------------------------------
-
-_SCORE = """(SELECT coalesce(value, CASE not_finite WHEN 'inf' THEN 9e999 WHEN '-inf' THEN -9e999 END)
-    FROM scores WHERE scores.run_id = runs.run_id AND scores.name = ?)"""
-_INSTANCE_TYPE = "(SELECT instance_type FROM units WHERE units.instance_id = runs.instance_id)"
-
-
-def _expression(column: Column) -> Condition:
-    """Names that a user typed are values and never part of the text."""
-    if column.kind == "field":
-        return (_INSTANCE_TYPE if column.name == "instance_type" else f"runs.{column.name}"), []
-    if column.kind == "timing":
-        return "json_extract(runs.timings, ?)", [f"$.{column.name}"]
-    name = text(column.name)
-    if column.kind == "score":
-        return _SCORE, [name]
-    if column.kind == "param":
-        return "param(runs.params, ?)", [name]
-    return f"coalesce({_SCORE}, param(runs.params, ?))", [name, name]
-
-
-def _condition(where: Sequence[Comparison], script: str | None = None) -> Condition:
-    texts, values = "", list[Value]()
-    if script is not None:
-        condition, script_values = of_script(script)
-        texts, values = f" AND {condition}", [*script_values]
-    for each in where:
-        expression, names = _expression(each.column)
-        if each.value is None:
-            texts += f" AND {expression} IS {'NOT' if each.operator == '!=' else ''} NULL"
-            values += names
-            continue
-        texts += f" AND {expression} {'<>' if each.operator == '!=' else each.operator} ?"
-        values += [*names, text(each.value) if isinstance(each.value, str) else each.value]
-        if each.operator not in ("=", "!="):  # SQLite says that every number is less than every text
-            texts += f" AND typeof({expression}) {'=' if isinstance(each.value, str) else '<>'} 'text'"
-            values += names
-    return texts, values
-
-
-def _per_usd(order: Ordering) -> Condition:
-    """`plan.ranking.per_usd`, turned so that larger is better; nothing where the price or a finite score is missing."""
-    finite = "(SELECT value FROM scores WHERE scores.run_id = runs.run_id AND scores.name = ?)"
-    better = f"{'-' if order.minimize else ''}{finite}"
-    each = f"CASE WHEN {better} >= 0 THEN {better} / cost_usd ELSE {better} * cost_usd END"
-    name = text(order.metric or "")
-    return f"CASE WHEN runs.state = 'succeeded' AND cost_usd > 0 THEN {each} END", [name, name, name]
-
-
-def _param(params: str, name: str) -> str | int | float | None:
-    """A parameter as SQLite compares it: numbers by size, lists and tables as their JSON. NaN is as good as none."""
-    value = json.loads(params).get(name)
-    if isinstance(value, str):
-        return text(value)
-    if isinstance(value, list | dict):
-        return json.dumps(value)
-    if isinstance(value, int) and abs(value) >= 1 << 63:
-        return float(value) if abs(value) < 1 << 1000 else str(value)
-    return value  # type: ignore[no-any-return]

@@ -63,9 +63,10 @@ def record_json(record: LaunchRequest | Passport | Timings | Usage | Artifact) -
     return as_json({name: dict(value) if isinstance(value, Mapping) else value for name, value in vars(record).items()})
 
 
-def score_columns(value: float) -> tuple[float | None, str | None]:
-    """`(value, not_finite)`: SQLite has no NaN, and an infinity must not win."""
-    return (value, None) if math.isfinite(value) else (None, repr(value))
+def score_columns(score: float) -> tuple[float | None, str | None, int]:
+    """`(value, not_finite, whole)`: SQLite has no NaN, and an infinity must not win; 426 is not shown as 426.0."""
+    value = float(score)
+    return (value, None, int(isinstance(score, int))) if math.isfinite(value) else (None, repr(value), 0)
 
 
 # -- records of rows -------------------------------------------------------------------------------------------------
@@ -153,6 +154,7 @@ def run_records(connection: sqlite3.Connection, run_ids: Iterable[str]) -> list[
         "SELECT * FROM scores WHERE run_id IN (SELECT value FROM json_each(?)) ORDER BY run_id, position", [chosen]
     ):
         value = row["value"] if row["not_finite"] is None else float(row["not_finite"])
+        value = int(value) if row["whole"] else value
         scores.setdefault(row["run_id"], {})[row["name"]] = value
     artifacts: dict[str, list[Artifact]] = {}
     for row in connection.execute(

@@ -14,6 +14,7 @@ from cloudrun.core.near import nearest
 from cloudrun.core.records import Artifact, RunRecord
 from cloudrun.ledger.artifacts import ArtifactStore
 from cloudrun.ledger.models import is_model, load_model
+from cloudrun.plan.quantities import score_text
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,7 +32,7 @@ class Run(RunRecord):
         return RunRecord(**{each.name: getattr(self, each.name) for each in fields(RunRecord)})
 
     def __repr__(self) -> str:
-        scores = "".join(f" {name}={value:.6g}" for name, value in self.scores.items())
+        scores = "".join(f" {name}={score_text(value)}" for name, value in self.scores.items())
         return f"<Run {self.run_id} {self.name} {self.state}{scores}>"
 
     def _repr_html_(self) -> str:

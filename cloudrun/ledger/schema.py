@@ -290,6 +290,10 @@ MIGRATIONS = (
             "CREATE INDEX attempts_by_unit ON attempts (instance_id)",
         ),
     ),
+    Migration(
+        "0010 scores that were written as whole numbers",
+        ("ALTER TABLE scores ADD COLUMN whole INTEGER NOT NULL DEFAULT 0",),
+    ),
 )
 
 

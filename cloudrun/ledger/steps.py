@@ -194,9 +194,9 @@ def finish(connection: sqlite3.Connection, ends: Sequence[End]) -> None:
             (str(state), as_json([each.run_id for each in ends if each.state is state])),
         )
     connection.executemany(
-        "INSERT INTO scores (run_id, name, position, value, not_finite) VALUES (?, ?, ?, ?, ?)",
+        "INSERT INTO scores (run_id, name, position, value, not_finite, whole) VALUES (?, ?, ?, ?, ?, ?)",
         [
-            (each.run_id, text(name), position, *score_columns(float(score)))
+            (each.run_id, text(name), position, *score_columns(score))
             for each in ends
             for position, (name, score) in enumerate(each.scores.items())
         ],

@@ -26,7 +26,6 @@ from cloudrun.ledger.home import (
     find_project,
 )
 from cloudrun.ledger.identity import settle
-from cloudrun.ledger.names import Names
 from cloudrun.ledger.provenance import Provenance
 from cloudrun.ledger.removing import Removing
 from cloudrun.ledger.results import Results
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class Ledger(Fleet, History, Grids, Beside, Results, Names, Provenance, Removing):
+class Ledger(Fleet, History, Grids, Beside, Results, Provenance, Removing):
     """What was launched, what ran and what came of it: `Ledger().ranking("accuracy")`.
 
     `project` None finds the project of the working directory. Nothing is written before the first use. One Ledger may

@@ -12,6 +12,7 @@ from typing import Any
 from cloudrun.core.errors import UsageError
 from cloudrun.plan.fingerprint import params_digest
 from cloudrun.plan.parameters import check_name, check_value
+from cloudrun.plan.quantities import counted
 from cloudrun.plan.sampling import Distribution, Values, count, draw
 
 Table = Mapping[str, Values]
@@ -204,7 +205,8 @@ def _values(written: Any, name: str) -> Values:
 def _distribution(written: Mapping[Any, Any], name: str) -> Distribution:
     if len(written) != 1:
         raise UsageError(
-            f"{name} is a table of {len(written)} entries, neither a list of values nor a distribution",
+            f"{name} is a table of {counted(len(written), 'entry', 'entries')}, neither a list of values nor a"
+            " distribution",
             next_step=f"write {name} = [{{...}}] where it is a value, [[grid]] above a table of parameters",
         )
     ((kind, arguments),) = written.items()

@@ -1,4 +1,4 @@
-"""Durations and sizes as people write them ("4h", "1h30m", "200MB") to seconds and bytes, and back."""
+"""Durations and sizes as people write them ("4h", "200MB") to seconds and bytes, and back; counts and scores."""
 
 from __future__ import annotations
 
@@ -98,11 +98,6 @@ def _two_units(count: int, small_per_large: int, large: str, small: str) -> str:
     return f"{whole} {large} {rest} {small}" if rest else f"{whole} {large}"
 
 
-def counted(count: int, noun: str) -> str:
-    """So many of something whose plural takes an s: "1 cell", "1,200 cells"."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
 def size_text(size: int) -> str:
     """A size for people: "812 B", "4.2 kB", "210 MB"."""
     if size < 1_000:
@@ -113,3 +108,16 @@ def size_text(size: int) -> str:
         if value < 999.5:
             return f"{value:.1f} {unit}" if value < 9.95 else f"{value:.0f} {unit}"
     return f"{value / 1_000:.1f} TB"
+
+
+def counted(count: int, thing: str, things: str = "") -> str:
+    """So many of them: "1 file", "1,200 files", "0 entries" (`things` where more of them are not called `thing`s)."""
+    return f"{count:,} {thing if count == 1 else things or f'{thing}s'}"
+
+
+def score_text(value: float, digits: int = 6) -> str:
+    """A whole number as it was written, another with as many significant digits; NaN and infinities as our JSON
+    documents call them."""
+    if isinstance(value, int):
+        return str(value)
+    return "NaN" if math.isnan(value) else f"{value:.{digits}g}".replace("inf", "Infinity")

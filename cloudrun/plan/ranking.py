@@ -1,8 +1,11 @@
-"""Which way a score is better, told by its name."""
+"""Which run is ahead of which: the one order of all rankings, and which way a score is better, told by its name."""
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 
 # A metric is an error, and smaller is better, if one of these is a whole word of its name: `val_loss`, `log_loss`,
 # `rmse`, `trainLoss`, `mean_absolute_error`, `loss/val`. `--minimize` says it for any other.
@@ -25,6 +28,39 @@ def better_is_smaller(name: str) -> bool:
     """Whether the metric of that name is to be minimised."""
     words = {word.lower() for word in _WORD.findall(name)}
     return bool(words & SMALLER_IS_BETTER) and not words & NEGATED
+
+
+@dataclass(frozen=True)
+class Preferred:
+    """What the settings say that ranks, and whether smaller is better (None: they do not say); `where` that stands."""
+
+    metric: str | None = None
+    minimize: bool | None = None
+    where: str = ""
+
+
+NOTHING_PREFERRED = Preferred()
+
+
+def chosen(
+    metric: str | None, minimize: bool | None, preferred: Preferred, has: Callable[[str], bool]
+) -> tuple[str | None, bool | None]:
+    """The metric to rank some runs by and whether smaller is better: what a command says (None: nothing), else the
+    settings' for runs that have it (`has`), else None, as the runs themselves say."""
+    if metric is not None or (preferred.metric is not None and not has(preferred.metric)):
+        return metric, minimize
+    return preferred.metric, preferred.minimize if minimize is None else minimize
+
+
+def rank_key(score: float, run_id: str, *, minimize: bool) -> tuple[bool, float, str]:
+    """What runs with a score are sorted by, the best first: the better score, among equals the older run (ids sort by
+    when they were made); NaN and infinities last, whichever way is better, the older first too.
+
+    `ledger.results` says the same in SQL, and the report's `rankRuns` in a browser.
+    """
+    if not math.isfinite(score):
+        return True, 0.0, run_id
+    return False, score if minimize else -score, run_id
 
 
 def per_usd(score: float, cost_usd: float, *, minimize: bool) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cloudrun.core.states import EndReason
+from cloudrun.plan.quantities import counted
 
 Step = Literal["done", "again", "failed", "quarantine", "cancelled"]
 
@@ -111,7 +112,7 @@ class Failures:
         """What is to be said of a grid of so many cells where none has succeeded."""
         if cells == 1:
             return f"the only cell failed{self._example}"
-        which = f"all {cells} cells" if self.count >= cells else f"{self.count} of {cells} cells"
+        which = f"all {counted(cells, 'cell')}" if self.count >= cells else f"{self.count} of {counted(cells, 'cell')}"
         alike = "with the same error" if self.are_alike else f"the first {len(self.signatures)} with the same error"
         if not self.are_alike and len(set(self.signatures)) > 1:
             alike = "one of them with"

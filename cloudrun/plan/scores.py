@@ -8,17 +8,28 @@ from collections.abc import Iterator
 
 MAX_SCORES = 1000  # a script that prints more names than this prints something else
 
-_DECODER = json.JSONDecoder(parse_int=float)  # every number is a float, however many digits it has
+EXACT = 2**53  # a whole number that is smaller is a float without loss, and is kept as what it was written as
+
+
+def _whole(text: str) -> float:
+    """An int, however many digits there are: one that no float is exactly, is a float as near as one can be."""
+    value = float(text)
+    return int(value) if abs(value) < EXACT else value
+
+
+_DECODER = json.JSONDecoder(parse_int=_whole)
 _OBJECT_START = re.compile(r"^(?=\{)", re.MULTILINE)
 _NAME = re.compile(r"[A-Za-z_][\w .,@%/()\[\]+-]{0,99}")
+_WHOLE = re.compile(r"[+-]?[0-9]+")
 _NUMBER = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|(?i:nan|inf(?:inity)?))")
 
 
 def scores_from(stdout: str, scores_json: str | None) -> dict[str, float]:
     """Scores by name, in the order they were written: the first is the primary one.
 
-    NaN and infinities are kept; booleans, text, lists and nested objects are not scores. A source without any score
-    is passed over for the next one. `stdout` may be the tail of a long log; the work is linear in its length.
+    Whole numbers are ints where they were written so. NaN and infinities are kept; booleans, text, lists and nested
+    objects are not scores. A source without any score is passed over for the next one. `stdout` may be the tail of a
+    long log; the work is linear in its length.
     """
     from_file = _scores_of(_document(scores_json)) if scores_json is not None else {}
     text = stdout.replace("\r", "\n")  # progress bars write over their own line
@@ -35,7 +46,7 @@ def _document(text: str) -> object:
 def _scores_of(document: object) -> dict[str, float]:
     if not isinstance(document, dict):
         return {}
-    numbers = ((str(name), value) for name, value in document.items() if isinstance(value, float))
+    numbers = ((str(name), value) for name, value in document.items() if type(value) in (int, float))
     return dict(pair for pair, _ in zip(numbers, range(MAX_SCORES), strict=False))
 
 
@@ -69,4 +80,4 @@ def _name_and_number(text: str) -> Iterator[tuple[str, float]]:
         name, _, number = line.rpartition(":")
         name, number = name.strip(), number.strip()
         if len(number) < 400 and _NUMBER.fullmatch(number) and _NAME.fullmatch(name):
-            yield name, float(number)
+            yield name, _whole(number) if _WHOLE.fullmatch(number) else float(number)

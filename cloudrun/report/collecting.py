@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from cloudrun.core.records import AttemptRecord, RunRecord, UnitRecord
 from cloudrun.core.states import RunState
 from cloudrun.ledger import Ledger
 from cloudrun.plan.costs import Bill
-from cloudrun.plan.ranking import better_is_smaller
+from cloudrun.plan.ranking import NOTHING_PREFERRED, Preferred, better_is_smaller, chosen, rank_key
 from cloudrun.report.tails import log_tails
 from cloudrun.units.costs import bill
 
@@ -43,9 +44,11 @@ def collect(
     *,
     metric: str | None = None,
     minimize: bool | None = None,
+    preferred: Preferred = NOTHING_PREFERRED,
     max_runs: int = MAX_RUNS,
 ) -> Data:
-    """Those runs (a grid's id is all of its cells), or the newest; without a `metric` the newest primary score ranks.
+    """Those runs (a grid's id is all of its cells), or the newest; without a `metric` the one that is `preferred` ranks
+    where they have it, else the newest primary score.
 
     Raises UsageError where there is no run, or none has that score; NotFound for a reference to nothing.
     """
@@ -62,7 +65,7 @@ def collect(
         raise UsageError(f"no runs yet in {ledger.project}", next_step="cloudrun submit train.py")
     cut = len(runs) > max_runs
     runs = runs[:max_runs]
-    metric, directions = _metric(runs, metric, minimize)
+    metric, directions = _metric(runs, metric, minimize, preferred)
     return Data(
         title=ledger.project.name,
         made_at=datetime.now(UTC),
@@ -89,11 +92,12 @@ def _meant(ledger: Ledger, reference: str) -> Iterator[RunRecord]:
 
 
 def _metric(
-    newest_first: Sequence[RunRecord], metric: str | None, minimize: bool | None
+    newest_first: Sequence[RunRecord], metric: str | None, minimize: bool | None, preferred: Preferred
 ) -> tuple[str | None, dict[str, bool]]:
     """The score that ranks, and which way each score is better: as its newest run says, else as its name says."""
     succeeded = [run for run in newest_first if run.state is RunState.SUCCEEDED]
     names = list(dict.fromkeys(name for run in succeeded for name in run.scores))
+    metric, minimize = chosen(metric, minimize, preferred, names.__contains__)
     if metric is None:
         metric = next((run.metric for run in succeeded if run.metric in run.scores), names[0] if names else None)
     elif metric not in names:
@@ -115,12 +119,10 @@ def _metric(
 def _most_wanted(runs: Sequence[RunRecord], metric: str | None, directions: Mapping[str, bool]) -> Sequence[RunRecord]:
     """In the order in which somebody will want to read their logs: what failed, then the best, then the rest."""
 
-    def key(run: RunRecord) -> tuple[int, float]:
-        if run.state is not RunState.SUCCEEDED:
-            return (0, 0.0)
-        score = run.scores.get(metric or "", float("nan"))
-        if score != score:
-            return (2, 0.0)
-        return (1, score if directions.get(metric or "") else -score)
+    minimize = directions.get(metric or "", False)
 
-    return sorted(runs, key=key)
+    def key(run: RunRecord) -> tuple[bool, float, str]:
+        return rank_key(run.scores.get(metric or "", math.nan), run.run_id, minimize=minimize)
+
+    failed = [run for run in runs if run.state is not RunState.SUCCEEDED]
+    return [*failed, *sorted((run for run in runs if run.state is RunState.SUCCEEDED), key=key)]

@@ -25,10 +25,10 @@ def check_names(
     observe: Observer,
     *,
     arguments: Sequence[str] = (),
-    is_typed: bool = True,
+    metric_set_in: str = "",
 ) -> None:
-    """Warn of parameters, of arguments and of a metric that were probably mistyped. `is_typed`: the metric was, and is
-    no setting.
+    """Warn of parameters, of arguments and of a metric that were probably mistyped. `metric_set_in`: the file and line,
+    or the variable, that the metric stands in; "" where it was typed.
 
     Raises UsageError where that is next to certain of the metric (`is_no_score`), and no run of the project has it.
     """
@@ -47,13 +47,15 @@ def check_names(
     if metric is None or not known.scores or metric in known.scores or code.says(metric):
         return
     is_new = metric not in ledger.names(limit=NEWEST).scores
-    if is_typed and is_new and is_no_score(metric, code, known.scores):
-        near = nearest(metric, known.scores)[0]
+    near = nearest(metric, known.scores)
+    if near and is_new and not metric_set_in and is_no_score(metric, code, known.scores):
         raise UsageError(
-            f"no run of {name} so far gave a score {metric!r}; did you mean {near}?\n"
+            f"no run of {name} so far gave a score {metric!r}; did you mean {near[0]}?\n"
             "a new score is ranked by afterwards: cloudrun results --metric NAME",
-            next_step=f"--metric {near}, or leave it out",
-            instead=(metric, near),
+            next_step=f"--metric {near[0]}, or leave it out",
+            instead=(metric, near[0]),
         )
+    meant = f"; did you mean {near[0]}?" if near else ""
+    where = f"{metric_set_in}: " if metric_set_in else ""
     gave = ", ".join(known.scores)
-    observe(Note(f"no run of {name} so far gave a score {metric!r}, they gave {gave}", "warning"))
+    observe(Note(f"{where}no run of {name} so far gave a score {metric!r}, they gave {gave}{meant}", "warning"))

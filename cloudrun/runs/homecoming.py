@@ -17,6 +17,7 @@ from cloudrun.core.states import EndReason, RunState
 from cloudrun.ledger import Ledger
 from cloudrun.ledger.models import is_model
 from cloudrun.plan.endings import Ending, verdict
+from cloudrun.plan.quantities import counted
 from cloudrun.plan.ranking import better_is_smaller
 from cloudrun.plan.scores import scores_from
 from cloudrun.runs.printed import scores_tail
@@ -172,7 +173,9 @@ class Homecoming:
         """The unit keeps to the limits of its spec; one that does not is not believed."""
         total = sum(entry.size for entry in outputs.entries)
         if len(outputs.entries) > self.max_files or total > self.max_bytes:
-            raise ManifestRefused(f"the unit lists {len(outputs.entries)} outputs of {total} bytes, over the limits")
+            raise ManifestRefused(
+                f"the unit lists {counted(len(outputs.entries), 'output')} of {counted(total, 'byte')}, over the limits"
+            )
 
     def end(
         self,

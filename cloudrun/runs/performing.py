@@ -14,6 +14,7 @@ from cloudrun.core.events import Note, Progress
 from cloudrun.core.records import FileEntry, JobStatus, System
 from cloudrun.core.states import RunState
 from cloudrun.ledger import Ledger
+from cloudrun.plan.quantities import counted
 from cloudrun.runs import bucket
 from cloudrun.runs.attempt import Attempt
 from cloudrun.runs.furnishing import furnished
@@ -76,7 +77,7 @@ def furnish(attempt: Attempt, plan: Prepared) -> None:
     unit = attempt.unit
     for data in plan.data:
         if not attempt.despite_cuts(partial(unit.has_data, data.key)):
-            with attempt.phases.phase("ship", f"{data.source}, {data.total_bytes:,} bytes"):
+            with attempt.phases.phase("ship", f"{data.source}, {counted(data.total_bytes, 'byte')}"):
                 attempt.despite_cuts(partial(unit.bring_data, data, _progress(attempt)))
     unit.begins_jobs = True
 
@@ -197,7 +198,7 @@ def _progress(attempt: Attempt) -> Any:
 
 
 def _what_travels(plan: Prepared) -> str:
-    return f"{len(plan.shipment.entries)} files, {plan.shipment.total_bytes:,} bytes"
+    return f"{counted(len(plan.shipment.entries), 'file')}, {counted(plan.shipment.total_bytes, 'byte')}"
 
 
 def store_of(ledger: Ledger, plan: Prepared, run_id: str, number: int) -> str:

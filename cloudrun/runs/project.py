@@ -14,7 +14,7 @@ from cloudrun.core.errors import UsageError
 from cloudrun.core.marks import is_report, may_be_report
 from cloudrun.core.records import FileEntry
 from cloudrun.core.rundir import safe_relative
-from cloudrun.plan.quantities import size_text
+from cloudrun.plan.quantities import counted, size_text
 from cloudrun.runs.digests import Digests
 
 ROOT_MARKERS = ("cloudrun.toml", "pyproject.toml", ".git")
@@ -114,7 +114,7 @@ def shipment(
             left_out.append((name, found))
     _require_script(path.relative_to(root).as_posix(), left_out)
     if total > warn_bytes:
-        left_out.append(("", f"{size_text(total)} travel to the unit, in {len(chosen)} files"))
+        left_out.append(("", f"{size_text(total)} travel to the unit, in {counted(len(chosen), 'file')}"))
     cwd = (caller_cwd or Path.cwd()).absolute()
     start = cwd if cwd.is_relative_to(root) else path.parent
     if cache_dir is None and (root / ".cloudrun").is_dir():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 from cloudrun import wiring
 from cloudrun.core import rundir
@@ -18,6 +20,7 @@ from cloudrun.ledger import Ledger
 from cloudrun.ledger.parts import CHUNK_BYTES
 from cloudrun.plan.endings import at_its_deadline, verdict
 from cloudrun.plan.interruptions import was_interrupted
+from cloudrun.plan.quantities import duration_text
 from cloudrun.runs import bucket
 from cloudrun.runs.homecoming import earlier_log
 from cloudrun.runs.pulling import never_started
@@ -26,6 +29,7 @@ from cloudrun.units.connection import connected
 from cloudrun.wiring import Cloud
 
 LOOK_S = 5.0  # for one unit to say what its runs do
+GLANCE_S = 10.0  # for all of them where what the ledger has is waited for, too
 LOGIN_S = 30.0
 LOOKERS = 8
 
@@ -53,9 +57,45 @@ class Seen:
 def look(ledger: Ledger, profile: str | None = None) -> list[Seen]:
     """Every run that is not over and no grid's, oldest first, as its unit tells it now: one describe for each place and
     one connection for each unit, however many runs are on it."""
+    return _look(ledger, ledger.unfinished_alone(), profile)
+
+
+def glance(ledger: Ledger, run: RunRecord, profile: str | None = None) -> Seen:
+    """As `look`, at one run that is not over. Where nobody answers within `GLANCE_S` seconds it is unknown what it
+    does: who asks for what is known here is not kept waiting for what is not."""
+    return within(
+        GLANCE_S,
+        lambda: _look(ledger, [run], profile)[0],
+        lambda: Seen(run, "unknown", problem=f"its machine did not say what it does within {duration_text(GLANCE_S)}"),
+    )
+
+
+Answer = TypeVar("Answer")
+
+
+def within(seconds: float, ask: Callable[[], Answer], otherwise: Callable[[], Answer]) -> Answer:
+    """What `ask` returns, or `otherwise` where that takes longer than so many seconds: it is let go on by itself then,
+    and must not be about to change anything. Raises what `ask` does."""
+    future: Future[Answer] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(ask())
+        except BaseException as error:  # noqa: BLE001 - it is raised where the answer is waited for
+            future.set_exception(error)
+
+    threading.Thread(target=work, name="cloudrun-glance", daemon=True).start()
+    try:
+        return future.result(seconds)
+    except TimeoutError:
+        if future.done():
+            raise
+        return otherwise()
+
+
+def _look(ledger: Ledger, runs: Sequence[RunRecord], profile: str | None) -> list[Seen]:
     seen: dict[str, Seen] = {}
     on_units: dict[str, list[tuple[RunRecord, AttemptRecord]]] = {}
-    runs = ledger.unfinished_alone()
     for run in runs:
         attempts = ledger.attempts(run.run_id)
         if attempts and run.state is not RunState.QUEUED:

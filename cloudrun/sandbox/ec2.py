@@ -26,6 +26,7 @@ from moto.ec2.exceptions import (
 from moto.ec2.models import EC2Backend
 from moto.ec2.models.instances import Instance, InstanceState, Reservation, StateReason
 
+from cloudrun.plan.quantities import counted
 from cloudrun.sandbox.hypervisor import Hypervisor, Outcome, PowerOn
 
 SSH_PORT_TAG = "cloudrun:ssh-port"
@@ -182,7 +183,8 @@ class RegionEC2(EC2Backend):
         if len(live) + count > self.instance_limit:
             raise EC2ClientError(
                 "InstanceLimitExceeded",
-                f"This sandbox runs {len(live)} instances and may run {self.instance_limit}: they share one computer.",
+                f"This sandbox runs {counted(len(live), 'instance')} and may run {self.instance_limit}: they share one"
+                " computer.",
             )
         zone = str(kwargs.get("placement") or f"{self.region_name}a")  # where moto puts what names no zone
         there = [each for each in live if (each.instance_type, str(each.placement.zone)) == (name, zone)]

@@ -23,6 +23,7 @@ from cloudrun.core.records import CommandResult, SshTarget
 from cloudrun.ssh.jump import Tunnel
 from cloudrun.ssh.pipe import ChunkPipe
 from cloudrun.ssh.stream import SILENCE_S, TICK_S, Stream
+from cloudrun.ssh.transport import Transport
 
 CONNECT_S = 3.0  # one try to connect: short, because packets to a machine that is booting are dropped, not refused
 LOGIN_S = 15.0  # one try to agree on keys, and to log in
@@ -250,7 +251,7 @@ def _close(client: paramiko.SSHClient, connection: socket.socket) -> None:
 
 def _transport(connection: Any, **options: Any) -> paramiko.Transport:
     """A transport that offers only what we want: the pinned key's type, fast ciphers, a window that fits them."""
-    transport = paramiko.Transport(connection, default_window_size=WINDOW_BYTES, **options)
+    transport = Transport(connection, default_window_size=WINDOW_BYTES, **options)
     choice = transport.get_security_options()
     choice.key_types = (KEY_TYPE,)
     choice.ciphers = CIPHERS

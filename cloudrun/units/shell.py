@@ -13,6 +13,7 @@ from cloudrun.core.near import did_you_mean, instead
 from cloudrun.core.records import SshTarget, UnitRecord
 from cloudrun.core.states import UnitState
 from cloudrun.ledger import Ledger
+from cloudrun.plan.quantities import counted
 from cloudrun.units.connection import Connection, ssh_target
 
 ENDED = (UnitState.TERMINATING, UnitState.TERMINATED, UnitState.STOPPING, UnitState.STOPPED)
@@ -79,4 +80,4 @@ def doing(runs: Sequence[str], unit: UnitRecord) -> str:
         return str(unit.state)
     if len(runs) == 1:
         return f"run {runs[0]}"
-    return f"{len(runs)} runs" if runs else "nothing"
+    return counted(len(runs), "run") if runs else "nothing"

@@ -50,8 +50,11 @@ def test_one_that_is_like_none_of_theirs_is_a_warning(ledger: Ledger, train: Pat
 def test_one_that_may_be_put_together_and_one_of_the_settings_are_warned_of(ledger: Ledger, train: Path) -> None:
     assert len(said(train, ledger, metric="accuracy_2")) == 1
     heard: list[Event] = []
-    check_names(train, (), "acuracy", ledger, heard.append, is_typed=False)
-    assert len(heard) == 1
+    check_names(train, (), "acuracy", ledger, heard.append, metric_set_in="/p/cloudrun.toml:3")
+    (note,) = heard
+    assert isinstance(note, Note)
+    assert note.text.startswith("/p/cloudrun.toml:3: no run of train.py so far gave a score 'acuracy'")
+    assert note.text.endswith("did you mean accuracy?")
 
 
 def test_one_that_the_script_may_make_while_it_runs_is_a_warning(ledger: Ledger, train: Path) -> None:

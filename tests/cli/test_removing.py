@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cloudrun.cli.main import run
+from cloudrun.core.clock import SystemClock
 from cloudrun.core.errors import NotFound, UsageError
 from cloudrun.core.records import GridRecord
 from cloudrun.core.states import GridState
@@ -34,7 +35,9 @@ def test_a_run_is_removed_and_its_files_are_freed_later(
         run(["rm", gone])
     assert caught.value.next_step == f"cloudrun rm {gone} --yes"
     assert run(["rm", "a", "--yes"]) == 0
-    assert "removed 1 run" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "removed 1 run\n" in said
+    assert "cloudrun gc --older-than 0s at once" in said
     assert [each.run_id for each in ledger.runs()] == [stays]
 
     aged(ledger)
@@ -49,6 +52,50 @@ def test_a_run_is_removed_and_its_files_are_freed_later(
     said = capsys.readouterr()
     assert '"freed_bytes": 1000' in said.out
     assert ledger.get(stays).path("same").read_text() == "2"
+
+
+def test_what_waits_is_said_with_its_time_and_how_to_free_it_now(
+    ledger: Ledger, ended: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = ended("a", files={"m": "1" * 1000})
+    assert run(["rm", gone, "--yes"]) == 0
+    capsys.readouterr()
+    assert run(["gc", "--yes"]) == 0
+    said = capsys.readouterr().err
+    assert "nothing to free now\n1.0 kB in 1 thing waits until 20" in said
+    assert "next: cloudrun gc --older-than 0s" in said
+    assert document(capsys, "gc", "--json")["waiting"]["size"] == 1000
+    with pytest.raises(UsageError) as caught:
+        run(["gc", "--older-than", "0s"])
+    assert caught.value.next_step == "cloudrun gc --older-than 0s --yes"
+    assert run(["gc", "--older-than", "0", "--yes"]) == 0
+    assert "freed 1.0 kB" in capsys.readouterr().err
+    assert document(capsys, "gc", "--json")["waiting"] == {"count": 0, "size": 0, "until": None}
+
+
+def test_while_a_process_works_nothing_of_this_hour_is_freed_and_that_is_said(
+    ledger: Ledger, ended: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = ended("a", files={"m": "1" * 1000})
+    assert run(["rm", gone, "--yes"]) == 0
+    ledger.register_client(this_client(SystemClock().now()))
+    capsys.readouterr()
+    assert run(["gc", "--older-than", "0s", "--yes"]) == 0
+    said = capsys.readouterr().err
+    assert "nothing to free now\n1.0 kB in 1 thing waits until" in said
+    assert "a process works with this ledger" in said
+
+
+def test_who_removes_a_run_by_its_name_is_told_of_the_others(
+    ledger: Ledger, ended: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger.begin_grid(GridRecord("g-1", "sweep", "train.py", GridState.OPEN, NOON, "same", 1))
+    kept, gone = ended("sweep"), ended("sweep")
+    assert run(["rm", "sweep", "--yes"]) == 0
+    said = capsys.readouterr().err
+    assert f"{gone} (sweep) succeeded, the newest of 2 that are called so; the grid that is called so is g-1" in said
+    assert run(["rm", kept, "--yes"]) == 0
+    assert "called so" not in capsys.readouterr().err
 
 
 def test_a_whole_grid_is_removed_but_not_what_it_had_taken_over(
@@ -67,7 +114,7 @@ def test_a_whole_grid_is_removed_but_not_what_it_had_taken_over(
     capsys.readouterr()
     assert run(["rm", "g-2", "--yes"]) == 0
     assert "removed 0 runs" in (said := capsys.readouterr().err)
-    assert "1 run of theirs stays" in said
+    assert "1 run stays: made outside them, or of another grid too (g-1)" in said
     assert run(["rm", "g-1", "--yes", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert (sorted(said["removed"]), said["stay"]) == (sorted(cells), [baseline])
@@ -94,6 +141,8 @@ def test_what_is_not_there_is_not_removed_nor_is_anything_else(ledger: Ledger, e
         run(["rm"])
     with pytest.raises(UsageError, match="--older-than"):
         run(["gc", "--older-than", "soon"])
+    with pytest.raises(UsageError, match="'-1h' is not more than zero"):
+        run(["gc", "--older-than", "-1h"])
 
 
 def test_machines_of_a_sandbox_that_has_ended_are_freed_and_nothing_else_there(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -84,6 +85,15 @@ def test_the_best_run_is_first_and_those_without_a_rank_are_last(page: Browser) 
     assert names[-2:] == ["cell-00014", "cell-00015"]
     assert page.texts(".champion .score") == ["0.650"]
     assert page.texts(".champion dd") == ["0.001", "lasso"]
+
+
+def test_equals_are_listed_as_results_lists_them_the_older_first_and_what_is_no_number_behind(
+    tab: Browser, tmp_path: Path
+) -> None:
+    equals = [a_run(number, 0.5) for number in (2, 1, 0)]  # all of the same moment: only their ids say which was first
+    odd = [a_run(number, math.nan) for number in (4, 3)]
+    show(tab, tmp_path, a_report([a_run(5), *odd, *equals]))
+    assert tab_names(tab) == [f"cell-0000{number}" for number in (0, 1, 2, 3, 4, 5)]
 
 
 def tab_names(tab: Browser) -> list[str]:

@@ -40,14 +40,14 @@ class Project:
     def environment(self) -> dict[str, str]:
         return {**os.environ, "COLUMNS": "120", **self.env}
 
-    def cloudrun(self, *words: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    def cloudrun(self, *words: str, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
         return self.python("-m", "cloudrun", *words, timeout_s=timeout_s)
 
     def cloudrun_here(self, *words: str) -> subprocess.CompletedProcess[str]:
         """The same in this process, for what ends before anything is launched: half a second of imports less."""
         return call_here(self.root, self.environment, words)
 
-    def python(self, *words: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    def python(self, *words: str, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, *words],
             cwd=self.root,
@@ -59,12 +59,18 @@ class Project:
             check=False,
         )
 
-    def json(self, *words: str, timeout_s: float = 120) -> dict[str, Any]:
-        done = self.cloudrun(*words, "--json", timeout_s=timeout_s)
+    def json(self, *words: str, timeout_s: float = 240) -> dict[str, Any]:
+        return self._document(self.cloudrun(*words, "--json", timeout_s=timeout_s))
+
+    def json_here(self, *words: str) -> dict[str, Any]:
+        return self._document(self.cloudrun_here(*words, "--json"))
+
+    @staticmethod
+    def _document(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
         try:
             return dict(json.loads(done.stdout))
         except ValueError:
-            raise AssertionError(f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}") from None
+            raise AssertionError(f"{done.args}: {done.returncode}\n{done.stdout}\n{done.stderr}") from None
 
     @property
     def ledger(self) -> Ledger:
@@ -191,7 +197,7 @@ def pids_of(instance_id: str) -> list[int]:
     return found
 
 
-def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
+def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 120) -> None:
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, f"waited {timeout_s:.0f} s for {what}"

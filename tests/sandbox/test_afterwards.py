@@ -29,12 +29,12 @@ def no_unit_is_left_alone(project: Project) -> Iterator[None]:
 def test_what_a_machine_does_and_costs_a_shell_on_it_and_what_is_left_of_it(project: Project) -> None:
     project.write("waits.py", WAITS)
     run_id = project.json("submit", "waits.py", "--detach", "--name", "first")["run_id"]
-    (unit,) = project.json("units")["units"]
+    (unit,) = project.json_here("units")["units"]
     assert unit["run_ids"] == [run_id]
     assert unit["age_s"] > 0
     assert unit["cost"]["is_charged"] is False
     assert unit["cost"]["usd"] > 0
-    listed = project.cloudrun("units")
+    listed = project.cloudrun_here("units")
     assert f"run {run_id}" in listed.stdout
     assert "sandbox: what EC2 would have charged" in listed.stderr
 
@@ -43,14 +43,14 @@ def test_what_a_machine_does_and_costs_a_shell_on_it_and_what_is_left_of_it(proj
     assert project.cloudrun("ssh", unit["instance_id"][:-1], "--", "cat", "a  b").returncode == 1
     assert "did you mean first?" in project.cloudrun("ssh", "frist").stderr
 
-    refused = project.cloudrun("rm", "first", "--yes")
+    refused = project.cloudrun_here("rm", "first", "--yes")
     assert refused.returncode == 2
     assert "not over" in refused.stderr
     attached = project.cloudrun("attach", "first")
     assert attached.returncode == 0, attached.stderr
     assert "overhead" in attached.stderr
 
-    whole = project.json("show", "first")
+    whole = project.json_here("show", "first")
     cost = whole["cost"]
     assert cost["is_over"]
     assert 0 < whole["cost_usd"] == pytest.approx(cost["runs_usd"], abs=1e-8)
@@ -61,21 +61,21 @@ def test_what_a_machine_does_and_costs_a_shell_on_it_and_what_is_left_of_it(proj
     project.write("waits.py", "print('accuracy: 0.75')\n")
     second = project.json("submit", "waits.py", "--name", "second", "--set", "alpha=1")
     assert second["cost_usd"] > 0
-    compared = project.json("compare", "first", "second")
+    compared = project.json_here("compare", "first", "second")
     assert compared["differences"]["scores"] == {"accuracy": [0.5, 0.75]}
     assert compared["differences"]["params"] == {"alpha": [None, 1]}
     assert "+print('accuracy: 0.75')" in compared["code"][0]["diff"]
 
-    assert project.cloudrun("rm", "first", "--yes").returncode == 0
+    assert project.cloudrun_here("rm", "first", "--yes").returncode == 0
     hours_ago = time.time() - 7200
     for path in project.ledger.home.rglob("*"):
         if path.parts[-2] != "keys":
             os.utime(path, (hours_ago, hours_ago))
-    freed = project.json("gc", "--yes")
+    freed = project.json_here("gc", "--yes")
     assert {each["kind"] for each in freed["garbage"]} >= {"artifact", "code", "log"}
     assert freed["freed_bytes"] > 0
-    assert project.json("gc", "--dry-run")["garbage"] == []
-    assert project.json("show", "second")["run_id"] == second["run_id"]
+    assert project.json_here("gc", "--dry-run")["garbage"] == []
+    assert project.json_here("show", "second")["run_id"] == second["run_id"]
     assert project.cloudrun("logs", "second").stdout == "accuracy: 0.75\n"
 
 
@@ -83,11 +83,11 @@ def test_a_grid_has_one_cost_wherever_it_is_shown(project: Project) -> None:
     project.write("quick.py", "print('accuracy: 0.5')\n")
     said = project.json("submit", "quick.py", "--set", "n=1,2,3", "--units", "2")
     cost = said["summary"]["cost"]
-    shares = [run["cost_usd"] for run in project.json("results")["runs"]]
+    shares = [run["cost_usd"] for run in project.json_here("results")["runs"]]
     assert sum(shares) == pytest.approx(cost["runs_usd"], abs=1e-8)
     assert cost["usd"] == pytest.approx(cost["runs_usd"] + cost["overhead_usd"])
     assert cost["usd"] == pytest.approx(said["summary"]["spent_usd"], abs=1e-6)
-    done = project.cloudrun("report", said["grid_id"])
+    done = project.cloudrun_here("report", said["grid_id"])
     assert done.returncode == 0
     assert "runs $" in (project.root / "report.html").read_text()
-    wait_for(lambda: project.json("units")["units"] == [], "its machines' end")
+    wait_for(lambda: project.json_here("units")["units"] == [], "its machines' end")

@@ -23,7 +23,7 @@ def test_two_who_attach_at_once_both_see_it_to_its_end(project: Project, start: 
     project.write("talks.py", "import time\nfor n in range(40): print('line', n, flush=True), time.sleep(0.1)\n")
     run_id = project.json("submit", "talks.py", "--detach")["run_id"]
     both = [start("-m", "cloudrun", "attach", run_id) for _ in range(2)]
-    said = [process.communicate(timeout=120) for process in both]
+    said = [process.communicate(timeout=200) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert {stdout for stdout, _ in said} == {"".join(f"line {n}\n" for n in range(40))}
     (run,) = project.ledger.runs()
@@ -85,7 +85,7 @@ def test_a_machine_taken_back_while_nobody_looked_is_replaced_and_its_runner_may
     assert watching.stdout is not None
     assert watching.stdout.readline() == "line 0 1,2,3\n"
     os.kill(watching.pid, signal.SIGINT)
-    _, stderr = watching.communicate(timeout=60)
+    _, stderr = watching.communicate(timeout=150)
     assert watching.returncode == 130
     assert "goes on" in stderr
     (seen,) = project.json("ps")["runs"]
@@ -111,7 +111,7 @@ def test_what_came_home_from_its_machine_is_left_in_no_bucket(
     )
     done = subprocess.run(
         [sys.executable, "-m", "cloudrun", "submit", "reads.py", "--data", "../big", "--bucket", "kept-by-nobody"],
-        cwd=project.root / "sub", env=project.environment, capture_output=True, text=True, timeout=120, check=False,
+        cwd=project.root / "sub", env=project.environment, capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (run,) = project.ledger.runs()

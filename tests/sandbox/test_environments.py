@@ -140,13 +140,22 @@ def test_no_more_are_built_than_there_is_room_for(tmp_path: Path, monkeypatch: p
         built.append(folder.name)
         return True
 
+    def has_room() -> bool:
+        asked.append(has_it := room())
+        return has_it
+
+    asked: list[bool] = []
+    room = kept._has_room
+    monkeypatch.setattr("cloudrun.sandbox.environments.ROOM_BYTES", 0)
+    monkeypatch.setattr(kept, "_has_room", has_room)
     monkeypatch.setattr(kept, "_build", build)
     for number in range(KEPT_MEANWHILE + 4):
         pins = [f"joblib==1.0.{number}"]
         home = tmp_path / str(number)
         record(home / "home", environment_fingerprint(PYTHON, "x86_64", pins), requirements=pins)
         kept.learn(home, "home")
-    wait_for(lambda: kept._waiting.empty(), "all that was asked for")
+    wait_for(lambda: len(asked) == KEPT_MEANWHILE + 4, "all that was asked for")
+    assert asked[-4:] == [False] * 4
     assert len(built) == len(kept.ready()) == KEPT_MEANWHILE
     kept.stop()
 

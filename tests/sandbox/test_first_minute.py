@@ -8,7 +8,7 @@ from tests.sandbox.conftest import Aws, Project
 
 
 def test_a_computer_where_all_is_well(project: Project) -> None:
-    document = project.json("doctor")
+    document = project.json_here("doctor")
     checks = {check["name"]: check for checks in document["groups"].values() for check in checks}
     assert checks["sandbox"]["verdict"] == "ok"
     assert checks["machines"]["verdict"] in ("ok", "warning")
@@ -20,7 +20,7 @@ def test_a_computer_where_all_is_well(project: Project) -> None:
 
 def test_without_an_ssh_client_doctor_says_what_to_type(project: Project) -> None:
     project.env["PATH"] = str(project.root)  # nothing is found there
-    done = project.cloudrun("doctor")
+    done = project.cloudrun_here("doctor")
     assert done.returncode == 1
     assert "PROBLEM  ssh client" in done.stdout
     assert "next: sudo apt install openssh-client" in done.stdout
@@ -28,11 +28,11 @@ def test_without_an_ssh_client_doctor_says_what_to_type(project: Project) -> Non
 
 def test_a_dry_run_launches_nothing_and_makes_nothing(project: Project, aws: Aws) -> None:
     project.write("train.py", "print('n: 1')")
-    one = project.json("submit", "train.py", "--dry-run", "--bucket", "never-made-by-a-dry-run")
+    one = project.json_here("submit", "train.py", "--dry-run", "--bucket", "never-made-by-a-dry-run")
     assert one["bucket"] == {"name": "never-made-by-a-dry-run", "is_there": False}
     assert one["launch"]["provider"] == "sandbox"
     assert one["launch"]["most_usd"] > 0, "what the same would cost on AWS"
-    grid = project.json("submit", "train.py", "--dry-run", "--set", "a=1,2,3")
+    grid = project.json_here("submit", "train.py", "--dry-run", "--set", "a=1,2,3")
     assert grid["grid"]["left"] == 3
     ledger = project.ledger
     assert (ledger.launches(), ledger.runs(), ledger.find_grid("")) == ([], [], None)
@@ -43,7 +43,7 @@ def test_a_dry_run_launches_nothing_and_makes_nothing(project: Project, aws: Aws
 def test_a_dry_run_knows_what_has_been_done_before(project: Project) -> None:
     project.write("train.py", "print('n: 1')")
     assert project.cloudrun("submit", "train.py", "--set", "a=1,2").returncode == 0
-    document = project.json("submit", "train.py", "--set", "a=1,2,3", "--dry-run")
+    document = project.json_here("submit", "train.py", "--set", "a=1,2,3", "--dry-run")
     assert (document["grid"]["succeeded"], document["grid"]["left"]) == (2, 1)
     assert document["environment"]["known"] is True
     assert document["grid"]["expected_s"] > 0

@@ -33,7 +33,7 @@ def small(tmp_path: Path) -> Iterator[Callable[[int], Project]]:
 def test_too_little_room_is_refused_before_launching(small: Callable[[int], Project]) -> None:
     project = small(50)
     project.write("a.py", "print(1)")
-    done = project.cloudrun("submit", "a.py")
+    done = project.cloudrun_here("submit", "a.py")
     assert done.returncode == 2, done.stderr
     assert "are free" in done.stderr
     assert project.ledger.launches() == []

@@ -6,9 +6,11 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
+from cloudrun.agent import processes
 from cloudrun.core.states import EndReason, GridState, RunState, UnitState
 from cloudrun.sandbox import client
 from tests.sandbox.cells import CELL, command, done, each_cell_once, only_grid, running
@@ -16,6 +18,15 @@ from tests.sandbox.conftest import Aws, Project, Start, pids_of, wait_for
 
 pytestmark = pytest.mark.usefixtures("no_unit_is_left_alone")
 Nothing = Callable[[Project], None]
+
+
+def stopped(instance_id: str) -> bool:
+    """Whether no process of that machine goes on; stops those that do."""
+    awake = [pid for pid in pids_of(instance_id) if (found := processes.look(pid)) and found.state not in "TZ"]
+    for pid in awake:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+    return not awake and bool(pids_of(instance_id))
 
 
 def test_machines_that_go_away_in_the_middle_cost_no_cell(
@@ -26,17 +37,23 @@ def test_machines_that_go_away_in_the_middle_cost_no_cell(
     submitting = start("-m", "cloudrun", *command(24, "--units", "4", "--spot"))
     ledger = project.ledger
     wait_for(lambda: len(ledger.units()) == 4, "machines")
+    os.kill(submitting.pid, signal.SIGSTOP)  # it shall not be let in before that machine hangs
     hangs = ledger.units()[0].instance_id
-    wait_for(lambda: bool(pids_of(hangs)), "its processes")
-    for pid in pids_of(hangs):
-        os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: stopped(hangs), "its processes")
     assert ledger.unit(hangs).state is not UnitState.READY, "it was too quick for this test to prove anything"
-    wait_for(lambda: running(ledger) == 3, "three cells")
-    at_work = {run.instance_id for run in ledger.runs() if run.state is RunState.RUNNING and run.instance_id}
+    os.kill(submitting.pid, signal.SIGCONT)
+    at_work: set[str] = set()
+
+    def three_work() -> bool:
+        at_work.clear()
+        at_work.update(run.instance_id for run in ledger.runs(states=[RunState.RUNNING]) if run.instance_id)
+        return len(at_work) == 3
+
+    wait_for(three_work, "three cells")
     ended, interrupted, _ = at_work
     client.interrupt(interrupted, 1)
     aws("ec2", "terminate-instances", "--instance-ids", ended)
-    _, said = submitting.communicate(timeout=100)
+    _, said = submitting.communicate(timeout=200)
     assert submitting.returncode == 0, said
     runs = ledger.runs()
     assert Counter(run.state for run in runs) == {RunState.SUCCEEDED: 24}
@@ -53,7 +70,7 @@ def test_two_clients_do_not_run_the_same_grid_at_once(project: Project, start: S
     project.write("cell.py", CELL.format(sleep_s=1))
     words = command(4, "--units", "2")
     both = [start("-m", "cloudrun", *words) for _ in range(2)]
-    said = [process.communicate(timeout=100)[1] for process in both]
+    said = [process.communicate(timeout=200)[1] for process in both]
     assert sorted(process.returncode for process in both) == [0, 2], said
     refused = next(text for process, text in zip(both, said, strict=True) if process.returncode == 2)
     assert "another process goes on with this very grid" in refused
@@ -130,7 +147,7 @@ def test_limits_that_nothing_fits_in_are_refused_before_anything_is_launched(
     project: Project, options: tuple[str, ...], word: str, step: str
 ) -> None:
     project.write("cell.py", CELL.format(sleep_s=0))
-    refused = project.cloudrun(*command(4, *options))
+    refused = project.cloudrun_here(*command(4, *options))
     assert refused.returncode == 2, refused.stderr
     assert word in refused.stderr
     assert step in refused.stderr
@@ -164,7 +181,7 @@ def test_a_budget_that_ends_in_the_middle_is_kept_and_the_next_command_goes_on(
     ledger = project.ledger
     wait_for(lambda: done(ledger) >= 1, "a cell")
     os.kill(submitting.pid, signal.SIGINT)
-    submitting.communicate(timeout=60)
+    submitting.communicate(timeout=150)
     stopped = project.cloudrun(*words)
     assert stopped.returncode == 1, stopped.stderr
     assert "what is left of the budget" in stopped.stderr

@@ -79,7 +79,7 @@ def test_a_signal_brings_home_what_is_done_and_the_same_command_goes_on(
     ledger = project.ledger
     wait_for(lambda: done(ledger) >= 2 and running(ledger) > 0, "some cells")
     os.kill(submitting.pid, number)
-    _, said = submitting.communicate(timeout=60)
+    _, said = submitting.communicate(timeout=150)
     assert submitting.returncode == code, said
     assert "the same command goes on" in said
     assert re.search(r"machines? that it had are terminated: \$|its machine is terminated: \$", said)
@@ -133,7 +133,7 @@ def test_a_grid_that_runs_is_one_line_and_is_cancelled_from_outside(
     cancelled = project.cloudrun("cancel", grid_id)
     assert cancelled.returncode == 0, cancelled.stderr
     assert "2 of 8 cells had succeeded" in cancelled.stderr
-    _, said = submitting.communicate(timeout=60)
+    _, said = submitting.communicate(timeout=150)
     assert submitting.returncode == 130, said
     assert f"{grid_id} was cancelled" in said
     assert Counter(run.state for run in ledger.runs()) == {RunState.SUCCEEDED: 2, RunState.CANCELLED: 6}
@@ -176,7 +176,7 @@ def test_what_is_begun_anew_leaves_no_machine_of_what_was_killed(
     again = start("-m", "cloudrun", *command(2, "--units", "2", "--grace", "1s", "--again"))
     wait_for(lambda: done(ledger) == 2 and running(ledger) == 1, "the same once more")
     os.kill(again.pid, signal.SIGINT)
-    again.communicate(timeout=60)
+    again.communicate(timeout=150)
     assert {grid.state for grid in ledger.grids()} == {GridState.CANCELLED, GridState.STOPPED}
     nothing_left(project)
 
@@ -210,10 +210,10 @@ def test_a_client_that_slept_while_another_took_over_does_no_harm(
     before = done(ledger)
     wait_for(lambda: done(ledger) >= before + 3, "some cells of the other client's")
     os.kill(sleeper.pid, signal.SIGCONT)
-    _, said = sleeper.communicate(timeout=60)
+    _, said = sleeper.communicate(timeout=150)
     assert sleeper.returncode == 1, said
     assert "another process goes on with grid" in said
-    _, told = second.communicate(timeout=60)
+    _, told = second.communicate(timeout=150)
     assert second.returncode == 0, told
     each_cell_once(project, 16, at_work)
     nothing_left(project)

@@ -25,9 +25,14 @@ def running(project: Project) -> bool:
 def start_long_job(project: Project, start: Start) -> subprocess.Popen[str]:
     project.write("long.py", LONG)
     client = start("-m", "cloudrun", "submit", "long.py")
-    wait_for(lambda: running(project) or client.poll() is not None, "the job to run")
+    wait_for(lambda: said(project, "started") or client.poll() is not None, "the job to run")
     assert client.poll() is None, client.communicate()[1]
     return client
+
+
+def said(project: Project, text: str) -> bool:
+    """Whether what a job has printed has come here."""
+    return any(text in log.read_text() for log in project.root.rglob("stdout.log"))
 
 
 @pytest.mark.parametrize(
@@ -43,7 +48,7 @@ def test_a_signal_brings_home_what_there_is_and_ends_the_machine(
 ) -> None:
     client = start_long_job(project, start)
     client.send_signal(number)
-    _, err = client.communicate(timeout=60)
+    _, err = client.communicate(timeout=150)
     assert client.returncode == code, err
     assert "Traceback" not in err
     (record,) = project.ledger.runs()
@@ -55,14 +60,13 @@ def test_a_signal_brings_home_what_there_is_and_ends_the_machine(
 
 def test_a_second_ctrl_c_terminates_at_once(project: Project, start: Start, nothing_left: Nothing) -> None:
     project.write("stubborn.py", "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + LONG)
-    client = start("-m", "cloudrun", "submit", "stubborn.py")
-    wait_for(lambda: running(project), "the job to run")
+    client = start("-m", "cloudrun", "submit", "stubborn.py", "--grace", "240s")
+    wait_for(lambda: said(project, "started"), "the job to run")
     client.send_signal(signal.SIGINT)
-    wait_for(lambda: bool(project.ledger.runs()), "the first signal to arrive")
     with pytest.raises(subprocess.TimeoutExpired):
-        client.wait(2)  # the job ignores SIGTERM: it is given its 30 s of grace
+        client.wait(2)  # the job ignores SIGTERM: it is given its grace
     client.send_signal(signal.SIGINT)
-    client.communicate(timeout=20)
+    client.communicate(timeout=150)
     assert client.returncode == 130
     (record,) = project.ledger.runs()
     assert record.state is RunState.CANCELLED
@@ -89,7 +93,7 @@ def test_a_signal_before_the_job_runs_leaves_nothing(
     }
     wait_for(ready[when], when)
     client.send_signal(signal.SIGINT)
-    _, err = client.communicate(timeout=60)
+    _, err = client.communicate(timeout=150)
     assert client.returncode == 130, err
     assert all(run.state is RunState.CANCELLED for run in project.ledger.runs())
     nothing_left(project)
@@ -142,7 +146,7 @@ def test_after_kill_9_and_no_reaper_the_deadline_ends_the_machine(project: Proje
         return str(found["Reservations"][0]["Instances"][0]["State"]["Name"])
 
     assert state() == "running"
-    wait_for(lambda: state() == "terminated", "the deadline", timeout_s=60)
+    wait_for(lambda: state() == "terminated", "the deadline", timeout_s=120)
     assert processes_of(unit.instance_id) == []
     assert project.cloudrun("reap").returncode == 0
     assert project.ledger.units() == []
@@ -158,7 +162,7 @@ def test_a_finished_job_stays_a_success_when_its_way_home_is_interrupted(
     client = start("-m", "cloudrun", "submit", "big.py")
     wait_for(lambda: any(run.state is RunState.PULLING for run in project.ledger.runs()), "the pull to begin")
     client.send_signal(signal.SIGINT)
-    _, err = client.communicate(timeout=90)
+    _, err = client.communicate(timeout=200)
     assert client.returncode == 130, err
     (run,) = project.ledger.ranking("n")
     assert run.state is RunState.SUCCEEDED
@@ -190,11 +194,10 @@ def test_a_job_that_cuts_every_connection_still_succeeds(project: Project, nothi
 
 def test_what_was_seen_is_kept_where_nothing_can_be_brought_home(project: Project, start: Start) -> None:
     client = start_long_job(project, start)
-    wait_for(lambda: "started" in "".join(p.read_text() for p in project.root.rglob("stdout.log")), "the first line")
     (unit,) = project.ledger.units()
     client.send_signal(signal.SIGINT)
     client.send_signal(signal.SIGTERM)
-    client.communicate(timeout=60)
+    client.communicate(timeout=150)
     (record,) = project.ledger.runs()
     assert record.state is RunState.CANCELLED
     assert project.ledger.get(record.run_id).log() == "started\n"
@@ -207,7 +210,7 @@ def test_when_the_whole_region_dies_its_client_says_so_soon(project: Project, st
     client = start_long_job(project, start)
     daemon = json.loads((tmp_path / "own" / "region.json").read_text())["pid"]
     os.kill(daemon, signal.SIGKILL)
-    _, err = client.communicate(timeout=90)
+    _, err = client.communicate(timeout=200)
     assert client.returncode == 1, err
     (record,) = project.ledger.runs()
     assert record.state is RunState.LOST
@@ -220,7 +223,7 @@ def test_a_machine_that_vanishes_under_a_run_is_noticed(
     client = start_long_job(project, start)
     (unit,) = project.ledger.units()
     aws("ec2", "terminate-instances", "--instance-ids", unit.instance_id)
-    _, err = client.communicate(timeout=90)
+    _, err = client.communicate(timeout=200)
     assert client.returncode == 1, err
     (record,) = project.ledger.runs()
     assert (record.state, record.end_reason) == (RunState.LOST, "unit_lost")
@@ -252,7 +255,7 @@ def test_ctrl_c_while_a_block_waits_for_what_it_submitted_brings_home_what_there
     client = start("main.py")
     wait_for(lambda: running(project), "the job to run")
     client.send_signal(signal.SIGINT)
-    client.communicate(timeout=60)
+    client.communicate(timeout=150)
     (record,) = project.ledger.runs()
     assert (record.state, record.end_reason) == (RunState.CANCELLED, "cancelled")
     assert "early.txt" in [one.path for one in record.artifacts]
@@ -276,7 +279,7 @@ def test_sigterm_ends_the_units_of_every_thread(project: Project, start: Start, 
     client = start("threads.py")
     wait_for(lambda: sum(r.state is RunState.RUNNING for r in project.ledger.runs()) == 2, "two jobs to run")
     client.send_signal(signal.SIGTERM)
-    client.communicate(timeout=60)
+    client.communicate(timeout=150)
     assert client.returncode == 143
     assert {run.state for run in project.ledger.runs()} == {RunState.CANCELLED}
     nothing_left(project)
@@ -308,7 +311,7 @@ def test_a_failing_playbook_is_told_with_its_task_and_log(
 def test_no_process_of_ours_is_left_when_a_client_ends(project: Project, start: Start) -> None:
     client = start_long_job(project, start)
     client.send_signal(signal.SIGTERM)
-    client.communicate(timeout=60)
+    client.communicate(timeout=150)
     group = subprocess.run(["ps", "-o", "pid=", "-g", str(client.pid)], capture_output=True, text=True, check=False)
     assert group.stdout.split() == []
     assert os.getpgid(0) != client.pid

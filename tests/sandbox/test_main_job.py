@@ -236,7 +236,7 @@ def test_a_job_past_its_deadline_is_ended_and_its_files_are_home(
     project: Project, nothing_left: Callable[[Project], None]
 ) -> None:
     project.write("long.py", "import time; open('early.txt', 'w').write('x'); time.sleep(600)")
-    done = project.cloudrun("submit", "long.py", "--deadline", "20s")
+    done = project.cloudrun("submit", "long.py", "--deadline", "30s")
     assert done.returncode == 124, done.stderr
     (record,) = project.ledger.runs()
     assert (record.state, record.end_reason) == ("failed", "deadline")

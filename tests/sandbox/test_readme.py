@@ -43,7 +43,7 @@ def test_the_sandbox_snippet_runs(project: Project) -> None:
     project.env["PATH"] = f"{VENV_BIN}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-ec", snippet("sandbox")], cwd=project.root, env=project.environment, text=True,
-        stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False,
+        stdin=subprocess.DEVNULL, capture_output=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert '"Reservations"' in done.stdout
@@ -55,7 +55,7 @@ def test_the_detached_snippet_runs(project: Project) -> None:
     project.env["PATH"] = f"{VENV_BIN}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-ec", snippet("detached")], cwd=project.root, env=project.environment, text=True,
-        stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=False,
+        stdin=subprocess.DEVNULL, capture_output=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (run,) = project.ledger.runs()
@@ -70,7 +70,7 @@ def test_the_grid_snippet_runs(project: Project) -> None:
     project.env["PATH"] = f"{VENV_BIN}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-ec", snippet("grid")], cwd=project.root, env=project.environment, text=True,
-        stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=False,
+        stdin=subprocess.DEVNULL, capture_output=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "nothing to do: all 4 cells are in the ledger" in done.stderr

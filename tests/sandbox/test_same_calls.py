@@ -155,7 +155,7 @@ def test_the_same_calls_reach_aws_and_the_sandbox(
         monkeypatch.setenv(name, value)
     with (
         pytest.raises(CloudrunError, match=r"no login on 127\.0\.0\.1"),
-        process_unit(project=tmp_path / "aws", provider="aws", boot_timeout="2s", observe=lambda event: None, **wishes),
+        process_unit(project=tmp_path / "aws", provider="aws", boot_timeout="5s", observe=lambda event: None, **wishes),
     ):
         raise AssertionError("nothing boots there")
     on_aws = before_ssh(recorded, Ledger(tmp_path / "aws"))

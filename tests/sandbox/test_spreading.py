@@ -26,8 +26,8 @@ CELL = """
 # dependencies = {needs}
 # ///
 import json, os, time, joblib
-time.sleep(1)
 n = json.loads(os.environ["CLOUDRUN_PARAMS"])["n"]
+time.sleep(6 if n < 4 else 0.5)  # long enough for the other machines to come before all is done
 assert "{words}" in open(os.environ["VIRTUAL_ENV"] + "/.ready").read()
 print(json.dumps({{"accuracy": n}}))
 """
@@ -52,10 +52,13 @@ def test_ansible_runs_on_one_machine_of_four(project: Project, start: Start, not
     submitting = start("-m", "cloudrun", *command(12), "-v")
     ledger = project.ledger
     wait_for(lambda: sum(run.state is RunState.SUCCEEDED for run in ledger.runs()) >= 8, "eight cells", 120)
-    keys = [(unit_home(unit.instance_id) / ".ssh" / "authorized_keys").read_text() for unit in ledger.units()]
+    keys = []
+    for unit in ledger.units():
+        with suppress(FileNotFoundError):  # one that has no more to do is gone soon
+            keys.append((unit_home(unit.instance_id) / ".ssh" / "authorized_keys").read_text())
     assert keys
     assert all(text.count("ssh-ed25519") == 1 and "restrict" not in text for text in keys), "one key, the client's"
-    _, said = submitting.communicate(timeout=100)
+    _, said = submitting.communicate(timeout=200)
     assert submitting.returncode == 0, said
     assert "did not get the environment" not in said
     assert said.count("TASK [Build the environment]") == 1
@@ -109,7 +112,7 @@ def index() -> Iterator[Index]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever)
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         yield Index(f"http://127.0.0.1:{server.server_port}/slow-1.0-py3-none-any.whl", asked, answering)
         answering.set()

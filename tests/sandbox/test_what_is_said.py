@@ -93,7 +93,7 @@ def test_what_an_interrupted_attempt_has_printed_and_its_time_are_not_lost(proje
     assert f"cloudrun logs {run_id} --attempt 1" in last.stderr
     first = subprocess.run(
         [sys.executable, "-m", "cloudrun", "logs", run_id, "--attempt", "1", "--from-byte", "2"],
-        cwd=project.root, env=project.environment, capture_output=True, timeout=60, check=True,
+        cwd=project.root, env=project.environment, capture_output=True, timeout=150, check=True,
     )  # fmt: skip
     assert first.stdout == b"rst \xff no newline"
     assert project.cloudrun("logs", run_id, "--attempt", "3").returncode == 2
@@ -111,7 +111,7 @@ def test_who_interrupts_a_detached_submission_is_told_that_nothing_is_billed(
     wait_for(lambda: project.ledger.units() != [], "a machine")
     (unit,) = project.ledger.units()
     submitting.send_signal(signal.SIGINT)
-    _, stderr = submitting.communicate(timeout=60)
+    _, stderr = submitting.communicate(timeout=150)
     assert submitting.returncode == 130, stderr
     assert f"{unit.instance_id} is terminated: nothing runs on it, and nothing is billed any more" in stderr
     nothing_left(project)

@@ -47,7 +47,11 @@ def wheel_project(project: Project, installed: Path, tmp_path: Path) -> Iterator
     }
     yield project
     subprocess.run(
-        ["cloudrun", "sandbox", "stop", "--force"], env=project.environment, check=True, capture_output=True, timeout=60
+        ["cloudrun", "sandbox", "stop", "--force"],
+        env=project.environment,
+        check=True,
+        capture_output=True,
+        timeout=150,
     )
 
 

@@ -172,7 +172,7 @@ def test_a_parent_is_replaced_by_one_that_has_imported_more(warden: Warden) -> N
     assert of_parents(warden) != first
     end = warden.run(spec, {"t.py": "import sys; print('numpy' in sys.modules, 'joblib' in sys.modules)"})
     assert end.stdout == "True True\n"
-    assert gone(first[0])
+    until(lambda: gone(first[0]))
 
 
 def test_the_job_of_a_dead_parent_is_started_freshly(warden: Warden) -> None:
@@ -180,8 +180,7 @@ def test_the_job_of_a_dead_parent_is_started_freshly(warden: Warden) -> None:
     warden.warm(spec)
     (pid,) = of_parents(warden)
     os.kill(pid, signal.SIGKILL)
-    until(lambda: gone(pid))
-    assert not warden.ask("fits", spec)
+    until(lambda: gone(pid) and not warden.ask("fits", spec))
     warden.warm(spec)  # and there is another one then
     assert warden.run(spec, {"t.py": ""}).forked
 
@@ -197,7 +196,7 @@ def test_the_job_of_a_parent_that_hangs_is_started_freshly_and_only_once(warden:
     until(lambda: gone(pid))
     assert (read_object(run / "status.json") or {})["state"] == "starting"
     assert not (run / "stdout.log").exists()
-    assert of_parents(warden) == []
+    until(lambda: of_parents(warden) == [])
 
 
 STARTS_A_THREAD = """
@@ -239,9 +238,9 @@ def test_an_import_that_starts_threads_makes_no_parent(tmp_path: Path) -> None:
     try:
         spec = warden.spec(["t.py"], preload=QUICK)
         warden.ask("warm", spec)
-        (pid,) = of_parents(warden)
+        pids = of_parents(warden)  # or none, where it was that quick
         until(lambda: not warden.ask("fits", spec) and of_parents(warden) == [])
-        assert gone(pid)
+        until(lambda: all(gone(pid) for pid in pids))
         warden.ask("warm", spec)
         assert of_parents(warden) == []  # it would only end again
     finally:
@@ -279,8 +278,7 @@ def test_a_job_of_a_supervisor_that_is_killed_is_its_warden_s_and_says_how_it_en
     os.kill(supervisor, signal.SIGKILL)
     until(lambda: job in warden.ask("children")[0])
     (warden.folder / "go").touch()
-    until(run.ended.exists)
-    assert read_object(run.ended) == {"pid": job, "exit_code": 3}
+    assert until(lambda: read_object(run.ended)) == {"pid": job, "exit_code": 3}
     until(lambda: job not in warden.ask("children")[0])
     run.status.unlink()  # there is nobody to write what became of it
 
@@ -291,7 +289,8 @@ def test_ps_shows_the_script_and_not_the_parent(warden: Warden) -> None:
     script = "import os, time\nwhile not os.path.exists('../../go'): time.sleep(0.01)"
     run = warden.begin(spec, {"t.py": script}, forked=True)
     job = (read_object(run.status) or {})["pid"]
-    shown = subprocess.run(["ps", "-ww", "-o", "args=", "-p", str(job)], capture_output=True, text=True, check=True)
+    ps = ["ps", "-ww", "-o", "args=", "-p", str(job)]
+    shown = f"{sys.executable} t.py --epochs 3\n"
+    until(lambda: subprocess.run(ps, capture_output=True, text=True, check=True).stdout == shown)
     (warden.folder / "go").touch()
     warden.end(run)
-    assert shown.stdout == f"{sys.executable} t.py --epochs 3\n"

@@ -31,7 +31,7 @@ def test_what_the_kernel_never_said_is_nobody() -> None:
 
 def test_a_process_that_is_gone_has_no_start_time() -> None:
     child = subprocess.Popen([sys.executable, "-S", "-c", ""])
-    child.wait(30)
+    child.wait(120)
     assert processes.start_time(child.pid) == ""
 
 
@@ -42,7 +42,7 @@ def test_a_program_may_be_called_anything(tmp_path: Path) -> None:
     with subprocess.Popen([str(odd)], stdin=subprocess.PIPE) as child:
         assert child.pid in processes.children(os.getpid())
         assert processes.start_time(child.pid).isdigit()
-        child.communicate(b"\n", timeout=30)
+        child.communicate(b"\n", timeout=120)
 
 
 def test_a_tree_is_a_process_and_all_below_it(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_a_tree_is_a_process_and_all_below_it(tmp_path: Path) -> None:
             assert child.poll() is None
         assert {process.parent for process in processes.tree([child.pid])} == {os.getpid(), child.pid}
         assert os.getpid() not in {process.pid for process in processes.tree([child.pid])}
-        child.communicate(b"\n", timeout=30)
+        child.communicate(b"\n", timeout=120)
     assert processes.tree([child.pid]) == []
 
 
@@ -63,7 +63,7 @@ def test_a_handler_of_its_own_is_seen() -> None:
         child.stdout.readline()
         assert processes.catches(child.pid, signal.SIGUSR1)
         assert not processes.catches(child.pid, signal.SIGUSR2)
-        child.communicate(b"\n", timeout=30)
+        child.communicate(b"\n", timeout=120)
 
 
 def test_processes_are_found_by_where_they_work(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_processes_are_found_by_where_they_work(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-S", "-c", "input()"], cwd=tmp_path / "a", stdin=subprocess.PIPE) as child:
         assert processes.below(str(tmp_path)) == [child.pid]
         assert processes.below(str(tmp_path / "ab")) == []
-        child.communicate(b"\n", timeout=30)
+        child.communicate(b"\n", timeout=120)
 
 
 def test_nobody_is_a_subreaper_unless_it_says_so() -> None:

@@ -156,7 +156,7 @@ def archived(folder: Path) -> Path:
 
 def test_memory_does_not_grow_with_the_outputs(run: RunDir, bucket: Bucket, tmp_path: Path) -> None:
     with (run.work / "big").open("wb") as stream:
-        stream.truncate(600 * 1024**2)
+        stream.truncate(250 * 1024**2)
     (run.work / "small").write_bytes(b"1")
     write_json(run.outputs, manifest.outputs(run, 10**12, 10, since_ns=0))
     script = tmp_path / "measure.py"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudrun.plan.quantities import duration_s, duration_text, size_bytes, size_text
+from cloudrun.plan.quantities import counted, duration_s, duration_text, size_bytes, size_text
 from cloudrun.plan.toml_lines import line_of
 
 KEYS = st.sampled_from(["region", "deadline", "spot", "a-b", "x"])
@@ -116,6 +116,20 @@ def test_a_duration_for_people_can_be_typed_back(seconds: int) -> None:
 )
 def test_a_size_for_people(size: int, text: str) -> None:
     assert size_text(size) == text
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        (counted(0, "file"), "0 files"),
+        (counted(1, "file"), "1 file"),
+        (counted(1200, "file"), "1,200 files"),
+        (counted(1, "entry", "entries"), "1 entry"),
+        (counted(2, "cell is", "cells are"), "2 cells are"),
+    ],
+)
+def test_one_of_a_thing_is_not_called_several(said: str, text: str) -> None:
+    assert said == text
 
 
 @given(st.lists(st.tuples(KEYS, VALUES), unique_by=lambda pair: pair[0]), st.lists(st.tuples(KEYS, VALUES), max_size=3))

@@ -10,15 +10,18 @@ from typing import Any, cast
 
 import pytest
 
+from cloudrun.core.clock import SystemClock
 from cloudrun.core.errors import Cancelled, LaunchError, TransferError
 from cloudrun.core.events import nobody
 from cloudrun.core.records import GridRecord, JobStatus, RunOnUnit, RunRecord
 from cloudrun.core.rundir import run_dir
 from cloudrun.core.states import EndReason, GridState, RunState
 from cloudrun.grids.detaching import HandOver, Share, deal
-from cloudrun.grids.gathering import catch_up
+from cloudrun.grids.gathering import catch_up, end_grids_of
 from cloudrun.grids.watching import SeenGrid
 from cloudrun.ledger import Ledger
+from cloudrun.runs import attaching
+from cloudrun.units.clients import this_client
 from tests.fakes import Agent, Ec2, ManualClock, cloud_of, launch_one
 
 
@@ -139,6 +142,19 @@ def test_of_a_machine_that_goes_on_what_has_ended_comes_home_and_nothing_else(le
     assert [run.run_id for run in missing] == ["r-3"]
     there = {RunState.SUCCEEDED: 1, RunState.SHIPPING: 2 if requeue else 3}
     assert states(ledger) == (there | {RunState.QUEUED: 1} if requeue else there)
+
+
+@pytest.mark.parametrize("attended", [False, True])
+def test_a_grid_is_over_with_its_last_cell_whoever_has_ended_that_one(ledger: Ledger, attended: bool) -> None:
+    ids = cells(ledger, 2)
+    if attended:
+        client = this_client(SystemClock().now())
+        ledger.register_client(client)
+        assert ledger.take_grid("g-1", client.client_id, of="")
+    for run_id, state in zip(ids, (GridState.OPEN, GridState.OPEN if attended else GridState.DONE), strict=True):
+        attaching.cancel(ledger, run_id, grace_s=1, observe=nobody)
+        end_grids_of(ledger, run_id)
+        assert ledger.grid("g-1").state is state
 
 
 # -- how far it is -----------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from cloudrun.cli.summary import closing_lines, exit_code
 from cloudrun.core.events import Note, Output, PhaseEnded, PhaseStarted, Progress, Rented
 from cloudrun.core.records import Artifact, Place, RunRecord, Timings
 from cloudrun.core.states import EndReason, RunState
+from tests.waiting import until
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -41,7 +42,7 @@ class Screen:
 
     def text(self) -> str:
         self.stream.close()
-        self._reader.join(timeout=30)
+        self._reader.join(timeout=120)
         os.close(self._master)
         return self._read.decode().replace("\r\n", "\n")
 
@@ -243,7 +244,7 @@ def test_no_line_moves_after_the_end() -> None:
     display.__exit__(None, None, None)
     screen.stream.write("after\n")
     assert screen.text().endswith("after\n")
-    assert not [thread for thread in threading.enumerate() if type(thread).__name__ == "_RefreshThread"]
+    until(lambda: "_RefreshThread" not in {type(thread).__name__ for thread in threading.enumerate()})
 
 
 def test_events_from_many_threads_stay_whole(streams: tuple[io.TextIOWrapper, io.TextIOWrapper]) -> None:

@@ -15,15 +15,15 @@ from cloudrun.core.settings import Settings
 from cloudrun.ledger import Ledger
 from cloudrun.runs.dispatch import new_run
 from cloudrun.runs.prepared import Job, prepare
-from tests.command import Cli, CliHere
+from tests.command import CliHere
 from tests.fakes import Ec2, ManualClock, ended_well, launch_one
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> Cli:
+def cli(tmp_path: Path) -> CliHere:
     (tmp_path / "train.py").write_text("print(1)")
     (tmp_path / "cloudrun.toml").write_text('provider = "aws"\n')
-    made = Cli(tmp_path)
+    made = CliHere(tmp_path)
     made.environ = {name: value for name, value in made.environ.items() if not name.startswith("AWS_")}
     made.environ |= {
         "AWS_EC2_METADATA_DISABLED": "true",
@@ -37,7 +37,7 @@ def cli(tmp_path: Path) -> Cli:
     ("more", "first"),
     [([], "would run      python train.py"), (["--set", "a=1,2"], "would run      2 cells: 2 to run")],
 )
-def test_what_would_be_shipped_and_built_is_said_then_what_to_type(cli: Cli, more: list[str], first: str) -> None:
+def test_what_would_be_shipped_and_built_is_said_then_what_to_type(cli: CliHere, more: list[str], first: str) -> None:
     done = cli("submit", "train.py", "--dry-run", *more)
     assert done.returncode == 4, done.stderr
     assert done.stdout.startswith(first)
@@ -57,7 +57,7 @@ def test_what_would_be_shipped_and_built_is_said_then_what_to_type(cli: Cli, mor
 
 
 @pytest.mark.parametrize("more", [[], ["--set", "a=1,2"]])
-def test_for_programs_it_is_one_document_with_the_reason(cli: Cli, more: list[str]) -> None:
+def test_for_programs_it_is_one_document_with_the_reason(cli: CliHere, more: list[str]) -> None:
     done = cli("submit", "train.py", "--dry-run", "--json", "--instance-type", "m7g.large", *more)
     document = json.loads(done.stdout)
     assert done.returncode == 4
@@ -69,26 +69,25 @@ def test_for_programs_it_is_one_document_with_the_reason(cli: Cli, more: list[st
     assert document["environment"]["python"]
 
 
-def test_the_price_is_that_of_the_region_that_would_be_taken_and_none_is_guessed(cli: Cli) -> None:
-    here = CliHere(cli.folder, cli.environ)
-    here.environ["AWS_REGION"] = "eu-west-1"
-    said = here("submit", "train.py", "--dry-run").stdout
+def test_the_price_is_that_of_the_region_that_would_be_taken_and_none_is_guessed(cli: CliHere) -> None:
+    cli.environ["AWS_REGION"] = "eu-west-1"
+    said = cli("submit", "train.py", "--dry-run").stdout
     assert "m7i.large in eu-west-1: $0.11235 an hour (list price of 2025-" in said
-    here.environ["AWS_REGION"] = "ap-south-2"
+    cli.environ["AWS_REGION"] = "ap-south-2"
     for more in ([], ["--set", "a=1,2", "--budget", "1"]):
-        done = here("submit", "train.py", "--dry-run", *more)
+        done = cli("submit", "train.py", "--dry-run", *more)
         assert done.returncode == 4, "the budget may fit the price that AWS knows"
         assert "m7i.large in ap-south-2: only AWS can say at what price" in done.stdout
         assert "at most nobody knows what" in done.stdout
 
 
-def dry(cli: Cli, *words: str) -> str:
-    done = CliHere(cli.folder, cli.environ)("submit", "train.py", "--dry-run", *words)
+def dry(cli: CliHere, *words: str) -> str:
+    done = cli("submit", "train.py", "--dry-run", *words)
     assert done.returncode == 4, done.stderr
     return done.stdout
 
 
-def test_as_many_machines_are_named_as_would_be_launched(cli: Cli) -> None:
+def test_as_many_machines_are_named_as_would_be_launched(cli: CliHere) -> None:
     said = dry(cli, "--set", "a=1,2,3,4,5,6,7", "--units", "3")
     assert said.startswith("would run      7 cells: 7 to run\n               7 cells to run on 3 units, 2 at a time")
     assert "would launch   3 machines of m7i.large in us-east-1: $0.1008 an hour each (list price" in said
@@ -96,7 +95,7 @@ def test_as_many_machines_are_named_as_would_be_launched(cli: Cli) -> None:
     assert "would launch   4 spot machines of" in dry(cli, "--set", "a=1,2,3,4,5,6,7", "--max-units", "9", "--spot")
 
 
-def test_one_cell_is_one_and_its_machine_has_the_deadline_that_the_budget_pays_for(cli: Cli) -> None:
+def test_one_cell_is_one_and_its_machine_has_the_deadline_that_the_budget_pays_for(cli: CliHere) -> None:
     said = dry(cli, "--set", "a=1", "--budget", "0.1")
     assert said.startswith("would run      1 cell: 1 to run\n")
     assert "would launch   one machine of" in said
@@ -108,7 +107,7 @@ def test_one_cell_is_one_and_its_machine_has_the_deadline_that_the_budget_pays_f
     )
 
 
-def test_a_budget_that_pays_for_fewer_machines_names_those(cli: Cli) -> None:
+def test_a_budget_that_pays_for_fewer_machines_names_those(cli: CliHere) -> None:
     said = dry(cli, "--set", "a=1,2,3,4,5,6,7,8", "--units", "4", "--budget", "0.02")
     assert "would launch   one machine of" in said
     assert "8 cells to run on 1 unit," in said
@@ -126,7 +125,7 @@ def succeed(folder: Path, *values: int) -> None:
             ended_well(ledger, run.run_id, unit.instance_id)
 
 
-def test_where_nothing_is_left_nothing_would_be_launched(cli: Cli) -> None:
+def test_where_nothing_is_left_nothing_would_be_launched(cli: CliHere) -> None:
     succeed(cli.folder, 1, 2)
     said = dry(cli, "--set", "a=1,2")
     assert said == (

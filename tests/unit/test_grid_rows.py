@@ -95,7 +95,7 @@ def test_a_grid_that_has_all_of_its_cells_is_the_same_grid_the_next_time(plan: P
     ("ended", "note", "next_step"),
     [
         (0, "no cell was begun", "the same command begins again"),
-        (1, "1 of 3 cells succeeded", "the same command goes on with {0}; cloudrun show {0}"),
+        (1, "1 of 3 cells have succeeded", "the same command goes on with {0}; cloudrun show {0}"),
     ],
 )
 def test_whoever_stops_a_grid_is_told_what_there_is_to_look_at(

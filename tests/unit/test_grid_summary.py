@@ -97,8 +97,12 @@ def test_a_cell_that_did_not_succeed_is_seen_in_the_exit_code(tally: Tally, code
 
 
 def test_a_ranking_that_is_cut_says_how_to_see_the_rest() -> None:
-    run = SimpleNamespace(record=SimpleNamespace(metric="f1"), scores={"f1": 0.5}, params={"a": 1})
-    ranked = SimpleNamespace(ranking=lambda grid_id, limit: [run] * limit)
+    run = SimpleNamespace(scores={"f1": 0.5}, params={"a": 1})
+    ranked = SimpleNamespace(
+        has_score=lambda *_: True,
+        primary_metric=lambda *_: "f1",
+        ranking=lambda *_, limit, **__: [run] * limit,
+    )
     lines = closing_lines(Finished(grid(12), Tally(12, succeeded=12), FREE), cast("Ledger", ranked))
     assert "       10 of 12 shown: cloudrun results --grid g-1 --limit 0" in lines
 

@@ -42,13 +42,20 @@ class Unit:
 def send(number):
     os.kill(os.getpid(), number)
     time.sleep(0.05)
+    for thread in threading.enumerate():
+        if thread.name == "cloudrun-signal":  # it tells the units
+            thread.join()
 """
 
 
 def run(body: str) -> tuple[list[str], int]:
     """The lines a process printed, and its exit status."""
     done = subprocess.run(
-        [sys.executable, "-c", PRELUDE + textwrap.dedent(body)], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", PRELUDE + textwrap.dedent(body)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert "Traceback" not in done.stderr.replace('Traceback (most recent call last):\n  File "<string>"', ""), (
         done.stderr
@@ -97,7 +104,7 @@ def test_a_handler_of_the_callers_own_is_still_called() -> None:
         signal.signal(signal.SIGTERM, lambda number, frame: say("mine"))
         with Unit("a") as unit:
             send(signal.SIGTERM)
-            unit.interrupted.wait(5)
+            unit.interrupted.wait(60)
     """)
     assert sorted(lines) == ["a closed", "a interrupted", "mine"]
     assert code == 0
@@ -121,7 +128,7 @@ def test_units_of_other_threads_are_told_too() -> None:
         def work():
             with Unit("worker") as unit:
                 opened.set()
-                unit.interrupted.wait(10)
+                unit.interrupted.wait(60)
         thread = threading.Thread(target=work)
         thread.start()
         opened.wait()
@@ -243,7 +250,7 @@ def test_a_thread_opens_a_unit_after_the_main_thread_has_closed_its_own() -> Non
         def work():
             with Unit("worker") as unit:
                 opened.set()
-                unit.interrupted.wait(10)
+                unit.interrupted.wait(60)
         thread = threading.Thread(target=work)
         thread.start()
         opened.wait()
@@ -260,7 +267,7 @@ def test_a_thread_that_python_forgot_to_wait_for_ends_its_own_unit() -> None:
         class Busy(Unit):
             ended = threading.Event()
             def wait_for_end(self):
-                self.ended.wait(10)
+                self.ended.wait(60)
             def close(self):
                 super().close()
                 self.ended.set()
@@ -269,7 +276,7 @@ def test_a_thread_that_python_forgot_to_wait_for_ends_its_own_unit() -> None:
         def work():
             with Busy("worker") as unit:
                 opened.set()
-                unit.interrupted.wait(10)
+                unit.interrupted.wait(60)
                 time.sleep(0.3)
                 say("home")
         thread = threading.Thread(target=work)

@@ -64,7 +64,7 @@ def test_a_block_that_fails_while_another_machine_comes_starts_nothing_on_it(
 
     def again() -> Any:
         on_its_way.set()
-        failed.wait(30)
+        failed.wait(120)
         first.cancelled.clear()  # it stands for another machine, which nobody has told to stop
         return first
 
@@ -83,10 +83,10 @@ def test_a_block_that_fails_while_another_machine_comes_starts_nothing_on_it(
         first = machine.unit
         thread = threading.Thread(target=carry)
         thread.start()
-        assert on_its_way.wait(30)
+        assert on_its_way.wait(120)
         machine.cancel()
         failed.set()
-        thread.join(30)
+        thread.join(120)
     assert [type(error) for error in raised] == [Cancelled]
     assert ledger.run(RUN).state is RunState.LOST
 

@@ -122,7 +122,7 @@ def test_a_nearer_deadline_is_planned_with_at_once_and_paid_for_once_the_machine
     asked = Event()
 
     def move(*_: object) -> None:
-        asked.wait(30)
+        asked.wait(120)
         if not takes_it:
             raise ConnectionLost("cut")
 

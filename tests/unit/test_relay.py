@@ -38,7 +38,7 @@ class Region(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def region() -> Iterator[int]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Region)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     yield server.server_port
     server.shutdown()
     server.server_close()
@@ -55,7 +55,7 @@ def metadata(region: int) -> str:
 @pytest.mark.parametrize("version", ["latest", "2009-04-04", "2021-03-23"])
 def test_every_version_of_the_metadata_is_the_machines_own(metadata: str, region: int, version: str) -> None:
     request = urllib.request.Request(f"{metadata}/{version}/meta-data/", headers={"X-aws-ec2-metadata-token": "mine"})
-    told = urllib.request.urlopen(request, timeout=30).read().decode().splitlines()
+    told = urllib.request.urlopen(request, timeout=120).read().decode().splitlines()
     assert told[0] == "GET /_metadata/secret/latest/meta-data/"
     assert "x-aws-ec2-metadata-token: mine" in told
     assert f"host: 127.0.0.1:{region}" in told, "the region answers to no other name"
@@ -63,9 +63,9 @@ def test_every_version_of_the_metadata_is_the_machines_own(metadata: str, region
 
 def test_a_token_is_asked_for_and_what_is_not_there_is_not_there(metadata: str) -> None:
     token = urllib.request.Request(f"{metadata}/latest/api/token", method="PUT", data=b"")
-    assert urllib.request.urlopen(token, timeout=30).read().startswith(b"PUT /_metadata/secret/latest/api/token\n")
+    assert urllib.request.urlopen(token, timeout=120).read().startswith(b"PUT /_metadata/secret/latest/api/token\n")
     with pytest.raises(urllib.error.HTTPError, match="404"):
-        urllib.request.urlopen(f"{metadata}/latest/nothing", timeout=30)
+        urllib.request.urlopen(f"{metadata}/latest/nothing", timeout=120)
 
 
 def test_the_region_is_reached_as_it_is_outside(region: int) -> None:
@@ -73,7 +73,7 @@ def test_the_region_is_reached_as_it_is_outside(region: int) -> None:
     threading.Thread(target=relay.relay, args=(listener, "127.0.0.1", region), daemon=True).start()
     body = os.urandom(1 << 20)
     request = urllib.request.Request(f"http://127.0.0.1:{listener.getsockname()[1]}/a", data=body, method="PUT")
-    assert urllib.request.urlopen(request, timeout=30).read().endswith(body)
+    assert urllib.request.urlopen(request, timeout=120).read().endswith(body)
 
 
 def test_what_is_missing_for_booted_machines_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,8 +34,11 @@ RUN = RunRecord(
 BILL = Bill(1, 0.00168, 0.0004, is_charged=False)
 
 
-def shown(run: RunRecord = RUN, encoding: str = "utf-8", width: int | None = None) -> list[str]:
-    return page(run, None, BILL, {"stdout.log": ["last words"]}, encoding=encoding, width=width)
+def shown(
+    run: RunRecord = RUN, encoding: str = "utf-8", width: int | None = None, *, attended: bool = False
+) -> list[str]:
+    tails = {"stdout.log": ["last words"]}
+    return page(run, None, BILL, tails, encoding=encoding, width=width, attended=attended)
 
 
 def test_all_of_it_is_there() -> None:
@@ -80,6 +84,17 @@ def test_what_to_type_next_is_what_helps() -> None:
     assert shown(failed)[-1].endswith("cloudrun show r-1 --log")
     running = RunRecord("r-1", "a", "t.py", RunState.RUNNING, NOON)
     assert shown(running)[-1].endswith("cloudrun logs -f r-1")
+    waits = RunRecord("r-1", "a", "t.py", RunState.QUEUED, NOON, grid_id="g-1")
+    assert shown(waits)[-1].endswith("begins it, or cloudrun attach g-1")
+    assert shown(waits, attended=True)[-1].endswith("a process goes on with g-1: cloudrun ps shows how far it is")
+
+
+def test_a_run_that_was_ended_before_it_began_took_no_time_and_has_no_log() -> None:
+    never = RunRecord("r-1", "a", "t.py", RunState.CANCELLED, NOON, detail="it was asked to end", grid_id="g-1")
+    lines = shown(replace(never, timings=Timings(total_s=0.001)))
+    assert lines[0] == "r-1 (a) cancelled: it was asked to end"
+    assert not any("in all" in line for line in lines)
+    assert lines[-1].endswith("cloudrun show g-1")
 
 
 def test_the_end_of_a_log_is_as_a_terminal_would_have_left_it(tmp_path: Path) -> None:

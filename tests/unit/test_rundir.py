@@ -13,7 +13,7 @@ from cloudrun.core import rundir
 
 
 def test_two_threads_that_write_the_same_document_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    both_wrote = threading.Barrier(2, timeout=10)
+    both_wrote = threading.Barrier(2, timeout=60)
     fsync = os.fsync
 
     def meet(descriptor: int) -> None:

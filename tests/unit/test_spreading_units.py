@@ -28,7 +28,7 @@ from cloudrun.pools.spreading import Spreading
 from cloudrun.units.phases import Phases
 from tests.waiting import until
 
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 
 
 @dataclass

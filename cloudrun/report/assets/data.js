@@ -61,17 +61,23 @@ const STATE = {
   rows: ALL, // the runs that the filter lets through, in the ledger's order
   rank: new Int32Array(COUNT), // from 1; 0 for a run without a rank
   ranked: [], // runs with a rank, best first
+  place: new Int32Array(COUNT), // of every run, where they are listed by rank: those without one come last
 };
 
-/** Succeeded runs with a finite score, best first, the older first among equals. */
+/** Succeeded runs with a finite score, best first, the older first among equals; those whose score is none that can be
+ *  compared come behind them, then all others. The order is that of `plan.ranking.rank_key`. */
 function rankRuns() {
   const score = STATE.metric;
-  const able = score ? ALL.filter((run) => stateOf(run) === "succeeded" && Number.isFinite(score.number(run))) : [];
+  const scored = score ? ALL.filter((run) => stateOf(run) === "succeeded" && score.word(run) !== null) : [];
   const sign = score?.minimize ? 1 : -1;
-  able.sort((a, b) => sign * (score.number(a) - score.number(b)) || RUNS.created[a] - RUNS.created[b]);
+  const older = (a, b) => (RUNS.id[a] < RUNS.id[b] ? -1 : 1);
+  const able = scored.filter((run) => Number.isFinite(score.number(run)));
+  able.sort((a, b) => sign * (score.number(a) - score.number(b)) || older(a, b));
+  const others = scored.filter((run) => !Number.isFinite(score.number(run))).sort(older);
   STATE.ranked = able;
   STATE.rank.fill(0);
   able.forEach((run, position) => (STATE.rank[run] = position + 1));
+  [...new Set([...able, ...others, ...ALL])].forEach((run, position) => (STATE.place[run] = position));
 }
 
 const scoreOf = (run) => STATE.metric.number(run);
@@ -91,6 +97,7 @@ function plain(value) {
 function decimalsFor(values) {
   const sorted = values.filter(Number.isFinite).sort((a, b) => a - b);
   if (!sorted.length) return 3;
+  if (sorted.every(Number.isInteger)) return 0;
   const spread = quantile(sorted, 0.9) - quantile(sorted, 0.1) || Math.abs(sorted[0]) / 10 || 1;
   return Math.min(8, Math.max(0, 3 - Math.ceil(Math.log10(spread))));
 }

@@ -63,8 +63,10 @@ function headlineOf(run) {
   const score = STATE.metric;
   const value = score?.word(run);
   const cells = [];
-  if (value)
-    cells.push([score.name, fixed(scoreOf(run), Math.max(4, decimalsFor(STATE.ranked.map(scoreOf)))), null, "score"]);
+  if (value) {
+    const decimals = Number.isInteger(scoreOf(run)) ? 0 : Math.max(4, decimalsFor(STATE.ranked.map(scoreOf)));
+    cells.push([score.name, fixed(scoreOf(run), decimals), null, "score"]);
+  }
   if (STATE.rank[run])
     cells.push(["rank", `${GROUPED.format(STATE.rank[run])}`, `of ${GROUPED.format(STATE.ranked.length)}`]);
   if (tookOf(run)) cells.push(["time", duration(tookOf(run))]);

@@ -78,8 +78,9 @@ class Ranking {
     const missing = (value) => value === null || Number.isNaN(value);
     this.rows = [...rows].sort((a, b) => {
       const [x, y] = [values.get(a), values.get(b)];
-      if (missing(x) || missing(y)) return missing(x) - missing(y) || a - b; // what has none comes last either way
-      return sign * (typeof x === "string" ? collate(x, y) : x - y) || STATE.rank[a] - STATE.rank[b] || a - b;
+      const place = STATE.place[a] - STATE.place[b];
+      if (missing(x) || missing(y)) return missing(x) - missing(y) || place; // what has none comes last either way
+      return sign * (typeof x === "string" ? collate(x, y) : x - y) || place;
     });
     this.table.setAttribute("aria-rowcount", this.rows.length + 1);
     this.first = -1;

@@ -175,6 +175,14 @@ def kill(pid: int) -> None:
     until(gone)
 
 
+def kill_together(*pids: int) -> None:
+    """None of them sees that another is gone, and puts a new one in its place."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    for pid in pids:
+        kill(pid)
+
+
 @pytest.fixture
 def unit(tmp_path: Path) -> Iterator[Unit]:
     if not Path("/proc/self/stat").exists():

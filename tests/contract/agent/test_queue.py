@@ -15,7 +15,7 @@ from cloudrun.core import rundir, wire
 from cloudrun.core.rundir import read_object, write_json
 from tests.waiting import until
 
-from .conftest import Run, Unit, kill
+from .conftest import Run, Unit, kill, kill_together
 
 # Says that it is there, then works until it may end.
 JOB = """
@@ -67,8 +67,8 @@ def test_five_runs_take_their_turns_in_two_slots(unit: Unit, told: Path) -> None
     until(lambda: len(begun(told)) == 2)
     assert set(begun(told)) == {"run-0", "run-1"}
     assert [run.now()["state"] for run in runs[2:]] == ["queued"] * 3
-    listed = {each["run_dir"]: each["status"]["state"] for each in unit.ask("runs")["runs"]}
-    assert listed == dict(zip([run.name for run in runs], ["running"] * 2 + ["queued"] * 3, strict=True))
+    states = dict(zip([run.name for run in runs], ["running"] * 2 + ["queued"] * 3, strict=True))
+    until(lambda: {each["run_dir"]: each["status"]["state"] for each in unit.ask("runs")["runs"]} == states)
     runs[1].go_on()
     until(lambda: len(begun(told)) == 3)
     assert set(begun(told)) == {"run-0", "run-1", "run-2"}
@@ -134,9 +134,9 @@ def test_after_a_reboot_those_that_waited_begin_and_those_that_ran_have_ended(un
     until(lambda: state(first) == "running" and starts(told) == [1])
     supervisor = first_supervisor(first)
     unit.hang_up()
-    everybody = [unit.warden(), supervisor, int((read_object(first.dir.status) or {})["pid"])]
-    for pid in everybody:
-        kill(pid)
+    until(lambda: locks.is_held(str(unit.home / rundir.KEEPER_LOCK)))
+    keeper = until(lambda: (read_object(unit.home / rundir.KEEPER_LOCK) or {}).get("pid"))
+    kill_together(keeper, supervisor, unit.warden(), int((read_object(first.dir.status) or {})["pid"]))
     write_json(first.dir.status, dict(read_object(first.dir.status) or {}, boot_id="another boot"))
     write_json(unit.home / rundir.NEWS, {"boot_id": "another boot"})
     unit.ask("orders", orders=None)
@@ -156,11 +156,12 @@ def first_supervisor(run: Run) -> int:
 def test_none_begins_that_would_have_to_end_at_once_and_the_unit_goes_without_it(unit: Unit, told: Path) -> None:
     short = queued(unit, told, "short", 0, grace_s=0.5)
     long = queued(unit, told, "long", 1, grace_s=60.0)
-    unit.orders(deadline=time.time() + 8, slots=2)
+    unit.orders(deadline=time.time() + 50, slots=2)
     until(lambda: begun(told) == ["short"])
     short.go_on()
     short.follow()
     unit.ask("home", run_dir=short.name)
+    unit.orders(deadline=time.time() + 2, slots=2)
     unit.hang_up()
     until(unit.powered_off)
     assert unit.news()["why"].startswith("deadline")

@@ -77,6 +77,7 @@ def test_a_warden_without_descriptors_forgets_no_run(unit: Unit) -> None:
     warden = unit.warden()
     # as if a system's table were full: what it has open stays so, and nothing more can be opened
     resource.prlimit(warden, resource.RLIMIT_NOFILE, (3, resource.prlimit(warden, resource.RLIMIT_NOFILE)[1]))
+    until(run.dir.heartbeat.exists)
     beats = run.dir.heartbeat.stat().st_mtime_ns
     until(lambda: run.dir.heartbeat.stat().st_mtime_ns > beats + 7 * 10**9)
     assert unit.powered_off() == []
@@ -152,12 +153,14 @@ def test_a_lock_that_a_job_keeps_shuts_no_client_out(unit: Unit) -> None:
 
 
 def test_the_end_of_a_job_is_known_whose_supervisor_was_killed_while_it_digested(unit: Unit) -> None:
-    run = unit.start(f"import sys\nopen('large', 'w').truncate(5 * 10**8){WAIT}\nsys.exit(7)")
+    code = f"import sys\nopen('large', 'w').truncate(10**11){WAIT}\nsys.exit(7)"
+    run = unit.start(code, output_max_bytes=10**12)
     supervisor = run.supervisor()
     unit.hang_up()
     run.go_on()
     until(lambda: (read_object(run.dir.ended) or {}).get("exit_code") is not None)
     kill(supervisor)
+    os.truncate(run.dir.work / "large", 1)  # whoever digests it now has less to do
     assert (read_object(run.dir.status) or {})["state"] == "running"
     ended = run.follow()
     assert (ended["exit_code"], ended["reason"]) == (7, "")
@@ -170,8 +173,7 @@ def test_orders_find_a_warden_of_their_own_version(unit: Unit) -> None:
     unit.hang_up()
     unit.bring(".cloudrun/agent/another.pyz")
     unit.orders()
-    process = processes.look(first)
-    assert process is None or process.state == "Z"
+    until(lambda: (process := processes.look(first)) is None or process.state == "Z")
     assert (read_object(unit.home / rundir.WARDEN_LOCK) or {})["agent"].endswith("another")
 
 

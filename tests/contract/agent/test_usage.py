@@ -43,7 +43,7 @@ def test_what_a_job_wrote_until_its_end_counts_also_for_a_supervisor_that_is_not
     tmp_path.chmod(0o777)
     done = subprocess.run(
         [sys.executable, "-c", f"import os; os.chdir({str(tmp_path)!r})\n{REAPS}"],
-        cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=60, check=False,
+        cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     if "no storage" in done.stderr:
         pytest.skip(done.stderr)

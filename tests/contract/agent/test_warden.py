@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -43,11 +44,19 @@ def test_the_unit_has_one_warden_however_many_ask_for_it(unit: Unit) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    found = [pid for pid in processes.below(str(unit.home)) if b"warden" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    assert found == [unit.warden()]
+    until(lambda: wardens(unit) == [unit.warden()])  # and none that is about to find that there is one
     for other in OTHERS:
         other.hang_up()
     OTHERS.clear()
+
+
+def wardens(unit: Unit) -> list[int]:
+    found = []
+    for pid in processes.below(str(unit.home)):
+        with contextlib.suppress(OSError):
+            if b"warden" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
 
 
 OTHERS: list[Unit] = []
@@ -78,7 +87,7 @@ def test_without_orders_nothing_powers_off(unit: Unit) -> None:
 def test_jobs_end_before_the_deadline_and_the_unit_goes_at_it(unit: Unit) -> None:
     run = unit.start(SAVE, grace_s=30.0)
     run.says(b"ready")
-    deadline = time.time() + 10
+    deadline = time.time() + 12
     unit.orders(deadline=deadline)
     unit.hang_up()
     assert powers_off(unit) == "deadline"
@@ -104,7 +113,7 @@ def test_the_deadline_holds_for_a_unit_whose_supervisors_and_warden_were_killed(
     unit.orders(deadline=time.time() + 12)
     unit.hang_up()
     kill(unit.warden())
-    until(lambda: unit.warden() and (unit.news()["warden_pid"] == unit.warden()))
+    until(lambda: unit.warden() and (unit.news().get("warden_pid") == unit.warden()))
     kill(supervisor)
     assert powers_off(unit) == "deadline"
     until(lambda: status(run)["state"] == "exited")
@@ -113,7 +122,7 @@ def test_the_deadline_holds_for_a_unit_whose_supervisors_and_warden_were_killed(
 
 def test_a_deadline_that_was_moved_holds(unit: Unit) -> None:
     run = unit.start(WAIT)
-    deadline = time.time() + 4
+    deadline = time.time() + 6
     unit.orders(deadline=deadline)
     unit.orders()
     until(lambda: time.time() > deadline + 0.5)

@@ -19,7 +19,7 @@ from cloudrun.core.errors import LedgerError, UsageError
 from cloudrun.core.records import RunRecord
 from cloudrun.ledger import Ledger, database
 
-WAIT_S = 60.0
+WAIT_S = 120.0
 
 
 def commits(ledger: Ledger) -> int:
@@ -52,7 +52,10 @@ def ids(ledger: Ledger) -> set[str]:
     return {run.run_id for run in ledger.runs()}
 
 
-def test_what_waits_to_be_written_goes_into_the_same_commit(ledger: Ledger, make: SimpleNamespace) -> None:
+def test_what_waits_to_be_written_goes_into_the_same_commit(
+    ledger: Ledger, make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "GROUP_WAIT_S", WAIT_S)
     ledger.add_run(make.run("run-before"))
     before = commits(ledger)
     adding = [lambda number=number: ledger.add_run(make.run(f"run-{number}")) for number in range(6)]
@@ -327,6 +330,7 @@ print({{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 @pytest.mark.parametrize("block", ["ledger.together()", "ledger._database.writing()", "ledger._database.reading()"])
 @pytest.mark.parametrize("leaves", ["pass", "raise ValueError"])
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 def test_a_child_that_is_forked_in_a_block_leaves_it_to_its_parent(ledger: Ledger, block: str, leaves: str) -> None:
     """With its parent's connection it would end the parent's transaction, in the parent's file."""
     script = f"""

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from cloudrun.ledger import Ledger
-from tests.command import Cli
+from tests.command import CliHere
 
 ROOM_MB = 150  # more than what is needed for a launch to be thought of
 
@@ -45,7 +45,7 @@ def test_on_a_read_only_disk_what_is_known_is_shown_and_nothing_is_begun(mounted
     written(mounted, make)
     subprocess.run(["mount", "-o", "remount,ro", str(mounted)], check=True)
     before = digests(mounted)
-    cli = Cli(mounted)
+    cli = CliHere(mounted)
     for words in (("results",), ("show", "r-0tr2"), ("config", "show")):
         done = cli(*words)
         assert done.returncode == 0, done.stderr
@@ -62,7 +62,7 @@ def test_on_a_full_disk_it_is_said_what_to_do(mounted: Path, make: SimpleNamespa
     free = os.statvfs(mounted)
     (mounted / "ballast").write_bytes(bytes(free.f_bavail * free.f_frsize))
     before = digests(mounted / ".cloudrun")
-    cli = Cli(mounted)
+    cli = CliHere(mounted)
     cli.environ["TMPDIR"] = str(mounted.parent)
     assert cli("results").returncode == 0, "reading needs no room"
     for words in (("submit", "t.py"), ("init", "--yes")):
@@ -82,7 +82,7 @@ def test_a_newer_cloudrun_s_ledger_is_left_alone(tmp_path: Path, make: SimpleNam
         connection.execute("INSERT INTO migrations VALUES ('9999 from the future', '2030')")
         connection.commit()
     before = database.read_bytes()
-    done = Cli(tmp_path)(*words)
+    done = CliHere(tmp_path)(*words)
     assert done.returncode == 1
     assert "written by a newer cloudrun" in done.stderr
     assert "next: upgrade cloudrun" in done.stderr

@@ -278,7 +278,44 @@ def test_only_succeeded_runs_that_have_the_score_are_ranked(ledger: Ledger, make
     make.finished(ledger, make.run("run-1"), {"accuracy": 0.9}, state=RunState.FAILED)
     make.finished(ledger, make.run("run-2"), {"auc": 0.9})
     assert ids(ledger.ranking("accuracy")) == ["run-0"]
-    assert ledger.ranking("nothing") == []
+    with pytest.raises(UsageError, match=r"no run here has the score 'acuracy'; did you mean accuracy\?") as caught:
+        ledger.ranking("acuracy")
+    assert caught.value.next_step == "ask for 'accuracy'"
+    with pytest.raises(UsageError, match="'nothing'"):
+        ledger.ranking("nothing")
+    with pytest.raises(UsageError, match=r"no run here is of the script 'jobs/tran\.py'"):
+        ledger.ranking(script="jobs/tran.py")
+    with pytest.raises(NotFound, match="no grid 'g-none'"):
+        ledger.ranking("accuracy", grid_id="g-none")
+
+
+def test_a_metric_is_no_mistake_before_anything_has_a_score(ledger: Ledger, make: SimpleNamespace) -> None:
+    make.launched(ledger, "i-1")
+    assert ledger.ranking("accuracy") == []
+    make.finished(ledger, make.run("run-0"))
+    assert ledger.ranking("accuracy") == []
+    make.finished(ledger, make.run("run-1"), {"accuracy": 0.9}, state=RunState.FAILED)
+    assert ledger.ranking("accuracy") == [], "it is called so, and none has succeeded"
+
+
+def test_runs_without_the_score_that_was_to_rank_them_are_ranked_by_their_first(
+    ledger: Ledger, make: SimpleNamespace
+) -> None:
+    make.launched(ledger, "i-1")
+    for number in range(2):
+        make.finished(ledger, make.run(f"run-{number}", number, metric="acuracy"), {"accuracy": number, "f1": 0.5})
+    assert ids(ledger.ranking()) == ["run-1", "run-0"]
+    make.finished(ledger, make.run("run-2", 0, metric="f1"), {"accuracy": 9.0, "f1": 0.5})
+    assert ids(ledger.ranking()) == ["run-0", "run-1", "run-2"]
+
+
+def test_a_score_is_the_number_that_was_written_and_sorts_as_one(ledger: Ledger, make: SimpleNamespace) -> None:
+    make.launched(ledger, "i-1")
+    for number, score in enumerate([426, 99, 426.5, 1000.0]):
+        make.finished(ledger, make.run(f"run-{number}", number), {"score": score})
+    scores = [run.scores["score"] for run in ledger.ranking("score")]
+    assert scores == [1000.0, 426.5, 426, 99]
+    assert [type(score) for score in scores] == [float, float, int, int]
 
 
 def test_without_a_metric_the_newest_succeeded_run_says_which(ledger: Ledger, make: SimpleNamespace) -> None:

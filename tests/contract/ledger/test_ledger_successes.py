@@ -81,6 +81,7 @@ def test_cells_that_are_not_in_order_yet_are_told_as_if_they_were(ledger: Ledger
 def test_reading_writes_nothing(ledger: Ledger, make: SimpleNamespace) -> None:
     make.launched(ledger, "i-1")
     ledger.finish_runs(ends(a_grid_of_cells(ledger, make)))
+    ledger.begin_grid(make.grid("g-2"))
     path = ledger.home / "ledger.sqlite"
     ledger.close()
     before = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -99,7 +99,7 @@ def host(tmp_path: Path, wheels: WheelMaker) -> Iterator[Host]:
         finally:
             process.stdin.close()
             try:
-                process.wait(10)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise

@@ -47,13 +47,13 @@ def made(project: Path, tmp_path: Path, index_url: str | None = None) -> Environ
 
 def build(host: Host, environment: Environment, tmp_path: Path) -> str:
     """What `mine` is on the host, once it is there; Ansible's log is checked for secrets."""
-    with Session.open(host.target, timeout_s=20) as session:
+    with Session.open(host.target, timeout_s=60) as session:
         with furnished(session, environment):
-            log = provision(host.target, environment, private_dir=tmp_path / "private", timeout_s=60)
+            log = provision(host.target, environment, private_dir=tmp_path / "private", timeout_s=240)
         assert not (host.home / INDEX_LOGINS).exists(), "nobody needs it any more"
         assert SECRET not in log.read_text()
         python = env_python(environment.fingerprint)
-        return session.run(f"{python} -c 'import mine; print(mine.version)'", timeout_s=20).stdout.strip()
+        return session.run(f"{python} -c 'import mine; print(mine.version)'", timeout_s=60).stdout.strip()
 
 
 def test_a_wheel_in_the_project_travels_and_is_known_by_its_content(
@@ -157,7 +157,7 @@ def test_a_private_index_is_asked_with_credentials_that_are_written_nowhere(
     if where == "the variable":
         assert build(host, environment, tmp_path) == "2.0"
     else:  # it is the same file on the unit, and Ansible does the same with it
-        with Session.open(host.target, timeout_s=20) as session, furnished(session, environment):
+        with Session.open(host.target, timeout_s=60) as session, furnished(session, environment):
             assert SECRET in (host.home / INDEX_LOGINS).read_text()
         assert not (host.home / INDEX_LOGINS).exists()
     written = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
@@ -176,7 +176,7 @@ def test_a_build_takes_credentials_with_it_whatever_has_become_of_who_brought_th
     brought.parent.mkdir()
     for end in ("once it has built", "where it is there already"):
         brought.write_text(environment.logins)  # by one who never comes back
-        provision(host.target, environment, private_dir=tmp_path / "private", timeout_s=60)
+        provision(host.target, environment, private_dir=tmp_path / "private", timeout_s=240)
         assert not list(brought.parent.rglob("netrc*")), end
 
 

@@ -17,7 +17,7 @@ from cloudrun.provisioning.system import system_for
 
 from .conftest import Host
 
-TIMEOUT_S = 60
+TIMEOUT_S = 240
 OWN = """
 - name: Mine
   hosts: all

@@ -23,7 +23,9 @@ from cloudrun.ssh.archive import archive
 from cloudrun.ssh.keys import KeyPair, make_key
 from tests.agents import bring_agent
 from tests.leftovers import end_all_in, end_tree
+from tests.ports import free_port
 from tests.pythons import find_python
+from tests.waiting import PATIENCE_S
 
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
 FINGERPRINT = "0123456789abcdef0123456789abcdef"
@@ -77,7 +79,7 @@ class Unit:
 
     def run(self, *words: str) -> str:
         done = subprocess.run(
-            self.command(words), env=self.environment, capture_output=True, text=True, timeout=60, check=False
+            self.command(words), env=self.environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -130,7 +132,7 @@ class Agent:
                 return dict(json.loads(payload or b"{}"))
 
     def hang_up(self) -> None:
-        self.process.communicate(timeout=60)
+        self.process.communicate(timeout=PATIENCE_S)
 
     def reply(self) -> dict[str, Any]:
         return self.until(wire.REPLY)
@@ -149,9 +151,7 @@ class Source(Unit):
         key_file = folder.parent / "host_key"
         key_file.write_text(host.private)
         key_file.chmod(0o600)
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self.port = int(listener.getsockname()[1])
+        self.port = free_port()
         config = folder.parent / "sshd_config"
         config.write_text(
             f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {key_file}\nPidFile none\nStrictModes no\nUsePAM no\n"
@@ -162,7 +162,7 @@ class Source(Unit):
         self.server = subprocess.Popen(
             self.command([SSHD, "-D", "-e", "-f", str(config)]), stdout=self._log, stderr=self._log
         )
-        give_up = time.monotonic() + 20
+        give_up = time.monotonic() + PATIENCE_S
         while not self._answers():
             assert time.monotonic() < give_up, (folder.parent / "sshd.log").read_text()
             time.sleep(0.02)
@@ -175,7 +175,7 @@ class Source(Unit):
     def build(self) -> None:
         """Small, with all that an environment may have in it."""
         subprocess.run(
-            [sys.executable, "-m", "venv", "--without-pip", "--symlinks", str(self.env)], check=True, timeout=60
+            [sys.executable, "-m", "venv", "--without-pip", "--symlinks", str(self.env)], check=True, timeout=PATIENCE_S
         )
         packages = next(self.env.glob("lib/python3*/site-packages"))
         (packages / "thing.py").write_text("answer = 42\n")
@@ -208,7 +208,7 @@ class Source(Unit):
 
     def end(self) -> None:
         end_tree(self.server.pid)
-        self.server.wait(20)
+        self.server.wait(PATIENCE_S)
         self._log.close()
         super().end()
 

@@ -7,7 +7,6 @@ import hashlib
 import os
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -233,11 +232,11 @@ def test_whatever_was_edited_and_cut_work_is_the_shipped_tree(steps: list[Any]) 
 def test_a_full_disk_on_the_unit_is_said_and_the_ship_goes_on_when_there_is_room(tmp_path: Path, root: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
-    script = f"mount -t tmpfs -o size=6m none {small} && exec sleep 600"
-    holder = subprocess.Popen(["unshare", "-rm", "sh", "-c", script], stderr=subprocess.DEVNULL)
+    script = f"mount -t tmpfs -o size=6m none {small} && echo mounted && exec sleep 600"
+    holder = subprocess.Popen(["unshare", "-rm", "sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
-        time.sleep(0.3)
-        if holder.poll() is not None:
+        assert holder.stdout is not None
+        if holder.stdout.readline() != b"mounted\n":
             pytest.skip("no user namespaces here")
         into = ("nsenter", "--preserve-credentials", "-U", "-m", "-t", str(holder.pid))
         inside = PipeSession(small, before=(*into, "--wd=" + str(small)))
@@ -255,4 +254,4 @@ def test_a_full_disk_on_the_unit_is_said_and_the_ship_goes_on_when_there_is_room
         inside.close()
     finally:
         holder.kill()
-        holder.wait()
+        holder.communicate()

@@ -18,6 +18,7 @@ from cloudrun.core.records import FileEntry
 from cloudrun.ledger.artifacts import ArtifactStore
 from cloudrun.ssh.agent import Agent
 from tests.pipes import PipeSession
+from tests.waiting import PATIENCE_S, until
 
 from .conftest import LARGE, entries_of, place, work, write
 
@@ -82,7 +83,7 @@ def test_what_there_is_of_a_log_comes_without_waiting(agent: Agent) -> None:
     spec = rundir.spec("run", 1, [sys.executable, "-I", "-S", "-c", code], ".", {}, 1, 1, 1.0)
     agent.start(place(1), spec)
     printed = bytearray()
-    give_up = time.monotonic() + 30
+    give_up = time.monotonic() + PATIENCE_S
     while not printed and time.monotonic() < give_up:
         status = agent.follow(place(1), lambda _, data: printed.extend(data), wait=False, offsets={})
         assert status.state == "running"
@@ -139,9 +140,7 @@ def test_a_client_that_asks_nothing_says_that_it_is_there(
 ) -> None:
     monkeypatch.setattr("cloudrun.ssh.channels.PING_S", 0.02)
     agent.install()
-    before, give_up = unit.sent, time.monotonic() + 30
-    while unit.sent < before + 20 and time.monotonic() < give_up:
-        time.sleep(0.01)
-    assert unit.sent >= before + 20
+    before = unit.sent
+    until(lambda: unit.sent >= before + 20)
     assert agent.status(place(1)) is None, "the channel is still in step"
     agent.close()

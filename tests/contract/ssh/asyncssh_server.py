@@ -16,16 +16,40 @@ import asyncssh
 CHUNK = 65536
 
 
-async def pump(source: Any, sink: Any) -> None:
-    """Copy until the source ends; a sink that has gone away ends it too."""
-    try:
-        while data := await source.read(CHUNK):
-            sink.write(data)
-            await sink.drain()
-        if isinstance(sink, asyncio.StreamWriter):  # the command's input; a channel has one end for both outputs
-            sink.write_eof()
-    except (OSError, asyncssh.Error):
-        pass
+class Pump:
+    """Copies until the source ends; a sink that has gone away ends it too."""
+
+    def __init__(self, source: Any, sink: Any) -> None:
+        self._source, self._sink = source, sink
+        self._waits = False  # for the source
+        self._copied = 0
+        self.task = asyncio.create_task(self._copy())
+
+    async def _copy(self) -> None:
+        try:
+            while data := await self._read():
+                self._sink.write(data)
+                await self._sink.drain()
+                self._copied += len(data)
+            if isinstance(self._sink, asyncio.StreamWriter):  # the command's input; a channel has one end for both
+                self._sink.write_eof()
+        except (OSError, asyncssh.Error):
+            pass
+
+    async def _read(self) -> Any:
+        self._waits = True
+        data = await self._source.read(CHUNK)
+        self._waits = False
+        return data
+
+    async def drained(self) -> None:
+        """Until all that is in the source has been copied, though somebody may still hold its other end: in ten turns
+        of the loop, each of which looks at the pipes, nothing has come."""
+        turns = before = 0
+        while turns < 10 and not self.task.done():
+            await asyncio.sleep(0.001)
+            turns = turns + 1 if self._waits and self._copied == before else 0
+            before = self._copied
 
 
 async def run(process: asyncssh.SSHServerProcess[bytes], home: str, path: str) -> None:
@@ -35,18 +59,16 @@ async def run(process: asyncssh.SSHServerProcess[bytes], home: str, path: str) -
     child = await asyncio.create_subprocess_exec(
         *command, cwd=home, env=environment, stdin=pipe, stdout=pipe, stderr=pipe
     )
-    feeding = asyncio.create_task(pump(process.stdin, child.stdin))
-    telling = [
-        asyncio.create_task(pump(child.stdout, process.stdout)),
-        asyncio.create_task(pump(child.stderr, process.stderr)),
-    ]
+    feeding = Pump(process.stdin, child.stdin)
+    telling = [Pump(child.stdout, process.stdout), Pump(child.stderr, process.stderr)]
     watching = asyncio.create_task(hang_up(process, child))
     while child.returncode is None:  # `wait` would also wait for whoever still holds the command's pipes
         await asyncio.sleep(0.01)
     code = child.returncode
-    await asyncio.wait(telling, timeout=1)
+    for output in telling:
+        await output.drained()
     watching.cancel()
-    feeding.cancel()
+    feeding.task.cancel()
     if code < 0:
         process.exit_with_signal(signal.Signals(-code).name.removeprefix("SIG"))
     else:

@@ -23,6 +23,7 @@ from cloudrun.core.records import SshTarget
 from cloudrun.ssh.agent import Agent
 from cloudrun.ssh.keys import make_key
 from cloudrun.ssh.session import Session
+from tests import ports
 from tests.agents import bring_agent
 from tests.leftovers import end_all_in, end_tree
 
@@ -38,12 +39,6 @@ class Host:
     home: Path
 
 
-def unused_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 def write_key(path: Path, private: str) -> Path:
     path.write_text(private)
     path.chmod(0o600)
@@ -53,7 +48,7 @@ def write_key(path: Path, private: str) -> Path:
 @contextlib.contextmanager
 def ssh_host(kind: str, folder: Path, *, port: int | None = None, first_on_path: str = "") -> Iterator[Host]:
     """Start a server of `kind` with its files in `folder`, and end it."""
-    port = port or unused_port()
+    port = port or ports.free_port()
     home = folder / "home"
     home.mkdir()
     host, login = make_key("host"), make_key("login")
@@ -71,7 +66,7 @@ def ssh_host(kind: str, folder: Path, *, port: int | None = None, first_on_path:
             yield Host(kind, SshTarget("127.0.0.1", port, getpass.getuser(), folder / "login_key", host.public), home)
         finally:
             end_tree(server.pid)
-            server.wait(20)
+            server.wait(60)
             end_all_in(home)
 
 
@@ -102,7 +97,7 @@ def start_host() -> Callable[..., AbstractContextManager[Host]]:
 
 @pytest.fixture
 def free_port() -> int:
-    return unused_port()
+    return ports.free_port()
 
 
 @pytest.fixture
@@ -112,7 +107,7 @@ def run_dir(tmp_path: Path) -> str:
 
 @pytest.fixture(scope="module")
 def session(host: Host) -> Iterator[Session]:
-    with Session.open(host.target, timeout_s=20) as opened:
+    with Session.open(host.target, timeout_s=60) as opened:
         yield opened
 
 
@@ -150,7 +145,7 @@ class Line:
         self.silent.clear()
         self.cut()
         for thread in self._threads:
-            thread.join(5)
+            thread.join(60)
 
     def _start(self, work: object, *arguments: object) -> None:
         thread = threading.Thread(target=work, args=arguments)  # type: ignore[arg-type]

@@ -27,7 +27,7 @@ from .jobs import Printed, entry_of, spec
 def test_a_status_survives_the_agent_that_wrote_it(agent: Agent, run_dir: str, host: Any) -> None:
     agent.start(run_dir, spec("pass"))
     ended = agent.follow(run_dir, Printed())
-    with Session.open(host.target, timeout_s=20) as another:
+    with Session.open(host.target, timeout_s=60) as another:
         assert Agent(another).status(run_dir) == ended
 
 
@@ -40,25 +40,27 @@ def test_a_job_outlives_the_connection_and_no_byte_of_it_is_lost(host: Any, line
         if len(printed.stdout) > 100:
             line.cut()
 
-    with Session.open(line.target, timeout_s=20) as session:
+    with Session.open(line.target, timeout_s=60) as session:
         agent = Agent(session)
         agent.start(run_dir, spec(code))
         with pytest.raises(ConnectionLost):
             agent.follow(run_dir, cut_after_a_while)
     (host.home / run_dir / "work" / "go-on").touch()
-    with Session.open(line.target, timeout_s=20) as session:
+    with Session.open(line.target, timeout_s=60) as session:
         ended = Agent(session).follow(run_dir, printed, offsets={"stdout": len(printed.stdout)})
     assert ended.exit_code == 0
     assert printed.stdout.decode() == "".join(f"{number}\n" for number in range(300)) + "end\n"
 
 
 def test_a_silent_line_is_taken_for_dead(line: Any, run_dir: str) -> None:
-    with Session.open(line.target, timeout_s=20) as session:
-        agent = Agent(session, silence_s=1)
+    with Session.open(line.target, timeout_s=60) as session:
+        agent = Agent(session)
         agent.start(run_dir, spec("import time; time.sleep(60)"))
+        hasty = Agent(session, silence_s=1)
+        hasty.install()
         line.silent.set()
         with pytest.raises(ConnectionLost, match="silent"):
-            agent.follow(run_dir, Printed())
+            hasty.follow(run_dir, Printed())
         line.silent.clear()
         agent.cancel(run_dir, grace_s=5)  # the session itself still works: a new channel takes the old one's place
 
@@ -81,7 +83,7 @@ def test_a_silent_line_is_taken_for_dead_by_every_method(line: Any, run_dir: str
         lambda agent: agent.orders(),
         lambda agent: agent.perform(run_dir, tmp_path, [entry], spec("pass"), Printed(), on_started=lambda _: None),
     ]
-    with Session.open(line.target, timeout_s=20) as session:
+    with Session.open(line.target, timeout_s=60) as session:
         for ask in asked:
             agent = Agent(session, silence_s=0.3)
             agent.install()
@@ -109,7 +111,7 @@ def test_the_agent_is_brought_once(host: Any, tmp_path: Path, start_host: Any) -
     with start_host("asyncssh", tmp_path) as fresh:
         path = fresh.home / archive().path
         for _ in range(2):
-            with Session.open(fresh.target, timeout_s=30) as session:
+            with Session.open(fresh.target, timeout_s=60) as session:
                 Agent(session).install()
                 if path.stat().st_mtime_ns != 4 * 10**18:
                     os.utime(path, ns=(4 * 10**18, 4 * 10**18))
@@ -124,7 +126,7 @@ def test_a_unit_without_python_says_so(tmp_path: Path, start_host: Any) -> None:
     (tmp_path / "bin" / "python3").chmod(0o755)
     with (
         start_host("asyncssh", tmp_path, first_on_path=str(tmp_path / "bin")) as host,
-        Session.open(host.target, timeout_s=30) as session,
+        Session.open(host.target, timeout_s=60) as session,
         pytest.raises(CloudrunError, match="python3") as caught,
     ):
         Agent(session).install()
@@ -138,7 +140,7 @@ def test_the_agent_runs_on_other_pythons(tmp_path: Path, start_host: Any, run_di
     (tmp_path / "bin" / "python3").symlink_to(python)
     with (
         start_host("asyncssh", tmp_path, first_on_path=str(tmp_path / "bin")) as host,
-        Session.open(host.target, timeout_s=30) as session,
+        Session.open(host.target, timeout_s=60) as session,
     ):
         agent = Agent(session)
         agent.ship(run_dir, Path(__file__).parent, [entry_of(Path(__file__))])

@@ -182,7 +182,7 @@ def test_no_daemon_outlives_its_job(agent: Agent, run_dir: str, host: Any) -> No
     agent.start(run_dir, spec(DAEMON))
     assert agent.follow(run_dir, Printed()).exit_code == 0
     daemon = int((host.home / run_dir / "work" / "daemon.pid").read_text())
-    assert not alive(daemon)
+    until(lambda: not alive(daemon))  # whoever inherited it may take a moment to look
 
 
 def test_a_killed_supervisor_is_noticed_and_its_job_goes_on(agent: Agent, run_dir: str, host: Any) -> None:

@@ -267,7 +267,7 @@ def test_the_manifest_says_what_the_jobs_python_had(agent: Agent, run_dir: str) 
 
 def test_a_connection_cut_in_the_middle_of_a_fetch_leaves_nothing_half(line: Any, run_dir: str) -> None:
     store = Store()
-    with Session.open(line.target, timeout_s=20) as session:
+    with Session.open(line.target, timeout_s=60) as session:
         agent = Agent(session)
         size = 40_000_000  # more than may be on its way when the line is cut
         work(agent, run_dir, f"open('a', 'wb').truncate({size})")

@@ -16,6 +16,11 @@ from cloudrun.units.connection import EarlyLogin
 from tests.waiting import until
 
 
+@pytest.fixture(autouse=True)
+def a_computer_that_is_busy_gets_as_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "EARLY_S", 60.0)
+
+
 def test_it_is_taken_with_an_agent_that_answers(host: Any) -> None:
     with EarlyLogin(host.target) as early:
         found = early.take(host.target)
@@ -46,16 +51,16 @@ def test_a_machine_with_another_key_is_left_to_the_login_that_says_so(host: Any)
         assert early.take(wrong) is None
 
 
-def test_a_machine_that_does_not_answer_fails_soon_and_silently(host: Any, free_port: int) -> None:
+def test_a_machine_that_does_not_answer_fails_soon_and_silently(
+    host: Any, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "EARLY_S", 1.0)
     nobody = replace(host.target, port=free_port)
     with EarlyLogin(nobody) as early:
         assert early.take(nobody) is None
 
 
-def test_one_whose_machine_falls_silent_is_not_waited_for(
-    start_host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connection, "EARLY_S", 30.0)  # so that a computer which is busy gets as far as that
+def test_one_whose_machine_falls_silent_is_not_waited_for(start_host: Any, tmp_path: Path) -> None:
     python = tmp_path / "tools" / "python3"
     python.parent.mkdir()
     python.write_text(f"#!/bin/sh\ntouch {tmp_path}/asked\nexec sleep 600\n")

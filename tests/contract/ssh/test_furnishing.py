@@ -25,7 +25,7 @@ from cloudrun.core.records import Environment, SshTarget
 from cloudrun.runs.furnishing import furnished
 from cloudrun.ssh.session import Session
 host, port, user, key, host_key, logins = sys.argv[1:]
-with Session.open(SshTarget(host, int(port), user, Path(key), host_key), timeout_s=20) as session:
+with Session.open(SshTarget(host, int(port), user, Path(key), host_key), timeout_s=60) as session:
     with furnished(session, Environment("3.11", "x86_64", (), "nothing", "f", logins=logins)):
         print("there", flush=True)
         time.sleep(600)
@@ -34,7 +34,7 @@ with Session.open(SshTarget(host, int(port), user, Path(key), host_key), timeout
 
 def read(session: Session) -> str:
     """What the file says; "" where there is none."""
-    return session.run(f"cat {INDEX_LOGINS} 2>/dev/null", timeout_s=20).stdout
+    return session.run(f"cat {INDEX_LOGINS} 2>/dev/null", timeout_s=60).stdout
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def a_client(host: Host) -> Iterator[subprocess.Popen[str]]:
 def test_credentials_are_on_the_unit_for_the_length_of_the_block_and_for_its_user_alone(session: Session) -> None:
     with furnished(session, ENVIRONMENT):
         assert read(session) == LOGINS
-        assert session.run(f"stat -c %a {INDEX_LOGINS}", timeout_s=20).stdout == "600\n"
+        assert session.run(f"stat -c %a {INDEX_LOGINS}", timeout_s=60).stdout == "600\n"
     assert read(session) == ""
 
 

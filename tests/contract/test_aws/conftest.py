@@ -23,6 +23,7 @@ import pytest
 
 from cloudrun.aws.session import Aws, connect
 from cloudrun.core.records import LaunchRequest
+from tests.ports import free_port
 
 CANONICAL = "099720109477"
 AMAZON = "898082745236"
@@ -112,9 +113,7 @@ def moto_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("moto")
     images = folder / "images.json"
     images.write_text(json.dumps(IMAGES))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     checks = (
         "MOTO_ENABLE_AMI_VALIDATION",
         "MOTO_ENABLE_KEYPAIR_VALIDATION",
@@ -134,11 +133,11 @@ def moto_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
-        server.wait(timeout=20)
+        server.wait(timeout=60)
 
 
 def _wait_until_open(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(600):
+    for _ in range(2400):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
         if server.poll() is not None:
@@ -192,7 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = fault is not None
 
     def _forward(self, body: bytes) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(urllib.parse.urlsplit(self.upstream).netloc, timeout=30)
+        connection = http.client.HTTPConnection(urllib.parse.urlsplit(self.upstream).netloc, timeout=60)
         with contextlib.closing(connection):
             headers = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
             connection.request("POST", self.path, body, headers)

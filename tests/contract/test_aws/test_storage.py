@@ -281,7 +281,7 @@ def test_remote_files_are_named_below_their_prefix_and_can_be_fetched(storage: S
     put(aws, bucket, "data/d/é", b"two")
     files = storage.remote_files(f"s3://{bucket}/data/", 600)
     assert [file.path for file in files] == ["a b+c", "d/é"]
-    assert [urllib.request.urlopen(file.url, timeout=10).read() for file in files] == [b"one", b"two"]
+    assert [urllib.request.urlopen(file.url, timeout=60).read() for file in files] == [b"one", b"two"]
     (one,) = storage.remote_files(f"s3://{bucket}/data/d/é", 600)
     assert one.path == "é"
 

@@ -19,20 +19,15 @@ from typing import Any
 import pytest
 
 from cloudrun.sandbox import machine
+from tests.ports import free_port
 
 UNIT_UID = 1_900_077_777
-WAIT_S = 20.0
+WAIT_S = 90.0
 
 
 def make_key(path: Path) -> str:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(path)], check=True)
     return path.with_suffix(".pub").read_text()
-
-
-def free_port(address: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        return int(probe.getsockname()[1])
 
 
 def require(driver: str) -> None:
@@ -121,7 +116,7 @@ class Unit:
         return f"{self.spec.user}@{self.spec.address}"
 
     def ssh(
-        self, command: str | None, *flags: str, stdin: bytes = b"", login: str | None = None, timeout_s: float = 30
+        self, command: str | None, *flags: str, stdin: bytes = b"", login: str | None = None, timeout_s: float = 90
     ) -> subprocess.CompletedProcess[bytes]:
         words = ["ssh", *self.options(), *flags, login or self.login, *([] if command is None else [command])]
         return subprocess.run(words, input=stdin, capture_output=True, timeout=timeout_s, check=False)

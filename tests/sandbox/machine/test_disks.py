@@ -53,7 +53,7 @@ def test_a_process_without_a_mark_does_not_outlive_a_unit_with_a_user_of_its_own
     hidden = subprocess.Popen(["sleep", "60"], user=UNIT_UID, group=UNIT_UID, extra_groups=[], env={})
     try:
         machine._sweep("plain", tmp_path, UNIT_UID)()
-        assert hidden.wait(5) == -9
+        assert hidden.wait(60) == -9
     finally:
         hidden.kill()
 

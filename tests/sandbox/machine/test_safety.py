@@ -135,10 +135,10 @@ def test_capabilities_over_mounts_and_the_kernel_are_gone_for_good(container):
     assert "NoNewPrivs:\t1" in status
 
 
-def test_nothing_of_a_unit_is_root_on_this_computer(container, processes):
+def test_nothing_of_a_unit_is_root_on_this_computer(container, processes, eventually):
     mark = f"100.{time.monotonic_ns()}"
     container.out(f"sudo sh -c 'setsid sleep {mark} >/dev/null 2>&1 </dev/null &'")
-    (sleeper,) = processes(f"sleep\0{mark}")
+    (sleeper,) = eventually(lambda: len(found := processes(f"sleep\0{mark}")) == 1 and found)
     uids = _ids(sleeper, "Uid")
     assert len(set(uids)) == 1
     assert uids[0] == (container.spec.uid or os.geteuid())

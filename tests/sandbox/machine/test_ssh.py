@@ -6,7 +6,6 @@ import hashlib
 import os
 import socket
 import subprocess
-import time
 
 import paramiko
 import pytest
@@ -70,15 +69,16 @@ def test_a_terminal_has_the_size_of_the_clients(unit):
     client = paramiko_client(unit)
     channel = client.get_transport().open_session()
     channel.get_pty(term="xterm", width=123, height=45)
-    channel.exec_command("stty size; read line; stty size")
-    assert channel.recv(100).split() == [b"45", b"123"]
+    channel.settimeout(90)
+    channel.exec_command("stty size; until stty size | grep '33 77'; do sleep 0.05; done")
+    told = b""
+    while b"\n" not in told:
+        told += channel.recv(100)
+    assert told.split() == [b"45", b"123"]
     channel.resize_pty(width=77, height=33)
-    time.sleep(0.2)
-    channel.sendall(b"go\n")
-    rest = b""
     while chunk := channel.recv(100):
-        rest += chunk
-    assert b"33 77" in rest
+        told += chunk
+    assert b"33 77" in told
     client.close()
 
 
@@ -146,7 +146,7 @@ def test_a_port_of_the_unit_can_be_forwarded(unit):
 def test_a_lost_connection_ends_the_command_but_not_what_left_its_session(unit, eventually):
     client = paramiko_client(unit)
     client.exec_command("setsid sh -c 'echo $$ > free; sleep 60' >/dev/null 2>&1 & echo $$ > bound; exec sleep 60")
-    eventually(lambda: unit.ssh("cat free bound").returncode == 0)
+    eventually(lambda: len(unit.ssh("cat free bound").stdout.split()) == 2)
     free, bound = unit.out("cat free"), unit.out("cat bound")
     client.close()
     eventually(lambda: unit.ssh(f"kill -0 {bound}").returncode != 0)
@@ -183,6 +183,8 @@ def paramiko_client(unit) -> paramiko.SSHClient:
         key_filename=str(unit.folder / "id"),
         look_for_keys=False,
         allow_agent=False,
-        timeout=10,
+        timeout=60,
+        banner_timeout=60,
+        auth_timeout=60,
     )
     return client

@@ -52,15 +52,15 @@ def test_a_unit_files_last_value_counts_and_an_empty_one_clears():
     assert unit.last("Service", "Type") == "oneshot"
 
 
-def test_services_start_end_and_fail_as_systemctl_says(container):
+def test_services_start_end_and_fail_as_systemctl_says(container, eventually):
     unit_file(container, "long.service", "[Service]\nExecStart=sleep 1000\n")
     script = 'ExecStart=sh -c "echo $A > /opt/once; exit 3"'
     unit_file(container, "once.service", f"[Service]\nType=oneshot\nEnvironment=A=b\n{script}\n")
     assert container.ssh("systemctl is-active long").returncode == 3
     container.out("sudo systemctl daemon-reload && sudo systemctl start long")
     assert container.out("systemctl is-active long") == "active"
-    container.out("sudo systemctl stop long.service; sleep 0.2")
-    assert container.ssh("systemctl is-active long").returncode == 3
+    container.out("sudo systemctl stop long.service")
+    eventually(lambda: container.ssh("systemctl is-active long").returncode == 3)
     failed = container.ssh("systemctl start once")
     assert failed.returncode == 1
     assert b"failed with 3" in failed.stderr
