@@ -6,13 +6,18 @@ import json
 import os
 import re
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from cloudrun.core.events import nobody
 from cloudrun.core.settings import Settings
+from cloudrun.grids.grid import Wishes
+from cloudrun.grids.machines import GRID_TAG
+from cloudrun.grids.rows import begin, fill
 from cloudrun.ledger import Ledger
+from cloudrun.plan.grid_sets import parse_sets
 from cloudrun.runs.dispatch import new_run
 from cloudrun.runs.prepared import Job, prepare
 from tests.command import CliHere
@@ -135,3 +140,22 @@ def test_where_nothing_is_left_nothing_would_be_launched(cli: CliHere) -> None:
     )
     assert "would launch   one machine" in dry(cli, "--set", "a=1,2", "--again")
     assert "3 cells: 1 to run, 2 succeeded before" in dry(cli, "--set", "a=1,2,3")
+
+
+def test_what_is_under_way_is_gone_on_with(cli: CliHere) -> None:
+    with closing(Ledger(cli.folder)) as ledger:
+        grid = parse_sets(["a=1,2,3"])
+        plan = prepare(Job(cli.folder / "train.py", cwd=cli.folder), Settings(), ledger, "x86_64", nobody)
+        record, _ = begin(plan, grid, asdict(Wishes()), ledger, "", again=False, budget_usd=None, only=None)
+        fill(record, plan, grid, ledger, again=False)
+        unit = launch_one(ledger, ManualClock(), Ec2(), **{GRID_TAG: record.grid_id})
+        begun = ledger.cells(record.grid_id)[0].run_id
+        ledger.begin_attempt(begun, unit.instance_id, ManualClock().now())
+    said = dry(cli, "--set", "a=1,2,3")
+    assert said.startswith(
+        "would run      3 cells: 3 to run (1 of them under way, on 1 machine)\n"
+        f"               it goes on with {record.grid_id}\n"
+        "               2 cells to run on 1 unit,"
+    )
+    assert "would launch   nothing more: its machines go on with it\n" in said
+    assert "would launch   one machine of" in dry(cli, "--set", "a=1,2,3", "--units", "2")
