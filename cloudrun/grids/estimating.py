@@ -16,6 +16,7 @@ from cloudrun.plan.scheduling import Backlog, Limits, Terms, UnitView, decide
 
 # What a machine takes beside its work until one has been seen: guesses, like those for booting.
 UNSEEN = {"sandbox": MachineTimes(3.0, 2.0, 1.0), "aws": MachineTimes(60.0, 40.0, 30.0)}
+WHOLE_S = 2.0  # by so much a deadline may be nearer for being a whole second
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def outlook(
         dearest_usd_per_hour=max((terms(name).usd_per_hour for name in settings.fallback_types), default=0.0),
         spent_usd=spent_usd,
     )
-    is_short = first.launch > 0 and first.deadline < now + limits.deadline_s - 1.0  # than a whole second less
+    is_short = first.launch > 0 and first.deadline < now + limits.deadline_s - WHOLE_S
     deadline_s = first.deadline - now if is_short else limits.deadline_s
     return Outlook(len(living), first.launch, deadline_s, first.why, reckoned)
 
