@@ -5,6 +5,7 @@ The folder's name travels in the environment, so workers that run side by side s
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -22,6 +23,15 @@ settings.load_profile("quick")
 
 LONG = [Path(__file__).parent / name for name in ("sandbox", "contract")]  # whose tests take long, and often wait
 _OWNED = pytest.StashKey[Path]()
+
+
+def pytest_collection() -> None:
+    gc.disable()  # thousands of tests that all stay: to look through them again and again takes as long as to find them
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
+    gc.freeze()
 
 
 def pytest_configure(config: pytest.Config) -> None:
