@@ -19,6 +19,11 @@ _OTHER_READERS = re.compile(
 _PERCENT = re.compile(r"%(?:\(\w+\))?[-#0 +]*\d*(?:\.\d+)?[a-zA-Z]")
 _BRACES = re.compile(r"\{[^{}]*\}")
 ANYTHING = ".*"
+# What makes another name of one: `{name.removeprefix("test_"): score ...}`, `table.add_prefix("val_")`.
+RENAMING = (
+    "add_prefix", "add_suffix", "capitalize", "casefold", "lower", "partition", "removeprefix", "removesuffix",
+    "replace", "rpartition", "rsplit", "split", "sub", "swapcase", "title", "translate", "upper",
+)  # fmt: skip
 ASKED = ("add_argument", "parse_args")  # of a parser
 GROUPS = ("add_argument_group", "add_mutually_exclusive_group")  # of its options: as good as the parser
 
@@ -154,6 +159,8 @@ def _pieces(node: ast.AST) -> Iterator[list[str | None]]:
             yield _between(_BRACES.split(text))
         elif text is not None and node.func.attr == "join":
             yield [None, text, None]
+        elif node.func.attr in RENAMING:
+            yield [None]
 
 
 def _joined(node: ast.JoinedStr) -> list[str | None]:

@@ -141,6 +141,8 @@ SCORES = "print(json.dumps({'accuracy': 1, 'mean_loss': 2}))\n"
         ("mean_los", "out['{}_{}'.format(a, b)] = 1", False),
         ("mean_los", "out['_'.join(words)] = 1", False),
         ("mean_los", "print(f'{name}: {value}')", False),
+        ("mean_los", "out[name.removesuffix('s')] = 1", False),
+        ("mean_los", "print(table.add_prefix('mean_').to_json())", False),
         ("mean_los", "print(f'{name} = {value:.3f}')", False),
         ("acuracy", "def broken(:", False),
     ],
