@@ -140,7 +140,10 @@ def _made(nodes: Iterable[ast.AST]) -> Iterator[str]:
 
 
 def _pattern(pieces: list[str | None]) -> str:
-    return "".join(ANYTHING if piece is None else re.escape(piece) for piece in pieces)
+    """Unknown pieces side by side are one: there is no end of ways in which several may share a word."""
+    known = [piece for piece in pieces if piece != ""]
+    alone = [piece for before, piece in zip(("", *known), known, strict=False) if piece or before is not None]
+    return "".join(ANYTHING if piece is None else re.escape(piece) for piece in alone)
 
 
 def _pieces(node: ast.AST) -> Iterator[list[str | None]]:

@@ -159,3 +159,18 @@ def test_only_a_whole_word_is_said() -> None:
     assert read(['print({"f1": 1})']).says("f1")
     assert not read(["f1_macro = buf1"]).says("f1")
     assert read(["'f1-score': 0.3"]).says("f1-score")
+
+
+def test_strings_of_many_pieces_are_looked_through_once() -> None:
+    """Each more would take twice as long, and more: a submission would hang."""
+    fields = "".join(f"{{{name}}}" for name in "abcdefghijklmnopqrstuvwxyz")
+    lines = [
+        f"f'{fields}!'",
+        f"'{'<>' * 26}?'.format(x)".replace("<>", "{}"),
+        f"'{'%s' * 26};' % x",
+        "'aa' + b + c + 'dd'",
+    ]
+    made = [read([line]).made for line in lines]
+    assert made == [(".*!",), (r".*\?",), (".*;",), ("aa.*dd", "aa.*")]
+    code = read(lines)
+    assert not code.may_make("validation_accuracy_weighted")
