@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,11 +23,16 @@ Nothing = Callable[[Project], None]
 
 def stopped(instance_id: str) -> bool:
     """Whether no process of that machine goes on; stops those that do."""
-    awake = [pid for pid in pids_of(instance_id) if (found := processes.look(pid)) and found.state not in "TZ"]
-    for pid in awake:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGSTOP)
-    return not awake and bool(pids_of(instance_id))
+    for _ in range(4):  # one that is being made, or begins another program just now, is seen a moment later
+        there = pids_of(instance_id)
+        awake = [pid for pid in there if (found := processes.look(pid)) and found.state not in "TZ"]
+        for pid in awake:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        if awake or not there:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def test_machines_that_go_away_in_the_middle_cost_no_cell(

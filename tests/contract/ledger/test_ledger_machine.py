@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from cloudrun.core.errors import LedgerError
+from cloudrun.core.errors import LedgerError, UsageError
 from cloudrun.core.records import LaunchRecord, LaunchRequest, Place, RunRecord, Timings, UnitRecord
 from cloudrun.core.states import LAUNCH, RUN, UNIT, LaunchState, RunState, UnitState, is_terminal
 from cloudrun.ledger import Ledger
@@ -217,6 +217,11 @@ class LedgerMachine(RuleBasedStateMachine):
             attempts = self.ledger.attempts(run_id)
             assert [(one.instance_id, one.state, one.ended_at is not None) for one in attempts] == run.attempts
             assert record.attempts == len(attempts)
+        known = {name for run in self.runs.values() for name in run.scores}
+        if known and "a" not in known:
+            with pytest.raises(UsageError):
+                self.ledger.ranking("a")
+            return
         best = [run.scores["a"] for run in self.ledger.ranking("a", minimize=False)]
         finite = [score for score in best if abs(score) < float("inf")]
         assert best[: len(finite)] == sorted(finite, reverse=True)
