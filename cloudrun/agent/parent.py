@@ -114,7 +114,7 @@ def _threads() -> Iterator[str]:
     """The names of all threads but this one."""
     for thread in os.listdir("/proc/self/task"):
         if thread != str(os.getpid()):
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
                 yield Path("/proc/self/task/{}/comm".format(thread)).read_text("utf-8", "replace").rstrip("\n")
 
 

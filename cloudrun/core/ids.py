@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import threading
 import time
@@ -11,6 +12,15 @@ _RANDOM_BITS = 25
 _STEP = 1 << 16  # at most from one id to the next of the same sixteenth of a second: others cannot be guessed from one
 _lock = threading.Lock()
 _last = 0
+
+
+def _after_fork() -> None:
+    """A thread that the child does not have may have held the lock; and what follows the last id is the parent's."""
+    global _lock, _last
+    _lock, _last = threading.Lock(), 0
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _base32(value: int, length: int) -> str:

@@ -241,7 +241,7 @@ class process_pool(Executor):  # noqa: N801 - used like a function: `with proces
             engine = self._open()
             job = Job(Path(script), tuple(arguments), {}, name)
             plan = prepared.prepare(job, self._settings, self._ledger, engine.image.architecture, self._observe)
-            names, metric = {name for table in made.tables for name in table}, self._settings.metric
+            names, metric = {name: None for table in made.tables for name in table}, self._settings.metric
             check_names(
                 job.script, names, metric, self._ledger, self._observe, arguments=arguments, metric_set_in="metric"
             )

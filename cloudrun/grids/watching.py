@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from cloudrun.core import rundir
@@ -138,12 +137,11 @@ def _there(ledger: Ledger, grid_id: str, profile: str | None) -> tuple[Counter[s
         except CloudrunError as error:
             return ["unknown"] * len(runs), str(error)
 
-    with ThreadPoolExecutor(watching.LOOKERS, thread_name_prefix="cloudrun-look") as pool:
-        for words, problem in pool.map(look, units):
-            told = Counter(words)
-            there += told
-            if problem and (told["lost"] or told["unknown"]):
-                problems.append(problem)
+    for words, problem in watching.each_of(units, look, watching.LOOKERS):
+        told = Counter(words)
+        there += told
+        if problem and (told["lost"] or told["unknown"]):
+            problems.append(problem)
     return there, problems
 
 
@@ -182,5 +180,4 @@ def _in_bucket(ledger: Ledger, cloud: Cloud | None, runs: Sequence[RunRecord]) -
         except CloudrunError:
             return "unknown"
 
-    with ThreadPoolExecutor(ASKERS, thread_name_prefix="cloudrun-bucket") as pool:
-        return list(pool.map(look, runs))
+    return watching.each_of(runs, look, ASKERS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from itertools import chain
 
 from cloudrun.ledger.database import Database
 from cloudrun.ledger.rows import text
@@ -63,11 +62,16 @@ class Names:
         chosen = f"{source} ORDER BY runs.created_at DESC, runs.run_id DESC LIMIT ?"
         values.append(-1 if limit is None else limit)
         with self._database.reading() as connection:
-            params = [json.loads(row[0]) for row in connection.execute(f"SELECT runs.params {chosen}", values)]
+            runs, params = 0, dict[str, None]()
+            for row in connection.execute(
+                f"SELECT runs.params {chosen}", values
+            ):  # of all runs it may be: none is kept
+                runs += 1
+                params.update(dict.fromkeys(json.loads(row[0])))
             scores = connection.execute(
                 f"""SELECT DISTINCT scores.name FROM (SELECT runs.run_id {chosen}) AS chosen
                 CROSS JOIN scores USING (run_id) ORDER BY scores.run_id DESC, position""",  # noqa: S608
                 values,
             )
             found = tuple(dict.fromkeys(row[0] for row in scores))
-        return Known(len(params), found, tuple(dict.fromkeys(chain.from_iterable(params))))
+        return Known(runs, found, tuple(params))

@@ -81,8 +81,11 @@ class Results(Names):
 
     def has_score(self, metric: str, grid_id: str | None = None, *, script: str | None = None) -> bool:
         """Whether some succeeded run (cell of that grid, run of that script) has that score."""
+        condition = condition_of((), script)
         with self._database.reading() as connection:
-            return bool(_ranked(connection, grid_id, metric, False, condition_of((), script), 1))
+            if script is not None and grid_id is None and not _may_have(connection, metric, condition):
+                return False
+            return bool(_ranked(connection, grid_id, metric, False, condition, 1))
 
     def best(self, grid_id: str, metric: str | None = None, minimize: bool | None = None) -> Run | None:
         """The best cell of a grid so far; None where none has that score yet."""
@@ -297,6 +300,22 @@ def _ranked(
         ORDER BY scores.run_id LIMIT ?"""  # noqa: S608
     chosen = [text(metric), str(RunState.SUCCEEDED), *([grid_id] if grid_id else []), *values]
     return ids + _ids(connection, not_finite, [*chosen, -1 if limit is None else limit - len(ids)])
+
+
+def _may_have(connection: sqlite3.Connection, metric: str, condition: Condition) -> bool:
+    """Whether any run of a script may have that score: false where none has. Where all that have it are of others,
+    `_ranked` would read the rows of those; this asks indexes alone, and at first those of the script's newest runs."""
+    more, values = condition
+    its = f"SELECT run_id FROM runs WHERE 1 {more}"  # noqa: S608
+    places = (
+        f"({its} ORDER BY created_at DESC LIMIT {NEWEST}) CROSS JOIN scores USING (run_id) WHERE 1",
+        f"ranked WHERE run_id IN ({its}) AND scope = ''",
+        f"fresh CROSS JOIN scores USING (run_id) WHERE run_id IN ({its})",
+        f"scores WHERE run_id IN ({its}) AND not_finite IS NOT NULL",
+    )
+    chosen = [*values, text(metric)]
+    queries = (f"SELECT 1 FROM {place} AND name = ? LIMIT 1" for place in places)  # noqa: S608
+    return any(connection.execute(query, chosen).fetchone() for query in queries)
 
 
 def _downwards(

@@ -34,7 +34,7 @@ def parameter_doubt(name: str, code: Code, earlier: Collection[str]) -> str:
     words = f"and its earlier runs have nothing called {name!r}"
     if near := nearest(name, code.options):
         return f"{words}: did you mean {near[0]}?"
-    if name in earlier or code.says(name) or not (earlier or code.options):
+    if name in earlier or _is_a_word(name, code) or not (earlier or code.options):
         return ""
     return f"{words}{_instead(name, tuple(earlier) or code.options, 'they have')}"
 
@@ -42,13 +42,13 @@ def parameter_doubt(name: str, code: Code, earlier: Collection[str]) -> str:
 def argument_doubt(arguments: Sequence[str], code: Code, earlier: Collection[str]) -> str:
     """What is to be said of the script's own arguments: an option that it does not have, or `name=value`, which sets a
     parameter only behind `--set`. "" where nothing is."""
-    for before, word in zip(("", *arguments), arguments, strict=False):
+    for place, word in enumerate(arguments):
         if word == "--":
             break
         if found := _OPTION.fullmatch(word):
             if code.takes is not None and not _is_option(found[1], code.takes):
                 return f"has no option --{found[1]}{_instead(found[1], code.takes, 'its options are')}"
-        elif (found := _ASSIGNED.fullmatch(word)) and not before.startswith("-"):
+        elif (found := _ASSIGNED.fullmatch(word)) and not _may_be_taken(arguments[:place], code):
             name, step = found[1], f"as a parameter it is --set {word}"
             if code.takes is not None and not code.is_positional:
                 doubt = parameter_doubt(name, code, earlier)
@@ -58,9 +58,23 @@ def argument_doubt(arguments: Sequence[str], code: Code, earlier: Collection[str
     return ""
 
 
+def _may_be_taken(before: Sequence[str], code: Code) -> bool:
+    """Whether an option `before` a word may take it: one that takes several words ends nobody knows where."""
+    several = before if code.says("nargs") else before[-1:]
+    return any(each.startswith("-") for each in several)
+
+
 def _is_option(name: str, takes: Sequence[str]) -> bool:
     """argparse takes the beginning of an option for it, where no other begins so, and makes `--no-` ones."""
-    return name.removeprefix("no-") in ("help", *takes) or sum(each.startswith(name) for each in takes) == 1
+    if name.removeprefix("no-") in ("help", *takes):
+        return True
+    return any(sum(each.startswith(begin) for each in takes) == 1 for begin in (name, name.removeprefix("no-")))
+
+
+def _is_a_word(name: str, code: Code) -> bool:
+    """Whether the code has it, or the argument of a function that typer, fire and their like make `--name` of."""
+    argument = name.replace("-", "_")
+    return any(code.says(word) for word in (name, argument, argument.removeprefix("no_")))
 
 
 def _instead(name: str, known: Sequence[str], what: str) -> str:

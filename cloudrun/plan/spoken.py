@@ -8,17 +8,24 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-_OPTION = re.compile(r"""['"]--([A-Za-z][\w-]*)""")  # as argparse, click and their like are told of one
+_OPTION = re.compile(r"""['"/]--([A-Za-z][\w-]*(?:\.[\w-]+)*)""")  # as argparse, click and their like are told of one
 # Whoever says one of these may read arguments that no `add_argument` in the code tells of.
 _OTHER_READERS = re.compile(
     r"\bargv\b|CLOUDRUN_PARAMS|parse_known_|parse_intermixed|add_subparsers|REMAINDER|fromfile_prefix_chars"
-    r"|^\s*(?:import|from)\b.*\b(?:absl|click|docopt|fire|hydra|jsonargparse|omegaconf|plac|simple_parsing|tap|typer|tyro)\b",
+    r"|HfArgumentParser|LightningCLI|^\s*(?:import|from)\b.*\b(?:absl|argh|click|cyclopts|defopt|docopt|fire|gin|hydra"
+    r"|jsonargparse|omegaconf|plac|pydantic_settings|sacred|simple_parsing|tap|typer|tyro)\b",
     re.MULTILINE,
 )
 _PERCENT = re.compile(r"%(?:\(\w+\))?[-#0 +]*\d*(?:\.\d+)?[a-zA-Z]")
 _BRACES = re.compile(r"\{[^{}]*\}")
 ANYTHING = ".*"
+# What makes another name of one: `{name.removeprefix("test_"): score ...}`, `table.add_prefix("val_")`.
+RENAMING = (
+    "add_prefix", "add_suffix", "capitalize", "casefold", "lower", "partition", "removeprefix", "removesuffix",
+    "replace", "rpartition", "rsplit", "split", "sub", "swapcase", "title", "translate", "upper",
+)  # fmt: skip
 ASKED = ("add_argument", "parse_args")  # of a parser
+GROUPS = ("add_argument_group", "add_mutually_exclusive_group")  # of its options: as good as the parser
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ def read(sources: Iterable[str]) -> Code:
         return Code(text, options, None, True, (ANYTHING,))
     nodes = [node for tree in trees for node in ast.walk(tree)]
     told = None if _OTHER_READERS.search(text) else _told(nodes)
-    takes = None if told is None else tuple(name[2:] for name in told if name.startswith("--"))
+    takes = None if told is None else tuple(dict.fromkeys(name[2:] for name in told if name.startswith("--")))
     is_positional = told is None or any(not name.startswith("-") for name in told)
     return Code(text, options, takes, is_positional, tuple(dict.fromkeys(_made(nodes))))
 
@@ -76,9 +83,13 @@ def _told(nodes: list[ast.AST]) -> list[str] | None:
     parsers = {
         _name(call.func.value) for call in calls if _called(call) in ASKED and isinstance(call.func, ast.Attribute)
     }
+    assigned = [node for node in nodes if isinstance(node, ast.Assign) and _name(node.value) == "ArgumentParser"]
+    parsers |= {_name(target) for node in assigned for target in node.targets}
     parsers = parsers - {""} | {"ArgumentParser"}
     names: list[str] = []
-    if not any(_is_parser(call) for call in calls):
+    asked = {id(call.func) for call in calls}
+    handed_on = [node for node in nodes if isinstance(node, ast.Attribute) and id(node) not in asked]
+    if not any(_is_parser(call) for call in calls) or any(node.attr in ASKED for node in handed_on):
         return None
     for call in calls:
         if _called(call) == "add_argument":
@@ -89,7 +100,7 @@ def _told(nodes: list[ast.AST]) -> list[str] | None:
             return None  # of other words than those that were typed
         elif _is_parser(call) and any(each.arg in (None, "parents") for each in call.keywords):
             return None
-        elif parsers & set(map(_name, call.args)) and _called(call) not in functions:
+        elif parsers & {_name(each) for each in _given(call)} and _called(call) not in functions:
             return None  # somebody elsewhere adds to it
     return names
 
@@ -98,14 +109,19 @@ def _is_parser(call: ast.Call) -> bool:
     return not isinstance(call.func, ast.Call) and _called(call) == "ArgumentParser"
 
 
+def _given(call: ast.Call) -> list[ast.expr]:
+    return [*call.args, *(each.value for each in call.keywords)]
+
+
 def _called(call: ast.Call) -> str:
     return _name(call.func)
 
 
 def _name(node: ast.AST) -> str:
-    """ "parser" of `parser` and of `self.parser`; "ArgumentParser" of a call of that; "" of what has no name."""
+    """ "parser" of `parser` and of `self.parser`; "ArgumentParser" of what makes one, or a group of its options; "" of
+    what has no name."""
     if isinstance(node, ast.Call):
-        return _name(node.func) if _is_parser(node) else ""
+        return "ArgumentParser" if _is_parser(node) or _called(node) in GROUPS else ""
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
@@ -124,7 +140,10 @@ def _made(nodes: Iterable[ast.AST]) -> Iterator[str]:
 
 
 def _pattern(pieces: list[str | None]) -> str:
-    return "".join(ANYTHING if piece is None else re.escape(piece) for piece in pieces)
+    """Unknown pieces side by side are one: there is no end of ways in which several may share a word."""
+    known = [piece for piece in pieces if piece != ""]
+    alone = [piece for before, piece in zip(("", *known), known, strict=False) if piece or before is not None]
+    return "".join(ANYTHING if piece is None else re.escape(piece) for piece in alone)
 
 
 def _pieces(node: ast.AST) -> Iterator[list[str | None]]:
@@ -143,6 +162,8 @@ def _pieces(node: ast.AST) -> Iterator[list[str | None]]:
             yield _between(_BRACES.split(text))
         elif text is not None and node.func.attr == "join":
             yield [None, text, None]
+        elif node.func.attr in RENAMING:
+            yield [None]
 
 
 def _joined(node: ast.JoinedStr) -> list[str | None]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import TypeVar
 
 from cloudrun import wiring
@@ -71,26 +74,47 @@ def glance(ledger: Ledger, run: RunRecord, profile: str | None = None) -> Seen:
 
 
 Answer = TypeVar("Answer")
+Thing = TypeVar("Thing")
 
 
 def within(seconds: float, ask: Callable[[], Answer], otherwise: Callable[[], Answer]) -> Answer:
     """What `ask` returns, or `otherwise` where that takes longer than so many seconds: it is let go on by itself then,
     and must not be about to change anything. Raises what `ask` does."""
     future: Future[Answer] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(ask())
-        except BaseException as error:  # noqa: BLE001 - it is raised where the answer is waited for
-            future.set_exception(error)
-
-    threading.Thread(target=work, name="cloudrun-glance", daemon=True).start()
+    threading.Thread(target=_answer, args=(future, ask), name="cloudrun-glance", daemon=True).start()
     try:
         return future.result(seconds)
     except TimeoutError:
         if future.done():
             raise
         return otherwise()
+
+
+def each_of(things: Sequence[Thing], ask: Callable[[Thing], Answer], threads: int) -> list[Answer]:
+    """What `ask` returns for each, so many at a time. Raises what one of them does.
+
+    Unlike an executor's, these threads keep no process from ending: who has stopped waiting `within` some seconds may
+    have ended before one that does not answer is given up.
+    """
+    answers = [Future[Answer]() for _ in things]
+    left = deque(zip(answers, things, strict=True))
+
+    def work() -> None:
+        with suppress(IndexError):
+            while True:
+                future, thing = left.popleft()
+                _answer(future, partial(ask, thing))
+
+    for _ in range(min(threads, len(things))):
+        threading.Thread(target=work, name="cloudrun-look", daemon=True).start()
+    return [future.result() for future in answers]
+
+
+def _answer(future: Future[Answer], ask: Callable[[], Answer]) -> None:
+    try:
+        future.set_result(ask())
+    except BaseException as error:  # noqa: BLE001 - it is raised where the answer is waited for
+        future.set_exception(error)
 
 
 def _look(ledger: Ledger, runs: Sequence[RunRecord], profile: str | None) -> list[Seen]:
@@ -106,9 +130,10 @@ def _look(ledger: Ledger, runs: Sequence[RunRecord], profile: str | None) -> lis
     if on_units:
         units = [ledger.unit(instance_id) for instance_id in on_units]
         found = described(units, profile)
-        with ThreadPoolExecutor(LOOKERS, thread_name_prefix="cloudrun-look") as pool:
-            looks = pool.map(lambda unit: _look_at(ledger, unit, found[unit.place], on_units[unit.instance_id]), units)
-            seen.update((each.run.run_id, each) for looked in looks for each in looked)
+        looks = each_of(
+            units, lambda unit: _look_at(ledger, unit, found[unit.place], on_units[unit.instance_id]), LOOKERS
+        )
+        seen.update((each.run.run_id, each) for looked in looks for each in looked)
     return [seen[run.run_id] for run in runs]
 
 

@@ -20,7 +20,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from types import FrameType
 from typing import Any, Protocol
@@ -123,7 +123,7 @@ class Lifeline:
         elif is_midway(frame):
             self._late |= {number}
             once_more = partial(signal.pthread_kill, threading.main_thread().ident or 0, number)
-            threading.Timer(LATER_S, once_more).start()
+            _start(threading.Timer(LATER_S, once_more))
         else:
             _deliver(number, frame, before, gently=bool(units))
 
@@ -153,19 +153,27 @@ class Lifeline:
     def _in_thread(calls: list[Callable[[], None]]) -> None:
         """Each in a thread of its own: one unit that takes long, or cannot be ended, keeps no other one waiting."""
         for call in calls:
-            threading.Thread(target=_told, args=(call,), name="cloudrun-signal").start()
+            _start(threading.Thread(target=_told, args=(call,), name="cloudrun-signal"))
 
     def close_all(self) -> None:
         """End what is still open: the interpreter is going.
 
         It may go while other threads work on their units (a signal that interrupts `Thread.join` makes Python forget
-        to wait for that thread): those end their own, bring home what they can, and are waited for.
+        to wait for that thread): those end their own, bring home what they can, and are waited for. A signal hurries
+        that and raises nothing: the process ends as it is, and what it would leave open nobody else ends.
         """
         with self._lock:
             units = list(self._open) if self._pid == os.getpid() else []
-        for unit in reversed(units):
-            _told(unit.wait_for_end)
-            _told(unit.close)
+        with self.shield(drop=True):
+            for unit in reversed(units):
+                _told(unit.wait_for_end)
+                _told(unit.close)
+
+
+def _start(thread: threading.Thread) -> None:
+    """Python 3.12 starts none while it ends: then all that is open is being ended already."""
+    with suppress(RuntimeError):
+        thread.start()
 
 
 def _told(call: Callable[[], None]) -> None:

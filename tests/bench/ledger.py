@@ -221,7 +221,9 @@ def _fill(ledger: Ledger, runs: int) -> None:
                 for number in numbers
                 for position, name in enumerate(SCORES)
             ]
-            connection.executemany("INSERT INTO scores VALUES (?, ?, ?, ?, ?)", scores)
+            connection.executemany(
+                "INSERT INTO scores (run_id, name, position, value, not_finite) VALUES (?, ?, ?, ?, ?)", scores
+            )
             connection.executemany("INSERT INTO ranked VALUES ('', ?, ?, ?)", [(n, v, r) for r, n, _, v, _ in scores])
             connection.executemany("INSERT INTO done VALUES (?, ?)", sorted((_key(n), _id("r", n)) for n in numbers))
             connection.executemany(

@@ -6,13 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cloudrun.agent import parents, processes
+from cloudrun.agent import parent, parents, processes
 from cloudrun.core.rundir import read_object
 from cloudrun.runs.prepared import THREAD_VARIABLES
 from cloudrun.ssh.archive import archive as make_archive
@@ -294,3 +295,25 @@ def test_ps_shows_the_script_and_not_the_parent(warden: Warden) -> None:
     until(lambda: subprocess.run(ps, capture_output=True, text=True, check=True).stdout == shown)
     (warden.folder / "go").touch()
     warden.end(run)
+
+
+def test_threads_that_end_while_they_are_listed_are_none() -> None:
+    """The kernel knows such a one by its folder, and then has nothing to say of it."""
+    over = threading.Event()
+
+    def come_and_go() -> None:
+        while not over.is_set():
+            short = threading.Thread(target=str)
+            short.start()
+            short.join()
+
+    restless = [threading.Thread(target=come_and_go) for _ in range(4)]
+    for each in restless:
+        each.start()
+    try:
+        for _ in range(1000):
+            assert all(parent._threads())
+    finally:
+        over.set()
+        for each in restless:
+            each.join()

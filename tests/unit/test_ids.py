@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -29,3 +32,27 @@ def test_a_clock_that_is_set_back_does_not_turn_the_order_round(monkeypatch: pyt
     first = new_id("r")
     monkeypatch.setattr(time, "time", lambda: later - 3600)
     assert new_id("r") > first
+
+
+def test_a_fork_makes_ids_whatever_other_threads_were_doing() -> None:
+    over = threading.Event()
+
+    def make() -> None:
+        while not over.is_set():
+            new_id("r")
+
+    busy = [threading.Thread(target=make) for _ in range(4)]
+    for each in busy:
+        each.start()
+    try:
+        for _ in range(20):  # of two of them one met a thread that had the lock, before
+            child = os.fork()
+            if child == 0:
+                signal.alarm(10)
+                new_id("r")
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+    finally:
+        over.set()
+        for each in busy:
+            each.join()

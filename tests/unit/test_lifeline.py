@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
+
+from tests.pythons import find_python
+
+REPOSITORY = Path(__file__).parents[2]
 
 PRELUDE = """
 import os, signal, sys, threading, time
@@ -48,10 +54,11 @@ def send(number):
 """
 
 
-def run(body: str) -> tuple[list[str], int]:
+def run(body: str, python: str = sys.executable) -> tuple[list[str], int]:
     """The lines a process printed, and its exit status."""
     done = subprocess.run(
-        [sys.executable, "-c", PRELUDE + textwrap.dedent(body)],
+        [python, "-c", PRELUDE + textwrap.dedent(body)],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
         timeout=120,
@@ -168,6 +175,27 @@ def test_with_no_unit_open_a_signal_does_what_it_always_did() -> None:
 
 def test_a_unit_that_was_never_closed_is_closed_at_exit() -> None:
     assert run('Unit("a").__enter__()') == (["a closed"], 0)
+
+
+@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])  # 3.12 starts no thread while it ends
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_a_signal_while_the_interpreter_ends_leaves_no_unit_open(version: str, number: str) -> None:
+    python = find_python(version)
+    if python is None:
+        pytest.skip(f"no Python {version} here")
+    lines, _ = run(
+        f"""
+        class Slow(Unit):
+            def close(self):
+                send(signal.{number})
+                super().close()
+
+        for name in ("a", "b", "c"):
+            Slow(name).__enter__()
+        """,
+        python,
+    )
+    assert [line for line in lines if line.endswith("closed")] == ["c closed", "b closed", "a closed"]
 
 
 def test_a_forked_child_leaves_its_parents_units_alone() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,7 +16,8 @@ from cloudrun.core.errors import ConnectionLost
 from cloudrun.core.records import JobStatus, RunRecord, Timings
 from cloudrun.core.states import RunState
 from cloudrun.plan.costs import Bill
-from cloudrun.runs.watching import Seen, within
+from cloudrun.runs.watching import Seen, each_of, within
+from tests.waiting import PATIENCE_S
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 RUN = RunRecord("r-1", "digits", "train.py", RunState.SHIPPING, NOON, timings=Timings(boot_s=1.5, total_s=1.5))
@@ -68,3 +71,28 @@ def test_what_goes_wrong_with_the_answer_is_raised(error: Exception) -> None:
 
     with pytest.raises(type(error)):
         within(60, fail, lambda: False)
+
+
+def test_a_process_ends_before_those_that_it_does_not_wait_for_answer() -> None:
+    """However many were asked: an executor's threads would be waited for at the interpreter's end."""
+    code = """
+import subprocess
+import sys
+import threading
+from cloudrun.runs.watching import each_of, within
+never = threading.Event()
+print(within(0.1, lambda: each_of(range(100), lambda _: never.wait(), 8), lambda: "nobody says"))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=True)
+    assert done.stdout == "nobody says\n"
+
+
+def test_each_is_asked_once_and_answers_in_its_place() -> None:
+    assert each_of(range(100), lambda number: number * 2, 8) == [number * 2 for number in range(100)]
+    assert each_of((), fail, 8) == []
+    with pytest.raises(ConnectionLost):
+        each_of([ConnectionLost("gone")], fail, 8)
+
+
+def fail(error: Exception) -> None:
+    raise error

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from cloudrun.core.states import RunState
-from cloudrun.ledger import Ledger
+from cloudrun.ledger import Claim, Ledger, Move
 from cloudrun.ledger.results import BATCH
 from cloudrun.plan.filters import parse_where
+from tests.contract.ledger.test_ledger_batches import an_end
 
 
 def listed(ledger: Ledger, where: str = "", grid_id: str | None = None, **options: Any) -> list[str]:
@@ -165,3 +166,39 @@ def test_others_write_while_results_are_read(ledger: Ledger, make: SimpleNamespa
     other.close()
     assert first.run_id == f"run-{2 * BATCH - 1:04d}"
     assert len(list(runs)) == 2 * BATCH - 1
+
+
+@pytest.mark.parametrize("newest", [1, 1000])  # of a script's runs are looked at by themselves
+def test_whether_any_run_of_a_script_has_a_score(
+    ledger: Ledger, make: SimpleNamespace, newest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cloudrun.ledger.results.NEWEST", newest)
+    make.launched(ledger, "i-1")
+    for minute, (script, scores, state) in enumerate(
+        [
+            ("a.py", {"accuracy": 0.5}, RunState.SUCCEEDED),
+            ("a.py", {"f1": 0.5}, RunState.SUCCEEDED),
+            ("b.py", {"f1": math.nan}, RunState.SUCCEEDED),
+            ("b.py", {"accuracy": 0.9}, RunState.FAILED),
+            ("b.py", {"loss": 0.1}, RunState.SUCCEEDED),
+        ]
+    ):
+        make.finished(ledger, make.run(f"run-{minute}", minute, script=script), scores, state=state)
+    ledger.begin_grid(make.grid())
+    cell = make.run("run-9", 9, script="b.py")
+    ledger.add_cells("g-1", [(0, cell)])
+    ledger.begin_attempts([Claim(cell.run_id, "i-1")], make.noon)
+    ledger.move_runs([Move(cell.run_id, RunState.RUNNING)])
+    ledger.finish_runs([an_end(cell.run_id, RunState.SUCCEEDED, {"recall": 0.4})])
+    having = {
+        (script, metric): ledger.has_score(metric, script=script)
+        for script in ("a.py", "b.py")
+        for metric in ("accuracy", "f1", "loss", "recall")
+    }
+    assert {key for key, has in having.items() if has} == {
+        ("a.py", "accuracy"),
+        ("a.py", "f1"),
+        ("b.py", "f1"),
+        ("b.py", "loss"),
+        ("b.py", "recall"),
+    }
