@@ -261,6 +261,7 @@ class GridRun:
             grid = self._ledger.grid(self.grid_id)
             if grid.client_id != self._client_id or grid.state is not GridState.OPEN:
                 return
+            self._ledger.end_grid(self.grid_id, GridState.STOPPED, in_words(error))
             counts = self._ledger.counts(self.grid_id)
             if counts[RunState.QUEUED] == self.tally.cells:
                 error.add_note("no cell was begun")
@@ -279,7 +280,6 @@ class GridRun:
                     f"{names}: detached, and going on with what they have; cloudrun attach {self.grid_id} comes back to"
                     f" them, cloudrun cancel {self.grid_id} ends them"
                 )
-            self._ledger.end_grid(self.grid_id, GridState.STOPPED, in_words(error))
         self.let_go()
 
     def _how_far(self, counts: Mapping[RunState, int]) -> str:
