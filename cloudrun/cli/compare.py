@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from cloudrun.cli.meant import run_meant
 from cloudrun.cli.parser import Json
 from cloudrun.cli.printing import (
     columns,
@@ -53,7 +54,7 @@ def compare(
         cloudrun compare baseline tuned --json | jq .differences.params
     """
     with closing(Ledger()) as ledger:
-        found = [ledger.get(reference) for reference in runs]
+        found = [ledger.get(run_meant(ledger, reference)) for reference in runs]
         if len({run.run_id for run in found}) < 2:
             raise UsageError(
                 "one run alone cannot be compared" if found else "which runs are to be compared?",

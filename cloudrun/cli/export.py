@@ -11,6 +11,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from cloudrun.cli.meant import grid_meant, run_meant
 from cloudrun.cli.parser import Json
 from cloudrun.cli.printing import print_json, printable
 from cloudrun.core.errors import UsageError
@@ -61,17 +62,16 @@ def _to_folder(ledger: Ledger, words: tuple[str, ...], *, as_json: bool) -> None
         raise UsageError("export takes a run and a folder", next_step="cloudrun export RUN FOLDER")
     reference, folder = words[0], Path(words[1]).expanduser()
     made: list[Path] = []
-    if reference.startswith("g-"):
-        grid = ledger.grid(reference)
+    if grid_id := grid_meant(ledger, reference):
         if not folder.is_dir():
             check_free(folder)
             folder.mkdir()
-        for run in _cells(ledger, grid.grid_id):
+        for run in _cells(ledger, grid_id):
             place = folder / run.run_id
             if not place.exists():  # by an export that was interrupted
                 made.append(export_run(ledger, ledger.get(run.run_id), place))  # what it has made counts
     else:
-        made.append(export_run(ledger, ledger.get(reference), folder))
+        made.append(export_run(ledger, ledger.get(run_meant(ledger, reference)), folder))
     if as_json:
         print_json({"folders": [str(each.absolute()) for each in made]})
     else:
@@ -117,9 +117,9 @@ def _is_address(word: str) -> bool:
 def _meant(ledger: Ledger, reference: str | None) -> Iterator[RunRecord]:
     if reference is None:
         return (run.record for run in ledger.results(sort="created_at", where=parse_where("ended_at!=null")))
-    if reference.startswith("g-"):
-        return _cells(ledger, ledger.grid(reference).grid_id)
-    return iter([ledger.run(reference)])
+    if grid_id := grid_meant(ledger, reference):
+        return _cells(ledger, grid_id)
+    return iter([ledger.run(run_meant(ledger, reference))])
 
 
 def _cells(ledger: Ledger, grid_id: str) -> Iterator[RunRecord]:

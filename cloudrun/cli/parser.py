@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
 from cloudrun.cli.catalogue import COMMANDS
-from cloudrun.core.errors import NotFound, UsageError
+from cloudrun.core.errors import UsageError
 from cloudrun.plan.grid_sets import assignment
 from cloudrun.plan.parameters import scalar
-
-if TYPE_CHECKING:
-    from cloudrun.ledger import Ledger
 
 Json = Annotated[
     bool,
@@ -23,20 +19,11 @@ Json = Annotated[
     ),
 ]
 Profile = Annotated[str | None, Parameter(help="A profile of ~/.aws, for what is on AWS. Example: --profile research")]
-RunOrGrid = Annotated[str, Parameter(help="A run or a grid, by id, its beginning, or name. Example: r-0s1dq4xk8m2vt")]
+RunOrGrid = Annotated[
+    str,
+    Parameter(help="A run or a grid, by id, its beginning, or name (the newest called so). Example: r-0s1dq4xk8m2vt"),
+]
 RunId = Annotated[str, Parameter(help="A run: its id, the beginning of its id, or its name. Example: r-0s1dq4xk8m2vt")]
-
-
-def is_grid(ledger: Ledger, reference: str) -> bool:
-    """Whether a reference is to a grid: by its id, or by a name that no run has."""
-    if reference.startswith("g-"):
-        return True
-    try:
-        ledger.run(reference)
-    except NotFound:
-        with suppress(NotFound):
-            return bool(ledger.grid(reference))
-    return False
 
 
 PLAIN = Parameter(negative=(), show_default=False)

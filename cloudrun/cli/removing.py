@@ -17,14 +17,13 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from cloudrun import garbage
+from cloudrun.cli.meant import namesakes
 from cloudrun.cli.parser import Json
 from cloudrun.cli.printing import is_terminal, print_json, printable, when_text
 from cloudrun.core.clock import SystemClock, utc_text
 from cloudrun.core.errors import CloudrunError, UsageError
-from cloudrun.core.records import RunRecord
 from cloudrun.garbage import Garbage, Waiting
 from cloudrun.ledger import Ledger
-from cloudrun.plan.filters import Column, Comparison
 from cloudrun.plan.quantities import counted, duration_s, duration_text, size_text
 from cloudrun.sandbox import leftovers
 from cloudrun.units.clients import is_alive
@@ -81,8 +80,8 @@ def rm(
                 file=sys.stderr,
             )
         for run in list(found.values())[:NAMED]:
-            namesakes = _namesakes(ledger, run) if run.name in runs else ""
-            print(f"  {run.run_id} ({printable(run.name)}) {run.state}{namesakes}", file=sys.stderr)
+            same_name = namesakes(ledger, run) if run.name in runs else ""
+            print(f"  {run.run_id} ({printable(run.name)}) {run.state}{same_name}", file=sys.stderr)
         if len(found) > NAMED:
             print(f"  and {len(found) - NAMED:,} more", file=sys.stderr)
         _confirm("remove them from the ledger?", yes=yes, again=f"cloudrun rm {' '.join(runs)} --yes")
@@ -164,14 +163,6 @@ def gc(
     for why in freed.problems:
         print(f"cloudrun: some of it stays: {printable(why)}\n  next: cloudrun gc, in a while", file=sys.stderr)
     return CloudrunError.exit_code if freed.problems else 0
-
-
-def _namesakes(ledger: Ledger, run: RunRecord) -> str:
-    """Which others have the name that one was meant by: they stay."""
-    others = ledger.count(where=[Comparison(Column("field", "name"), "=", run.name)]) - 1
-    said = f", the newest of {others + 1:,} that are called so" if others else ""
-    grid = next((each.grid_id for each in ledger.grids() if each.name == run.name), None)
-    return f"{said}; the grid that is called so is {grid}" if grid else said
 
 
 def _why_they_stay(grids: list[str]) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from cloudrun.cli.meant import grid_meant, run_meant
 from cloudrun.cli.parser import Json
 from cloudrun.cli.preferred import preferred
 from cloudrun.cli.printing import print_json
@@ -23,7 +24,7 @@ def report(
     *runs: Annotated[
         str,
         Parameter(
-            help="Only these runs, by id, its beginning, or name, or all of a grid by its id; by default all. "
+            help="Only these runs, and all cells of these grids, by id, its beginning, or name; by default all. "
             "Example: g-0tr2egk1n7q38"
         ),
     ],
@@ -60,7 +61,8 @@ def report(
     destination = _destination(output, force=force)
     with closing(Ledger()) as ledger:
         of_settings = NOTHING_PREFERRED if metric else preferred()
-        data = collect(ledger, runs, metric=metric, minimize=minimize, preferred=of_settings)
+        meant = [grid_meant(ledger, each) or run_meant(ledger, each) for each in runs]
+        data = collect(ledger, meant, metric=metric, minimize=minimize, preferred=of_settings)
         page = render(data).encode()
     _write(destination, page)
     if data.cut:

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from cloudrun.cli.meant import say_grid
 from cloudrun.cli.parser import Json
 from cloudrun.cli.preferred import preferred
 from cloudrun.cli.printing import columns, folded, print_json_list, printable
@@ -197,9 +198,8 @@ def _looks(
 def _grid_id(ledger: Ledger, wanted: str) -> str:
     """The grid that is meant; where others are called the same, that is said."""
     meant = ledger.grid(wanted)
-    if meant.grid_id != wanted and meant.name == wanted and (others := ledger.namesakes(meant)):
-        some = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
-        print(f"  the newest grid called {printable(wanted)} is {meant.grid_id}; older ones: {some}", file=sys.stderr)
+    if meant.grid_id != wanted and meant.name == wanted and len(called := ledger.grids_called(wanted)) > 1:
+        say_grid(wanted, called)
     return meant.grid_id
 
 

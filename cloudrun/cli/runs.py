@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from cloudrun.cli.display import Display
-from cloudrun.cli.parser import Json, Profile, RunId, RunOrGrid, is_grid
+from cloudrun.cli.parser import Json, Profile, RunId, RunOrGrid
 from cloudrun.cli.printing import print_json, print_table, printable
 from cloudrun.cli.summary import closing_lines, exit_code
 from cloudrun.cli.under_way import cells_of, running_s
@@ -208,14 +208,16 @@ def attach(run: RunOrGrid, /, *, profile: Profile = None, as_json: Json = False)
         cloudrun attach baseline
         cloudrun attach g-0tr2f4a95x9kx
     """
+    from cloudrun.cli.meant import grid_meant, run_meant
     from cloudrun.ledger import Ledger
     from cloudrun.runs.attaching import attach as attach_run
 
     with closing(Ledger()) as ledger:
-        if is_grid(ledger, run):
+        if grid_id := grid_meant(ledger, run):
             from cloudrun.cli.detached import attach_to_grid
 
-            return attach_to_grid(ledger, run, profile, as_json=as_json)
+            return attach_to_grid(ledger, grid_id, profile, as_json=as_json)
+        run = run_meant(ledger, run)
     with closing(Ledger()) as ledger, Display(job_stdout=not as_json) as display:
         try:
             found = attach_run(ledger, run, observe=display, profile=profile)
@@ -249,15 +251,16 @@ def cancel(
         cloudrun cancel baseline
         cloudrun cancel g-0tr2f4a95x9kx
     """
+    from cloudrun.cli.meant import grid_meant, run_meant
     from cloudrun.ledger import Ledger
     from cloudrun.runs.attaching import cancel as cancel_run
 
     grace_s = _duration(grace, "--grace")
     with closing(Ledger()) as ledger, Display() as display:
-        if is_grid(ledger, run):
+        if grid_id := grid_meant(ledger, run):
             from cloudrun.grids.cancelling import cancel_grid
 
-            grid = cancel_grid(ledger, run, grace_s=grace_s, observe=display, profile=profile)
+            grid = cancel_grid(ledger, grid_id, grace_s=grace_s, observe=display, profile=profile)
             succeeded, cells = ledger.counts(grid.grid_id)[RunState.SUCCEEDED], counted(grid.cells, "cell")
             display.say(
                 f"{grid.grid_id} ({grid.name}) {grid.state}: {succeeded} of {cells} had succeeded\n"
@@ -267,7 +270,7 @@ def cancel(
                 summary = {"state": str(grid.state), "cells": grid.cells, "succeeded": succeeded}
                 print_json({"grid_id": grid.grid_id, "summary": summary})
             return
-        found = cancel_run(ledger, run, grace_s=grace_s, observe=display, profile=profile)
+        found = cancel_run(ledger, run_meant(ledger, run), grace_s=grace_s, observe=display, profile=profile)
         _tell(found, ledger, display, as_json=as_json)
 
 
@@ -283,14 +286,16 @@ def pull(run: RunOrGrid, /, *, profile: Profile = None, as_json: Json = False) -
         cloudrun pull baseline
         cloudrun pull g-0tr2f4a95x9kx
     """
+    from cloudrun.cli.meant import grid_meant, run_meant
     from cloudrun.ledger import Ledger
     from cloudrun.runs.pulling import pull as pull_run
 
     with closing(Ledger()) as ledger:
-        if is_grid(ledger, run):
+        if grid_id := grid_meant(ledger, run):
             from cloudrun.cli.detached import pull_of_grid
 
-            return pull_of_grid(ledger, run, profile, as_json=as_json)
+            return pull_of_grid(ledger, grid_id, profile, as_json=as_json)
+        run = run_meant(ledger, run, not_home=True)
     with closing(Ledger()) as ledger, Display() as display:
         found = pull_run(ledger, run, observe=display, profile=profile)
         return _tell(found, ledger, display, as_json=as_json)
@@ -325,16 +330,17 @@ def extend(
     Type, for example:
         cloudrun extend baseline 2h
     """
+    from cloudrun.cli.meant import grid_meant
     from cloudrun.ledger import Ledger
     from cloudrun.runs.attaching import extend as extend_unit
 
     by_s = _duration(by, "the time")
     with closing(Ledger()) as ledger, Display() as display:
         units = []
-        if not what.startswith("i-") and is_grid(ledger, what):
+        if not what.startswith("i-") and (grid_id := grid_meant(ledger, what)):
             from cloudrun.grids.going_on import extend_grid
 
-            units = extend_grid(ledger, what, by_s, observe=display, profile=profile)
+            units = extend_grid(ledger, grid_id, by_s, observe=display, profile=profile)
         unit = units[-1] if units else extend_unit(ledger, what, by_s, observe=display, profile=profile)
         for each in units or [unit]:
             left_s = (each.deadline - datetime.now(UTC)).total_seconds()

@@ -11,7 +11,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from cloudrun.cli.parser import Json, Profile, RunId, RunOrGrid, is_grid
+from cloudrun.cli.meant import grid_meant, run_meant
+from cloudrun.cli.parser import Json, Profile, RunId, RunOrGrid
 from cloudrun.cli.printing import is_terminal, print_json, printable
 from cloudrun.cli.run_page import last_lines, page
 from cloudrun.cli.under_way import document
@@ -53,17 +54,17 @@ def show(
     if lines is not None and lines < 0:
         raise UsageError(f"--lines {lines} is less than zero", next_step=f"cloudrun show {run} --log --lines 20")
     with closing(Ledger()) as ledger:
-        if is_grid(ledger, run) and not log:
+        if not log and (grid_id := grid_meant(ledger, run)):
             from cloudrun.cli.grid_page import show_grid
 
-            show_grid(ledger, run, profile, as_json=as_json)
+            show_grid(ledger, grid_id, profile, as_json=as_json)
             return
-        found, seen = ledger.get(run), None
+        found, seen = ledger.get(run_meant(ledger, run)), None
         if found.state is not RunState.QUEUED and not is_over(found.state) and not log:
             from cloudrun.runs.watching import glance
 
             seen = glance(ledger, found.record, profile)
-            found = ledger.get(run)  # its client may have brought it home meanwhile
+            found = ledger.get(found.run_id)  # its client may have brought it home meanwhile
             seen = None if is_over(found.state) else seen
         logs, shortened = _log_ends(ledger, found, 20 if lines is None else lines) if log else ({}, {})
         if as_json:

@@ -69,12 +69,11 @@ class Grids:
             )
             return [row[0] for row in rows]
 
-    def namesakes(self, grid: GridRecord) -> list[str]:
-        """Ids of the other grids that are called as this one, the newest first."""
+    def grids_called(self, name: str) -> list[str]:
+        """Ids of the grids of that name, the newest first."""
         with self._database.reading() as connection:
             rows = connection.execute(
-                "SELECT grid_id FROM grids WHERE name = ? AND grid_id <> ? ORDER BY created_at DESC, grid_id DESC",
-                (text(grid.name), grid.grid_id),
+                "SELECT grid_id FROM grids WHERE name = ? ORDER BY created_at DESC, grid_id DESC", [text(name)]
             )
             return [row[0] for row in rows]
 
