@@ -60,6 +60,8 @@ def retyped(words: Sequence[str], instead: tuple[str, str] | None) -> str:
     if len(places) != 1:
         return ""
     (place,) = places
+    if right in ours and not ours[place - 1].startswith("-"):
+        return ""  # it is one of several of a kind, and the right one is among them already
     name, equals, value = ours[place].partition("=")
     parts = [right if part == wrong else part for part in (name, value)]
     ours[place] = right if ours[place] == wrong else equals.join(parts)
