@@ -13,6 +13,7 @@ from typing import Any
 from cloudrun.core.errors import LedgerError, UsageError
 from cloudrun.core.rundir import safe_relative
 from cloudrun.ledger import Ledger, Run
+from cloudrun.plan.typed import path_typed
 
 FOLDERS = {"output": "outputs", "log": "logs"}
 
@@ -52,7 +53,8 @@ def check_free(destination: Path) -> None:
         raise UsageError(f"{destination} is there already", next_step="name a folder that is not there yet")
     if not destination.parent.is_dir():
         raise UsageError(
-            f"there is no folder {destination.parent}", next_step=f"mkdir -p {destination.parent}, then type it again"
+            f"there is no folder {destination.parent}",
+            next_step=f"mkdir -p {path_typed(destination.parent)}, then type it again",
         )
 
 

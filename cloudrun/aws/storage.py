@@ -24,6 +24,7 @@ from cloudrun.core.errors import (
 from cloudrun.core.records import RemoteFile, StoredObject, Upload
 from cloudrun.core.rundir import safe_relative
 from cloudrun.plan.quantities import counted
+from cloudrun.plan.typed import quoted
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -282,7 +283,7 @@ class Storage:
                         )
                     found.append(StoredObject(item["Key"], item["Size"], item["ETag"].strip('"')))
         if not found:
-            raise UsageError(f"there is nothing below {uri}", next_step=f"look with `aws s3 ls {uri}`")
+            raise UsageError(f"there is nothing below {uri}", next_step=f"look with `aws s3 ls {quoted(uri)}`")
         return tuple(found)
 
     def _pages(self, bucket: str, start: str, uri: str) -> Iterator[ListObjectsV2OutputTypeDef]:

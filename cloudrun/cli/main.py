@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from cloudrun.cli.catalogue import first_page, help_page
 from cloudrun.cli.early import begin
 from cloudrun.cli.printing import abandon, columns, folded, print_json, printable, printed_json, styled
 from cloudrun.core.errors import Cancelled, CloudrunError, UsageError, before_launch, exit_code_of, notes_of
+from cloudrun.plan.typed import quoted
 
 LOOK_STEP = "cloudrun results shows what came home, cloudrun units what is alive"
 
@@ -65,7 +65,7 @@ def retyped(words: Sequence[str], instead: tuple[str, str] | None) -> str:
     name, equals, value = ours[place].partition("=")
     parts = [right if part == wrong else part for part in (name, value)]
     ours[place] = right if ours[place] == wrong else equals.join(parts)
-    return shlex.join(["cloudrun", *ours, *scripts])
+    return " ".join(map(quoted, ["cloudrun", *ours, *scripts]))
 
 
 def _wants_json() -> bool:

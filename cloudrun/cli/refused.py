@@ -11,6 +11,7 @@ from cyclopts import CycloptsError, MissingArgumentError, UnknownCommandError, U
 from cloudrun.cli.catalogue import COMMANDS
 from cloudrun.core.errors import UsageError
 from cloudrun.core.near import instead, nearest
+from cloudrun.plan.typed import path_typed, quoted
 
 SYNONYMS = {  # what others call it
     "run": "submit", "launch": "submit", "exec": "submit", "list": "results", "ls": "results", "status": "ps",
@@ -40,7 +41,8 @@ def usage_error(error: CycloptsError, arguments: Sequence[str]) -> UsageError:
         if name == "submit " and (script := _script_with(typed, arguments)):
             return UsageError(
                 f"{typed} is an option of {script}, and not of cloudrun submit",
-                next_step=f"what is meant for the script goes after --: cloudrun submit {script} -- {typed} ...;"
+                next_step="what is meant for the script goes after --:"
+                f" cloudrun submit {path_typed(script)} -- {quoted(typed)} ...;"
                 f" or make it a parameter: --set {typed.lstrip('-')}=...",
             )
         meant = _near_option(typed, options)
@@ -71,7 +73,7 @@ def _no_command(word: str, chain: Sequence[str], names: Sequence[str]) -> UsageE
     if word.startswith("-"):
         names = ["--version", "--help"]
     if not chain and word.endswith(".py"):
-        return UsageError(f"{word} is no command", next_step=f"cloudrun submit {word}")
+        return UsageError(f"{word} is no command", next_step=f"cloudrun submit {path_typed(word)}")
     near = [SYNONYMS[word]] if not chain and word in SYNONYMS else nearest(word, names)
     hint = f"; did you mean {near[0]}?" if near else f": it has {', '.join(names)}" if chain else ""
     meant = (word, near[0]) if near else None

@@ -25,6 +25,7 @@ from cloudrun.core.errors import CloudrunError, UsageError
 from cloudrun.garbage import Garbage, Waiting
 from cloudrun.ledger import Ledger
 from cloudrun.plan.quantities import counted, duration_s, duration_text, size_text
+from cloudrun.plan.typed import command
 from cloudrun.sandbox import leftovers
 from cloudrun.units.clients import is_alive
 
@@ -84,7 +85,7 @@ def rm(
             print(f"  {run.run_id} ({printable(run.name)}) {run.state}{same_name}", file=sys.stderr)
         if len(found) > NAMED:
             print(f"  and {len(found) - NAMED:,} more", file=sys.stderr)
-        _confirm("remove them from the ledger?", yes=yes, again=f"cloudrun rm {' '.join(runs)} --yes")
+        _confirm("remove them from the ledger?", yes=yes, again=command("rm --yes", *runs))
         with ledger.together():
             ledger.remove_runs(found)
             removed, stay = list(found), set[str]()

@@ -18,6 +18,7 @@ from cloudrun.core.marks import is_report
 from cloudrun.ledger import Ledger
 from cloudrun.plan.quantities import counted, size_text
 from cloudrun.plan.ranking import NOTHING_PREFERRED
+from cloudrun.plan.typed import path_typed
 
 
 def report(
@@ -84,7 +85,9 @@ def _destination(output: Path, *, force: bool) -> Path:
     if path.is_dir():
         path /= "report.html"
     if not path.parent.is_dir():
-        raise UsageError(f"there is no folder {path.parent}", next_step=f"mkdir -p {path.parent}, then type it again")
+        raise UsageError(
+            f"there is no folder {path.parent}", next_step=f"mkdir -p {path_typed(path.parent)}, then type it again"
+        )
     if path.exists() and not force and not is_report(path):
         raise UsageError(
             f"{path} is there already, and is no report",

@@ -43,6 +43,7 @@ from cloudrun.plan.filters import (
 from cloudrun.plan.filters import parse_where as parse_filter
 from cloudrun.plan.quantities import counted
 from cloudrun.plan.ranking import NOTHING_PREFERRED, Preferred, chosen
+from cloudrun.plan.typed import quoted
 
 LINES = 20  # of a table, unless more are asked for
 TABLES = 5  # scripts that have one, unless one is asked for
@@ -319,7 +320,7 @@ def _print_tables(
         _say_what_else(each, seen, table.columns, left_out, other_metric=other_metric)
     if unseen:
         names = ", ".join(_what(script) for script in unseen[:10]) + (", ..." if len(unseen) > 10 else "")
-        print(f"  older: {names}; cloudrun results --script {printable(unseen[0])}", file=sys.stderr)
+        print(f"  older: {names}; cloudrun results --script {quoted(_what(unseen[0]))}", file=sys.stderr)
 
 
 def _by(look: Look) -> str:
@@ -341,7 +342,7 @@ def _say_what_else(
     if other_metric and others and look.order.metric is not None:
         notes.append(
             f"ranked by {printable(look.order.metric)}; other scores: {', '.join(map(printable, others[:5]))}"
-            f"{', ...' if len(others) > 5 else ''} (--metric {printable(others[0])})"
+            f"{', ...' if len(others) > 5 else ''} (--metric {quoted(others[0])})"
         )
     if seen.under_way:
         of_them = counted(seen.under_way, "of them is", "of them are")

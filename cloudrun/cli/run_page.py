@@ -18,6 +18,7 @@ from cloudrun.core.records import Artifact, RunRecord, Timings, UnitRecord
 from cloudrun.core.states import RunState, is_terminal
 from cloudrun.plan.costs import Bill, usd_text
 from cloudrun.plan.quantities import counted, duration_text, score_text, size_text
+from cloudrun.plan.typed import command
 
 if TYPE_CHECKING:
     from cloudrun.runs.watching import Seen
@@ -173,7 +174,7 @@ def _next_step(run: RunRecord, attended: bool) -> str:
             return f"cloudrun show {run.grid_id}" if run.grid_id else "submit it again"
         return f"cloudrun show {run.run_id} --log"
     outputs = [artifact.path for artifact in run.artifacts if artifact.kind == "output"]
-    return f"cloudrun get {run.run_id} {printable(outputs[0])}" if outputs else f"cloudrun logs {run.run_id}"
+    return command("get", run.run_id, outputs[0]) if outputs else f"cloudrun logs {run.run_id}"
 
 
 def last_lines(path: os.PathLike[str], count: int, *, most_bytes: int = 64_000) -> list[str]:

@@ -18,6 +18,7 @@ from cloudrun.core.clock import utc_text
 from cloudrun.core.errors import UsageError
 from cloudrun.core.states import RunState, is_terminal
 from cloudrun.plan.quantities import counted, duration_s, duration_text
+from cloudrun.plan.typed import command
 
 if TYPE_CHECKING:
     from cloudrun.grids.watching import SeenGrid
@@ -192,7 +193,7 @@ def logs(
 def _goes_on(error: KeyboardInterrupt, run: str) -> None:
     """Whoever leaves early shall not think that he has ended it."""
     error.add_note("the run goes on")
-    error.next_step = f"cloudrun attach {run} comes back to it, cloudrun cancel {run} ends it"  # type: ignore[attr-defined]
+    error.next_step = f"{command('attach', run)} comes back to it, {command('cancel', run)} ends it"  # type: ignore[attr-defined]
 
 
 def attach(run: RunOrGrid, /, *, profile: Profile = None, as_json: Json = False) -> int:

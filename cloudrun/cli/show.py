@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -17,14 +17,18 @@ from cloudrun.cli.printing import is_terminal, print_json, printable
 from cloudrun.cli.run_page import last_lines, page
 from cloudrun.cli.under_way import document
 from cloudrun.core.clock import SystemClock
-from cloudrun.core.errors import UsageError
+from cloudrun.core.errors import NotFound, UsageError
 from cloudrun.core.records import Artifact
 from cloudrun.core.states import RunState
 from cloudrun.core.states import is_terminal as is_over
 from cloudrun.ledger import Ledger, Run
+from cloudrun.plan.filters import Column, Comparison
 from cloudrun.plan.quantities import counted, size_text
+from cloudrun.plan.typed import command, path_typed
 from cloudrun.units.clients import is_alive
 from cloudrun.units.costs import bill_of_run
+
+LOOKED_AT = 200  # runs of one name, for a file that the newest does not have
 
 
 def show(
@@ -52,7 +56,7 @@ def show(
         cloudrun show baseline --json | jq .timings
     """
     if lines is not None and lines < 0:
-        raise UsageError(f"--lines {lines} is less than zero", next_step=f"cloudrun show {run} --log --lines 20")
+        raise UsageError(f"--lines {lines} is less than zero", next_step=command("show --log --lines 20", run))
     with closing(Ledger()) as ledger:
         if not log and (grid_id := grid_meant(ledger, run)):
             from cloudrun.cli.grid_page import show_grid
@@ -75,11 +79,11 @@ def show(
             for path, text in logs.items():
                 print(f"==> {path} <==\n{text}", flush=True)
                 if path in shortened:
-                    whole = f"logs {run}" if path in ("stdout.log", "stderr.log") else f"show {run} --log --lines 0"
+                    whole = "logs" if path in ("stdout.log", "stderr.log") else "show --log --lines 0"
                     shown = (
                         f"the last {len(text.splitlines())} of {counted(shortened[path], 'line')} of {printable(path)}"
                     )
-                    print(f"  {shown}; all of them: cloudrun {whole}", file=sys.stderr)
+                    print(f"  {shown}; all of them: {command(whole, run)}", file=sys.stderr)
             if not logs:
                 print("  none of its logs are home", file=sys.stderr)
                 if not is_over(found.state):
@@ -143,9 +147,15 @@ def get(
         cloudrun get baseline model.joblib models/best.joblib --force
     """
     with closing(Ledger()) as ledger:
-        found = ledger.get(run)
-        artifact = found.artifact(path)
-        destination = _destination(artifact, dest, force=force, again=f"cloudrun get {run} {path}")
+        found = ledger.get(run_meant(ledger, run))
+        try:
+            artifact = found.artifact(path)
+        except NotFound as error:
+            if found.name == run and (older := _older_with(ledger, found, path)):
+                why = f"run {found.run_id} ({found.state}) has no artifact {path!r}; {older} has, of the same name"
+                raise NotFound(why, next_step=command("get", older, path)) from error
+            raise
+        destination = _destination(artifact, dest, force=force, again=command("get", run, path))
         ledger.artifacts.copy_out(artifact.sha256, destination)
         if as_json:
             print_json(
@@ -161,6 +171,16 @@ def get(
             print(destination)
 
 
+def _older_with(ledger: Ledger, run: Run, path: str) -> str | None:
+    """The id of the newest other run of that name that has such a file."""
+    same_name = [Comparison(Column("field", "name"), "=", run.name)]
+    for each in ledger.results(where=same_name, sort="created_at", reverse=True, limit=LOOKED_AT):
+        with suppress(NotFound, UsageError):
+            if each.run_id != run.run_id and each.artifact(path):
+                return each.run_id
+    return None
+
+
 def _destination(artifact: Artifact, wanted: str | None, *, force: bool, again: str) -> Path:
     """Where the copy goes. Raises UsageError where that is no place for it, or something else is there."""
     name = artifact.path.rpartition("/")[2]
@@ -169,7 +189,8 @@ def _destination(artifact: Artifact, wanted: str | None, *, force: bool, again: 
         destination /= name
     if not destination.parent.is_dir():
         raise UsageError(
-            f"there is no folder {destination.parent}", next_step=f"mkdir -p {destination.parent}, then type it again"
+            f"there is no folder {destination.parent}",
+            next_step=f"mkdir -p {path_typed(destination.parent)}, then type it again",
         )
     if destination.is_dir():
         raise UsageError(f"{destination} is a folder", next_step=f"{again} ANOTHER_NAME")

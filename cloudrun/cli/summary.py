@@ -12,6 +12,7 @@ from cloudrun.core.states import EndReason, RunState, is_terminal
 from cloudrun.ledger.models import is_model
 from cloudrun.plan.costs import Bill
 from cloudrun.plan.quantities import duration_text, score_text, size_text
+from cloudrun.plan.typed import command
 
 SHORTEST_S = 0.05  # that is said of a run: one that was ended before it began took no time
 
@@ -82,7 +83,7 @@ def closing_lines(run: RunRecord, stored_at: Callable[[str], Path], bill: Bill |
     elif run.state is not RunState.SUCCEEDED:
         lines.append(f"  next   cloudrun show {run.run_id} --log")
     elif models:
-        lines.append(f"  next   cloudrun get {run.run_id} {printable(models[0].path)}")
+        lines.append(f"  next   {command('get', run.run_id, models[0].path)}")
     else:
         lines.append(f"  next   cloudrun show {run.run_id}")
     return lines

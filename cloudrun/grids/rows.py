@@ -16,6 +16,7 @@ from cloudrun.core.states import GridState, RunState, is_terminal
 from cloudrun.grids.cells import Tally
 from cloudrun.ledger import Ledger
 from cloudrun.plan.grid import Grid
+from cloudrun.plan.typed import path_typed
 from cloudrun.runs import datasets, dispatch
 from cloudrun.runs.prepared import Prepared, submission
 from cloudrun.units.clients import is_alive
@@ -106,7 +107,7 @@ def _has_changed(record: GridRecord) -> UsageError:
         f"{record.script}, what it imports, its data or its environment is not what it was when {record.grid_id} was"
         " submitted",
         next_step=f"put it back and attach again; or cloudrun pull {record.grid_id} brings home what has ended, and"
-        f" cloudrun submit {record.script} with its parameters begins a grid with what there is now",
+        f" cloudrun submit {path_typed(record.script)} with its parameters begins a grid with what there is now",
     )
 
 

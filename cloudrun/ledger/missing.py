@@ -10,6 +10,7 @@ from typing import Literal
 from cloudrun.core.errors import NotFound, UsageError
 from cloudrun.core.near import did_you_mean, instead, nearest
 from cloudrun.ledger.rows import find_id
+from cloudrun.plan.typed import quoted
 
 RUN_IDS = ("r-", "run-")  # what their ids begin with
 GRID_IDS = ("g-",)
@@ -53,7 +54,7 @@ def no_such(connection: sqlite3.Connection, kind: Literal["run", "grid"], refere
     scripts = {row["script"].rpartition("/")[2]: row["script"] for row in newest}
     if reference in scripts or reference in scripts.values():
         return NotFound(
-            f"{message}: that is a script", next_step=f"cloudrun results --script {reference} lists its runs"
+            f"{message}: that is a script", next_step=f"cloudrun results --script {quoted(reference)} lists its runs"
         )
     known: dict[str, None] = {}
     if kind == "run" and not reference.startswith(GRID_IDS):
@@ -64,5 +65,5 @@ def no_such(connection: sqlite3.Connection, kind: Literal["run", "grid"], refere
     if near := nearest(reference, known, 3):
         return NotFound(f"{message}; near: {', '.join(near)}", next_step=step, instead=(reference, near[0]))
     if meant := nearest(reference, scripts):
-        step = f"cloudrun results --script {scripts[meant[0]]} lists the runs of that script"
+        step = f"cloudrun results --script {quoted(scripts[meant[0]])} lists the runs of that script"
     return NotFound(message, next_step=step)

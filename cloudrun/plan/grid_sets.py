@@ -9,6 +9,7 @@ from typing import Any
 from cloudrun.core.errors import UsageError
 from cloudrun.plan.grid import Grid, make_grid
 from cloudrun.plan.parameters import scalar
+from cloudrun.plan.typed import quoted
 
 _decoder = json.JSONDecoder()
 _OPENING = ('"', "'", "[", "{")
@@ -25,7 +26,9 @@ def parse_sets(assignments: Sequence[str]) -> Grid:
     for each in assignments:
         name, text = assignment(each)
         if name in table:
-            raise UsageError(f"--set gives {name} twice", next_step=f"keep one of the two, or write --set {name}=A,B")
+            raise UsageError(
+                f"--set gives {name} twice", next_step=f"keep one of the two, or write --set {quoted(f'{name}=A,B')}"
+            )
         table[name] = values(name, text)
     return make_grid(table, lambda _table, name: f"--set {name}: ")
 
@@ -35,13 +38,14 @@ def assignment(text: str) -> tuple[str, str]:
     the shell that is not set looks like that, and would cost a machine."""
     name, equals, value = text.partition("=")
     if not equals:
-        raise UsageError(f"--set {text} has no '='", next_step=f"write --set {text or 'name'}=VALUE")
+        raise UsageError(f"--set {text} has no '='", next_step=f"write --set {quoted(text or 'name')}=VALUE")
     if not name.strip():
-        raise UsageError(f"--set {text} names no parameter", next_step=f"write --set NAME={value}")
+        raise UsageError(f"--set {text} names no parameter", next_step=f"write --set {quoted(f'NAME={value}')}")
     if not value.strip():
+        empty = quoted(f'{name.strip()}=""')
         raise UsageError(
             f"--set {name.strip()}= has no value",
-            next_step=f"""write one after the =, or --set '{name.strip()}=""' where an empty text is meant""",
+            next_step=f"write one after the =, or --set {empty} where an empty text is meant",
         )
     return name.strip(), value
 
@@ -93,7 +97,7 @@ def _end(name: str, text: str, position: int) -> int:
         pass
     raise UsageError(
         f"--set {name}={text} opens a quote or a bracket that does not end, as JSON's do, before a comma",
-        next_step=f"""write --set '{name}="a,b"' for one text, --set {name}=a,b for two""",
+        next_step=f"""write --set {quoted(f'{name}="a,b"')} for one text, --set {quoted(name)}=a,b for two""",
     )
 
 

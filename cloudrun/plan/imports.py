@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from cloudrun.core.errors import UsageError
+from cloudrun.plan.typed import path_typed
 
 Reader = Callable[[str], bytes | None]
 """Bytes of a file by its path relative to the project root (forward slashes); None where there is no such file."""
@@ -94,7 +95,9 @@ def parse(source: bytes, path: str) -> ast.Module:
             return ast.parse(source, path)
     except SyntaxError as error:  # wrong encodings and NUL bytes arrive as SyntaxError too
         where = f"{path}:{error.lineno}" if error.lineno else path
-        raise UsageError(f"{where}: not valid Python: {error.msg}", next_step=f"python -m py_compile {path}") from error
+        raise UsageError(
+            f"{where}: not valid Python: {error.msg}", next_step=f"python -m py_compile {path_typed(path)}"
+        ) from error
     except (ValueError, RecursionError, MemoryError) as error:
         raise UsageError(f"{path}: not readable as Python: {error or 'nested too deeply'}") from error
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from cloudrun.core.errors import Cancelled, HostKeyMismatch, ProvisionError
 from cloudrun.core.records import Environment, SshTarget
+from cloudrun.plan.typed import path_typed
 from cloudrun.provisioning.ansible import (
     ansible_environment,
     ansible_playbook,
@@ -72,7 +73,9 @@ def provision(
                 raise Cancelled("provisioning was cancelled")
             if not outcome.status and time.monotonic() >= deadline:
                 raise ProvisionError(
-                    f"provisioning took longer than {timeout_s:.0f} s", log_path=log_path, next_step=f"less {log_path}"
+                    f"provisioning took longer than {timeout_s:.0f} s",
+                    log_path=log_path,
+                    next_step=f"less {path_typed(log_path)}",
                 )
     finally:
         shutil.rmtree(work, ignore_errors=True)  # the log says it all
@@ -126,7 +129,7 @@ def _translated(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ProvisionError(
-            f"{path} could not be written: {error.strerror or error}", next_step=f"df -h {path.parent}"
+            f"{path} could not be written: {error.strerror or error}", next_step=f"df -h {path_typed(path.parent)}"
         ) from error
 
 

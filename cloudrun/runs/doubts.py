@@ -11,6 +11,7 @@ from cloudrun.core.near import nearest
 from cloudrun.ledger import Ledger
 from cloudrun.plan import spoken
 from cloudrun.plan.mistyped import argument_doubt, is_no_score, parameter_doubt
+from cloudrun.plan.typed import quoted
 from cloudrun.runs.prepared import local_code
 from cloudrun.runs.project import checked_script, project_root
 
@@ -52,7 +53,7 @@ def check_names(
         raise UsageError(
             f"no run of {name} so far gave a score {metric!r}; did you mean {near[0]}?\n"
             "a new score is ranked by afterwards: cloudrun results --metric NAME",
-            next_step=f"--metric {near[0]}, or leave it out",
+            next_step=f"--metric {quoted(near[0])}, or leave it out",
             instead=(metric, near[0]),
         )
     meant = f"; did you mean {near[0]}?" if near else ""

@@ -15,6 +15,7 @@ from cloudrun.core.marks import is_report, may_be_report
 from cloudrun.core.records import FileEntry
 from cloudrun.core.rundir import safe_relative
 from cloudrun.plan.quantities import counted, size_text
+from cloudrun.plan.typed import path_typed
 from cloudrun.runs.digests import Digests
 
 ROOT_MARKERS = ("cloudrun.toml", "pyproject.toml", ".git")
@@ -43,19 +44,21 @@ def checked_script(script: str | Path) -> Path:
     """The script's absolute path. Raises UsageError where it is missing, a folder, or cannot be read."""
     path = Path(script).expanduser()
     if path.is_dir():
-        raise UsageError(f"{script} is a folder, not a script", next_step=f"cloudrun submit {path / 'train.py'}")
+        raise UsageError(
+            f"{script} is a folder, not a script", next_step=f"cloudrun submit {path_typed(path / 'train.py')}"
+        )
     if not path.exists():
         near = _nearest(path)
         raise UsageError(
             f"there is no script {script}" + (f" (the folder has {near})" if near else ""),
-            next_step=f"cloudrun submit {path.parent / near}"
+            next_step=f"cloudrun submit {path_typed(path.parent / near)}"
             if near
             else "check the path, or cd to the script's folder",
         )
     if not path.is_file():
         raise UsageError(f"{script} is not a regular file", next_step="give the path of a Python script")
     if not os.access(path, os.R_OK):
-        raise UsageError(f"{script} cannot be read", next_step=f"chmod u+r {script}")
+        raise UsageError(f"{script} cannot be read", next_step=f"chmod u+r {path_typed(script)}")
     if ".." in path.parts:  # where it leads to; a script's name itself may be a link
         return path.parent.resolve() / path.name
     return path.absolute()
@@ -207,7 +210,7 @@ def how_to_leave_out(root: Path) -> str:
     """What to do about a file that no machine needs."""
     if (root / ".git").exists():
         return "name it in .gitignore"
-    return f"move it elsewhere (or `git init {root}`, and name it in .gitignore)"
+    return f"move it elsewhere (or `git init {path_typed(root)}`, and name it in .gitignore)"
 
 
 def _files(root: Path) -> Iterator[str]:

@@ -33,7 +33,7 @@ def test_a_run_is_removed_and_its_files_are_freed_later(
     gone, stays = ended("a", files={"m": "1" * 1000, "same": "2"}), ended("b", files={"same": "2"})
     with pytest.raises(UsageError, match="nobody is there to be asked") as caught:
         run(["rm", gone])
-    assert caught.value.next_step == f"cloudrun rm {gone} --yes"
+    assert caught.value.next_step == f"cloudrun rm --yes {gone}"
     assert run(["rm", "a", "--yes"]) == 0
     said = capsys.readouterr().err
     assert "removed 1 run\n" in said

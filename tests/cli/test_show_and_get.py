@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,23 @@ def test_get_copies_a_file_out(ledger: Ledger, ended: Made, tmp_path: Path, caps
     assert (tmp_path / "models" / "model.joblib").read_text() == "the model"
 
 
+def test_a_file_that_the_newest_run_of_a_name_lacks_is_had_from_an_older_one(ledger: Ledger, ended: Made) -> None:
+    ended("digits", files={"model.joblib": "first"})
+    has = ended("digits", files={"out/a file": "2", "model.joblib": "second"})
+    failed = ended("digits", reason=EndReason.EXITED)
+    for path, typed in (("model.joblib", "model.joblib"), ("out/a file", "'out/a file'")):
+        with pytest.raises(
+            NotFound, match=rf"{failed} \(failed\) has no artifact .*; {has} has, of the same name"
+        ) as caught:
+            run(["get", "digits", path])
+        assert caught.value.next_step == f"cloudrun get {has} {typed}"
+        assert run(shlex.split(caught.value.next_step)[1:]) == 0
+    for words in (["get", "digits", "nothing"], ["get", failed, "model.joblib"]):
+        with pytest.raises(NotFound, match="no artifact") as caught:
+            run(words)
+        assert has not in caught.value.next_step
+
+
 def test_get_replaces_nothing_unasked(ledger: Ledger, ended: Made, tmp_path: Path) -> None:
     ended("digits", files={"model.joblib": "new"})
     (tmp_path / "model.joblib").write_text("mine")
@@ -85,3 +104,15 @@ def test_get_says_what_does_not_fit(ledger: Ledger, ended: Made, path: str, dest
     with pytest.raises((UsageError, NotFound), match=problem) as caught:
         run(["get", "digits", path, dest])
     assert caught.value.next_step
+
+
+@pytest.mark.parametrize("name", ["a file", "*", "-x", "it's", "a\nb"], ids=ascii)
+def test_what_show_says_to_type_gets_that_very_file(
+    ledger: Ledger, ended: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    run_id = ended("digits", files={name: "mine"})
+    assert run(["show", run_id]) == 0
+    typed = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("next ")).removeprefix("next")
+    words = subprocess.run(["bash", "-c", f"printf '%s\\0' {typed}"], capture_output=True, text=True, check=True).stdout
+    assert run(words.split("\0")[1:-1]) == 0
+    assert (tmp_path / name).read_text() == "mine"
