@@ -101,11 +101,12 @@ def rm(
         print(f"removed {counted(len(removed), 'run')}", file=sys.stderr)
         if stay:
             print(f"{counted(len(stay), 'run stays', 'runs stay')}: {_why_they_stay(others)}", file=sys.stderr)
-        print(
-            "  next: cloudrun gc frees the files that no other run has, an hour after they were last used;"
-            " cloudrun gc --older-than 0s at once",
-            file=sys.stderr,
-        )
+        if removed:
+            print(
+                "  next: cloudrun gc frees the files that no other run has, an hour after they were last used;"
+                " cloudrun gc --older-than 0s at once",
+                file=sys.stderr,
+            )
 
 
 def gc(

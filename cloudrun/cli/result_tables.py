@@ -189,14 +189,13 @@ def _is_number(value: Any) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
-def print_csv(columns: list[Column], sources: Sequence[Source], named: Sequence[Column] | None) -> None:
+def print_csv(columns: Sequence[Column], sources: Sequence[Source]) -> None:
     """Numbers with all their digits; what is missing is empty; lists and tables are JSON; and no text that a
     spreadsheet would compute: such a one has an apostrophe in front."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    chosen = named or columns
-    writer.writerow(map(_harmless, Table(Ordering(None, False), chosen).headers()))
+    writer.writerow(map(_harmless, Table(Ordering(None, False), columns).headers()))
     for source in sources:
-        for row in Table(source.order, chosen).rows(source.ranked()):
+        for row in Table(source.order, columns).rows(source.ranked()):
             writer.writerow(
                 [_harmless(json.dumps(value) if isinstance(value, list | dict | bool) else value) for value in row]
             )

@@ -133,7 +133,9 @@ def results(
             if as_json:
                 _print_json(found)
             else:
-                print_csv(Columns.all(found), found, named)
+                print_csv(
+                    named or Columns.all([*look(limit=None)]), found
+                )  # the columns of all, however few are listed
             return
         looks = look(limit=LINES if limit is None else limit or None)
         shown, unseen = list(islice(looks, TABLES)), [each.script for each in looks]

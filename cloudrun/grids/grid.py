@@ -333,7 +333,7 @@ def check_wishes(wishes: Wishes) -> None:
         raise UsageError(f"--retries {wishes.retries} is less than 0")
     if wishes.budget_usd is not None and not 0 < wishes.budget_usd < math.inf:
         raise UsageError(
-            f"--budget {wishes.budget_usd} pays for nothing", next_step="give it in US dollars: --budget 5"
+            f"--budget {wishes.budget_usd:g} pays for nothing", next_step="give it in US dollars: --budget 5"
         )
 
 

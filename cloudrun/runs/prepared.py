@@ -135,6 +135,8 @@ def local_code(root: Path, script: str) -> tuple[dict[str, bytes], ImportScan]:
 
 def inspect(job: Job, settings: Settings, ledger: Ledger, observe: Observer, root: Path | None = None) -> Shipment:
     """The part of `prepare` that needs nothing but the disk. `root`: the project's, where it is not the script's."""
+    if job.name is not None and not job.name.strip():
+        raise UsageError(f"{job.name!r} is no name", next_step="leave it out: the run is called as its script then")
     _checked_params(job.params)
     _checked_room(ledger)
     goods = shipment(

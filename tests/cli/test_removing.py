@@ -114,6 +114,7 @@ def test_a_whole_grid_is_removed_but_not_what_it_had_taken_over(
     capsys.readouterr()
     assert run(["rm", "g-2", "--yes"]) == 0
     assert "removed 0 runs" in (said := capsys.readouterr().err)
+    assert "cloudrun gc" not in said
     assert "1 run stays: made outside them, or of another grid too (g-1)" in said
     assert run(["rm", "g-1", "--yes", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)

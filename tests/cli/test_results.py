@@ -113,6 +113,19 @@ def test_results_as_comma_separated_values_are_all_runs_with_all_digits(
     assert capsys.readouterr().out == "name\nn0\nn1\n"
 
 
+def test_the_columns_do_not_depend_on_how_many_runs_are_listed(
+    ledger: Ledger, ended: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended("best", {"accuracy": 0.9}, params={"alpha": 1})
+    ended("worst", {"accuracy": 0.1, "loss": 2.0}, params={"beta": 2})
+    headers = []
+    for limit in ("0", "1"):
+        assert run(["results", "--csv", "--limit", limit]) == 0
+        headers.append(capsys.readouterr().out.splitlines()[0])
+    assert headers[0] == headers[1]
+    assert {"loss", "beta"} <= set(headers[1].split(","))
+
+
 def test_only_the_cells_of_a_grid_are_listed(ledger: Ledger, ended: Made, capsys: pytest.CaptureFixture[str]) -> None:
     good, better, other = (ended(f"n{number}", {"accuracy": number / 10}) for number in (1, 2, 3))
     ledger.begin_grid(GridRecord("g-1", "sweep", "train.py", GridState.OPEN, NOON, "same", 2))

@@ -78,7 +78,8 @@ def test_a_word_that_stands_there_twice_is_not_put_right_by_guessing() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--budget", "-5"], "--budget -5.0 pays for nothing"),
+        (["--budget", "-5"], "--budget -5 pays for nothing"),
+        (["--budget", "0"], "--budget 0 pays for nothing"),
         (["--budget", "nan"], "pays for nothing"),
         (["--retries", "-1"], "--retries -1 is less than 0"),
         (["--slots", "0"], "--slots 0 is less than 1"),
@@ -94,6 +95,15 @@ def test_what_is_for_grids_is_never_ignored_for_one_run(
     (tmp_path / "t.py").write_text("")
     with pytest.raises(UsageError, match=message):
         run(["submit", "t.py", *words])
+
+
+@pytest.mark.parametrize("name", ["", "  "])
+@pytest.mark.parametrize("more", [[], ["--dry-run"], ["--set", "alpha=1,2"]], ids=["a run", "a dry run", "a grid"])
+def test_an_empty_name_is_none(name: str, more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.py").write_text("")
+    with pytest.raises(UsageError, match="is no name"):
+        run(["submit", "t.py", "--name", name, *more])
 
 
 def test_a_malformed_configuration_is_one_message_with_file_and_line(cli: Cli, tmp_path: Path) -> None:
