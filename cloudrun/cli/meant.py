@@ -25,7 +25,7 @@ def grid_meant(ledger: Ledger, reference: str) -> str | None:
     """
     if grids := ledger.grids_called(reference):
         if not _is_a_run_of_its_own(ledger, reference, grids):
-            say_grid(reference, grids)
+            say_grid(reference, grids, _on_machines(ledger, reference))
             return grids[0]
     elif reference.startswith("g-"):
         return ledger.grid(reference).grid_id
@@ -50,11 +50,11 @@ def _is_a_run_of_its_own(ledger: Ledger, reference: str, grids: Sequence[str]) -
     return not is_cell and run.created_at > ledger.grid(grids[0]).created_at
 
 
-def say_grid(name: str, grids: Sequence[str]) -> None:
-    """`grids`: the ids of all that are called so, the newest first."""
+def say_grid(name: str, grids: Sequence[str], waiting: Sequence[RunRecord] = ()) -> None:
+    """`grids`: the ids of all that are called so, the newest first; `waiting`: runs that are, and are not home."""
     newest, *older = grids
     some = f"; older ones: {', '.join(older[:5])}{', ...' if len(older) > 5 else ''}" if older else ""
-    print(f"  the newest grid called {printable(name)} is {newest}{some}", file=sys.stderr)
+    print(f"  the newest grid called {printable(name)} is {newest}{some}{_not_home(waiting)}", file=sys.stderr)
 
 
 def run_meant(ledger: Ledger, reference: str, *, not_home: bool = False) -> str:
@@ -69,8 +69,7 @@ def run_meant(ledger: Ledger, reference: str, *, not_home: bool = False) -> str:
         whose = f"the newest called {printable(reference)} is {newest.run_id}, {newest.state}"
         print(f"  {run.run_id} is not home; {whose}", file=sys.stderr)
     elif others := namesakes(ledger, run):
-        left = [each.run_id for each in waiting if each.run_id != run.run_id]
-        there = f"; not home: {', '.join(left[-5:])}" if left else ""
+        there = _not_home([each for each in waiting if each.run_id != run.run_id])
         print(f"  {run.run_id} ({printable(run.name)}) {run.state}{others}{there}", file=sys.stderr)
     return run.run_id
 
@@ -78,6 +77,10 @@ def run_meant(ledger: Ledger, reference: str, *, not_home: bool = False) -> str:
 def _on_machines(ledger: Ledger, name: str) -> list[RunRecord]:
     """Runs of their own that are called so and not home, the oldest first."""
     return [run for run in ledger.unfinished_runs(placed=True) if run.name == name and run.grid_id is None]
+
+
+def _not_home(waiting: Sequence[RunRecord]) -> str:
+    return f"; not home: {', '.join(each.run_id for each in waiting[-5:])}" if waiting else ""
 
 
 def namesakes(ledger: Ledger, run: RunRecord) -> str:

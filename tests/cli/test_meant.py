@@ -52,8 +52,12 @@ def test_whatever_takes_grids_means_the_grid_by_its_name(
     ledger: Ledger, cells: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ledger.end_grid(GRID, GridState.STOPPED)
+    waits = under_way(ledger, "sweep")
     assert run(["show", "sweep"]) == 0
-    assert capsys.readouterr().out.startswith("sweep, a grid, is stopped")
+    said = capsys.readouterr()
+    assert said.out.startswith("sweep, a grid, is stopped")
+    assert f"the newest grid called sweep is {GRID}; not home: {waits}\n" in said.err
+    ledger.requeue_run(waits, reason=EndReason.INTERRUPTED, detail="", outputs=())
     assert run(["export", "sweep", "exported"]) == 0
     assert {each.name for each in (tmp_path / "exported").iterdir()} == set(cells)
     assert run(["report", "sweep", "--json"]) == 0
