@@ -28,6 +28,7 @@ from cloudrun.plan.costs import AT_LIST_PRICES, mark, usd_text
 from cloudrun.plan.estimate import work_s
 from cloudrun.plan.grid import Grid
 from cloudrun.plan.quantities import duration_text, score_text
+from cloudrun.plan.ranking import Preferred
 from cloudrun.pools.pool import Pool
 from cloudrun.runs.failing import why_failed
 from cloudrun.runs.prepared import Job
@@ -223,11 +224,13 @@ def submit_grid(
     settings: Settings,
     wishes: Wishes,
     *,
+    minimize: bool | None = None,
     detach: bool = False,
     verbose: bool,
     as_json: bool,
 ) -> int:
-    """Run a grid from the command line; returns the exit code: 5 where a cell failed, 1 where some are left."""
+    """Run a grid from the command line; returns the exit code: 5 where a cell failed, 1 where some are left.
+    `minimize`: what was typed of its ranking."""
     with (
         closing(Ledger()) as ledger,
         GridDisplay(
@@ -250,7 +253,8 @@ def submit_grid(
                 else None
             ),
         )
-        return close_with(finished, ledger, display, as_json=as_json)
+        asked = Preferred(settings.metric, settings.minimize or None)
+        return close_with(finished, ledger, display, asked, minimize=minimize, as_json=as_json)
 
 
 def show_grid(job: Job, grid: Grid, settings: Settings, wishes: Wishes, *, as_json: bool) -> int:
@@ -270,10 +274,21 @@ def show_grid(job: Job, grid: Grid, settings: Settings, wishes: Wishes, *, as_js
     return 0
 
 
-def close_with(finished: Finished, ledger: Ledger, display: GridDisplay, *, as_json: bool) -> int:
-    """Say how it went; returns the exit code."""
+def close_with(
+    finished: Finished,
+    ledger: Ledger,
+    display: GridDisplay,
+    asked: Preferred,
+    *,
+    minimize: bool | None = None,
+    as_json: bool,
+) -> int:
+    """Say how it went, ranked as `asked`; returns the exit code."""
     is_left_alone = finished.grid.state is GridState.OPEN
-    for line in detached_lines(finished, ledger) if is_left_alone else closing_lines(finished, ledger):
+    lines = (
+        detached_lines(finished, ledger) if is_left_alone else closing_lines(finished, ledger, asked, minimize=minimize)
+    )
+    for line in lines:
         display.say(line)
     if as_json:
         print_json(document(finished, ledger))

@@ -16,7 +16,6 @@ from cloudrun.core.errors import CloudrunError, UsageError
 from cloudrun.core.marks import is_report
 from cloudrun.ledger import Ledger
 from cloudrun.plan.quantities import counted, size_text
-from cloudrun.plan.ranking import NOTHING_PREFERRED
 
 
 def report(
@@ -59,8 +58,7 @@ def report(
 
     destination = _destination(output, force=force)
     with closing(Ledger()) as ledger:
-        of_settings = NOTHING_PREFERRED if metric else preferred()
-        data = collect(ledger, runs, metric=metric, minimize=minimize, preferred=of_settings)
+        data = collect(ledger, runs, metric=metric, minimize=minimize, preferred=preferred())
         page = render(data).encode()
     _write(destination, page)
     if data.cut:

@@ -352,8 +352,9 @@ def submit(
 
             return show_grid(Job(script, arguments, {}, name), cells, settings, wishes, as_json=as_json)
         return submit_grid(
-            script, arguments, cells, name, settings, wishes, detach=detach, verbose=verbose, as_json=as_json
-        )
+            script, arguments, cells, name, settings, wishes,
+            minimize=minimize, detach=detach, verbose=verbose, as_json=as_json,
+        )  # fmt: skip
     params = next(cells.cells())
     if dry_run:
         from cloudrun.cli.preview import show_run
