@@ -224,13 +224,14 @@ def submit_grid(
     settings: Settings,
     wishes: Wishes,
     *,
+    asked: Preferred,
     minimize: bool | None = None,
     detach: bool = False,
     verbose: bool,
     as_json: bool,
 ) -> int:
     """Run a grid from the command line; returns the exit code: 5 where a cell failed, 1 where some are left.
-    `minimize`: what was typed of its ranking."""
+    Its cells are ranked as `asked`; `minimize`: what was typed, whatever ranks then."""
     with (
         closing(Ledger()) as ledger,
         GridDisplay(
@@ -253,7 +254,6 @@ def submit_grid(
                 else None
             ),
         )
-        asked = Preferred(settings.metric, settings.minimize or None)
         return close_with(finished, ledger, display, asked, minimize=minimize, as_json=as_json)
 
 

@@ -35,7 +35,11 @@ def report(
     ] = None,
     minimize: Annotated[
         bool | None,
-        Parameter(negative="--maximize", help="Smallest is best; by default as each run says. Example: --minimize"),
+        Parameter(
+            negative="--maximize",
+            help="Smallest is best; by default as the settings say of their metric, else as each run says. "
+            "Example: --minimize",
+        ),
     ] = None,
     open_it: Annotated[bool, Parameter(name="--open", help="Show it in the browser. Example: --open")] = False,
     force: Annotated[bool, Parameter(help="Replace a file that is no report. Example: --force")] = False,

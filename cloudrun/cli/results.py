@@ -67,7 +67,11 @@ def results(
     ] = None,
     minimize: Annotated[
         bool | None,
-        Parameter(negative="--maximize", help="Smallest first; by default as each run says. Example: --minimize"),
+        Parameter(
+            negative="--maximize",
+            help="Smallest first; by default as the settings say of their metric, else as each run says. "
+            "Example: --minimize",
+        ),
     ] = None,
     sort: Annotated[
         str | None,

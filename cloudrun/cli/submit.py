@@ -352,6 +352,7 @@ def submit(
                 next_step="leave out --instance-id",
             )
         from cloudrun.cli.grid import submit_grid
+        from cloudrun.cli.preferred import preferred_by
         from cloudrun.grids.grid import Wishes
 
         most_usd = settings.budget if budget is None else budget
@@ -362,7 +363,7 @@ def submit(
             return show_grid(Job(script, arguments, {}, name), cells, settings, wishes, as_json=as_json)
         return submit_grid(
             script, arguments, cells, name, settings, wishes,
-            minimize=minimize, detach=detach, verbose=verbose, as_json=as_json,
+            asked=preferred_by(settings, origins), minimize=minimize, detach=detach, verbose=verbose, as_json=as_json,
         )  # fmt: skip
     params = next(cells.cells())
     if dry_run:

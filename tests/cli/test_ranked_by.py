@@ -86,6 +86,17 @@ def test_smaller_is_better_without_a_metric_turns_no_ranking_upside_down(
     assert names(capsys, "--script", "train.py", "--minimize") == ["b", "a"]
 
 
+def test_a_loss_is_turned_round_where_the_settings_say_so(
+    ended: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended("a", {"loss": 1}, minimize=True)
+    ended("b", {"loss": 2}, minimize=True)
+    (tmp_path / "cloudrun.toml").write_text('metric = "loss"\n')
+    assert names(capsys) == ["a", "b"]
+    (tmp_path / "cloudrun.toml").write_text('metric = "loss"\nminimize = false\n')
+    assert names(capsys) == names(capsys, "--metric", "loss") == ["b", "a"]
+
+
 def test_a_table_says_which_way_is_better_where_the_name_does_not(
     ended: Made, capsys: pytest.CaptureFixture[str]
 ) -> None:
