@@ -62,7 +62,8 @@ def report(
 
     destination = _destination(output, force=force)
     with closing(Ledger()) as ledger:
-        data = collect(ledger, runs, metric=metric, minimize=minimize, preferred=preferred())
+        of_settings = preferred()
+        data = collect(ledger, runs, metric=metric, minimize=minimize, preferred=of_settings)
         page = render(data).encode()
     _write(destination, page)
     if data.cut:
