@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cloudrun.cli.printing import print_json
 from cloudrun.core.errors import CleanupIncomplete, JobFailed
+from cloudrun.core.states import GridState
 from cloudrun.grids.cells import ON_UNITS
 from cloudrun.grids.grid import Finished
 from cloudrun.grids.machines import bill_of
@@ -57,6 +58,8 @@ def _tell_pulled(pulled: Pulled, ledger: Ledger, say: Callable[[str], None], *, 
     say(f"{grid.grid_id} ({grid.name}) {grid.state}: {', '.join(f'{n} {word}' for word, n in words.items() if n)}")
     if there or left:
         say(f"  next   cloudrun attach {grid.grid_id} goes on with it, cloudrun ps shows how far it is")
+    elif grid.state in (GridState.OPEN, GridState.STOPPED):  # with --retries, which takes machines
+        say(f"  next   cloudrun attach {grid.grid_id} tries again what has failed")
     else:
         say(f"  next   cloudrun results --grid {grid.grid_id}, or cloudrun report {grid.grid_id} --open")
     if as_json:

@@ -238,6 +238,8 @@ def submit_grid(
             settings.metric, minimize=bool(settings.minimize), verbose=verbose, why=partial(why_failed, ledger)
         ) as display,
     ):
+        close = partial(close_with, ledger=ledger, display=display, asked=asked, minimize=minimize, as_json=as_json)
+        codes: list[int] = []
         finished = run_grid(
             Job(script, arguments, {}, name),
             grid,
@@ -248,13 +250,14 @@ def submit_grid(
             changed=display.changed,
             over=display.over,
             detach=detach,
+            left_alone=lambda finished: codes.append(close(finished)),
             estimated=lambda estimate: (
                 display.say(f"{estimate}{mark(settings.provider) if estimate.usd_per_hour else ''}")
                 if estimate.cells
                 else None
             ),
         )
-        return close_with(finished, ledger, display, asked, minimize=minimize, as_json=as_json)
+        return codes[0] if codes else close(finished)
 
 
 def show_grid(job: Job, grid: Grid, settings: Settings, wishes: Wishes, *, as_json: bool) -> int:

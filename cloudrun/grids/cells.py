@@ -266,12 +266,16 @@ class Cells:
         self._over(run)
 
     def _ends(self, run: RunRecord) -> list[EndReason]:
-        """How all attempts at its cell ended in this grid, those of earlier runs of it too."""
-        before = [EndReason(word) for word in run.submission.get("ends", ())]
-        return before + [each.end_reason for each in self._ledger.attempts(run.run_id) if each.end_reason]
+        return ends_of(self._ledger, run)
 
     def _queue(self, task: Cell, run: RunRecord) -> None:
         self._turns.put_back(replace(task, run=run, on_unit=False, attempt=0))
+
+
+def ends_of(ledger: Ledger, run: RunRecord) -> list[EndReason]:
+    """How all attempts at its cell ended in this grid, those of earlier runs of it too."""
+    before = [EndReason(word) for word in run.submission.get("ends", ())]
+    return before + [each.end_reason for each in ledger.attempts(run.run_id) if each.end_reason]
 
 
 def _too_many(ends: Sequence[EndReason]) -> str:

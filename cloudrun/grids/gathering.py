@@ -14,12 +14,14 @@ from cloudrun.core.errors import CloudrunError, LedgerError
 from cloudrun.core.events import Note, Observer
 from cloudrun.core.records import GridRecord, Instance, JobStatus, RunRecord, UnitOrders, UnitRecord
 from cloudrun.core.states import EndReason, GridState, RunState, UnitState, is_terminal
-from cloudrun.grids.cells import ON_UNITS
+from cloudrun.grids.cells import ON_UNITS, ends_of
 from cloudrun.grids.inherited import cells_on_units
 from cloudrun.grids.lost import GiveUp, recover
 from cloudrun.grids.machines import names_of, units_of
+from cloudrun.grids.rows import retries_of
 from cloudrun.ledger import Ledger
 from cloudrun.plan.endings import Ending
+from cloudrun.plan.retrying import next_step
 from cloudrun.runs import attaching, pulling, watching
 from cloudrun.units import terminating
 from cloudrun.units.clients import is_alive
@@ -84,10 +86,22 @@ def end_grids_of(ledger: Ledger, run_id: str) -> None:
 def _end_where_done(ledger: Ledger, grid_id: str) -> None:
     grid, counts = ledger.grid(grid_id), ledger.counts(grid_id)
     over = sum(count for state, count in counts.items() if is_terminal(state))
-    if over == grid.cells and grid.state in (GridState.OPEN, GridState.STOPPED):
+    if over == grid.cells and grid.state in (GridState.OPEN, GridState.STOPPED) and not _is_tried_again(ledger, grid):
         if grid.state is GridState.STOPPED:
             ledger.reopen_grid(grid_id)
         ledger.end_grid(grid_id, GridState.DONE)
+
+
+def _is_tried_again(ledger: Ledger, grid: GridRecord) -> bool:
+    """Whether a cell has failed that `--retries` has another try for: by a client that launches machines."""
+    after, retries = -1, retries_of(grid)
+    while retries and (batch := ledger.cells(grid.grid_id, after=after, states=[RunState.FAILED])):
+        for cell in batch:
+            ends = ends_of(ledger, ledger.run(cell.run_id))
+            if ends and next_step(ends, retries=retries) == "again":
+                return True
+        after = batch[-1].number
+    return False
 
 
 def end_cells(

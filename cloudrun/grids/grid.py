@@ -42,6 +42,7 @@ from cloudrun.runs.submit import checked
 from cloudrun.units.beforehand import say_beforehand, say_what_differs
 from cloudrun.units.costs import settle
 from cloudrun.units.leases import present
+from cloudrun.units.lifeline import LIFELINE
 from cloudrun.wiring import Cloud
 
 SLOTS_MAX = 256  # each is a thread here, and a channel to the machine
@@ -91,11 +92,13 @@ def run_grid(
     over: Callable[[RunRecord], None] = lambda _: None,
     estimated: Callable[[Estimate], None] = lambda _: None,
     detach: bool = False,
+    left_alone: Callable[[Finished], None] = lambda _: None,
     only: str | None = None,
 ) -> Finished:
     """Run every cell that has not succeeded before. The same command goes on with a grid that was left in the middle.
 
-    With `detach` it returns as soon as each machine has its share. `only` is the id of the grid that it shall be.
+    With `detach` it returns as soon as each machine has its share; `left_alone` is called with what it returns before a
+    signal can come between. `only` is the id of the grid that it shall be.
 
     `estimated` is called before anything is launched, `over` with each cell's run as it ends, `changed` whenever
     something has moved. Raises UsageError before anything is launched, where another process goes on with the same grid
@@ -140,9 +143,11 @@ def run_grid(
             if detach:
                 tell()
                 take_over = partial(run.inherit, cloud, image)
-                return run.leave_alone(
-                    hand_out(run.cells, plan, limits, ledger, observe, take_over, make_pool_of_shares)
-                )
+                handed = hand_out(run.cells, plan, limits, ledger, observe, take_over, make_pool_of_shares)
+                with LIFELINE.shield():  # who is stopped from here on says first what goes on
+                    finished = run.leave_alone(handed)
+                    left_alone(finished)
+                return finished
             pool = make_pool(limits, terms)
             joined = run.inherit(cloud, image)
             if run.tally.running:

@@ -100,6 +100,11 @@ def is_again(record: GridRecord) -> bool:
     return bool(record.spec.get("wishes", {}).get("again"))
 
 
+def retries_of(record: GridRecord) -> int:
+    """How often a cell whose script fails is tried again."""
+    return int(record.spec.get("wishes", {}).get("retries", 0))
+
+
 def _has_changed(record: GridRecord) -> UsageError:
     """What is to be gone on with is not what there is: no cell may run other code under the old one's name."""
     return UsageError(

@@ -15,7 +15,7 @@ from cloudrun.core.states import GridState, RunState
 from cloudrun.grids.cells import ON_UNITS
 from cloudrun.grids.inherited import cells_on_units
 from cloudrun.grids.machines import GRID_TAG, units_of
-from cloudrun.grids.rows import failed_of
+from cloudrun.grids.rows import failed_of, retries_of
 from cloudrun.ledger import Ledger
 from cloudrun.plan.endings import verdict
 from cloudrun.runs import bucket, watching
@@ -75,7 +75,8 @@ class SeenGrid:
             return ""
         if self.grid.state in (GridState.DONE, GridState.CANCELLED):
             return f"cloudrun reap {' '.join(unit.instance_id for unit in self.units)}"
-        if not self.running and not self.there["waiting"] and not self.left:
+        tried_again = self.failed and retries_of(self.grid)
+        if not (self.running or self.there["waiting"] or self.left or tried_again):
             return f"cloudrun pull {name}"
         return f"cloudrun attach {name} or the same command goes on with it, cloudrun cancel {name} ends it"
 

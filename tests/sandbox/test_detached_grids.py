@@ -67,6 +67,28 @@ def test_with_a_bucket_the_machines_go_by_themselves_and_a_pull_brings_everythin
     nothing_left(project)
 
 
+def test_a_cell_that_failed_is_tried_again_as_often_as_was_said_when_somebody_comes_back(
+    project: Project, nothing_left: Nothing
+) -> None:
+    project.write(
+        "cell.py", "import os\n" + CELL.format(sleep_s="0 if params['n'] or os.path.exists('ok.txt') else 1 / 0")
+    )
+    assert project.cloudrun(*command(2, "--detach", "--retries", "1")).returncode == 0
+    grid_id = only_grid(project).grid_id
+    wait_for(lambda: seen(project)["not_home"] == 2, "both to end")
+    pulled = project.cloudrun("pull", grid_id)
+    assert pulled.returncode == 5, pulled.stderr
+    assert f"cloudrun attach {grid_id} tries again" in pulled.stderr
+    assert only_grid(project).state is GridState.OPEN
+    assert f"cloudrun attach {grid_id}" in seen(project)["next_step"]
+    project.write("ok.txt", "")
+    attached = project.cloudrun("attach", grid_id)
+    assert attached.returncode == 0, attached.stderr
+    assert only_grid(project).state is GridState.DONE
+    assert Counter(run.state for run in project.ledger.runs()) == {RunState.SUCCEEDED: 2, RunState.FAILED: 1}
+    nothing_left(project)
+
+
 @pytest.mark.slow
 def test_without_one_what_has_ended_waits_for_a_pull_and_the_rest_goes_on(
     project: Project, nothing_left: Nothing
