@@ -104,9 +104,7 @@ class Unit:
         }
         settings = config.changed(unit.settings, given_keywords(given))
         set_in = "" if metric is not None else "metric"
-        check_names(
-            job.script, (), settings.metric, unit.ledger, unit.observe, metric_set_in=set_in, typed_as='metric="{}"'
-        )
+        check_names(job.script, (), settings.metric, unit.ledger, unit.observe, metric_set_in=set_in, is_keyword=True)
         plan = prepared.prepare(job, settings, unit.ledger, unit.image.architecture, unit.observe)
         plan = with_data(plan, unit.cloud, unit.observe)
         provenance.keep(plan, unit.ledger)

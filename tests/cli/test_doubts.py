@@ -53,7 +53,7 @@ def test_it_is_refused_in_python_before_the_job_is_sent(ledger: Ledger, train: P
     send = unit.send_run if how == "send_run" else lambda script, metric: unit.submit(script, metric=metric).result()
     with pytest.raises(UsageError, match="'acuracy'; did you mean accuracy") as caught:
         send(train, metric="acuracy")
-    assert caught.value.next_step == 'metric="accuracy", or leave it out'
+    assert caught.value.next_step == "metric='accuracy', or leave it out"
     assert [each.name for each in ledger.runs()] == ["first"]
 
 
