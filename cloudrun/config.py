@@ -108,6 +108,8 @@ def load(
 def changed(settings: Settings, keywords: Mapping[str, object]) -> Settings:
     """Those settings with what these keywords of Python's say instead. Raises ConfigError as `load` does."""
     values, _ = _read_layer(_flags(keywords, "keyword"))
+    if _is_of_another_metric(values, settings.metric):
+        values["minimize"] = Settings.minimize
     return replace(settings, **values)
 
 
@@ -121,9 +123,18 @@ def load_with_origins(
     user, project = _from_file(_user_path(variables), ()) or (), _project_file(start)[1]
     for layer in (user, project, _environment(variables), _flags(flags, origin)):
         in_layer, given = _read_layer(layer)
+        if _is_of_another_metric(in_layer, values.get("metric")):
+            values.pop("minimize", None)
+            origins.pop("minimize", None)
         values |= in_layer
         origins |= given
     return Settings(**values), origins
+
+
+def _is_of_another_metric(layer: Mapping[str, Any], metric: str | None) -> bool:
+    """Whether what was said of `minimize` beside that metric says nothing of the one that this layer names: its own
+    name, or its own `minimize`, does."""
+    return "metric" in layer and layer["metric"] != metric and "minimize" not in layer
 
 
 def _read_layer(layer: Iterable[Given]) -> tuple[dict[str, Any], dict[str, Given]]:

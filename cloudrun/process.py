@@ -19,6 +19,7 @@ from cloudrun.core.events import Event, Note, Observer, Output
 from cloudrun.core.records import CommandResult, OnExit
 from cloudrun.ledger import Ledger, Run
 from cloudrun.runs import prepared, provenance
+from cloudrun.runs.doubts import check_names
 from cloudrun.runs.machine import Machine
 from cloudrun.runs.submit import place_of, with_data
 from cloudrun.units.lifeline import LIFELINE
@@ -82,7 +83,7 @@ class Unit:
         of the block, for this run only; durations are seconds or text such as "90m", sizes bytes or text such as "6GB".
 
         Raises JobFailed (with the run as `error.run`) where the script failed, unless `check` is false; UsageError for
-        a script that cannot be run, or a keyword that is none of these.
+        a script that cannot be run, a keyword that is none of these, or a `metric` that is next to certainly mistyped.
         """
         unit = self._unit
         if unknown:
@@ -102,6 +103,8 @@ class Unit:
             "bucket": bucket,
         }
         settings = config.changed(unit.settings, given_keywords(given))
+        set_in = "" if metric is not None else "metric"
+        check_names(job.script, (), settings.metric, unit.ledger, unit.observe, metric_set_in=set_in, is_keyword=True)
         plan = prepared.prepare(job, settings, unit.ledger, unit.image.architecture, unit.observe)
         plan = with_data(plan, unit.cloud, unit.observe)
         provenance.keep(plan, unit.ledger)

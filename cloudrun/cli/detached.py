@@ -15,6 +15,7 @@ from cloudrun.grids.machines import bill_of
 from cloudrun.grids.rows import tally_of
 from cloudrun.ledger import Ledger
 from cloudrun.plan.quantities import counted
+from cloudrun.plan.ranking import Preferred
 from cloudrun.runs.failing import why_failed
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def attach_to_grid(ledger: Ledger, reference: str, profile: str | None, *, as_js
         finished = attach_grid(
             ledger, grid.grid_id, observe=display, profile=profile, changed=display.changed, over=display.over
         )
-        return close_with(finished, ledger, display, as_json=as_json)
+        return close_with(finished, ledger, display, Preferred(metric, minimize or None), as_json=as_json)
 
 
 def pull_of_grid(ledger: Ledger, reference: str, profile: str | None, *, as_json: bool) -> int:

@@ -28,6 +28,7 @@ from cloudrun.plan.costs import AT_LIST_PRICES, mark, usd_text
 from cloudrun.plan.estimate import work_s
 from cloudrun.plan.grid import Grid
 from cloudrun.plan.quantities import duration_text, score_text
+from cloudrun.plan.ranking import Preferred
 from cloudrun.pools.pool import Pool
 from cloudrun.runs.failing import why_failed
 from cloudrun.runs.prepared import Job
@@ -223,17 +224,21 @@ def submit_grid(
     settings: Settings,
     wishes: Wishes,
     *,
+    asked: Preferred,
+    minimize: bool | None = None,
     detach: bool = False,
     verbose: bool,
     as_json: bool,
 ) -> int:
-    """Run a grid from the command line; returns the exit code: 5 where a cell failed, 1 where some are left."""
+    """Run a grid from the command line; returns the exit code: 5 where a cell failed, 1 where some are left.
+    Its cells are ranked as `asked`; `minimize`: what was typed, whatever ranks then."""
     with (
         closing(Ledger()) as ledger,
         GridDisplay(
             settings.metric, minimize=bool(settings.minimize), verbose=verbose, why=partial(why_failed, ledger)
         ) as display,
     ):
+        close = partial(close_with, ledger=ledger, display=display, asked=asked, minimize=minimize, as_json=as_json)
         codes: list[int] = []
         finished = run_grid(
             Job(script, arguments, {}, name),
@@ -245,14 +250,14 @@ def submit_grid(
             changed=display.changed,
             over=display.over,
             detach=detach,
-            left_alone=lambda finished: codes.append(close_with(finished, ledger, display, as_json=as_json)),
+            left_alone=lambda finished: codes.append(close(finished)),
             estimated=lambda estimate: (
                 display.say(f"{estimate}{mark(settings.provider) if estimate.usd_per_hour else ''}")
                 if estimate.cells
                 else None
             ),
         )
-        return codes[0] if codes else close_with(finished, ledger, display, as_json=as_json)
+        return codes[0] if codes else close(finished)
 
 
 def show_grid(job: Job, grid: Grid, settings: Settings, wishes: Wishes, *, as_json: bool) -> int:
@@ -272,10 +277,21 @@ def show_grid(job: Job, grid: Grid, settings: Settings, wishes: Wishes, *, as_js
     return 0
 
 
-def close_with(finished: Finished, ledger: Ledger, display: GridDisplay, *, as_json: bool) -> int:
-    """Say how it went; returns the exit code."""
+def close_with(
+    finished: Finished,
+    ledger: Ledger,
+    display: GridDisplay,
+    asked: Preferred,
+    *,
+    minimize: bool | None = None,
+    as_json: bool,
+) -> int:
+    """Say how it went, ranked as `asked`; returns the exit code."""
     is_left_alone = finished.grid.state is GridState.OPEN
-    for line in detached_lines(finished, ledger) if is_left_alone else closing_lines(finished, ledger):
+    lines = (
+        detached_lines(finished, ledger) if is_left_alone else closing_lines(finished, ledger, asked, minimize=minimize)
+    )
+    for line in lines:
         display.say(line)
     if as_json:
         print_json(document(finished, ledger))

@@ -11,12 +11,15 @@ from cloudrun.grids.machines import units_of
 from cloudrun.ledger import Ledger
 from cloudrun.plan.costs import AT_LIST_PRICES, usd_text
 from cloudrun.plan.quantities import counted, score_text
-from cloudrun.plan.ranking import NOTHING_PREFERRED, Preferred, chosen
+from cloudrun.plan.ranking import NOTHING_PREFERRED, Preferred, chosen, direction_text
 
 RANKED = 10  # cells in the ranking at the end
 
 
-def closing_lines(finished: Finished, ledger: Ledger) -> list[str]:
+def closing_lines(
+    finished: Finished, ledger: Ledger, asked: Preferred = NOTHING_PREFERRED, *, minimize: bool | None = None
+) -> list[str]:
+    """`asked`: the metric of the command and its settings; `minimize`: what was typed, whatever ranks then."""
     tally, grid = finished.tally, finished.grid
     counts = [f"{tally.succeeded} succeeded"]
     counts += [f"{tally.taken} of them before"] if 0 < tally.taken < tally.cells else []
@@ -30,7 +33,7 @@ def closing_lines(finished: Finished, ledger: Ledger) -> list[str]:
     if bill := str(finished.bill):
         earlier = f", {usd_text(finished.earlier_usd)} of it before this command" if finished.earlier_usd else ""
         lines.append(f"  cost   {bill}{earlier}")
-    lines += [f"  {line}" for line in ranking(finished, ledger)]
+    lines += [f"  {line}" for line in ranking(finished, ledger, asked, minimize=minimize)]
     return [*lines, *(f"  next   {step}" for step in _next_steps(finished))]
 
 
@@ -53,17 +56,23 @@ def _next_steps(finished: Finished) -> list[str]:
     return [*steps, f"cloudrun results --grid {grid.grid_id}, or cloudrun report {grid.grid_id} --open"]
 
 
-def ranking(finished: Finished, ledger: Ledger, of_settings: Preferred = NOTHING_PREFERRED) -> list[str]:
+def ranking(
+    finished: Finished, ledger: Ledger, asked: Preferred = NOTHING_PREFERRED, *, minimize: bool | None = None
+) -> list[str]:
     """The best cells, best first; nothing where none has a score."""
     lines: list[str] = []
     grid_id = finished.grid.grid_id
-    metric, minimize = chosen(None, None, of_settings, partial(ledger.has_score, grid_id=grid_id))
-    metric = metric or ledger.primary_metric(grid_id)
+    metric, minimize = chosen(None, minimize, asked, partial(ledger.has_score, grid_id=grid_id))
+    order = ledger.ordering(grid_id, metric=metric, minimize=minimize, sort=None)
+    metric, minimize = order.metric, order.minimize
     if metric is None:
         return lines
-    for place, run in enumerate(ledger.ranking(metric, minimize=minimize, grid_id=grid_id, limit=RANKED), 1):
+    if way := direction_text(metric, minimize):
+        lines.append(f"     by {metric}, {way}")
+    best = ledger.ranking(metric, minimize=minimize, grid_id=grid_id, limit=RANKED)
+    for place, run in enumerate(best, 1):
         lines.append(f"{place:>3}  {metric} {score_text(run.scores[metric])}  {assignments_text(run.params)}")
-    if len(lines) == RANKED < finished.tally.succeeded:
+    if len(best) == RANKED < finished.tally.succeeded:
         shown = f"{RANKED} of {finished.tally.succeeded} shown"
         lines.append(f"     {shown}: cloudrun results --grid {grid_id} --limit 0")
     return lines

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cloudrun.cli.printing import printable
 from cloudrun.core.errors import UsageError
 from cloudrun.plan.grid import Grid, check_cells, check_size, cross
 from cloudrun.plan.grid_files import KINDS, read_grid
@@ -22,14 +24,19 @@ def grid_of(
 ) -> Grid:
     """The grid of a submission, checked; one of size 1 is a plain run, whose parameters are its only cell.
 
-    `--set` beside a file adds parameters to each of its tables, or replaces them there. Raises UsageError for what is
-    no grid, for two cells that are the same, and, unless `yes`, for more than 100,000 of them.
+    `--set` beside a file adds parameters to each of its tables, or replaces them there, which stderr says. Raises
+    UsageError for what is no grid, for two cells that are the same, and, unless `yes`, for more than 100,000 of them.
     """
     if seed is not None and sample is None:
         raise UsageError("--seed without --sample draws nothing", next_step=f"--sample 100 --seed {seed}")
     grid = parse_sets(sets)
     if file is not None:
-        grid = cross(read_grid(_text(file), _kind(file), str(file)), grid)
+        of_file = read_grid(_text(file), _kind(file), str(file))
+        (more,) = grid.tables
+        for name in more:
+            if any(name in table for table in of_file.tables):
+                print(f"  --set {name} is in place of what {printable(file)} says of it", file=sys.stderr)
+        grid = cross(of_file, grid)
     grid = replace(grid, sample=sample, seed=seed or 0)
     check_size(grid, yes)
     check_cells(grid)

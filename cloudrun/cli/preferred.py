@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from cloudrun import config
 from cloudrun.cli.printing import printable
 from cloudrun.core.errors import ConfigError
+from cloudrun.core.settings import Settings
 from cloudrun.plan.ranking import NOTHING_PREFERRED, Preferred
 
 
@@ -19,5 +21,10 @@ def preferred() -> Preferred:
     except ConfigError as error:
         print(f"  the settings are not looked at: {printable(error)}", file=sys.stderr)
         return NOTHING_PREFERRED
+    return preferred_by(settings, origins)
+
+
+def preferred_by(settings: Settings, origins: Mapping[str, config.Given]) -> Preferred:
+    """What these settings say; `minimize` where anybody has set it: false turns a loss round."""
     where = origins["metric"].where if "metric" in origins else ""
-    return Preferred(settings.metric, settings.minimize or None, where)
+    return Preferred(settings.metric, settings.minimize if "minimize" in origins else None, where)

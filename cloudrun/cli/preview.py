@@ -67,7 +67,8 @@ def grid_lines(seen: GridPreview) -> Iterator[str]:
         return
     if seen.estimate is not None:
         yield f"               {seen.estimate}"
-    yield f"the first      {_command(seen.seen)}"
+    if seen.left > seen.under_way:
+        yield f"the first      {_command(seen.seen)}"
     yield from _printable(_machines(seen), _rest(seen.seen))
 
 

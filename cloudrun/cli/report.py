@@ -17,7 +17,6 @@ from cloudrun.core.errors import CloudrunError, UsageError
 from cloudrun.core.marks import is_report
 from cloudrun.ledger import Ledger
 from cloudrun.plan.quantities import counted, size_text
-from cloudrun.plan.ranking import NOTHING_PREFERRED
 from cloudrun.plan.typed import path_typed
 
 
@@ -38,7 +37,11 @@ def report(
     ] = None,
     minimize: Annotated[
         bool | None,
-        Parameter(negative="--maximize", help="Smallest is best; by default as each run says. Example: --minimize"),
+        Parameter(
+            negative="--maximize",
+            help="Smallest is best; by default as the settings say of their metric, else as each run says. "
+            "Example: --minimize",
+        ),
     ] = None,
     open_it: Annotated[bool, Parameter(name="--open", help="Show it in the browser. Example: --open")] = False,
     force: Annotated[bool, Parameter(help="Replace a file that is no report. Example: --force")] = False,
@@ -61,7 +64,7 @@ def report(
 
     destination = _destination(output, force=force)
     with closing(Ledger()) as ledger:
-        of_settings = NOTHING_PREFERRED if metric else preferred()
+        of_settings = preferred()
         meant = [grid_meant(ledger, each) or run_meant(ledger, each) for each in runs]
         data = collect(ledger, meant, metric=metric, minimize=minimize, preferred=of_settings)
         page = render(data).encode()

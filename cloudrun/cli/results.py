@@ -42,7 +42,7 @@ from cloudrun.plan.filters import (
 )
 from cloudrun.plan.filters import parse_where as parse_filter
 from cloudrun.plan.quantities import counted
-from cloudrun.plan.ranking import NOTHING_PREFERRED, Preferred, chosen
+from cloudrun.plan.ranking import Preferred, chosen, direction_text
 from cloudrun.plan.typed import quoted
 
 LINES = 20  # of a table, unless more are asked for
@@ -69,7 +69,11 @@ def results(
     ] = None,
     minimize: Annotated[
         bool | None,
-        Parameter(negative="--maximize", help="Smallest first; by default as each run says. Example: --minimize"),
+        Parameter(
+            negative="--maximize",
+            help="Smallest first; by default as the settings say of their metric, else as each run says. "
+            "Example: --minimize",
+        ),
     ] = None,
     sort: Annotated[
         str | None,
@@ -125,7 +129,7 @@ def results(
         scripts = _scripts(ledger, grid_id, script)
         _check_names(ledger, grid_id, where or "", comparisons, named, sort, metric)
         scripts = _with_score(ledger, scripts, metric) if metric else scripts
-        of_settings = NOTHING_PREFERRED if metric else preferred()
+        of_settings = preferred()
         look = partial(_looks, ledger, grid_id, scripts, of_settings, where=comparisons, metric=metric)
         look = partial(look, minimize=minimize, sort=sort, reverse=reverse)
         if as_json or as_csv:
@@ -143,7 +147,8 @@ def results(
             print(_nothing(ledger, grid, where), file=sys.stderr)
             return
         _print_tables(shown, named, unseen=unseen, other_metric=metric is None)
-        _say_of_settings(ledger, of_settings)
+        if metric is None:
+            _say_of_settings(ledger, of_settings)
 
 
 @dataclass(frozen=True)
@@ -191,10 +196,10 @@ def _looks(
             continue
         by: dict[str, Any] = {"metric": metric, "minimize": minimize, "sort": sort}
         order = ledger.ordering(grid_id, script=script, **by)
-        if sort is None or order.per_usd or order.column is not None:  # else it is a score that they are sorted by
-            has = partial(ledger.has_score, grid_id=grid_id, script=script)
-            by["metric"], by["minimize"] = chosen(metric, minimize, of_settings, has)
-            order = ledger.ordering(grid_id, script=script, **by)
+        is_by_score = sort is not None and not order.per_usd and order.column is None  # which ranks them, then
+        has = partial(ledger.has_score, grid_id=grid_id, script=script)
+        by["metric"], by["minimize"] = chosen(order.metric if is_by_score else metric, minimize, of_settings, has)
+        order = ledger.ordering(grid_id, script=script, **by)
         yield Look(ledger, grid_id, script, order, where, {**by, "reverse": reverse, "limit": limit}, count)
 
 
@@ -312,11 +317,14 @@ def _print_tables(
     """A table for each script that has a ranking, then one of all the others."""
     for place, each in enumerate(looks):
         seen = Columns.of(each)
+        by = each.order
         if len(looks) > 1 or unseen:
             print(
                 folded(f"{os.linesep if place else ''}{_what(each.script)}: {_by(each)}", columns(sys.stdout)),
                 flush=True,
             )
+        elif by.metric is not None and direction_text(by.metric, by.minimize):
+            print(folded(_by(each), columns(sys.stdout)), flush=True)
         table = Table(each.order, named or seen.usual(each.order))
         left_out = table.print(each.ranked(), seen)
         _say_what_else(each, seen, table.columns, left_out, other_metric=other_metric)
@@ -330,7 +338,12 @@ def _by(look: Look) -> str:
     if look.order.metric is None:
         return f"{runs}, none with a score"
     way = "smaller" if look.order.minimize else "larger"
-    return f"{runs} by {printable(PER_USD if look.order.per_usd else look.order.metric)}, {way} is better"
+    return f"{runs} by {_ranks(look.order)}, {way} is better"
+
+
+def _ranks(order: Ordering) -> str:
+    metric = printable(order.metric)
+    return f"{PER_USD} of {metric}" if order.per_usd else metric
 
 
 def _say_what_else(
@@ -343,7 +356,7 @@ def _say_what_else(
     others = [name for name in seen.scores if name != look.order.metric]
     if other_metric and others and look.order.metric is not None:
         notes.append(
-            f"ranked by {printable(look.order.metric)}; other scores: {', '.join(map(printable, others[:5]))}"
+            f"ranked by {_ranks(look.order)}; other scores: {', '.join(map(printable, others[:5]))}"
             f"{', ...' if len(others) > 5 else ''} (--metric {quoted(others[0])})"
         )
     if seen.under_way:

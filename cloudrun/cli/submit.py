@@ -30,12 +30,16 @@ def submit(
             name="--set",
             metavar="NAME=VALUE",
             help="A parameter: it reaches the script as --NAME VALUE and in CLOUDRUN_PARAMS. Once for each. Several "
-            "values, with commas, make a grid. Example: --set alpha=0.1,1 --set seed=7",
+            "values, with commas, make a grid; beside --grid they are in place of the file's. "
+            "Example: --set alpha=0.1,1 --set seed=7",
         ),
     ] = None,
     grid: Annotated[
         Path | None,
-        Parameter(help="A file of parameters (TOML, YAML, JSON): lists are crossed. Example: --grid grid.toml"),
+        Parameter(
+            help="A file of parameters (TOML, YAML, JSON): lists are crossed; --set adds to them, or replaces. "
+            "Example: --grid grid.toml"
+        ),
     ] = None,
     sample: Annotated[
         int | None, Parameter(help="Draw so many cells of the grid, or of its distributions. Example: --sample 100")
@@ -278,6 +282,11 @@ def submit(
         from cloudrun.runs.submit import Job
         from cloudrun.runs.submit import submit as submit_job
 
+        if units is not None and max_units is not None:
+            raise UsageError(
+                f"--units {units} is so many machines, --max-units {max_units} as many as are worth it, up to that",
+                next_step="keep one of the two",
+            )
         cells = grid_of(set_ or (), grid, sample, seed, yes=yes)
         flags = {
             "provider": provider,
@@ -343,6 +352,7 @@ def submit(
                 next_step="leave out --instance-id",
             )
         from cloudrun.cli.grid import submit_grid
+        from cloudrun.cli.preferred import preferred_by
         from cloudrun.grids.grid import Wishes
 
         most_usd = settings.budget if budget is None else budget
@@ -352,8 +362,9 @@ def submit(
 
             return show_grid(Job(script, arguments, {}, name), cells, settings, wishes, as_json=as_json)
         return submit_grid(
-            script, arguments, cells, name, settings, wishes, detach=detach, verbose=verbose, as_json=as_json
-        )
+            script, arguments, cells, name, settings, wishes,
+            asked=preferred_by(settings, origins), minimize=minimize, detach=detach, verbose=verbose, as_json=as_json,
+        )  # fmt: skip
     params = next(cells.cells())
     if dry_run:
         from cloudrun.cli.preview import show_run

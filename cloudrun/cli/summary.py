@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from cloudrun.core.states import EndReason, RunState, is_terminal
 from cloudrun.ledger.models import is_model
 from cloudrun.plan.costs import Bill
 from cloudrun.plan.quantities import duration_text, score_text, size_text
+from cloudrun.plan.scores import nearly_score
 from cloudrun.plan.typed import command
 
 SHORTEST_S = 0.05  # that is said of a run: one that was ended before it began took no time
@@ -72,7 +74,11 @@ def closing_lines(run: RunRecord, stored_at: Callable[[str], Path], bill: Bill |
     if bill is not None and (cost := str(bill)):
         lines.append(f"  cost   {cost}")
     if run.state is RunState.SUCCEEDED and not run.scores:
-        lines.append('  score  none was found; print one as JSON, {"accuracy": 0.97}, or as a line, accuracy: 0.97')
+        meant = _meant_as_score(run, stored_at)
+        why = f", {printable(meant)} is none" if meant else ""
+        lines.append(
+            f'  score  none was found{why}; print one as JSON, {{"accuracy": 0.97}}, or as a line, accuracy: 0.97'
+        )
     models = [artifact for artifact in run.artifacts if artifact.kind == "output" and is_model(artifact.path)]
     lines += [
         f"  model  {printable(model.path)} ({size_text(model.size)}) is {_from_here(stored_at(model.sha256))}"
@@ -87,6 +93,15 @@ def closing_lines(run: RunRecord, stored_at: Callable[[str], Path], bill: Bill |
     else:
         lines.append(f"  next   cloudrun show {run.run_id}")
     return lines
+
+
+def _meant_as_score(run: RunRecord, stored_at: Callable[[str], Path]) -> str:
+    from cloudrun.runs.printed import scores_tail
+
+    stdout = next((each for each in run.artifacts if each.kind == "log" and each.path == "stdout.log"), None)
+    with suppress(OSError):
+        return nearly_score(scores_tail(stored_at(stdout.sha256))) if stdout else ""
+    return ""
 
 
 def _from_here(path: Path) -> Path:

@@ -52,7 +52,7 @@ class Settings:
     bucket: str | None = None  # S3: where a unit puts outputs that nobody is there to fetch
     data: tuple[str, ...] = ()  # paths and s3:// addresses that a unit fetches once
     metric: str | None = None
-    minimize: bool = False
+    minimize: bool = False  # of `metric`, or without one of a run's first score; names like loss say it themselves
     ship_warn_bytes: int = 200 * MEGABYTE
     ship_refuse_bytes: int = 2 * GIGABYTE
     output_max_bytes: int = 10 * GIGABYTE

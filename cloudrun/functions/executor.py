@@ -89,6 +89,11 @@ class process_pool(Executor):  # noqa: N801 - used like a function: `with proces
         ):
             if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < least):
                 raise UsageError(f"{name}={count!r} is not a whole number from {least} up")
+        if max_units is not None and units != 1:
+            raise UsageError(
+                f"units={units} is so many machines, max_units={max_units} as many as are worth it, up to that",
+                next_step="keep one of the two",
+            )
         is_number = isinstance(budget, int | float) and not isinstance(budget, bool)
         if budget is not None and not (is_number and 0 < budget < math.inf):
             raise UsageError(f"budget={budget!r} is not an amount of USD", next_step="write budget=5.00")

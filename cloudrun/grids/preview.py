@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,9 +27,10 @@ from cloudrun.runs.preview import document as run_document
 @dataclass(frozen=True)
 class GridPreview:
     """`succeeded` are taken from the ledger, `under_way` are on `machines` of the grid `grid_id` ("": none) that would
-    be gone on with. `launch` machines would be asked for at first, fewer than wished for where `why` says so; `seen`
-    has the deadline that they would get, which the budget shortens where it `is_short`. `estimate` is of the cells that
-    wait: None where none does, or where a budget is to be kept at a price that only AWS can say."""
+    be gone on with; `seen` is of the first cell that is neither. `launch` machines would be asked for at first, fewer
+    than wished for where `why` says so; `seen` has the deadline that they would get, which the budget shortens where it
+    `is_short`. `estimate` is of the cells that wait: None where none does, or where a budget is to be kept at a price
+    that only AWS can say."""
 
     seen: Preview
     cells: int
@@ -56,22 +57,22 @@ def preview_grid(
     first = replace(job, params=next(grid.cells()))
     seen = preview(first, settings, ledger=ledger, observe=observe, whole=False)
     if seen.problem and wishes.budget_usd is not None and seen.most_usd is None:  # AWS may know the price
-        succeeded, _ = _counted(seen.plan, grid, ledger, again=wishes.again)
-        return GridPreview(seen, grid.size, succeeded, 0, 0, "", 0, None, wishes.budget_usd)
+        succeeded, _, params = _counted(seen.plan, grid, ledger, again=wishes.again)
+        return GridPreview(_of_cell(seen, params), grid.size, succeeded, 0, 0, "", 0, None, wishes.budget_usd)
     terms = terms_of(wishes, settings, seen.region)
     limits = limits_of(wishes, settings, terms)
     check_money(limits)
     plan = on_its_share(seen.plan, wishes, terms)
-    succeeded, expected_s = _counted(plan, grid, ledger, again=wishes.again)
     former = ledger.find_grid(identity_of(plan, grid))
     if wishes.again or former is None or former.state not in (GridState.OPEN, GridState.STOPPED):
         former = None
-    counts = ledger.counts(former.grid_id) if former is not None else {}
+    under_way = set(_under_way(former.grid_id, ledger)) if former is not None else set()
+    succeeded, expected_s, params = _counted(plan, grid, ledger, again=wishes.again, under_way=under_way)
     found = GridPreview(
-        seen=seen,
+        seen=_of_cell(seen, params),
         cells=grid.size,
         succeeded=succeeded,
-        under_way=sum(counts.get(state, 0) for state in ON_UNITS),
+        under_way=len(under_way),
         machines=0,
         grid_id=former.grid_id if former is not None else "",
         launch=0,
@@ -112,22 +113,43 @@ def _reckoned(
     )
 
 
-def _counted(plan: Prepared, grid: Grid, ledger: Ledger, *, again: bool) -> tuple[int, list[float] | None]:
-    """How many cells have succeeded, and how long each of the others is expected to take, the longest first (None:
-    nobody knows)."""
+def _of_cell(seen: Preview, params: Mapping[str, Any] | None) -> Preview:
+    """The same with those parameters, where there are any: no other part of it depends on them."""
+    if params is None:
+        return seen
+    return replace(seen, plan=replace(seen.plan, job=replace(seen.plan.job, params=params)))
+
+
+def _under_way(grid_id: str, ledger: Ledger) -> Iterator[int]:
+    """The numbers of the cells that are on machines."""
+    after = -1
+    while cells := ledger.cells(grid_id, after=after, states=ON_UNITS):
+        yield from (cell.number for cell in cells)
+        after = cells[-1].number
+
+
+def _counted(
+    plan: Prepared, grid: Grid, ledger: Ledger, *, again: bool, under_way: Collection[int] = ()
+) -> tuple[int, list[float] | None, Mapping[str, Any] | None]:
+    """How many cells have succeeded, how long each of the others is expected to take, the longest first (None: nobody
+    knows), and the parameters of the first that is left and not under way (None: there is none)."""
     data_digest = datasets.digest(plan.data)
     expectation = Expectation(ledger.timed(plan.shipment.script))
     succeeded = 0
     expected: list[float] = []
-    for batch in batches(grid.cells()):
-        keys = [dispatch.key_of(plan, params, data_digest) for params in batch]
+    first: Mapping[str, Any] | None = None
+    for batch in batches(enumerate(grid.cells())):
+        keys = [dispatch.key_of(plan, params, data_digest) for _, params in batch]
         known = {} if again else ledger.succeeded_by_cell(keys)
-        for params, key in zip(batch, keys, strict=True):
+        for (number, params), key in zip(batch, keys, strict=True):
             if key in known:
                 succeeded += 1
-            elif (seconds := expectation.seconds(params)) is not None:
+                continue
+            if first is None and number not in under_way:
+                first = params
+            if (seconds := expectation.seconds(params)) is not None:
                 expected.append(seconds)
-    return succeeded, sorted(expected, reverse=True) or None
+    return succeeded, sorted(expected, reverse=True) or None, first
 
 
 def document(seen: GridPreview) -> dict[str, Any]:

@@ -32,7 +32,11 @@ def better_is_smaller(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Preferred:
-    """What the settings say that ranks, and whether smaller is better (None: they do not say); `where` that stands."""
+    """What the settings say that ranks, whether smaller of it is better (None: they do not say), and `where` it stands.
+
+    `minimize` is about that `metric` alone: without one it says nothing of a ranking. It was about the first score of
+    the runs that were submitted with it then, and they say so themselves.
+    """
 
     metric: str | None = None
     minimize: bool | None = None
@@ -46,10 +50,20 @@ def chosen(
     metric: str | None, minimize: bool | None, preferred: Preferred, has: Callable[[str], bool]
 ) -> tuple[str | None, bool | None]:
     """The metric to rank some runs by and whether smaller is better: what a command says (None: nothing), else the
-    settings' for runs that have it (`has`), else None, as the runs themselves say."""
-    if metric is not None or (preferred.metric is not None and not has(preferred.metric)):
-        return metric, minimize
-    return preferred.metric, preferred.minimize if minimize is None else minimize
+    settings' for runs that have it (`has`), else None, as the runs themselves say. The settings' metric has the
+    settings' direction whoever names it."""
+    if metric is None and preferred.metric is not None and has(preferred.metric):
+        metric = preferred.metric
+    if minimize is None and metric is not None and metric == preferred.metric:
+        minimize = preferred.minimize
+    return metric, minimize
+
+
+def direction_text(metric: str, minimize: bool) -> str:
+    """Which way is better, where a score's name does not say it; else ""."""
+    if minimize == better_is_smaller(metric):
+        return ""
+    return "smaller is better" if minimize else "larger is better"
 
 
 def rank_key(score: float, run_id: str, *, minimize: bool) -> tuple[bool, float, str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 MAX_SCORES = 1000  # a script that prints more names than this prints something else
 
+LONGEST = 100  # characters of a line that is looked at as one that was meant as a score
 EXACT = 2**53  # a whole number that is smaller is a float without loss, and is kept as what it was written as
 
 
@@ -22,6 +23,7 @@ _OBJECT_START = re.compile(r"^(?=\{)", re.MULTILINE)
 _NAME = re.compile(r"[A-Za-z_][\w .,@%/()\[\]+-]{0,99}")
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 _NUMBER = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|(?i:nan|inf(?:inity)?))")
+_NEARLY = re.compile(rf"[A-Za-z_][\w .,@/()-]*(?:=\s*{_NUMBER.pattern}\s*%?|:\s*{_NUMBER.pattern}\s*%)")
 
 
 def scores_from(stdout: str, scores_json: str | None) -> dict[str, float]:
@@ -34,6 +36,12 @@ def scores_from(stdout: str, scores_json: str | None) -> dict[str, float]:
     from_file = _scores_of(_document(scores_json)) if scores_json is not None else {}
     text = stdout.replace("\r", "\n")  # progress bars write over their own line
     return from_file or _printed_object(text) or _printed_lines(text)
+
+
+def nearly_score(stdout: str) -> str:
+    """The last line that was probably meant as a score, and is none: `acc = 0.5`, `accuracy: 97%`; else ""."""
+    lines = (line.strip() for line in reversed(stdout.replace("\r", "\n").splitlines()))
+    return next((line for line in lines if len(line) < LONGEST and _NEARLY.fullmatch(line)), "")
 
 
 def _document(text: str) -> object:

@@ -111,6 +111,8 @@ def _metric(
     for run in reversed(succeeded):
         if run.metric in directions:
             directions[run.metric] = run.minimize
+    if preferred.metric in directions and preferred.minimize is not None:
+        directions[preferred.metric] = preferred.minimize
     if metric is not None and minimize is not None:
         directions[metric] = minimize
     return metric, directions

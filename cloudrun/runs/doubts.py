@@ -27,9 +27,10 @@ def check_names(
     *,
     arguments: Sequence[str] = (),
     metric_set_in: str = "",
+    is_keyword: bool = False,
 ) -> None:
     """Warn of parameters, of arguments and of a metric that were probably mistyped. `metric_set_in`: the file and line,
-    or the variable, that the metric stands in; "" where it was typed.
+    or the variable, that the metric stands in; "" where it was typed, on a command line or as a keyword of Python's.
 
     Raises UsageError where that is next to certain of the metric (`is_no_score`), and no run of the project has it.
     """
@@ -53,7 +54,9 @@ def check_names(
         raise UsageError(
             f"no run of {name} so far gave a score {metric!r}; did you mean {near[0]}?\n"
             "a new score is ranked by afterwards: cloudrun results --metric NAME",
-            next_step=f"--metric {quoted(near[0])}, or leave it out",
+            next_step=f"metric={near[0]!r}, or leave it out"
+            if is_keyword
+            else f"--metric {quoted(near[0])}, or leave it out",
             instead=(metric, near[0]),
         )
     meant = f"; did you mean {near[0]}?" if near else ""

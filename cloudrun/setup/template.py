@@ -96,7 +96,7 @@ SECTIONS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
             Entry("disk_bytes", "or writes more to the disk", "no limit", "20GB"),
             Entry("fresh", "start every job in a new interpreter"),
             Entry("metric", "the score that ranks a run", "its first", "accuracy"),
-            Entry("minimize", "whether smaller is better; said by names like loss"),
+            Entry("minimize", "whether smaller of that metric is better; said by names like loss"),
         ),
     ),
     (

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from cloudrun.cli.main import run
 from cloudrun.core.errors import UsageError
-from cloudrun.core.events import Event, Note
+from cloudrun.core.events import Event, Note, nobody
+from cloudrun.core.settings import Settings
 from cloudrun.ledger import Ledger
+from cloudrun.process import Unit
 from cloudrun.runs.doubts import check_names
+from cloudrun.runs.machine import Machine
 from tests.cli.conftest import Made
 
 CODE = 'parser.add_argument("--alpha")\nprint(json.dumps({"accuracy": accuracy, "loss": loss}))\n'
@@ -39,6 +44,17 @@ def test_a_metric_that_is_nearly_one_of_theirs_is_refused(ledger: Ledger, train:
     assert caught.value.exit_code == 2
     assert "--metric accuracy" in caught.value.next_step
     assert [each.launch_id for each in ledger.launches()] == ["l-1"], "of the fixture"
+
+
+@pytest.mark.parametrize("how", ["send_run", "submit"])
+def test_it_is_refused_in_python_before_the_job_is_sent(ledger: Ledger, train: Path, how: str) -> None:
+    machine = SimpleNamespace(unit=SimpleNamespace(settings=Settings(), ledger=ledger, observe=nobody))
+    unit = Unit(cast("Machine", machine))
+    send = unit.send_run if how == "send_run" else lambda script, metric: unit.submit(script, metric=metric).result()
+    with pytest.raises(UsageError, match="'acuracy'; did you mean accuracy") as caught:
+        send(train, metric="acuracy")
+    assert caught.value.next_step == "metric='accuracy', or leave it out"
+    assert [each.name for each in ledger.runs()] == ["first"]
 
 
 def test_one_that_is_like_none_of_theirs_is_a_warning(ledger: Ledger, train: Path) -> None:

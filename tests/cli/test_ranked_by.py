@@ -6,10 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from cloudrun.cli.grid_page import page
+from cloudrun.cli.grid_summary import closing_lines
 from cloudrun.cli.main import run
 from cloudrun.core.records import GridRecord, RunRecord
 from cloudrun.core.states import GridState, RunState
+from cloudrun.grids.cells import Tally
+from cloudrun.grids.grid import Finished
 from cloudrun.ledger import Ledger
+from cloudrun.plan.costs import Bill
 from cloudrun.plan.ranking import NOTHING_PREFERRED, Preferred, chosen, rank_key
 from cloudrun.report import collect
 from tests.cli.conftest import NOON, Made, document
@@ -27,7 +32,9 @@ def names(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
         (None, None, Preferred("auc", True), ("auc", True)),
         (None, False, Preferred("auc", True), ("auc", False)),
         (None, None, Preferred("acu", True), (None, None)),
-        (None, None, Preferred(None, True), (None, True)),
+        ("auc", None, Preferred("auc", True), ("auc", True)),
+        (None, None, Preferred(None, True), (None, None)),
+        (None, True, Preferred(None, None), (None, True)),
         (None, None, NOTHING_PREFERRED, (None, None)),
     ],
 )
@@ -59,7 +66,82 @@ def test_the_metric_of_the_settings_ranks_what_has_it(
     assert names(capsys, "--script", "train.py") == ["a", "b"]
     assert names(capsys, "--script", "train.py", "--maximize") == ["b", "a"]
     assert names(capsys, "--script", "train.py", "--sort", "score") == ["a", "b"], "of that one nothing is said there"
+    for asked in ("--metric", "--sort"):
+        assert names(capsys, "--script", "train.py", asked, "size") == ["a", "b"], "whoever names it"
+    assert collect(ledger, metric="score", preferred=Preferred("size", True)).minimize == {
+        "f1": False, "score": False, "size": True,
+    }  # fmt: skip
     assert document(capsys, "report", "--json")["metric"] == "size"
+
+
+def test_smaller_is_better_without_a_metric_turns_no_ranking_upside_down(
+    ended: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended("a", {"accuracy": 0.9})
+    ended("b", {"accuracy": 0.8})
+    ended("dear", {"price": 9}, script="prices.py", minimize=True)
+    ended("cheap", {"price": 1}, script="prices.py", minimize=True)
+    (tmp_path / "cloudrun.toml").write_text("minimize = true\n")
+    assert names(capsys) == ["cheap", "dear", "a", "b"]
+    assert names(capsys, "--script", "train.py", "--minimize") == ["b", "a"]
+
+
+def test_a_loss_is_turned_round_where_the_settings_say_so(
+    ended: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended("a", {"loss": 1}, minimize=True)
+    ended("b", {"loss": 2}, minimize=True)
+    (tmp_path / "cloudrun.toml").write_text('metric = "loss"\n')
+    assert names(capsys) == ["a", "b"]
+    (tmp_path / "cloudrun.toml").write_text('metric = "loss"\nminimize = false\n')
+    assert names(capsys) == names(capsys, "--metric", "loss") == ["b", "a"]
+
+
+def test_a_table_says_which_way_is_better_where_the_name_does_not(
+    ended: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended("a", {"r2": 0.9, "loss": 0.1})
+    above = {}
+    for more in ("--minimize", "--maximize", "--metric=loss", "--metric=loss --maximize"):
+        assert run(["results", *more.split()]) == 0
+        above[more] = capsys.readouterr().out.splitlines()[0]
+    assert above["--minimize"] == "1 run by r2, smaller is better"
+    assert above["--metric=loss --maximize"] == "1 run by loss, larger is better"
+    assert above["--maximize"].split() == ["rank", "run", "name", "state", "r2", "when"]
+    assert above["--metric=loss"].split() == ["rank", "run", "name", "state", "loss", "when"]
+
+
+def test_what_is_ranked_per_dollar_is_called_so_above_and_below(
+    ledger: Ledger, ended: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for script in ("train.py", "other.py"):
+        ledger.set_cost(ended("a", {"accuracy": 0.9, "f1": 0.8}, script=script), 0.1)
+    assert run(["results", "--sort", "score_per_usd"]) == 0
+    said = capsys.readouterr()
+    assert said.out.count("1 run by score_per_usd of accuracy, larger is better") == 2
+    assert said.err.count("ranked by score_per_usd of accuracy; other scores: f1") == 2
+    assert "ranked by accuracy" not in said.err
+
+
+def test_a_grid_that_has_nothing_left_to_do_is_ranked_as_show_ranks_it(ledger: Ledger, ended: Made) -> None:
+    ledger.begin_grid(GridRecord("g-0", "sweep", "train.py", GridState.OPEN, NOON, "same", 2))
+    scores = ({"first": 1, "r2": 0.1}, {"first": 2, "r2": 0.05})
+    ledger.add_cells("g-0", [(n, ended("cell", each, grid_id="g-0", params={"n": n})) for n, each in enumerate(scores)])
+    ledger.end_grid("g-0", GridState.DONE)
+    finished = Finished(ledger.grid("g-0"), Tally(2, succeeded=2, taken=2), Bill(0, 0.0, 0.0))
+
+    def said(asked: Preferred, minimize: bool | None = None) -> list[str]:
+        lines = closing_lines(finished, ledger, asked, minimize=minimize)
+        ranked = [line.strip() for line in lines if " by " in line or "n=" in line]
+        if minimize is None:
+            shown = [line.removeprefix("best").strip() for line in page(finished, ledger, asked)]
+            assert [line for line in shown if line in ranked] == ranked
+        return ranked
+
+    assert said(Preferred("r2")) == ["1  r2 0.1  n=0", "2  r2 0.05  n=1"]
+    assert said(Preferred("r2", True)) == ["by r2, smaller is better", "1  r2 0.05  n=1", "2  r2 0.1  n=0"]
+    assert said(Preferred("mistyped", True)) == ["1  first 2  n=1", "2  first 1  n=0"]
+    assert said(NOTHING_PREFERRED, True)[:2] == ["by first, smaller is better", "1  first 1  n=0"]
 
 
 def test_a_metric_of_the_settings_that_no_run_has_is_said_with_its_file(

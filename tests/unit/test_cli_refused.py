@@ -27,6 +27,7 @@ from tests.command import Cli
         (["results", "--limit", "-1"], "less than zero", "--limit 20"),
         (["sandbox", "strt"], "start", "cloudrun sandbox --help"),
         (["submit", "t.py", "--set", "alpha"], "--set alpha has no '='", "--set alpha=VALUE"),
+        (["submit", "t.py", "--units", "2", "--max-units", "3"], "--units 2 is so many", "keep one of the two"),
         (["submit", "t.py", "--deadline", "soon"], "deadline: 'soon'", "deadline"),
         (["submit", "t.py", "--provider", "gcp"], "provider: 'gcp'", "provider"),
     ],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cloudrun.config import key_of, load, load_with_origins
+from cloudrun.config import changed, key_of, load, load_with_origins
 from cloudrun.core.errors import ConfigError
 from cloudrun.core.settings import NAMES, Settings
 from cloudrun.plan.setting_values import READERS
@@ -52,6 +52,18 @@ def test_every_default_is_what_its_reader_makes_of_it() -> None:
 
 def test_without_a_word_from_anybody_the_defaults_hold(project: Path, home: Mapping[str, str]) -> None:
     assert load(project, {"region": None}, home) == Settings()
+
+
+def test_minimize_belongs_to_the_metric_that_it_was_said_beside(project: Path, home: Mapping[str, str]) -> None:
+    (project / "cloudrun.toml").write_text('metric = "r2"\nminimize = true\n')
+    assert load(project, {}, home).minimize
+    assert load(project, {"metric": "r2"}, home).minimize
+    assert not load(project, {"metric": "accuracy"}, home).minimize
+    assert load(project, {"metric": "cost", "minimize": True}, home).minimize
+    settings, origins = load_with_origins(project, {}, {**home, "CLOUDRUN_METRIC": "accuracy"})
+    assert (settings.minimize, "minimize" in origins) == (False, False)
+    assert changed(load(project, {}, home), {"metric": "r2"}).minimize
+    assert not changed(load(project, {}, home), {"metric": "accuracy"}).minimize
 
 
 def test_a_flag_beats_a_variable_beats_the_project_beats_the_user(

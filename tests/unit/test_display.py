@@ -287,6 +287,23 @@ def test_the_closing_lines_say_score_time_model_and_what_to_type() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("printed", "said"),
+    [
+        ("acc = 0.5\nbye\n", "  score  none was found, acc = 0.5 is none; print one as JSON"),
+        ("accuracy: 97%\n", "  score  none was found, accuracy: 97% is none; print one as JSON"),
+        ("done\n", "  score  none was found; print one as JSON"),
+        (None, "  score  none was found; print one as JSON"),
+    ],
+)
+def test_a_run_without_a_score_is_told_which_line_is_none(tmp_path: Path, printed: str | None, said: str) -> None:
+    if printed is not None:
+        (tmp_path / "aa").write_text(printed)
+    run = ended_run(artifacts=(Artifact("stdout.log", 10, "aa", "log"),))
+    (line,) = [line for line in closing_lines(run, tmp_path.joinpath) if "score" in line]
+    assert line.startswith(said)
+
+
 def test_the_closing_lines_of_a_failed_run_lead_to_its_logs() -> None:
     run = ended_run(RunState.FAILED, EndReason.EXITED, exit_code=3)
     lines = closing_lines(run, Path)

@@ -138,8 +138,13 @@ def test_where_nothing_is_left_nothing_would_be_launched(cli: CliHere) -> None:
         "would launch   nothing (--again runs them once more)\n"
         "nothing was launched, and nothing was changed\n"
     )
-    assert "would launch   one machine" in dry(cli, "--set", "a=1,2", "--again")
-    assert "3 cells: 1 to run, 2 succeeded before" in dry(cli, "--set", "a=1,2,3")
+    again = dry(cli, "--set", "a=1,2", "--again")
+    assert "would launch   one machine" in again
+    assert "the first      python train.py --a 1," in again
+    more = dry(cli, "--set", "a=1,2,3,4")
+    assert "4 cells: 2 to run, 2 succeeded before" in more
+    assert "the first      python train.py --a 3," in more
+    assert json.loads(dry(cli, "--set", "a=1,2,3,4", "--json"))["command"][-2:] == ["--a", "3"]
 
 
 def test_what_is_under_way_is_gone_on_with(cli: CliHere) -> None:
@@ -158,4 +163,5 @@ def test_what_is_under_way_is_gone_on_with(cli: CliHere) -> None:
         "               2 cells to run on 1 unit,"
     )
     assert "would launch   nothing more: its machines go on with it\n" in said
+    assert "the first      python train.py --a 2," in said
     assert "would launch   one machine of" in dry(cli, "--set", "a=1,2,3", "--units", "2")

@@ -105,6 +105,14 @@ def test_yaml_may_take_from_another_table() -> None:
     assert read_grid(text, "yaml", "g") == make_grid([{"a": [1, 2], "b": "x"}, {"a": [1, 2], "b": "y"}])
 
 
+def test_a_set_in_place_of_what_the_file_says_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "a.json"
+    file.write_text('[{"alpha": [1, 2]}, {"alpha": 5, "beta": 1}]')
+    grid = grid_of(["alpha=3", "seed=7"], file)
+    assert list(grid.cells()) == [{"alpha": 3, "seed": 7}, {"alpha": 3, "beta": 1, "seed": 7}]
+    assert capsys.readouterr().err == f"  --set alpha is in place of what {file} says of it\n"
+
+
 def test_the_grids_of_the_progressive_job_have_144_cells_and_12() -> None:
     alone = grid_of(file=JOBS / "progressive.toml")
     fused = grid_of(file=JOBS / "progressive_fused.toml")

@@ -20,6 +20,7 @@ from cloudrun.grids.grid import Finished
 from cloudrun.grids.machines import GRID_TAG, what_is_gone
 from cloudrun.grids.watching import forsaken
 from cloudrun.ledger import Ledger
+from cloudrun.ledger.results import Ordering
 from cloudrun.plan.costs import Bill
 from cloudrun.plan.retrying import Failures
 from cloudrun.units.clients import this_client
@@ -100,7 +101,7 @@ def test_a_ranking_that_is_cut_says_how_to_see_the_rest() -> None:
     run = SimpleNamespace(scores={"f1": 0.5}, params={"a": 1})
     ranked = SimpleNamespace(
         has_score=lambda *_: True,
-        primary_metric=lambda *_: "f1",
+        ordering=lambda *_, **__: Ordering("f1", minimize=False),
         ranking=lambda *_, limit, **__: [run] * limit,
     )
     lines = closing_lines(Finished(grid(12), Tally(12, succeeded=12), FREE), cast("Ledger", ranked))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudrun.plan.scores import MAX_SCORES, scores_from
+from cloudrun.plan.scores import MAX_SCORES, nearly_score, scores_from
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 NUMBERS = st.floats() | st.integers(-(10**15), 10**15)
@@ -80,6 +80,25 @@ def test_what_is_printed_is_read_as_documented(stdout: str, expected: dict[str, 
         assert " ".join(map(str, scores.values())) == expected
     else:
         assert same(scores, expected)
+
+
+@pytest.mark.parametrize(
+    ("line", "is_meant"),
+    [
+        ("acc = 0.5", True),
+        ("val acc=.5 %", True),
+        ("accuracy: 97%", True),
+        ("accuracy: 97.5 %", True),
+        ("accuracy: 0.97", False),  # it is one
+        ("model = LogisticRegression(C=1)", False),
+        ("a == 0.5", False),
+        ("= 0.5", False),
+        ("x" * 200 + " = 0.5", False),
+        ("", False),
+    ],
+)
+def test_a_line_that_was_meant_as_a_score_is_known(line: str, is_meant: bool) -> None:
+    assert nearly_score(f"begin\n{line}\nend\n") == (line if is_meant else "")
 
 
 @pytest.mark.parametrize("useless", ["", "{", "[1, 2]", "3", "null", '{"a": "b"}', "\x00", "[" * 100_000, "\ufeff"])

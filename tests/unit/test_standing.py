@@ -178,6 +178,7 @@ def test_it_is_open_until_it_is_shut() -> None:
     "given",
     [
         {"units": 0},
+        {"units": 2, "max_units": 3},
         {"slots": True},
         {"retries": -1},
         {"budget": "5"},
