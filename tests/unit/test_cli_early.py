@@ -7,6 +7,12 @@ import pytest
 from cloudrun.cli import early
 
 
+@pytest.fixture(autouse=True)
+def nothing_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Command lines that other tests gave to this process may have begun something that nobody took."""
+    monkeypatch.setattr(early, "_begun", [])
+
+
 @pytest.mark.parametrize(
     "words",
     [
