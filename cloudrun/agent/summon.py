@@ -17,7 +17,7 @@ from typing import IO, Any, Sequence
 
 from cloudrun.agent import compiled, locks, processes
 from cloudrun.core import rundir
-from cloudrun.core.rundir import RunDir
+from cloudrun.core.rundir import RunDir, read_object
 
 CONNECT_S = 2.0  # how long one that has just been started may take to listen
 TAKEN_S = 10.0  # how long to wait for a supervisor; the warden is a process of its own and may be stopped
@@ -88,11 +88,14 @@ def dismiss_keeper() -> None:
 
 
 def _anybody_waits() -> bool:
+    """Or was to begin when the warden was killed, and may have no supervisor yet."""
     with contextlib.suppress(OSError):
         for name in os.listdir(rundir.RUNS):
             run = RunDir(Path(rundir.RUNS, name))
-            if os.path.lexists(run.queued) and not os.path.lexists(run.status):
-                return True
+            if os.path.lexists(run.queued):
+                known = read_object(run.status)
+                if not os.path.lexists(run.status) or (known is not None and known.get("state") == "starting"):
+                    return True
     return False
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
 from hashlib import sha256
@@ -90,6 +92,21 @@ def test_a_warden_that_is_killed_in_the_middle_starts_none_twice_and_the_next_go
     until(lambda: all(state(run) == "exited" for run in runs))
     assert starts(told) == [1] * 5
     assert [(read_object(run.dir.status) or {}).get("exit_code") for run in runs] == [0] * 5
+
+
+def test_a_run_that_was_about_to_begin_when_the_warden_was_killed_begins_all_the_same(unit: Unit, told: Path) -> None:
+    unit.orders(slots=0)
+    run = queued(unit, told, "run-0", 0)
+    until(lambda: locks.is_held(str(unit.home / rundir.KEEPER_LOCK)))
+    unit.hang_up()
+    warden = unit.warden()
+    os.kill(warden, signal.SIGSTOP)
+    write_json(run.dir.status, {"state": "starting"})  # what a warden writes last before there is a supervisor
+    os.kill(warden, signal.SIGKILL)
+    until(lambda: begun(told) == ["run-0"])
+    run.go_on()
+    until(lambda: state(run) == "exited")
+    assert starts(told) == [1]
 
 
 def test_a_warden_has_a_successor_though_nothing_runs_and_nobody_is_there(unit: Unit, told: Path) -> None:
