@@ -19,19 +19,18 @@ NEWEST = 1000  # of each are looked at for what is near
 
 def no_score(metric: str, known: Sequence[str]) -> UsageError:
     """The error for a score that no run has; `known` are those that some have."""
-    meant = instead(metric, known)
-    return UsageError(
-        f"no run here has the score {metric!r}{did_you_mean(metric, known)}",
-        next_step=f"ask for {meant[1]!r}" if meant else f"ask for one of: {', '.join(known[:20])}",
-        instead=meant,
-    )
+    return _none_of("has the score", metric, known)
 
 
 def no_script(script: str, known: Sequence[str]) -> UsageError:
     """The same for a script that no run is of."""
-    meant = instead(script, known)
+    return _none_of("is of the script", script, known)
+
+
+def _none_of(what: str, name: str, known: Sequence[str]) -> UsageError:
+    meant = instead(name, known)
     return UsageError(
-        f"no run here is of the script {script!r}{did_you_mean(script, known)}",
+        f"no run here {what} {name!r}{did_you_mean(name, known)}",
         next_step=f"ask for {meant[1]!r}" if meant else f"ask for one of: {', '.join(known[:20])}",
         instead=meant,
     )

@@ -270,7 +270,9 @@ def test_the_key_is_good_for_nothing_but_the_copy(source: Source, key: KeyPair, 
     identity.write_text(key.private)
     identity.chmod(0o600)
     options = ["-F", "/dev/null", "-i", str(identity), "-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none"]
-    options += ["-o", "StrictHostKeyChecking=no", "-o", f"UserKnownHostsFile={os.devnull}", "-o", "LogLevel=ERROR"]
+    known = tmp_path / "known_hosts"
+    known.write_text(f"[127.0.0.1]:{source.port} {source.way(key)['host_key']}\n")
+    options += ["-o", "StrictHostKeyChecking=yes", "-o", f"UserKnownHostsFile={known}", "-o", "LogLevel=ERROR"]
     marker = source.folder / "marker"
     with source.sharing(key):
         way = ["ssh", *options, "-p", str(source.port), "127.0.0.1"]
